@@ -1,0 +1,42 @@
+# Every target sets up what it needs: a .venv from locked versions, kept until a lock changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: venv demo test lint types bench lock clean
+
+venv: $(READY)
+
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Puter needs Python 3.11 or newer; say which with: make PYTHON=python3.12"; exit 2; }
+	@echo "setting up $(VENV) …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: venv
+	@$(BIN)/puter demo
+
+test: lint types
+	@$(BIN)/pytest
+
+lint: venv
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
+
+types: venv
+	@$(BIN)/mypy
+
+bench: venv
+	@$(BIN)/python -m benchmarks
+
+# Renews the locked versions (needs uv; no address of an index is written down).
+lock:
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev -o requirements/dev.txt pyproject.toml
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra worker -o requirements/worker.txt pyproject.toml
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Batch files: YAML, JSONL and CSV to wishes."""

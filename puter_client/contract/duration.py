@@ -1,0 +1,37 @@
+"""Lengths of time as people write them: `90s`, `60m`, `1h30m`, `2d`."""
+
+from __future__ import annotations
+
+import re
+
+from puter_client.contract.errors import InvalidInput
+from puter_client.contract.key import shown
+
+_UNIT_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_WRITTEN = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?")
+
+
+def parse_duration_s(text: str, *, what: str = "duration") -> int:
+    """Seconds of a written length of time; a bare number has no unit and is refused.
+
+    Raises:
+        InvalidInput: unreadable, or nought.
+    """
+    found = _WRITTEN.fullmatch(text.strip())
+    if not found or not any(found.groups()):
+        raise InvalidInput(f"{what} {shown(text)}: write it like 90s, 60m, 2h or 1h30m")
+    seconds = sum(int(n) * unit for n, unit in zip(found.groups(), _UNIT_S.values(), strict=True) if n)
+    if seconds == 0:
+        raise InvalidInput(f"{what} {shown(text)}: must be longer than nothing")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """A length of time in at most two units: `45s`, `1h30m`, `2d`."""
+    rest = max(0, round(seconds))
+    parts: list[str] = []
+    for unit, size in _UNIT_S.items():
+        n, rest = divmod(rest, size)
+        if n:
+            parts.append(f"{n}{unit}")
+    return "".join(parts[:2]) or "0s"

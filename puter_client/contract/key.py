@@ -1,0 +1,73 @@
+"""The key of a puter: under which name one machine is wished for."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from puter_client.contract.errors import InvalidInput
+
+# Narrow on purpose: no separator of a Redis key, an arq job id or an EC2 filter wildcard is in them,
+# so no two keys can ever share a name anywhere.
+NAMESPACE = re.compile(r"[a-z0-9][a-z0-9-]{0,38}")
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}")
+
+
+class PuterKey(msgspec.Struct, frozen=True, order=True):
+    """Namespace and tag; one key never has two live instances.
+
+    Attributes:
+        namespace: `[a-z0-9][a-z0-9-]{0,38}`: a person's or a team's own room.
+        tag: `[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}`: one machine in it.
+    """
+
+    namespace: str
+    tag: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.tag}"
+
+    @classmethod
+    def checked(cls, namespace: str, tag: str) -> PuterKey:
+        """The key of two names from outside.
+
+        Raises:
+            InvalidInput: a name is outside its alphabet.
+        """
+        return cls(check_namespace(namespace), check_tag(tag))
+
+    @classmethod
+    def parse(cls, text: str) -> PuterKey:
+        """The key that `str()` wrote.
+
+        Raises:
+            InvalidInput: the text is no key.
+        """
+        namespace, _, tag = text.partition("/")
+        return cls.checked(namespace, tag)
+
+
+def check_namespace(value: str) -> str:
+    """The value itself, if it can be a namespace; raises InvalidInput otherwise."""
+    if not NAMESPACE.fullmatch(value):
+        raise InvalidInput(
+            f"namespace {shown(value)}: use 1 to 39 lower-case letters, digits and '-', not beginning with '-'"
+        )
+    return value
+
+
+def check_tag(value: str) -> str:
+    """The value itself, if it can be a tag; raises InvalidInput otherwise."""
+    if not TAG.fullmatch(value):
+        raise InvalidInput(
+            f"tag {shown(value)}: use 1 to 128 letters, digits and . _ : @ + = -, beginning with a letter or digit"
+        )
+    return value
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value from outside as an error may show it: on one line, without control characters, cut at `limit`."""
+    text = str(value)
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return repr(text if len(text) <= limit else text[: limit - 1] + "…")

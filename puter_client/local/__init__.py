@@ -1,0 +1,1 @@
+"""The embedded engine: a Valkey and one worker on this host, for whoever has no Redis."""

@@ -1,0 +1,1 @@
+"""Redis as clients see it: every name, and a client's reads and appends."""

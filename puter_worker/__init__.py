@@ -1,0 +1,1 @@
+"""Puter's worker: grants wishes, each exactly once."""

@@ -1,0 +1,1 @@
+"""EC2: the only place that knows aioboto3."""

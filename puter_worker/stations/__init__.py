@@ -1,0 +1,1 @@
+"""The stations a wish passes, in order: intake, ensure, launch, label, observe."""

@@ -1,0 +1,1 @@
+"""Redis as workers see it: every name, read and write of theirs."""
