@@ -1,1 +1,5 @@
 """Puter's client: wishes for EC2 machines, and what became of them."""
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__"]

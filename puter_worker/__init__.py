@@ -1,1 +1,5 @@
 """Puter's worker: grants wishes, each exactly once."""
+
+from puter_client import __version__
+
+__all__ = ["__version__"]

@@ -54,6 +54,10 @@ def _text(value: Any) -> str:
     text = str(value)
     if "\0" in text:
         raise ValueError("holds a NUL character: remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8: write it in UTF-8") from None
     return text
 
 
@@ -76,7 +80,8 @@ def _flag(value: Any) -> bool:
 
 def _gib(value: Any) -> int:
     text = str(value)
-    if isinstance(value, bool) or not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 65_536:
+    digits = not isinstance(value, bool) and text.isascii() and text.isdigit() and len(text) <= 9
+    if not digits or not 1 <= int(text) <= 65_536:
         raise ValueError(f"{shown(value)}: write a whole number of GiB, 1 to 65536")
     return int(text)
 
@@ -104,11 +109,11 @@ def _mapping(value: Any, name: re.Pattern[str], remedy: str, limit: int) -> dict
     checked: dict[str, str] = {}
     for key, item in value.items():
         if not isinstance(key, str) or not name.fullmatch(key):
-            raise ValueError(f"{shown(key)}: {remedy}")
-        text = _text(item)
-        if len(text.encode()) > limit:
-            raise ValueError(f"{key}: the value has over {limit:,} bytes")
-        checked[key] = text
+            # What stands behind a "=" is a value that was meant to be one, perhaps a secret.
+            raise ValueError(f"{shown(str(key).partition('=')[0])}: {remedy}")
+        checked[key] = _text(item)
+    if sum(len(text.encode()) for text in checked.values()) > limit:
+        raise ValueError(f"the values have over {limit:,} bytes in all")
     return checked
 
 
@@ -118,12 +123,15 @@ _TAG_KEY = re.compile(r"(?!aws:)(?!puter(:|$))(?!Name$)[A-Za-z0-9+=.,_:@-]{1,127
 
 
 def _env(value: Any) -> dict[str, str]:
-    return _mapping(value, _ENV_NAME, "name variables with letters, digits and _", 8_192)
+    return _mapping(value, _ENV_NAME, "name variables with letters, digits and _", USER_DATA_LIMIT_BYTES)
 
 
 def _aws_tags(value: Any) -> dict[str, str]:
     remedy = "use 1 to 127 letters, digits and + = . , _ : @ -; Name, puter, puter:… and aws:… are taken"
-    tags = _mapping(value, _TAG_KEY, remedy, 256)
+    tags = _mapping(value, _TAG_KEY, remedy, MAX_AWS_TAGS * 256)
+    for key, text in tags.items():
+        if len(text) > 256:
+            raise ValueError(f"{key}: the value has over 256 characters, EC2's limit")
     if len(tags) > MAX_AWS_TAGS:
         raise ValueError(f"{len(tags)} tags: at most {MAX_AWS_TAGS} beside Puter's own")
     return tags
@@ -155,7 +163,7 @@ def parse_cidr(text: str) -> str:
 def _kind(value: Any) -> str:
     if value is None:
         return "is empty"
-    names = {bool: "true/false", list: "a list", dict: "a mapping", int: "a number", float: "a number"}
+    names = {bool: "true/false", str: "a text", list: "a list", dict: "a mapping", int: "a number", float: "a number"}
     return f"is {names.get(type(value), type(value).__name__)}"
 
 
@@ -218,6 +226,31 @@ def build_spec(written: Mapping[str, Any]) -> Spec:
     if problems:
         raise InvalidSpec(problems)
     return Spec(**values)
+
+
+def recheck_spec(spec: Spec) -> None:
+    """Check a Spec that somebody else built; its fields must be as `build_spec` would have made them.
+
+    Raises:
+        InvalidSpec: they are not.
+    """
+    problems: list[FieldProblem] = []
+    for name, reader in FIELDS.items():
+        value = getattr(spec, name, None)
+        # What was not written has its default, which needs no check.
+        if value is None or value is False or value == {} or value == ():
+            continue
+        try:
+            unchanged = reader(value) == value
+        except ValueError as error:
+            problems.append(FieldProblem(name, str(error)))
+        else:
+            if not unchanged:
+                problems.append(FieldProblem(name, "is not in its one written form"))
+    if spec.ttl_s is not None and not MIN_TTL_S <= spec.ttl_s <= MAX_TTL_S:
+        problems.append(FieldProblem("ttl", f"{spec.ttl_s} s: must be 1m to 365d"))
+    if problems:
+        raise InvalidSpec(problems)
 
 
 class InvalidSpec(InvalidInput):

@@ -9,8 +9,8 @@ import msgspec
 from puter_client.contract.phase import Origin
 from puter_client.contract.spec import Spec
 
-# A spec holds at most 16 KB of user data, as much again of workload and env, and JSON's escapes.
-MAX_WISH_BYTES = 131_072
+# A spec holds at most 16 KB each of user data, workload and env; JSON's escapes make up to six of one byte.
+MAX_WISH_BYTES = 524_288
 MAX_BATCH_ID = 40
 
 

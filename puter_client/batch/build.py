@@ -1,0 +1,156 @@
+"""From a sheet of written rows to checked entries: levels laid over each other, matrices expanded, specs built."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from puter_client.batch.levels import TAG, LevelReader, SshSources, laid_over
+from puter_client.batch.model import MAX_ENTRIES, Entry, Level, Row, Sheet, Written
+from puter_client.batch.problems import Problems, safe_name
+from puter_client.batch.template import Template, UnknownPlaceholder
+from puter_client.contract.errors import InvalidInput
+from puter_client.contract.fields import InvalidSpec, build_spec
+from puter_client.contract.key import check_tag, shown
+from puter_client.contract.spec import Spec
+
+
+class Builder:
+    """Makes the entries of one sheet; what cannot be used is noted in `problems` and left out."""
+
+    def __init__(self, problems: Problems, reader: LevelReader, sources: SshSources) -> None:
+        self._problems = problems
+        self._reader = reader
+        self._sources = sources
+        self._first: dict[str, Row] = {}
+
+    def entries(self, sheet: Sheet, overrides: Mapping[str, Any]) -> tuple[Entry, ...]:
+        """The entries of all rows, in order."""
+        base = laid_over(self._reader.defaults(sheet.defaults), self._reader.options(overrides))
+        entries: list[Entry] = []
+        total = 0
+        for row in sheet.rows:
+            total += math.prod(len(values) for values in (row.matrix or {}).values())
+            if total > MAX_ENTRIES:
+                self._problems.add(
+                    f"asks for over {MAX_ENTRIES:,} puters: split it into several batches",
+                    line=row.line,
+                    label=row.label,
+                )
+                break
+            entries.extend(self._entries_of(row, base))
+        return tuple(entries)
+
+    def _entries_of(self, row: Row, base: Level) -> Iterator[Entry]:
+        level = self._reader.entry(row.fields)
+        tag = level.pop(TAG, None)
+        fields = self._with_ssh(laid_over(base, level))
+        if tag is None or not isinstance(tag.value, str):
+            message = "is missing: every puter needs its own" if tag is None else "is no text: put it in quotes"
+            self._problems.add(message, line=row.line, label=row.label, field=TAG)
+            self._spec(row, fields)
+            return
+        for text, own in self._expanded(row, tag, fields):
+            checked = self._tag(row, tag, text)
+            spec = self._spec(row, own)
+            if checked and spec:
+                where = "--tag" if row.line is None else f"{self._problems.name}:{row.line}"
+                yield Entry(text, spec, where)
+
+    def _expanded(self, row: Row, tag: Written, fields: Level) -> Iterator[tuple[str, Level]]:
+        """The tag and fields of each combination of the row's matrix; just its own if it has none."""
+        if row.matrix is None:
+            yield tag.value, fields
+            return
+        names = row.matrix.keys()
+        tags = self._template(tag, TAG, tag.value, names)
+        texts = self._templates_of(fields, names)
+        if tags is None or texts is None:
+            return
+        unused = [name for name, values in row.matrix.items() if len(values) > 1 and name not in tags.names]
+        if unused:
+            missing = " and ".join(f"{{{name}}}" for name in unused)
+            self._problems.add_at(tag, TAG, f"{shown(tag.value)}: write {missing} into it, or its puters share a tag")
+            return
+        run, env = texts
+        for values in itertools.product(*row.matrix.values()):
+            chosen = dict(zip(names, values, strict=True))
+            own = dict(fields)
+            if run is not None:
+                own["run"] = _replaced(fields["run"], run.filled(chosen))
+            if env:
+                own["env"] = _replaced(fields["env"], {name: text.filled(chosen) for name, text in env.items()})
+            yield tags.filled(chosen), own
+
+    def _templates_of(
+        self, fields: Level, names: Collection[str]
+    ) -> tuple[Template | None, dict[str, Template]] | None:
+        """Templates of run and of each variable of env; None if one of them is none."""
+        command: Template | None = None
+        variables: dict[str, Template] = {}
+        sound = True
+        if (run := fields.get("run")) and isinstance(run.value, str):
+            command = self._template(run, "run", run.value, names)
+            sound = command is not None
+        if env := fields.get("env"):
+            for name, text in env.value.items():
+                template = self._template(env, f"env.{name}", text, names, secret=True)
+                if template is None:
+                    sound = False
+                else:
+                    variables[name] = template
+        return (command, variables) if sound else None
+
+    def _template(
+        self, written: Written, field: str, text: str, names: Collection[str], *, secret: bool = False
+    ) -> Template | None:
+        try:
+            return Template.parse(text, names)
+        except UnknownPlaceholder as error:
+            known = ", ".join(f"{{{name}}}" for name in list(names)[:10])
+            piece = "braces that name" if secret else f"{safe_name(error.piece)} names"
+            self._problems.add_at(written, field, f"{piece} none of {known}; double the braces to keep them: {{{{ }}}}")
+            return None
+
+    def _with_ssh(self, fields: Level) -> Level:
+        written = fields.get("ssh_from")
+        try:
+            cidrs = self._sources.cidrs(written.value if written else ())
+        except InvalidInput as error:
+            for problem in error.problems:
+                self._problems.add_at(written or Written((), 0), "ssh_from", problem)
+            return {name: other for name, other in fields.items() if name != "ssh_from"}
+        return {**fields, "ssh_from": _replaced(written or Written((), 0), cidrs)}
+
+    def _tag(self, row: Row, tag: Written, text: str) -> bool:
+        try:
+            check_tag(text)
+        except InvalidInput as error:
+            self._problems.add_at(tag, TAG, str(error).removeprefix("tag "))
+            return False
+        if text not in self._first:
+            self._first[text] = row
+            return True
+        first = self._first[text]
+        again = "comes more than once out of its matrix" if first is row else f"is the tag of line {first.line} too"
+        self._problems.add_at(tag, TAG, f"{shown(text, 130)}: {again}; every puter needs its own")
+        return False
+
+    def _spec(self, row: Row, fields: Level) -> Spec | None:
+        try:
+            return build_spec({name: written.value for name, written in fields.items()})
+        except InvalidSpec as error:
+            for problem in error.field_problems:
+                # Each level's env is sound by itself: what is wrong is that this row runs nothing.
+                written = None if problem.field == "env" else fields.get(problem.field)
+                if written is None:
+                    self._problems.add(problem.message, line=row.line, label=row.label, field=problem.field)
+                else:
+                    self._problems.add_at(written, problem.field, problem.message)
+            return None
+
+
+def _replaced(written: Written, value: Any) -> Written:
+    return Written(value, written.line, written.label)

@@ -1,0 +1,107 @@
+"""What a batch file becomes, and what it is on the way: a sheet of rows of written fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from puter_client.contract.spec import Spec
+
+MAX_ENTRIES = 100_000
+MAX_FILE_BYTES = 64 * 1024 * 1024
+# The deepest a batch file goes is 6 (file, puters, entry, matrix, values, value); the rest is room for mistakes
+# that deserve a better message than "too deep".
+MAX_DEPTH = 16
+
+# The words of one ssh_from, "auto" and CIDRs, to the CIDRs meant; () asks for what holds if nobody wrote any.
+ResolveSshFrom = Callable[[tuple[str, ...]], tuple[str, ...]]
+# A path as written in a batch file to the content of that file.
+ReadFile = Callable[[str], bytes]
+
+
+class Format(StrEnum):
+    """How a batch file is written."""
+
+    YAML = "yaml"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One puter of a batch.
+
+    Attributes:
+        tag: its tag, checked.
+        spec: what is wished for, checked.
+        where: where it was written: `batch.yaml:12`, or `--tag` if it was generated.
+    """
+
+    tag: str
+    spec: Spec
+    where: str
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What a batch file asks for.
+
+    Attributes:
+        namespace: as the file names it; None leaves it to options and settings.
+        entries: in the file's order; no two have the same tag.
+    """
+
+    namespace: str | None
+    entries: tuple[Entry, ...]
+
+
+class Written(msgspec.Struct, frozen=True):
+    """A value as somebody wrote it, and where.
+
+    Attributes:
+        value: a text, a flag, a list or mapping of texts; what it means is for the field's reader to say.
+        line: of the file, from 1; None is an option of the command.
+        label: what stands before the field's name in messages: `puters[3].`, `defaults.`, `--`.
+    """
+
+    value: Any
+    line: int | None
+    label: str = ""
+
+    def __repr__(self) -> str:
+        # env, run and user data may carry secrets.
+        return f"Written(line={self.line!r}, label={self.label!r})"
+
+
+Level = dict[str, Written]
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One entry as written, before anything is checked but its shape.
+
+    Attributes:
+        line: where it begins; None for a generated one.
+        label: what stands before its fields' names in messages.
+        fields: by name, the tag among them.
+        matrix: names with their values; None: braces in the texts are just braces.
+    """
+
+    line: int | None
+    label: str
+    fields: Level
+    matrix: Mapping[str, tuple[str, ...]] | None = None
+
+
+class Sheet(msgspec.Struct, frozen=True):
+    """A batch file as written.
+
+    Attributes:
+        namespace: checked.
+        defaults: fields for every entry that does not write them.
+        rows: the entries.
+    """
+
+    namespace: str | None
+    defaults: Level
+    rows: list[Row]

@@ -1,0 +1,70 @@
+"""Reading batch files, and the files they name, from disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from puter_client.batch.model import MAX_FILE_BYTES, ReadFile
+from puter_client.contract.errors import InvalidInput
+from puter_client.contract.fields import USER_DATA_LIMIT_BYTES
+from puter_client.contract.key import shown
+
+STDIN = "-"
+
+
+def read_source(source: str, stdin: BinaryIO | None = None) -> bytes:
+    """The content of a batch file; `-` is standard input. A pipe may stand in for a file.
+
+    Raises:
+        InvalidInput: it is not there, is a directory, or cannot be read. What is over MAX_FILE_BYTES is cut one
+            byte beyond, for read_batch to refuse.
+    """
+    try:
+        if source == STDIN:
+            return (stdin or sys.stdin.buffer).read(MAX_FILE_BYTES + 1)
+        with Path(source).open("rb") as file:
+            return file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"batch file {shown(source, 300)}: {_why(error)}") from None
+
+
+def beside(source: str) -> ReadFile:
+    """Reads files that a batch file names; paths are relative to its folder (to the current one for `-`).
+
+    The reader raises InvalidInput for what is not there, is no plain file or cannot be read, and stops one byte
+    beyond what EC2 takes as user data.
+    """
+    folder = Path() if source == STDIN else Path(source).parent
+
+    def read_file(written: str) -> bytes:
+        try:
+            path = folder / Path(written).expanduser()
+            # A batch file may name a pipe by mistake; opening one would wait for its writer.
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                if not stat.S_ISREG(os.fstat(handle).st_mode):
+                    raise InvalidInput(f"{shown(written, 300)}: is no plain file")
+                return os.read(handle, USER_DATA_LIMIT_BYTES + 1)
+            finally:
+                os.close(handle)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InvalidInput(f"{shown(written, 300)}: {_why(error)}") from None
+
+    return read_file
+
+
+def _why(error: Exception) -> str:
+    match error:
+        case FileNotFoundError():
+            return "is not there; check the path"
+        case IsADirectoryError():
+            return "is a directory; name a file in it"
+        case PermissionError():
+            return "may not be read; check its permissions"
+        case OSError(strerror=str(reason)):
+            return f"cannot be read: {reason}"
+    return "is no path that can be read"

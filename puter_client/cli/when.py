@@ -1,0 +1,29 @@
+"""Times as people read them: how long ago, how long still, and the clock on their wall."""
+
+from __future__ import annotations
+
+import time
+
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
+
+
+def about(seconds: float) -> str:
+    """A length of time in its largest unit: `45s`, `12m`, `3h`, `2d`; hours under ten with their minutes."""
+    whole = max(0, int(seconds))
+    for size, unit in _UNITS:
+        if whole >= size:
+            minutes = whole % 3_600 // 60
+            return f"{whole // size}h{minutes:02d}m" if unit == "h" and whole < 36_000 and minutes else f"{whole // size}{unit}"
+    return "0s"
+
+
+def ago(at: float, now: float) -> str:
+    """How long ago a time was: `3h ago`, `just now`."""
+    return f"{about(now - at)} ago" if now - at >= 1 else "just now"
+
+
+def clock(at: float, now: float) -> str:
+    """A time on the wall of this host: `14:32:05`, with its date on another day."""
+    there, here = time.localtime(at), time.localtime(now)
+    same_day = there[:3] == here[:3]
+    return time.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M:%S", there)

@@ -1,0 +1,48 @@
+"""Ready-made ssh and rsync commands for a machine."""
+
+from __future__ import annotations
+
+import shlex
+
+from puter_client.contract.record import Record
+
+SSH_USER = "ec2-user"  # on every Amazon Linux
+
+
+def address(record: Record) -> str | None:
+    """Where the machine is reached: its public name, else its public or private address."""
+    return record.public_dns_name or record.public_ip or record.private_ip
+
+
+def ssh_argv(record: Record) -> list[str] | None:
+    """The command that opens a shell on the machine; None while it has no address."""
+    host = address(record)
+    if host is None:
+        return None
+    identity = ["-i", record.private_key_path] if record.private_key_path else []
+    return ["ssh", *identity, f"{SSH_USER}@{host}"]
+
+
+def ssh_command(record: Record) -> str | None:
+    """`ssh_argv`, ready to paste."""
+    argv = ssh_argv(record)
+    return shlex.join(argv) if argv else None
+
+
+def rsync_argv(record: Record, source: str, destination: str) -> list[str] | None:
+    """The command that copies a folder to the machine; None while it has no address."""
+    host = address(record)
+    if host is None:
+        return None
+    shell = ["ssh", "-i", record.private_key_path] if record.private_key_path else ["ssh"]
+    target = f"{SSH_USER}@{host}:{destination}"
+    return ["rsync", "-Paq", "--exclude", ".git", "-e", shlex.join(shell), source, target]
+
+
+def rsync_command(record: Record) -> str | None:
+    """Copies the working folder to the machine's home; in the form people paste."""
+    host = address(record)
+    if host is None:
+        return None
+    shell = f"ssh -i {shlex.quote(record.private_key_path)}" if record.private_key_path else "ssh"
+    return f'rsync -Paq --exclude .git -e "{shell}" ./ {SSH_USER}@{host}:~/'

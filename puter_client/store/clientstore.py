@@ -1,0 +1,204 @@
+"""What a client does in Redis: it appends wishes and reads what workers published, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from puter_client.contract.batch import BatchInfo, BatchRow
+from puter_client.contract.errors import StoreUnavailable
+from puter_client.contract.health import WorkerHealth
+from puter_client.contract.key import PuterKey
+from puter_client.contract.record import Event, Record
+from puter_client.contract.wish import Wish
+from puter_client.store import names
+from puter_client.store.connection import connection_pool, safe_url
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+# Wishes a transaction: large enough that its round trip does not count, small enough that no other client waits.
+APPEND_AT_ONCE = 1_000
+READ_AT_ONCE = 2_000
+WORKER_SILENT_AFTER_S = 30
+
+T = TypeVar("T")
+_record_decoder = msgspec.json.Decoder(Record)
+_row_decoder = msgspec.json.Decoder(BatchRow)
+_info_decoder = msgspec.json.Decoder(BatchInfo)
+_event_decoder = msgspec.json.Decoder(Event)
+_health_decoder = msgspec.json.Decoder(WorkerHealth)
+_wish_encoder = msgspec.json.Encoder()
+
+
+class ClientStore:
+    """A client's view of Redis. What does not decode is treated as not there: nothing read is trusted."""
+
+    def __init__(self, redis: Redis, url: str) -> None:
+        self._redis = redis
+        self._url = safe_url(url)
+
+    @classmethod
+    def connect(cls, url: str) -> ClientStore:
+        """A store on the Redis at `url`; the connection is made with the first command."""
+        from redis.asyncio import Redis
+
+        return cls(Redis(connection_pool=connection_pool(url, max_connections=8)), url)
+
+    async def aclose(self) -> None:
+        """Give the connections back."""
+        await self._redis.aclose()
+        await self._redis.connection_pool.disconnect()
+
+    @asynccontextmanager
+    async def _asked(self) -> AsyncIterator[Any]:
+        from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+        try:
+            yield self._redis
+        except AuthenticationError:
+            raise StoreUnavailable(f"Redis at {self._url} refuses the user or password in PUTER_REDIS_URL") from None
+        except ResponseError as error:
+            # Its text may quote what was sent; its first word is Redis's own code (NOPERM, OOM, READONLY …).
+            code = str(error).split(" ", 1)[0][:20]
+            raise StoreUnavailable(f"Redis at {self._url} refused a command ({code})") from None
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(
+                f"Redis at {self._url} does not answer ({type(error).__name__}): "
+                "is it running, and is PUTER_REDIS_URL right?"
+            ) from None
+
+    async def append(self, namespace: str, wishes: Sequence[Wish]) -> None:
+        """Put wishes into the namespace's inbox, in order, and ring.
+
+        Raises:
+            StoreUnavailable: Redis did not take them; earlier chunks of 1,000 may be in.
+        """
+        async with self._asked() as redis:
+            for start in range(0, len(wishes), APPEND_AT_ONCE):
+                encoded = [_wish_encoder.encode(wish) for wish in wishes[start : start + APPEND_AT_ONCE]]
+                async with redis.pipeline(transaction=True) as pipe:
+                    pipe.rpush(names.inbox(namespace), *encoded)
+                    pipe.sadd(names.BELL, namespace)
+                    await pipe.execute()
+
+    async def records(self, namespace: str, tags: Sequence[str]) -> dict[str, Record]:
+        """Records by tag; tags without one are missing."""
+        found: dict[str, Record] = {}
+        async with self._asked() as redis:
+            for start in range(0, len(tags), READ_AT_ONCE):
+                chunk = tags[start : start + READ_AT_ONCE]
+                async with redis.pipeline(transaction=False) as pipe:
+                    for tag in chunk:
+                        pipe.hget(names.record(PuterKey(namespace, tag)), "doc")
+                    for tag, doc in zip(chunk, await pipe.execute(), strict=True):
+                        record = _decoded(_record_decoder, doc)
+                        if record is not None:
+                            found[tag] = record
+        return found
+
+    async def tags(self, namespace: str, *, ended_since: float | None = None) -> list[str]:
+        """Tags of a namespace: those that have not ended, and those that ended since then (None: all)."""
+        async with self._asked() as redis:
+            low: float | str = "-inf" if ended_since is None else ended_since
+            return [tag.decode() for tag in await redis.zrangebyscore(names.index(namespace), low, "+inf")]
+
+    async def events(self, key: PuterKey) -> list[Event]:
+        """A key's timeline, oldest first."""
+        async with self._asked() as redis:
+            return _decoded_all(_event_decoder, await redis.lrange(names.events(key), 0, -1))
+
+    async def batch(self, namespace: str, batch_id: str) -> tuple[BatchInfo | None, dict[str, BatchRow]]:
+        """A batch's head and its rows by tag, in the order of their tags."""
+        async with self._asked() as redis:
+            fields: dict[bytes, bytes] = await redis.hgetall(names.batch(namespace, batch_id))
+        info = _decoded(_info_decoder, fields.pop(names.BATCH_INFO.encode(), None))
+        rows = {tag.decode(): _decoded(_row_decoder, row) for tag, row in sorted(fields.items())}
+        return info, {tag: row for tag, row in rows.items() if row is not None}
+
+    async def rows(self, namespace: str, batch_id: str, tags: Sequence[str]) -> dict[str, BatchRow]:
+        """Some rows of a batch, by tag; those that no worker has written are missing."""
+        if not tags:
+            return {}
+        async with self._asked() as redis:
+            raws = await redis.hmget(names.batch(namespace, batch_id), list(tags))
+        rows = {tag: _decoded(_row_decoder, raw) for tag, raw in zip(tags, raws, strict=True)}
+        return {tag: row for tag, row in rows.items() if row is not None}
+
+    async def batches(self, namespace: str, *, last: int) -> list[BatchInfo]:
+        """The latest batches of a namespace, newest first."""
+        async with self._asked() as redis:
+            ids = await redis.zrange(names.batches(namespace), 0, last - 1, desc=True)
+            async with redis.pipeline(transaction=False) as pipe:
+                for batch_id in ids:
+                    pipe.hget(names.batch(namespace, batch_id.decode()), names.BATCH_INFO)
+                return _decoded_all(_info_decoder, await pipe.execute())
+
+    async def waiting(self, namespace: str) -> int:
+        """How many wishes lie in the inbox. Needs a right that a client of a shared Redis may lack: then 0."""
+        from redis.exceptions import NoPermissionError
+
+        async with self._asked() as redis:
+            try:
+                return int(await redis.llen(names.inbox(namespace)))
+            except NoPermissionError:
+                return 0
+
+    async def workers(self) -> list[WorkerHealth]:
+        """Workers heard of in the last 30 s."""
+        async with self._asked() as redis:
+            seconds, _ = await redis.time()
+            ids = await redis.zrangebyscore(names.WORKERS, seconds - WORKER_SILENT_AFTER_S, "+inf")
+            async with redis.pipeline(transaction=False) as pipe:
+                for worker_id in ids:
+                    pipe.get(names.worker(worker_id.decode()))
+                return _decoded_all(_health_decoder, await pipe.execute())
+
+    async def now(self) -> float:
+        """Redis TIME, in seconds since 1970."""
+        async with self._asked() as redis:
+            seconds, micros = await redis.time()
+            return float(seconds + micros / 1e6)
+
+    @asynccontextmanager
+    async def changes(self, namespace: str) -> AsyncIterator[Changes]:
+        """Be told of every change in a namespace while inside."""
+        async with self._asked() as redis:
+            pubsub = redis.pubsub(ignore_subscribe_messages=True)
+            try:
+                await pubsub.subscribe(names.channel(namespace))
+                yield Changes(pubsub)
+            finally:
+                await pubsub.aclose()
+
+
+class Changes:
+    """A subscription to a namespace's channel: a hint to look again, never the state itself."""
+
+    def __init__(self, pubsub: Any) -> None:
+        self._pubsub = pubsub
+
+    async def wait(self, timeout_s: float) -> set[str]:
+        """Tags told to have changed, as soon as there is one; empty after `timeout_s`."""
+        changed: set[str] = set()
+        message = await self._pubsub.get_message(timeout=timeout_s)
+        while message is not None:
+            changed.add(bytes(message["data"]).decode(errors="replace"))
+            message = await self._pubsub.get_message(timeout=0.0)
+        return changed
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], raw: bytes | None) -> T | None:
+    if raw is None:
+        return None
+    try:
+        return decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _decoded_all(decoder: msgspec.json.Decoder[T], raws: Iterable[bytes | None]) -> list[T]:
+    return [item for item in (_decoded(decoder, raw) for raw in raws) if item is not None]

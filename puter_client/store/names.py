@@ -1,0 +1,52 @@
+"""Every name in Redis that a client may know; the workers' own are in `puter_worker.store.names`.
+
+A namespace never begins with `_`, so `puter:<namespace>:…` and `puter:_…` cannot meet.
+"""
+
+from __future__ import annotations
+
+from puter_client.contract.key import PuterKey
+
+BELL = "puter:_bell"  # set: namespaces whose inbox holds something
+WORKERS = "puter:_public:workers"  # sorted set: worker id → when it was last heard of
+BATCH_INFO = "_info"  # field of a batch's hash; no tag begins with "_"
+
+
+def inbox(namespace: str) -> str:
+    """List of a namespace's wishes that no worker has taken yet."""
+    return f"puter:_in:{namespace}"
+
+
+def record(key: PuterKey) -> str:
+    """Hash of a record: `doc` (its JSON) and `rev` (raised with each write)."""
+    return f"puter:{key.namespace}:record:{key.tag}"
+
+
+def events(key: PuterKey) -> str:
+    """List of a record's latest events, oldest first."""
+    return f"puter:{key.namespace}:events:{key.tag}"
+
+
+def index(namespace: str) -> str:
+    """Sorted set of a namespace's tags, by the time of their end; +inf for what has not ended."""
+    return f"puter:{namespace}:index"
+
+
+def batches(namespace: str) -> str:
+    """Sorted set of a namespace's batch ids, by the time intake first saw them."""
+    return f"puter:{namespace}:batches"
+
+
+def batch(namespace: str, batch_id: str) -> str:
+    """Hash of a batch: tag → row, and `_info`."""
+    return f"puter:{namespace}:batch:{batch_id}"
+
+
+def channel(namespace: str) -> str:
+    """Channel on which every changed tag of a namespace is told."""
+    return f"puter:{namespace}:changed"
+
+
+def worker(worker_id: str) -> str:
+    """A worker's health as it tells it itself; gone 30 s after it last did."""
+    return f"puter:_public:worker:{worker_id}"

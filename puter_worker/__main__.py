@@ -1,0 +1,66 @@
+"""`python -m puter_worker`: one worker process; `puter worker` runs it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from puter_client.contract.errors import PuterError
+from puter_client.local.worker import LOCK_FD_VARIABLE, READY_VARIABLE
+from puter_client.store.connection import safe_url
+from puter_worker.logs import set_up_logs
+from puter_worker.settings import Settings, read_settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a worker until it is told to stop; the exit code."""
+    parser = argparse.ArgumentParser(prog="puter worker", description="Grant wishes until told to stop.")
+    parser.add_argument("--burst", action="store_true", help="end when nothing is left to do")
+    parser.add_argument("--embedded", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    os.umask(0o077)
+    try:
+        settings = read_settings(os.environ, burst=options.burst, embedded=options.embedded)
+    except PuterError as error:
+        sys.stderr.write(f"puter worker: {error}\n")
+        return error.exit_code
+    set_up_logs(options.embedded / "logs" if options.embedded else None)
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> int:
+    from redis.exceptions import RedisError
+
+    from puter_worker.worker import Worker
+
+    # The lock that says that this process lives was opened by whoever started it; children must not keep it alive.
+    if (lock := os.environ.get(LOCK_FD_VARIABLE, "")).isdigit():
+        os.set_inheritable(int(lock), False)
+
+    def ready() -> None:
+        if path := os.environ.get(READY_VARIABLE):
+            written = Path(f"{path}.{os.getpid()}")
+            written.write_text(str(os.getpid()))
+            written.replace(path)
+
+    try:
+        worker = Worker(settings, on_ready=ready)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, worker.stop)
+        await worker.run()
+    except (RedisError, OSError) as error:
+        # Its text may quote a password; its class says enough.
+        sys.stderr.write(
+            f"puter worker: Redis at {safe_url(settings.redis_url)} does not answer ({type(error).__name__})\n"
+        )
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

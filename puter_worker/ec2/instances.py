@@ -1,0 +1,265 @@
+"""Instances: launched, looked up, tagged.
+
+An empty look-up means that EC2 shows none at the moment, not that there is none: right after a launch it may miss,
+show and miss an instance again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from puter_worker.ec2.answers import Answer, Console, InstanceAnswer, Instances, Reservation
+from puter_worker.ec2.calls import Caller
+from puter_worker.ec2.errors import Ec2Error
+from puter_worker.ec2.tags import INTENT, LABELLED, MANAGED, NAMESPACE, TAG_TAG, as_ec2, from_ec2
+
+MAX_FILTER_VALUES = 200
+# Reading a page of 1,000 instances keeps the event loop busy for 0.3 s.
+PAGE_SIZE = 250
+_AT_ONCE = 4
+LIVE_STATES = ("pending", "running", "stopping", "stopped")
+_ALL_STATES = (*LIVE_STATES, "shutting-down", "terminated")
+
+Filter = tuple[str, Sequence[str]]
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance as EC2 described it.
+
+    Attributes:
+        instance_id: `i-…`.
+        state: pending, running, shutting-down, terminated, stopping or stopped.
+        state_reason_code: such as `Server.InsufficientInstanceCapacity`.
+        state_reason: in EC2's words.
+        launch_time: seconds since 1970.
+        ami_launch_index: its place among those launched by one call.
+        client_token: of the call that launched it.
+        image_id: `ami-…`.
+        instance_type: EC2's name of it.
+        availability_zone: where it is.
+        vpc_id: its network; None once it has ended.
+        subnet_id: its part of the network; None once it has ended.
+        public_dns_name: None while or where it has none; so are the addresses.
+        public_ip: IPv4.
+        private_ip: IPv4.
+        key_name: the key pair that it admits.
+        group_ids: its security groups.
+        tags: what its tags say; anybody in the account may have written them.
+        lifecycle: `spot`, or None.
+    """
+
+    instance_id: str
+    state: str
+    state_reason_code: str | None = None
+    state_reason: str | None = None
+    launch_time: float | None = None
+    ami_launch_index: int = 0
+    client_token: str | None = None
+    image_id: str | None = None
+    instance_type: str | None = None
+    availability_zone: str | None = None
+    vpc_id: str | None = None
+    subnet_id: str | None = None
+    public_dns_name: str | None = None
+    public_ip: str | None = None
+    private_ip: str | None = None
+    key_name: str | None = None
+    group_ids: tuple[str, ...] = ()
+    tags: dict[str, str] = {}
+    lifecycle: str | None = None
+
+
+async def describe_by_ids(caller: Caller, ids: Iterable[str]) -> dict[str, Instance]:
+    """Those of the instances that EC2 shows, by id; of ids it does not know nothing comes, and no error.
+
+    Raises:
+        Ec2Error: see Caller.call.
+    """
+    found = await _find(caller, [], "instance-id", ids)
+    return {instance.instance_id: instance for instance in found}
+
+
+async def find_by_tags(caller: Caller, namespace: str, tags: Iterable[str]) -> list[Instance]:
+    """Instances in any state that bear one of these tags of a namespace as their own.
+
+    Raises:
+        Ec2Error: see Caller.call.
+    """
+    return await _find(caller, _managed(namespace), f"tag:{TAG_TAG}", tags)
+
+
+async def find_unlabelled(caller: Caller, namespace: str) -> list[Instance]:
+    """A namespace's instances in any state without tags of their own yet: their manifest tells whose they are.
+
+    Raises:
+        Ec2Error: see Caller.call.
+    """
+    return await _find(caller, _managed(namespace), f"tag:{LABELLED}", ["no"])
+
+
+async def find_by_intent(caller: Caller, intent_id: str) -> list[Instance]:
+    """Instances in any state that a launch intent has launched.
+
+    Raises:
+        Ec2Error: see Caller.call.
+    """
+    return await _find(caller, _managed(), f"tag:{INTENT}", [intent_id])
+
+
+async def find_by_client_token(caller: Caller, client_token: str) -> list[Instance]:
+    """Instances in any state that a RunInstances call with this token has launched, tagged or not.
+
+    Where the question itself breaks, all of Puter's instances are asked for and their tokens compared: it costs
+    more, and is an answer also from endpoints that do not know the filter (moto does not).
+
+    Raises:
+        Ec2Error: see Caller.call.
+    """
+    try:
+        return await _find(caller, [], "client-token", [client_token])
+    except Ec2Error as error:
+        if not error.doubtful:
+            raise
+    swept = await _find(caller, _managed(), "instance-state-name", _ALL_STATES)
+    return [instance for instance in swept if instance.client_token == client_token]
+
+
+async def find_managed(caller: Caller) -> list[Instance]:
+    """Every instance of Puter's that is not gone (LIVE_STATES), in all namespaces.
+
+    Raises:
+        Ec2Error: see Caller.call.
+    """
+    return await _find(caller, _managed(), "instance-state-name", LIVE_STATES)
+
+
+async def run_instances(caller: Caller, request: Mapping[str, Any]) -> tuple[list[Instance], str]:
+    """Launches what a frozen request says (see `request.run_request`), sent once.
+
+    Returns:
+        The instances, by launch index, and AWS's id of the request.
+
+    Raises:
+        Ec2Error: see Caller.call; if doubtful, instances may have been launched.
+        ValueError: the request has no ClientToken, so that a repetition could launch twice.
+    """
+    if not request.get("ClientToken"):
+        raise ValueError("a launch needs a ClientToken")
+    arguments = dict(request)
+    if "UserData" in arguments:
+        # The SDK encodes by itself; as it was frozen, it is encoded already.
+        arguments["UserData"] = base64.b64decode(arguments["UserData"], validate=True)
+    answer = await caller.call("RunInstances", Reservation, weight=int(request["MaxCount"]), **arguments)
+    launched = sorted(map(instance_of, answer.instances), key=lambda instance: instance.ami_launch_index)
+    return launched, answer.request_id or ""
+
+
+async def create_tags(caller: Caller, ids: Sequence[str], tags: Mapping[str, str]) -> None:
+    """Writes tags on resources, over those of the same names.
+
+    Raises:
+        Ec2Error: JUST_MADE where EC2 does not see a newborn yet; and see Caller.call.
+    """
+    await caller.call("CreateTags", Answer, Resources=list(ids), Tags=as_ec2(tags))
+
+
+async def add_group(caller: Caller, instance: Instance, group_id: str) -> bool:
+    """Adds a security group to those an instance has.
+
+    Returns:
+        Whether it had to be added.
+
+    Raises:
+        Ec2Error: see Caller.call.
+    """
+    if group_id in instance.group_ids:
+        return False
+    await caller.call(
+        "ModifyInstanceAttribute",
+        Answer,
+        InstanceId=instance.instance_id,
+        Groups=[*instance.group_ids, group_id],
+    )
+    return True
+
+
+async def console_output(caller: Caller, instance_id: str) -> str:
+    """What an instance has written on its console, the newest that EC2 can tell; '' if nothing yet.
+
+    Raises:
+        Ec2Error: see Caller.call.
+    """
+    try:
+        told = await caller.call("GetConsoleOutput", Console, InstanceId=instance_id, Latest=True)
+    except Ec2Error as error:
+        # Types that do not run on Nitro tell only what was posted some time after boot.
+        if error.code != "UnsupportedOperation":
+            raise
+        told = await caller.call("GetConsoleOutput", Console, InstanceId=instance_id)
+    return told.output or ""
+
+
+def instance_of(answer: InstanceAnswer) -> Instance:
+    """An Instance from EC2's words."""
+    reason = answer.state_reason
+    groups = answer.security_groups or [group for port in answer.network_interfaces for group in port.groups]
+    return Instance(
+        instance_id=answer.instance_id,
+        state=answer.state.name,
+        state_reason_code=(reason.code or None) if reason else None,
+        state_reason=(reason.message or None) if reason else None,
+        launch_time=answer.launch_time.timestamp() if answer.launch_time else None,
+        ami_launch_index=answer.ami_launch_index,
+        client_token=answer.client_token or None,
+        image_id=answer.image_id,
+        instance_type=answer.instance_type,
+        availability_zone=answer.placement.availability_zone,
+        vpc_id=answer.vpc_id or None,
+        subnet_id=answer.subnet_id or None,
+        public_dns_name=answer.public_dns_name or None,
+        public_ip=answer.public_ip_address or None,
+        private_ip=answer.private_ip_address or None,
+        key_name=answer.key_name or None,
+        group_ids=tuple(dict.fromkeys(group.group_id for group in groups)),
+        tags=from_ec2(answer.tags),
+        lifecycle=answer.instance_lifecycle or None,
+    )
+
+
+def _managed(namespace: str | None = None) -> list[Filter]:
+    filters: list[Filter] = [(f"tag:{MANAGED}", ["true"])]
+    if namespace is not None:
+        filters.append((f"tag:{NAMESPACE}", [namespace]))
+    return filters
+
+
+async def _find(caller: Caller, common: Sequence[Filter], name: str, values: Iterable[str]) -> list[Instance]:
+    """All instances that pass the common filters and have one of the values; no values, no call."""
+    wanted = list(dict.fromkeys(values))
+    chunks = [wanted[at : at + MAX_FILTER_VALUES] for at in range(0, len(wanted), MAX_FILTER_VALUES)]
+    at_once = asyncio.Semaphore(_AT_ONCE)
+
+    async def find(chunk: Sequence[str]) -> list[Instance]:
+        filters = [{"Name": n, "Values": list(v)} for n, v in [*common, (name, chunk)]]
+        found: list[Instance] = []
+        async with at_once:
+            async for page in caller.pages("DescribeInstances", Instances, Filters=filters, MaxResults=PAGE_SIZE):
+                found += [instance_of(i) for reservation in page.reservations for i in reservation.instances]
+        return found
+
+    if len(chunks) == 1:
+        answers = [await find(chunks[0])]
+    else:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(find(chunk)) for chunk in chunks]
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        answers = [task.result() for task in tasks]
+    # Between two pages an instance may move to the other one.
+    return list({instance.instance_id: instance for found in answers for instance in found}.values())

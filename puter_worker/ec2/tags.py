@@ -1,0 +1,179 @@
+"""The tags that Puter writes on what it makes, and reads back: how a machine is told from all others.
+
+What must be there from the first moment is given to RunInstances itself. A group of machines launched by one call
+shares its tags; which member is whose, until each has tags of its own, a manifest in further tags tells.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from puter_client.contract.errors import InvalidInput
+from puter_client.contract.key import TAG, PuterKey
+from puter_worker.ec2.answers import Tag
+
+NAME = "Name"
+PUTER = "puter"
+MANAGED = "puter:managed"
+NAMESPACE = "puter:namespace"
+TAG_TAG = "puter:tag"
+GENERATION = "puter:generation"
+BATCH = "puter:batch"
+INTENT = "puter:intent"
+OWNER = "puter:owner"
+EXPIRES_AT = "puter:expires-at"
+LABELLED = "puter:labelled"
+MANIFEST = "puter:manifest-"
+
+OWN = (NAME, PUTER, TAG_TAG, GENERATION, LABELLED)
+"""What is written on a machine after its launch, and all that the policy lets be written then."""
+
+# EC2 allows 50 tags a resource and 256 characters a value. A user has up to 20, Puter 11 beside the manifest.
+MAX_VALUE = 256
+MAX_MANIFEST_TAGS = 19
+MAX_MEMBERS = 100
+# 100 members of 128 characters and their generations, with JSON's quotes, are below this.
+_MAX_MANIFEST_BYTES = 32_768
+
+Member = tuple[str, int]
+"""Tag and generation of one machine of a group; its place in the manifest is its AmiLaunchIndex."""
+
+
+class ManifestTooLarge(InvalidInput):
+    """The members of a group do not fit into a machine's tags: launch them in smaller groups."""
+
+
+def birth_tags(
+    *,
+    namespace: str,
+    intent: str,
+    batch: str | None,
+    owner: str | None,
+    expires_at: float | None,
+    extra: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """The tags that all machines of one RunInstances call share.
+
+    Args:
+        namespace: of all their keys.
+        intent: id of the launch.
+        batch: id of the submission.
+        owner: who said to be asking.
+        expires_at: seconds since 1970; None is never.
+        extra: the user's own tags; they cannot take the place of Puter's.
+    """
+    tags = dict(extra or {})
+    tags |= {
+        NAME: f"puter/{namespace}",
+        MANAGED: "true",
+        NAMESPACE: namespace,
+        INTENT: intent,
+        EXPIRES_AT: "never" if expires_at is None else _iso(expires_at),
+        LABELLED: "no",
+    }
+    if batch:
+        tags[BATCH] = batch
+    if owner:
+        tags[OWNER] = "".join(c if c.isprintable() else "?" for c in owner)[:MAX_VALUE]
+    return tags
+
+
+def own_tags(key: PuterKey, generation: int) -> dict[str, str]:
+    """One machine's own tags: given at birth to one launched singly, else written once it is there."""
+    return {
+        NAME: f"puter/{key}",
+        PUTER: key.tag,
+        TAG_TAG: key.tag,
+        GENERATION: str(generation),
+        LABELLED: "yes",
+    }
+
+
+def key_of(tags: Mapping[str, str], launch_index: int = 0) -> tuple[PuterKey, int] | None:
+    """Whose machine this is and of which generation, by its own tags or else by the manifest.
+
+    Args:
+        tags: of the machine; anybody in the account may have written them, and those of ended machines get lost.
+        launch_index: the machine's AmiLaunchIndex.
+
+    Returns:
+        None where the tags do not tell.
+    """
+    if tags.get(MANAGED) != "true":
+        return None
+    generation = tags.get(GENERATION, "")
+    if TAG_TAG in tags and generation.isascii() and generation.isdigit() and len(generation) < 10:
+        member: Member = (tags[TAG_TAG], int(generation))
+    else:
+        members = decode_manifest(tags)
+        if members is None or not 0 <= launch_index < len(members):
+            return None
+        member = members[launch_index]
+    try:
+        return PuterKey.checked(tags.get(NAMESPACE, ""), member[0]), member[1]
+    except InvalidInput:
+        return None
+
+
+def encode_manifest(members: Sequence[Member], *, max_tags: int = MAX_MANIFEST_TAGS) -> dict[str, str]:
+    """The tags that tell the members of a group by their launch index.
+
+    Raises:
+        ManifestTooLarge: over MAX_MEMBERS, or longer than `max_tags` values of 256 characters.
+    """
+    if len(members) > MAX_MEMBERS:
+        raise ManifestTooLarge(f"a group of {len(members)} machines: at most {MAX_MEMBERS}")
+    packed = base64.urlsafe_b64encode(zlib.compress(msgspec.json.encode(members), 9)).decode().rstrip("=")
+    pieces = [packed[at : at + MAX_VALUE] for at in range(0, len(packed), MAX_VALUE)]
+    if len(pieces) > max_tags:
+        raise ManifestTooLarge(f"a group of {len(members)} machines needs {len(pieces)} tags: at most {max_tags}")
+    return {f"{MANIFEST}{n}": piece for n, piece in enumerate(pieces)}
+
+
+def decode_manifest(tags: Mapping[str, str]) -> list[Member] | None:
+    """The members that a group's tags tell, by launch index; None where a part is missing or no manifest is there.
+
+    Nothing is believed of it: what it unpacks to is bounded, and each member checked.
+    """
+    pieces = [tags.get(f"{MANIFEST}{n}") for n in range(MAX_MANIFEST_TAGS)]
+    packed = "".join(piece for piece in pieces if piece is not None)
+    if not packed or len(packed) > MAX_VALUE * MAX_MANIFEST_TAGS:
+        return None
+    try:
+        unpacker = zlib.decompressobj()
+        text = unpacker.decompress(
+            base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True), _MAX_MANIFEST_BYTES
+        )
+        if not unpacker.eof or unpacker.unused_data:
+            return None
+        members = msgspec.json.decode(text, type=list[Member])
+    except (ValueError, binascii.Error, zlib.error, msgspec.DecodeError):
+        return None
+    sound = len(members) <= MAX_MEMBERS and len({tag for tag, _ in members}) == len(members)
+    return members if sound and all(TAG.fullmatch(tag) and 0 < n < 10**9 for tag, n in members) else None
+
+
+def specification(resource_type: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    """One of EC2's TagSpecifications."""
+    return {"ResourceType": resource_type, "Tags": as_ec2(tags)}
+
+
+def as_ec2(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Tags as EC2 takes them."""
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def from_ec2(tags: Iterable[Tag]) -> dict[str, str]:
+    """Tags as EC2 answers them."""
+    return {tag.key: tag.value for tag in tags}
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Puter: hands the deadline over to `at`, where `atq` shows it and `atrm` cancels it.
+set -u
+os='@os@'
+state=${PUTER_ROOT:-}/var/lib/puter
+timer=puter-deadline.timer
+
+keep_timer() {
+    echo "puter: the systemd timer keeps the deadline: $1"
+    exit 0
+}
+
+[ ! -s "$state/at-job" ] || exit 0
+systemctl is-enabled --quiet "$timer" || exit 0
+
+tries=0
+until command -v at >/dev/null; do
+    tries=$((tries + 1))
+    [ "$tries" -le 2 ] || keep_timer 'at could not be installed'
+    case $os in
+        al2) timeout 300 yum install -y at ;;
+        *) timeout 300 dnf install -y at ;;
+    esac || sleep 5
+done
+{ systemctl enable atd && systemctl start atd; } || keep_timer 'atd could not be started'
+
+# `at` knows whole minutes and drops the rest: the next one, so that no machine ends early.
+minute=$((($(cat "$state/deadline") + 59) / 60 * 60))
+cd / || keep_timer 'no root folder'
+job=$(echo 'shutdown -h now' | TZ=UTC0 LC_ALL=C at -t "$(date -u -d "@$minute" +%Y%m%d%H%M)" 2>&1 |
+    sed -n 's/^job \([0-9][0-9]*\) at .*/\1/p')
+{ [ -n "$job" ] && at -l | grep -q "^${job}[[:space:]]"; } || keep_timer 'at did not take the job'
+
+umask 077
+{ echo "$job" >"$state/at-job.new" && mv -f "$state/at-job.new" "$state/at-job"; } || keep_timer 'no room on the disk'
+systemctl disable "$timer"
+systemctl stop "$timer"
+echo "puter: this machine ends itself by job $job of at (see it: sudo atq; cancel it: sudo atrm $job)"

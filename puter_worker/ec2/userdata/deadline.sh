@@ -1,0 +1,86 @@
+#!/bin/sh
+# Puter: when this machine ends itself. cloud-init runs this at every boot, before all that may fail later.
+set -u
+ttl_s='@ttl_s@'
+root=${PUTER_ROOT:-}
+state=$root/var/lib/puter
+units=$root/etc/systemd/system
+timer=puter-deadline.timer
+
+put() { cat >"$1.new" && mv -f "$1.new" "$1"; }
+keep() (umask 077 && put "$state/$1")
+drop_timer() {
+    systemctl disable "$timer" >/dev/null 2>&1
+    systemctl --no-block stop "$timer" >/dev/null 2>&1
+}
+arm_timer() {
+    mkdir -p "$units" && put "$units/puter-deadline.service" <<UNIT &&
+[Unit]
+Description=The end of this machine, set by Puter
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'shutdown -h now'
+UNIT
+        put "$units/$timer" <<UNIT &&
+[Unit]
+Description=The deadline of this machine, set by Puter
+
+[Timer]
+OnCalendar=$(date -u -d "@$deadline" '+%Y-%m-%d %H:%M:%S') UTC
+Persistent=true
+AccuracySec=1s
+
+[Install]
+WantedBy=timers.target
+UNIT
+        systemctl daemon-reload && systemctl enable "$timer" && systemctl --no-block restart "$timer"
+}
+
+umask 022
+mkdir -p "$state"
+
+# An image made of a puter's disk brings that puter's state along; none of it is this machine's.
+instance=${INSTANCE_ID:-unknown}
+if [ "$(cat "$state/instance" 2>/dev/null)" != "$instance" ]; then
+    [ -s "$state/at-job" ] && atrm "$(cat "$state/at-job")" 2>/dev/null
+    rm -f "$state/deadline" "$state/at-job" "$state"/workload.*
+    echo "$instance" | keep instance
+fi
+
+if [ -z "$ttl_s" ]; then
+    [ -e "$units/$timer" ] && drop_timer
+    exit 0
+fi
+
+now=$(date +%s)
+deadline=$(cat "$state/deadline" 2>/dev/null)
+case $deadline in
+    '' | *[!0-9]*)
+        deadline=$((now + ttl_s))
+        echo "$deadline" | keep deadline
+        ;;
+esac
+
+job=$(cat "$state/at-job" 2>/dev/null)
+if [ -n "$job" ] && listed=$(at -l 2>/dev/null); then
+    # `at` is the one handle. A job that is gone from its list was cancelled by the machine's owner: leave it so.
+    drop_timer
+    if echo "$listed" | grep -q "^${job}[[:space:]]"; then
+        systemctl enable atd
+        systemctl --no-block start atd
+        [ "$now" -ge "$deadline" ] && shutdown -h now
+    fi
+    exit 0
+fi
+
+rm -f "$state/at-job"
+if ! arm_timer; then
+    # Needs no disk and no unit; it holds until the next boot, which comes by here again.
+    minutes=$(((deadline - now + 59) / 60))
+    [ "$minutes" -gt 0 ] || minutes=0
+    shutdown -h "+$minutes"
+elif [ "$now" -ge "$deadline" ]; then
+    shutdown -h now
+fi
+exit 0

@@ -1,0 +1,106 @@
+"""The user's own user data: recognised as cloud-init does, and kept from doing harm to Puter's part.
+
+cloud-init resolves includes and archives and unpacks compressed parts before it runs anything at all, and an error
+there (an address that does not answer) ends all of it: since 20.3, see `ERROR_ON_USER_DATA_FAILURE` in its
+features.py. A machine would then boot without its deadline. It also forgets for which instance of a launch such
+parts are. So these forms are refused.
+"""
+
+from __future__ import annotations
+
+import email
+import re
+from email.message import Message
+
+from puter_client.contract.errors import InvalidInput
+from puter_client.contract.key import shown
+from puter_worker.ec2.userdata.mime import Part
+
+# Beginnings that cloud-init knows, longest first where one begins another (its handlers/__init__.py).
+_TYPES = {
+    "#!": "text/x-shellscript",
+    "#include": "text/x-include-url",
+    "#part-handler": "text/part-handler",
+    "#cloud-boothook": "text/cloud-boothook",
+    "#cloud-config-archive": "text/cloud-config-archive",
+    "#cloud-config-jsonp": "text/cloud-config-jsonp",
+    "#cloud-config": "text/cloud-config",
+    "## template: jinja": "text/jinja2",
+}
+_MULTIPART = ("content-type: multipart/", "mime-version:")
+_REFUSED = re.compile(
+    r"text/(x-include(-once)?-url|cloud-config-archive)|application/(x-)?(gzip|gunzip|compress)(ed|-compressed)?"
+)
+# Types for which cloud-init looks into the text, whatever the part says of itself.
+_LOOKED_INTO = frozenset({"text/plain", "text/x-not-multipart", "text/x-shellscript"})
+_FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+
+# Names of Puter's scripts begin with this; digits sort before the `part-…` that cloud-init gives to nameless ones.
+PUTERS = "000-puter-"
+
+
+def check_user_data(text: str) -> None:
+    """Refuses what cloud-init would not take, or what would put the machine's end at risk.
+
+    Raises:
+        InvalidInput: with what to write instead.
+    """
+    parts_of(text)
+
+
+def parts_of(text: str) -> tuple[Part, ...]:
+    """The parts that user data consists of, for every instance of a launch; one, unless it is MIME itself.
+
+    Raises:
+        InvalidInput: see check_user_data.
+    """
+    text = text.lstrip("\ufeff \t\r\n")
+    if text.lower().startswith(_MULTIPART):
+        return _parts_of_multipart(text)
+    content_type = _type_of(text)
+    if content_type is None:
+        raise InvalidInput(
+            f"user_data begins with {shown(text.partition(chr(10))[0], 20)}: begin it with #! (a script), "
+            "#cloud-config, #cloud-boothook, #part-handler, ## template: jinja or Content-Type: multipart/mixed"
+        )
+    _refuse_harmful(content_type)
+    return (Part(content_type=content_type, body=text.encode()),)
+
+
+def _parts_of_multipart(text: str) -> tuple[Part, ...]:
+    # Of bytes, not of text: the parser would read letters beyond ASCII differently.
+    message = email.message_from_bytes(text.encode())
+    leaves = [leaf for leaf in message.walk() if not leaf.is_multipart()]
+    if leaves == [message]:
+        raise InvalidInput(
+            "user_data is no readable MIME: give it a Content-Type of multipart/mixed with its parts' boundary"
+        )
+    return tuple(_part_of_leaf(leaf) for leaf in leaves)
+
+
+def _part_of_leaf(leaf: Message) -> Part:
+    body = leaf.get_payload(decode=True)
+    if not isinstance(body, bytes):
+        raise InvalidInput("user_data has a MIME part without content: remove it")
+    if "Launch-Index" in leaf:
+        raise InvalidInput("user_data has a Launch-Index header: it is for one machine, remove it")
+    content_type = leaf.get_content_type()
+    _refuse_harmful(content_type)
+    if content_type in _LOOKED_INTO:
+        _refuse_harmful(_type_of(body.decode(errors="replace").lstrip()))
+    filename = leaf.get_filename()
+    usable = filename and _FILENAME.fullmatch(filename) and not filename.startswith(PUTERS)
+    return Part(content_type=content_type, body=body, filename=filename if usable else None)
+
+
+def _type_of(text: str) -> str | None:
+    beginning = text[:40].lower()
+    return next((kind for known, kind in _TYPES.items() if beginning.startswith(known)), None)
+
+
+def _refuse_harmful(content_type: str | None) -> None:
+    if content_type and _REFUSED.fullmatch(content_type):
+        raise InvalidInput(
+            f"user_data of type {content_type}: cloud-init unpacks it before anything runs, and where that fails "
+            "the machine would never end itself; fetch or unpack in a script instead (#!/bin/sh, curl …)"
+        )

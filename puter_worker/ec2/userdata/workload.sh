@@ -1,0 +1,70 @@
+#!/bin/bash
+# Puter: runs this machine's workload, once, as ec2-user, when Docker is up.
+#   (no argument)          cloud-init's call: put this file in place
+#   start NAME GENERATION  begin the workload in the background
+#   run NAME GENERATION    the systemd unit: wait for its end and record it
+#   task                   as ec2-user: become the workload
+set -u
+umask 022
+root=${PUTER_ROOT:-}
+state=$root/var/lib/puter
+logs=$root/var/log/puter
+self=$root/usr/local/sbin/puter-workload
+unit=puter-workload.service
+name=${2:-} generation=${3:-}
+
+say() {
+    # A login prompt may stand on the console's line: begin a new one.
+    { printf '\nputer: workload %s generation %s %s\n' "$name" "$generation" "$1" >>"$root/dev/console"; } 2>/dev/null
+    return 0
+}
+record() {
+    echo "$1" >"$state/workload.exit.new" && chmod 644 "$state/workload.exit.new" &&
+        mv -f "$state/workload.exit.new" "$state/workload.exit"
+    say "exited with $1"
+}
+
+case ${1:-} in
+    '')
+        mkdir -p "${self%/*}" && cp -f "$0" "$self.new" && chmod 755 "$self.new" && mv -f "$self.new" "$self"
+        ;;
+    start)
+        : >"$state/workload.started"
+        chown ec2-user "$state/workload.run" "$state/workload.env"
+        mkdir -p "$root/etc/systemd/system"
+        cat >"$root/etc/systemd/system/$unit" <<UNIT
+[Unit]
+Description=Workload $name of Puter
+After=docker.service network-online.target
+
+[Service]
+ExecStart=$self run $name $generation
+TimeoutStopSec=30s
+UNIT
+        if ! { systemctl daemon-reload && systemctl --no-block start "$unit"; }; then
+            say 'did not run: systemd did not start it'
+            record 70 # EX_SOFTWARE of sysexits.h
+            exit 1
+        fi
+        ;;
+    run)
+        # At a shutdown systemd signals the workload and this shell alike; this one stays to record how it ended.
+        trap : TERM
+        mkdir -p "$logs" && touch "$logs/workload.log" && chown ec2-user "$logs/workload.log"
+        chmod 640 "$logs/workload.log"
+        if docker version >/dev/null 2>&1; then
+            cd "$root/home/ec2-user" || cd /
+            HOME=$root/home/ec2-user USER=ec2-user LOGNAME=ec2-user SHELL=/bin/bash \
+                runuser -u ec2-user -- "$self" task >>"$logs/workload.log" 2>&1 </dev/null
+            record "$?"
+        else
+            say 'did not run: Docker is not up'
+            echo 'puter: did not run: Docker is not up' >>"$logs/workload.log"
+            record 69 # EX_UNAVAILABLE of sysexits.h
+        fi
+        ;;
+    task)
+        while IFS= read -r -d '' pair; do export "${pair?}"; done <"$state/workload.env"
+        exec /bin/bash "$state/workload.run"
+        ;;
+esac

@@ -1,0 +1,68 @@
+"""A worker's structured log: JSON lines into a rotated file, or to standard error, readable on a terminal."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+MAX_BYTES = 20_000_000
+KEEP_FILES = 5
+
+
+def set_up_logs(folder: Path | None, *, level: int = logging.INFO) -> None:
+    """Send every log line, structlog's and the libraries', one way.
+
+    `folder`: where `worker.jsonl` is written (0600, 20 MB, five older ones kept); None: standard error, as JSON, or
+    readable if that is a terminal.
+    """
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    handler: logging.Handler
+    if folder is None:
+        handler = logging.StreamHandler(sys.stderr)
+        readable = sys.stderr.isatty()
+    else:
+        handler = PrivateRotatingFileHandler(folder / "worker.jsonl", maxBytes=MAX_BYTES, backupCount=KEEP_FILES)
+        readable = False
+    renderer: Any = structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for ours in ("puter", "puter_worker"):
+        logging.getLogger(ours).setLevel(level)
+    # arq tells of every job at INFO; the stations tell more, and better.
+    logging.getLogger("arq").setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+class PrivateRotatingFileHandler(logging.handlers.RotatingFileHandler):
+    """A rotating file that only its owner can read."""
+
+    def _open(self) -> Any:
+        descriptor = os.open(self.baseFilename, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+        return os.fdopen(descriptor, "a", encoding="utf-8")

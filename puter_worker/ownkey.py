@@ -1,0 +1,73 @@
+"""The key of a client that cannot make one: EC2 makes it, and the embedded engine keeps its private half.
+
+Only where client and worker are one host and one user; the private half goes from EC2's answer into its file, and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from puter_client.contract.spec import DEFAULT_KEY_NAME
+from puter_worker.ec2.calls import Caller
+from puter_worker.ec2.errors import Ec2Error, Handling
+from puter_worker.ec2.keypairs import KeyPair, create_key_pair, ensure_key_pair
+
+
+class OwnKey(msgspec.Struct, frozen=True):
+    """A key pair whose private half this host has.
+
+    Attributes:
+        pair: as EC2 holds it.
+        private_key_path: the file with the private half, 0600.
+    """
+
+    pair: KeyPair
+    private_key_path: str
+
+
+async def own_key(caller: Caller, folder: Path) -> OwnKey:
+    """A key pair of this account and region whose private half is in the folder; made by EC2 if there is none.
+
+    Raises:
+        Ec2Error: the key cannot be made.
+        OSError: its file cannot be written; a pair that EC2 then holds admits nobody.
+    """
+    for path in _kept(folder):
+        try:
+            return OwnKey(await ensure_key_pair(caller, key_name=path.stem, public_key=None, tags={}), str(path))
+        except Ec2Error as error:
+            if error.handling is not Handling.FAIL:
+                raise
+            # EC2 does not hold it, in this region at least.
+    name = DEFAULT_KEY_NAME
+    while True:
+        path = folder / f"{name}.pem"
+        if path not in _kept(folder):
+            try:
+                pair, private = await create_key_pair(caller, name, {})
+            except Ec2Error as error:
+                if error.handling is not Handling.ALREADY_THERE:
+                    raise
+            else:
+                _write_private(path, private)
+                return OwnKey(pair, str(path))
+        # Somebody else's, or another region's: a name of its own, so that nobody's machine admits another's key.
+        name = f"{DEFAULT_KEY_NAME}-{secrets.token_hex(4)}"
+
+
+def _kept(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{DEFAULT_KEY_NAME}*.pem"))
+
+
+def _write_private(path: Path, private: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(private)
+        file.flush()
+        os.fsync(file.fileno())

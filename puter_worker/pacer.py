@@ -1,0 +1,103 @@
+"""The pacer: all workers of an account and region together stay inside EC2's published token buckets.
+
+A bucket lives in Redis and is counted there by one script, so it does not matter which worker spends from it.
+Rates and sizes: "Request throttling for the Amazon EC2 API" in AWS's developer guide. Sizes are taken with
+headroom, because requests at the published size get refused now and then; refills are as published. Other tools
+spend from the same account: when EC2 refuses all the same, the rate is halved for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+import structlog
+
+from puter_worker.store import names
+from puter_worker.store.workerstore import WorkerStore
+
+_log = structlog.get_logger("puter.pacer")
+
+
+class Bucket(msgspec.Struct, frozen=True):
+    """One token bucket of an account and region.
+
+    Attributes:
+        size: tokens it holds when full.
+        rate: tokens it gets back a second.
+    """
+
+    size: float
+    rate: float
+
+
+INSTANCES = "RunInstances.instances"  # the second bucket of RunInstances counts machines, not calls
+_DESCRIBE = Bucket(95, 20)
+BUCKETS = {
+    "RunInstances": Bucket(4, 2),
+    INSTANCES: Bucket(1000, 2),
+    "CreateTags": Bucket(95, 10),
+    "CreateSecurityGroup": Bucket(45, 5),
+    "ImportKeyPair": Bucket(45, 5),
+    "CreateKeyPair": Bucket(45, 5),
+    "ModifyInstanceAttribute": Bucket(45, 5),
+    "AuthorizeSecurityGroupIngress": Bucket(45, 5),
+}
+SLOW_FOR_S = 20.0
+SLOW_FACTOR = 0.5
+# A wait longer than this is slept in parts, so that a rate that has recovered is noticed.
+LONGEST_NAP_S = 2.0
+
+
+class Granted(msgspec.Struct, frozen=True):
+    """What asking for tokens came to.
+
+    Attributes:
+        wait_s: 0 if they were taken; else how long until they are there.
+        before: whole tokens that the first bucket held before.
+    """
+
+    wait_s: float
+    before: int
+
+
+class Pacer:
+    """Token buckets of one account and region, shared through Redis."""
+
+    def __init__(self, store: WorkerStore, account: str, region: str, *, unlimited: bool = False) -> None:
+        """`unlimited`: let everything through, for endpoints that have no limits (stand-ins)."""
+        self._store = store
+        self._account = account
+        self._region = region
+        self._unlimited = unlimited
+
+    async def take(self, amounts: Sequence[tuple[str, int]]) -> Granted:
+        """Take tokens of several buckets at once, or none: (action, amount) each."""
+        if self._unlimited:
+            return Granted(0.0, 1_000_000)
+        keys = [names.bucket(self._account, self._region, name) for name, _ in amounts]
+        args = [
+            word
+            for name, amount in amounts
+            for word in (BUCKETS.get(name, _DESCRIBE).size, BUCKETS.get(name, _DESCRIBE).rate, amount)
+        ]
+        before, wait_s = await self._store.scripts.bucket(keys=keys, args=args)
+        return Granted(float(wait_s), int(float(before)))
+
+    async def pace(self, action: str, _weight: int) -> None:
+        """Return when one request of this action may be sent."""
+        if action == "RunInstances":
+            return  # the launch station takes its tokens before it decides how to launch
+        while (granted := await self.take([(action, 1)])).wait_s > 0:
+            await asyncio.sleep(min(granted.wait_s, LONGEST_NAP_S))
+
+    async def slow_down(self, action: str) -> None:
+        """EC2 refused a request for being one too many: spend less for a while, and start from nothing."""
+        now = self._store.now()
+        name = names.bucket(self._account, self._region, action)
+        _log.warning("rate.lowered", action=action, region=self._region, for_s=SLOW_FOR_S)
+        async with self._store.redis.pipeline(transaction=True) as pipe:
+            pipe.hset(name, mapping={"tokens": 0, "at": now, "slow_until": now + SLOW_FOR_S, "factor": SLOW_FACTOR})
+            pipe.expire(name, 7_200)
+            await pipe.execute()

@@ -1,0 +1,99 @@
+"""ensure: the arq job, one a key: finds the key's fleet and has it looked up there.
+
+May run twice, and be killed anywhere: it writes once, resting on the record's revision; whoever comes second finds
+the record moved on and leaves it. A worker that dies leaves a key that nothing moves: the restart of stuck keys runs
+the job again. It waits for nothing but the account's id: a job that waits would be looked at by every poll of arq's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import LIVE, ON_ITS_WAY, Phase
+from puter_client.contract.record import ErrorInfo, Record
+from puter_worker.ec2.errors import Ec2Error, Handling
+from puter_worker.fleet import FleetId, Fleets
+from puter_worker.stations.waiting import is_final, reason_after
+from puter_worker.store.base import Kept
+from puter_worker.store.txn import Txn
+from puter_worker.store.workerstore import WorkerStore
+
+_log = structlog.get_logger("puter.ensure")
+# Shorter than the job's time-out: a job that outlives it would end without a word in the record.
+ACCOUNT_S = 6.0
+ANOTHER_WORKER_S = 0.5
+AGAIN_S = 2.0
+CREDENTIALS_AGAIN_S = 5.0
+
+
+async def ensure(store: WorkerStore, fleets: Fleets, key: PuterKey) -> None:
+    """Bring one key from `queued` to its fleet's look-up."""
+    kept = (await store.record(key)).kept
+    if kept is None:
+        return
+    record = kept.value
+    if record.phase in LIVE and record.fleet:
+        # It is restarted because wishes wait for EC2's word on it.
+        await _look_up(store, kept, FleetId.parse(record.fleet))
+    elif record.phase in ON_ITS_WAY and record.phase is not Phase.LAUNCHING:
+        await _find_fleet(store, fleets, kept)
+
+
+async def _find_fleet(store: WorkerStore, fleets: Fleets, kept: Kept[Record]) -> None:
+    record = kept.value
+    if not fleets.offers(record.profile or "") and record.profile in await store.offered_profiles():
+        await put_off(store, kept, f"waiting for the worker that has profile {record.profile!r}", ANOTHER_WORKER_S)
+        return
+    try:
+        async with asyncio.timeout(ACCOUNT_S):
+            fleet = await fleets.find(record.profile, record.region)
+    except TimeoutError:
+        await put_off(store, kept, "AWS takes long to say whose the credentials are; asking again", AGAIN_S)
+    except Ec2Error as error:
+        await refused(store, kept, error)
+    else:
+        await _look_up(store, kept, fleet.fleet_id)
+
+
+async def _look_up(store: WorkerStore, kept: Kept[Record], fleet: FleetId) -> None:
+    now, txn = store.now(), Txn()
+    if kept.value.phase is Phase.QUEUED:
+        resolving = kept.value.but(
+            phase=Phase.RESOLVING, reason="looking whether it is there already", fleet=str(fleet), changed_at=now
+        )
+        store.put_record(txn, kept, resolving)
+    store.put_on_look_up(txn, kept.value.key, str(fleet), now)
+    await store.commit(txn)
+
+
+async def refused(store: WorkerStore, kept: Kept[Record], error: Ec2Error) -> None:
+    """What an error means for a key that is not on a launchpad yet: it fails, or waits and says why."""
+    if is_final(error):
+        await fail(store, kept, error)
+    else:
+        after_s = CREDENTIALS_AGAIN_S if error.handling is Handling.CREDENTIALS else AGAIN_S
+        await put_off(store, kept, reason_after(error), after_s)
+
+
+async def put_off(store: WorkerStore, kept: Kept[Record], reason: str, after_s: float) -> None:
+    """Run the key's station again after a pause, and say why."""
+    record, now, txn = kept.value, store.now(), Txn()
+    if record.phase in ON_ITS_WAY:
+        same = record.phase is Phase.RESOLVING and record.reason == reason
+        waiting = record.but(phase=Phase.RESOLVING, reason=reason, changed_at=record.changed_at if same else now)
+        store.put_record(txn, kept, waiting, event=None if same else "wish.delayed")
+    store.look_again(txn, record.key, now + after_s)
+    await store.commit(txn)
+
+
+async def fail(store: WorkerStore, kept: Kept[Record], error: Ec2Error) -> None:
+    """End the key's wish, with the reason."""
+    record, now, txn = kept.value, store.now(), Txn()
+    info = ErrorInfo(code=error.code, message=error.message, request_id=error.request_id)
+    failed = record.but(phase=Phase.FAILED, reason=error.message, error=info, changed_at=now, ended_at=now)
+    store.put_record(txn, kept, failed, event="puter.failed", request_id=error.request_id)
+    _log.warning("puter.failed", namespace=record.namespace, tag=record.tag, code=error.code)
+    await store.commit(txn)

@@ -1,0 +1,205 @@
+"""intake: takes wishes from the inboxes, decides what becomes of each, and puts new ones into the queue.
+
+May run twice, in any number of workers: what is taken is trimmed in the same transaction that writes what came
+of it, and that transaction rests on the count of takings, so of two intakes that read the same wishes one writes.
+Killed before it, nothing has happened (the short lock of a taking runs out); killed after it, everything has.
+What a wish is decided on may be a moment old: a record is written only if it is still as it was read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+
+from puter_client.contract.batch import BatchInfo, BatchRow
+from puter_client.contract.errors import InvalidInput
+from puter_client.contract.fields import recheck_spec
+from puter_client.contract.key import NAMESPACE, PuterKey, check_tag
+from puter_client.contract.phase import Outcome
+from puter_client.contract.record import Record
+from puter_client.contract.spec import Spec
+from puter_client.contract.wish import MAX_BATCH_ID, CancelWish, UpWish, Wish
+from puter_worker.ec2.userdata import check_user_data
+from puter_worker.stations.settle import cancelled, is_stale, settle
+from puter_worker.store import names
+from puter_worker.store.base import Stored
+from puter_worker.store.txn import Txn
+from puter_worker.store.workerstore import WorkerStore
+
+_log = structlog.get_logger("puter.intake")
+_decoder: msgspec.json.Decoder[Wish] = msgspec.json.Decoder(Wish)
+_BATCH_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9-]{{0,{MAX_BATCH_ID - 1}}}")
+_USER = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
+
+
+class _Addressee(msgspec.Struct):
+    """As much of a refused wish as is needed to tell its sender."""
+
+    tag: str = ""
+    batch: str = ""
+    size: int = 0
+    user: str = ""
+
+
+_addressee = msgspec.json.Decoder(_Addressee)
+
+
+@dataclass(slots=True)
+class Settling:
+    """One transaction in the making: records as they will be, and their originals as read."""
+
+    txn: Txn
+    now: float
+    read: dict[PuterKey, Stored[Record]]
+    served: dict[PuterKey, Spec | None]
+    new: dict[PuterKey, Record] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
+
+    def count(self, outcome: str) -> None:
+        """One more wish ended this way."""
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+    def record(self, key: PuterKey) -> Record | None:
+        """The key's record as the wishes so far leave it."""
+        return self.new.get(key) or self.read[key].value
+
+
+async def intake(store: WorkerStore, namespaces: Sequence[str]) -> int:
+    """Take what lies in the inboxes of these namespaces, one helping each; how many wishes that were."""
+    taken = 0
+    for namespace in namespaces:
+        if not NAMESPACE.fullmatch(namespace):
+            _log.warning("namespace.refused", namespace=namespace[:60])
+            await store.silence(namespace)
+            continue
+        taken += await _take(store, namespace)
+    return taken
+
+
+async def _take(store: WorkerStore, namespace: str) -> int:
+    raws, count = await store.take(namespace)
+    if not raws:
+        await store.unring(namespace)
+        return 0
+    now = store.now()
+    txn = Txn()
+    store.put_taken(txn, namespace, count, len(raws))
+    wishes: list[tuple[PuterKey, Wish, bytes]] = []
+    for raw in raws:
+        try:
+            wish = decode_wish(raw)
+        except InvalidInput as error:
+            refuse(store, txn, namespace, raw, str(error), now)
+            continue
+        wishes.append((PuterKey(namespace, wish.tag), wish, raw))
+    settling = await open_settling(store, txn, [key for key, _, _ in wishes], now)
+    for key, wish, raw in wishes:
+        if isinstance(wish, UpWish) and is_stale(settling.record(key), now):
+            store.put_batch(txn, batch_info(key, wish, now))
+            store.put_row(txn, key, wish.batch, BatchRow())
+            store.park(txn, key, raw, now)
+            settling.count("parked")
+        else:
+            settle_one(store, settling, key, wish)
+    write_records(store, settling)
+    if await store.commit(txn):
+        # Somebody else took them, or moved a record: what is left is read again.
+        await store.give_back(namespace)
+        return 0
+    _log.info("wishes.taken", namespace=namespace, count=len(raws), outcomes=settling.outcomes)
+    return len(raws)
+
+
+async def open_settling(store: WorkerStore, txn: Txn, keys: Sequence[PuterKey], now: float) -> Settling:
+    """Read what the decisions about these keys rest on."""
+    distinct = list(dict.fromkeys(keys))
+    read = dict(zip(distinct, await store.records(distinct), strict=True))
+    known = [key for key, stored in read.items() if stored.value is not None]
+    served = dict(zip(known, await store.specs(known), strict=True))
+    return Settling(txn=txn, now=now, read=read, served=served)
+
+
+def settle_one(store: WorkerStore, settling: Settling, key: PuterKey, wish: Wish) -> None:
+    """Decide one wish and add what it changes to the transaction."""
+    txn, now = settling.txn, settling.now
+    if isinstance(wish, CancelWish):
+        old = settling.record(key)
+        changed = cancelled(old, wish, now)
+        settling.count("cancel" if changed else "cancel too late")
+        if changed:
+            settling.new[key] = changed
+            if changed.fleet:
+                txn.do("ZREM", names.pad(changed.fleet, key.namespace), key.tag)
+            if changed.batch_id:
+                row = BatchRow(outcome=Outcome.CANCELLED, generation=changed.generation, wish=changed.wish)
+                store.put_row(txn, key, changed.batch_id, row)
+        return
+    served = settling.served.get(key)
+    verdict = settle(settling.record(key), served, wish, key, now)
+    store.put_batch(txn, batch_info(key, wish, now))
+    store.put_row(txn, key, wish.batch, verdict.row)
+    outcome = verdict.row.outcome
+    settling.count(str(outcome))
+    if verdict.record:
+        settling.new[key] = verdict.record
+        settling.served[key] = wish.spec
+        store.put_spec(txn, key, wish.spec)
+        store.enqueue(txn, key)
+    elif outcome in (Outcome.EXISTING, Outcome.JOINED):
+        missing = set(wish.spec.ssh_from) - set(served.ssh_from if served else ())
+        if missing:
+            store.put_admission(txn, key, sorted(missing), now)
+
+
+def write_records(store: WorkerStore, settling: Settling) -> None:
+    """Add the records that the wishes changed to the transaction, each resting on what was read."""
+    for key, record in settling.new.items():
+        event = "wish.cancelled" if record.ended_at else "wish.accepted"
+        detail = {"batch": record.batch_id or "", "owner": record.owner or ""}
+        store.put_record(settling.txn, settling.read[key], record, event=event, detail=detail)
+
+
+def decode_wish(raw: bytes) -> Wish:
+    """The wish that a client appended, checked anew: a client's word is only a claim.
+
+    Raises:
+        InvalidInput: it is no wish of this version, or holds what cannot be used.
+    """
+    try:
+        wish = _decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidInput("not a wish that this worker's version knows") from None
+    check_tag(wish.tag)
+    if isinstance(wish, UpWish):
+        recheck_spec(wish.spec)
+        if wish.spec.user_data is not None:
+            check_user_data(wish.spec.user_data)
+    for name, text, pattern in (("batch", wish.batch, _BATCH_ID), ("user", wish.user, _USER)):
+        if text is not None and not pattern.fullmatch(text):
+            raise InvalidInput(f"{name}: not a name that a client of Puter makes")
+    return wish
+
+
+def refuse(store: WorkerStore, txn: Txn, namespace: str, raw: bytes, why: str, now: float) -> None:
+    """Tell the sender of a wish that cannot be used, as far as it can be told who that is."""
+    _log.warning("wish.refused", namespace=namespace, why=why, bytes=len(raw))
+    try:
+        to = _addressee.decode(raw)
+        key = PuterKey(namespace, check_tag(to.tag))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidInput):
+        return
+    if not _BATCH_ID.fullmatch(to.batch):
+        return
+    owner = to.user if _USER.fullmatch(to.user) else "?"
+    info = BatchInfo(batch_id=to.batch, namespace=namespace, size=to.size, owner=owner, created_at=now)
+    store.put_batch(txn, info)
+    store.put_row(txn, key, to.batch, BatchRow(outcome=Outcome.REFUSED, message=why))
+
+
+def batch_info(key: PuterKey, wish: UpWish, now: float) -> BatchInfo:
+    """The head of the wish's batch."""
+    return BatchInfo(batch_id=wish.batch, namespace=key.namespace, size=wish.size, owner=wish.user, created_at=now)

@@ -1,0 +1,204 @@
+"""launch: turns waiting keys into intents and intents into instances. A loop of the fleet's leader.
+
+May run twice: a key leaves its launchpad in the same transaction that gives its record an intent, so it is in at most
+one open intent whoever leads. Killed before that transaction, the key is still on the pad; killed after it, the
+intent is open and durable, with the very bytes to be sent: whoever leads next finds its lease run out and replays it
+(see `replay`). Only what is stored in an intent is ever sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from puter_client.contract.duration import format_duration
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import Phase
+from puter_client.contract.record import ErrorInfo
+from puter_worker.ec2.errors import Ec2Error, Handling
+from puter_worker.ec2.tags import ManifestTooLarge
+from puter_worker.ec2.userdata import UserDataTooLarge
+from puter_worker.fleet import Fleet
+from puter_worker.pacer import INSTANCES
+from puter_worker.stations import plan
+from puter_worker.stations.plan import Unit, Waiting
+from puter_worker.stations.prepare import Prepared, prepare
+from puter_worker.stations.send import LEASE_S, put_off, send
+from puter_worker.stations.waiting import is_final, reason_after
+from puter_worker.store.base import Kept
+from puter_worker.store.intent import Intent
+from puter_worker.store.txn import Txn
+from puter_worker.store.workerstore import WorkerStore
+
+_log = structlog.get_logger("puter.launch")
+# More at a time would only wait for each other's tokens.
+UNITS_AT_ONCE = 24
+READ_FROM_PAD = 1_000
+# A wait shorter than this needs no explanation; a longer one is explained anew after as long.
+EXPLAIN_AFTER_S = 2.0
+EXPLAIN_AT_ONCE = 500
+TRY_AGAIN_S = 5.0
+
+
+class Launcher:
+    """The launch station of one fleet, as one leader runs it."""
+
+    def __init__(self, store: WorkerStore, fleet: Fleet, *, most: int) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._most = most
+        self._busy: set[PuterKey] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._explained_at = 0.0
+
+    async def turn(self) -> None:
+        """Look at the launchpads once and begin what can be launched now."""
+        now = self._store.now()
+        waiting: list[Waiting] = []
+        for namespace in await self._store.pads(str(self._fleet)):
+            since = await self._store.on_pad(str(self._fleet), namespace, now, READ_FROM_PAD)
+            on_pad = await self._read([PuterKey(namespace, tag) for tag in since])
+            if plan.is_ready(on_pad, since, now, most=self._most):
+                waiting += on_pad
+        if not waiting:
+            return
+        granted = await self._fleet.pacer.take([("RunInstances", 0)])
+        launches = plan.units(waiting, calls_now=granted.before, most=self._most)
+        for unit in launches:
+            if len(self._tasks) >= UNITS_AT_ONCE:
+                return
+            granted = await self._fleet.pacer.take([("RunInstances", 1), (INSTANCES, len(unit))])
+            if granted.wait_s > 0:
+                await self._explain(waiting, granted.wait_s)
+                return
+            self._begin(unit)
+
+    async def drain(self) -> None:
+        """Wait until every launch that was begun has ended."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _begin(self, unit: Unit) -> None:
+        keys = [w.key for w in unit]
+        self._busy.update(keys)
+        task = asyncio.create_task(self._launch(unit))
+        self._tasks.add(task)
+
+        def done(ended: asyncio.Task[None]) -> None:
+            self._tasks.discard(ended)
+            self._busy.difference_update(keys)
+            if not ended.cancelled() and (error := ended.exception()) is not None:
+                # What the unit left behind is in Redis: on the pad, or an open intent that is replayed.
+                _log.error("launch.interrupted", exc_info=error, keys=len(keys))
+
+        task.add_done_callback(done)
+
+    async def _read(self, keys: Sequence[PuterKey]) -> list[Waiting]:
+        keys = [key for key in keys if key not in self._busy]
+        stored, specs = await asyncio.gather(self._store.records(keys), self._store.specs(keys))
+        waiting: list[Waiting] = []
+        stray = Txn()
+        for key, one, spec in zip(keys, stored, specs, strict=True):
+            kept = one.kept
+            if kept is None or spec is None or kept.value.phase is not Phase.LAUNCHING or kept.value.intent:
+                self._store.put_off_pad(stray, key, str(self._fleet))
+            else:
+                waiting.append(Waiting(kept, spec))
+        if stray:
+            await self._store.commit(stray)
+        return waiting
+
+    async def _launch(self, unit: Unit) -> None:
+        try:
+            async with asyncio.timeout(60):
+                prepared = await prepare(self._fleet, unit, self._store.now())
+        except (UserDataTooLarge, ManifestTooLarge) as error:
+            await self._split(unit, Ec2Error(error.code, str(error)))
+            return
+        except Ec2Error as error:
+            await self._not_prepared(unit, error)
+            return
+        except TimeoutError:
+            slow = Ec2Error("Timeout", "EC2 takes long to answer", handling=Handling.AGAIN)
+            await self._not_prepared(unit, slow)
+            return
+        opened = await open_intent(self._store, self._fleet, unit, prepared)
+        if opened is not None:
+            await send(self._store, self._fleet, opened)
+
+    async def _split(self, unit: Unit, error: Ec2Error) -> None:
+        if len(unit) == 1:
+            await self._not_prepared(unit, error)
+            return
+        # Each half is prepared anew; its tokens are taken when its turn comes.
+        half = len(unit) // 2
+        for part in (unit[:half], unit[half:]):
+            while (wait := await self._fleet.pacer.take([("RunInstances", 1), (INSTANCES, len(part))])).wait_s > 0:
+                await asyncio.sleep(min(wait.wait_s, 1.0))
+            await self._launch(part)
+
+    async def _not_prepared(self, unit: Unit, error: Ec2Error) -> None:
+        """Nothing was asked of EC2 for these keys: fail them, or let them wait where they are."""
+        now, txn = self._store.now(), Txn()
+        reason = reason_after(error)
+        for w in unit:
+            if is_final(error):
+                info = ErrorInfo(code=error.code, message=error.message, request_id=error.request_id)
+                failed = w.record.but(
+                    phase=Phase.FAILED, reason=error.message, error=info, changed_at=now, ended_at=now
+                )
+                self._store.put_record(txn, w.stored, failed, event="puter.failed", request_id=error.request_id)
+                self._store.put_off_pad(txn, w.key, str(self._fleet))
+                _log.warning("puter.failed", namespace=w.key.namespace, tag=w.key.tag, code=error.code)
+                continue
+            event = None if w.record.reason == reason else "launch.delayed"
+            self._store.put_record(txn, w.stored, w.record.but(reason=reason, changed_at=now), event=event)
+            self._store.put_on_pad(txn, w.key, str(self._fleet), now + TRY_AGAIN_S)
+        await self._store.commit(txn)
+
+    async def _explain(self, waiting: Sequence[Waiting], calls_wait_s: float) -> None:
+        """Say of keys that have waited for a while what they wait for, and how long by the published rates."""
+        now = self._store.now()
+        if now - self._explained_at < EXPLAIN_AFTER_S:
+            return
+        self._explained_at = now
+        seconds = plan.estimate_s(len(waiting), most=self._most, calls_wait_s=calls_wait_s)
+        reason = f"waiting for EC2 request budget, about {format_duration(max(1, seconds))}"
+        for w in waiting[:EXPLAIN_AT_ONCE]:
+            if now - w.record.changed_at >= EXPLAIN_AFTER_S and w.record.reason != reason and w.key not in self._busy:
+                txn = Txn()
+                changed = w.record.but(reason=reason, changed_at=now)
+                self._store.put_record(txn, w.stored, changed, event="launch.delayed")
+                await self._store.commit(txn)
+
+
+async def open_intent(store: WorkerStore, fleet: Fleet, unit: Unit, prepared: Prepared) -> Kept[Intent] | None:
+    """Make an intent durable and take its keys off the pad, in one transaction; None if a key has moved on."""
+    intent, now, txn = prepared.intent, store.now(), Txn()
+    for w in unit:
+        store.expect_on_pad(txn, w.key, str(fleet))
+        launching = w.record.but(
+            intent=intent.intent_id,
+            reason="asking EC2 for the machine",
+            changed_at=now,
+            private_key_path=prepared.private_key_path or w.record.private_key_path,
+        )
+        detail = {"intent": intent.intent_id, "members": str(len(unit))}
+        if prepared.notices:
+            detail["notice"] = " ".join(prepared.notices)
+        store.put_record(txn, w.stored, launching, event="launch.begun", detail=detail)
+        store.put_off_pad(txn, w.key, str(fleet))
+    # From here on the end of a send is unknown until it is known: `doubtful` is what a crash leaves behind.
+    doubtful = intent.but(doubtful=True)
+    kept = store.put_intent(txn, None, doubtful, lease_until=now + LEASE_S)
+    broken, why = await store.commit_durably(txn)
+    if broken:
+        return None
+    if why is not None:
+        _log.error("intent.not_durable", intent=intent.intent_id, why=why)
+        # Nothing was sent: whoever takes it up sends it, once Redis keeps what it is told.
+        await put_off(store, kept, intent, f"{why}; nothing is launched before", TRY_AGAIN_S)
+        return None
+    return kept

@@ -1,0 +1,62 @@
+"""observe: carries over what EC2 shows of living machines into their records. A loop of the fleet's leader.
+
+May run twice, and on stale data: a record only moves on, rests on its revision, and an instance that is not shown
+stays as it was, until it has not been seen for over an hour.
+"""
+
+from __future__ import annotations
+
+from puter_client.contract.phase import LIVE, Phase
+from puter_client.contract.record import Record
+from puter_worker.ec2.instances import Instance
+from puter_worker.fleet import Fleet
+from puter_worker.stations.resolve import confirm
+from puter_worker.store.txn import Txn
+from puter_worker.store.workerstore import WorkerStore
+
+# While anything starts, its owner waits for the address; else nothing changes but ends.
+BUSY_EVERY_S = 2.0
+
+
+class Observer:
+    """The observe station of one fleet, as one leader runs it."""
+
+    def __init__(self, store: WorkerStore, fleet: Fleet, *, quiet_s: float) -> None:
+        """`quiet_s`: how often to look while nothing starts."""
+        self._store = store
+        self._fleet = fleet
+        self._quiet_s = quiet_s
+        self._swept_at = 0.0
+        self._starting = True
+
+    async def turn(self) -> None:
+        """Sweep if a sweep is due; to be called again and again."""
+        now = self._store.now()
+        newest = await self._store.newest_live(str(self._fleet))
+        busy = self._starting or (newest is not None and newest > self._swept_at)
+        if newest is None or now - self._swept_at < (min(BUSY_EVERY_S, self._quiet_s) if busy else self._quiet_s):
+            return
+        self._swept_at = now
+        self._starting = await observe(self._store, self._fleet)
+
+
+async def observe(store: WorkerStore, fleet: Fleet) -> bool:
+    """One sweep of the fleet; whether some machine is still starting."""
+    keys = await store.live_keys(str(fleet))
+    living = [k for one in await store.records(keys) if (k := one.kept) is not None and k.value.phase in LIVE]
+    # A sweep asks for known ids: the tags of an ended instance fade before itself does.
+    ids = [kept.value.instance_id for kept in living if kept.value.instance_id]
+    shown = await fleet.describe(ids)
+    if living:
+        # As long as a machine lives, its fleet is not forgotten.
+        txn = Txn()
+        store.put_fleet(txn, str(fleet), store.now())
+        await store.commit(txn)
+    for kept in living:
+        await confirm(store, fleet, kept, shown.get(kept.value.instance_id or ""))
+    return any(kept.value.phase is Phase.PENDING and _state(shown, kept.value) in ("pending", None) for kept in living)
+
+
+def _state(shown: dict[str, Instance], record: Record) -> str | None:
+    instance = shown.get(record.instance_id or "")
+    return instance.state if instance else None

@@ -1,0 +1,134 @@
+"""How the keys that wait on launchpads are put together into launches. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import Os
+from puter_client.contract.record import Record
+from puter_client.contract.spec import Spec
+from puter_worker.pacer import BUCKETS, INSTANCES
+from puter_worker.store.base import Kept
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What the members of one RunInstances call must have in common: it gives all its instances the same."""
+
+    namespace: str
+    instance_type: str
+    os: Os
+    ami: str | None
+    subnet: str | None
+    spot: bool
+    disk: int | None
+    instance_profile: str | None
+    key_name: str | None
+    public_key: str | None
+    security_group_name: str | None
+    ssh_from: tuple[str, ...]
+    aws_tags: tuple[tuple[str, str], ...]
+    ttl_s: int | None
+    owner: str | None
+    batch_id: str | None
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """One key on a launchpad, with what it is to be launched from."""
+
+    stored: Kept[Record]
+    spec: Spec
+
+    @property
+    def record(self) -> Record:
+        """Its record as read."""
+        return self.stored.value
+
+    @property
+    def key(self) -> PuterKey:
+        """Its key."""
+        return self.record.key
+
+    @property
+    def shape(self) -> Shape:
+        """What it shares with the others of its launch."""
+        spec = self.spec
+        return Shape(
+            namespace=self.record.namespace,
+            instance_type=spec.instance_type,
+            os=spec.os,
+            ami=spec.ami,
+            subnet=spec.subnet,
+            spot=spec.spot,
+            disk=spec.disk,
+            instance_profile=spec.instance_profile,
+            key_name=spec.key_name,
+            public_key=spec.public_key,
+            security_group_name=spec.security_group_name,
+            ssh_from=spec.ssh_from,
+            aws_tags=tuple(sorted(spec.aws_tags.items())),
+            ttl_s=spec.ttl_s,
+            owner=self.record.owner,
+            batch_id=self.record.batch_id,
+        )
+
+
+Unit = tuple[Waiting, ...]
+IDLE_S = 0.03
+LONGEST_WAIT_S = 0.3
+
+
+def units(waiting: Sequence[Waiting], *, calls_now: int, most: int) -> list[Unit]:
+    """The launches of these keys: one call a key where the calls suffice, else one for each group of a shape.
+
+    `calls_now` is how many RunInstances calls may be made at once, `most` how many instances one may launch.
+    Units come in turns of their namespaces, so that a namespace with many does not hold up one with few.
+    """
+    if len(waiting) <= calls_now:
+        return in_turns([(w,) for w in waiting])
+    singly = [(w,) for w in waiting if w.spec.spot]  # all Spot instances of a call have launch index 0
+    shapes: dict[Shape, list[Waiting]] = defaultdict(list)
+    for w in waiting:
+        if not w.spec.spot:
+            shapes[w.shape].append(w)
+    grouped = [
+        tuple(members[start : start + most]) for members in shapes.values() for start in range(0, len(members), most)
+    ]
+    return in_turns([*grouped, *singly])
+
+
+def in_turns(of: Iterable[Unit]) -> list[Unit]:
+    """Units ordered so that namespaces take turns."""
+    queues: dict[str, list[Unit]] = defaultdict(list)
+    for unit in of:
+        queues[unit[0].record.namespace].append(unit)
+    turns = [list(units) for units in queues.values()]
+    longest = max((len(units) for units in turns), default=0)
+    return [units[turn] for turn in range(longest) for units in turns if turn < len(units)]
+
+
+def is_ready(waiting: Sequence[Waiting], since: Mapping[str, float], now: float, *, most: int) -> bool:
+    """Whether the keys of one launchpad are launched now.
+
+    They are if they fill a group, if somebody has waited for 0.3 s, or if nobody came for 30 ms and the batches of
+    those who wait are complete: a batch that is still coming in is worth the wait, for each launch costs a call
+    whose budget is two a second.
+    """
+    if not waiting:
+        return False
+    times = [since[w.record.tag] for w in waiting]
+    if len(waiting) >= most or now - min(times) >= LONGEST_WAIT_S:
+        return True
+    expected = sum({w.record.batch_id: w.record.batch_size or 1 for w in waiting}.values())
+    return now - max(times) >= IDLE_S and len(waiting) >= expected
+
+
+def estimate_s(keys: int, *, most: int, calls_wait_s: float) -> float:
+    """In how many seconds the last of so many waiting keys can be launched, by EC2's published rates."""
+    calls = -(-keys // most)
+    by_calls = calls_wait_s + max(0, calls - 1) / BUCKETS["RunInstances"].rate
+    by_instances = max(0.0, keys - BUCKETS[INSTANCES].size) / BUCKETS[INSTANCES].rate
+    return max(by_calls, by_instances)

@@ -1,0 +1,194 @@
+"""resolve: looks keys up in EC2, many with one request: is the machine there already? A loop of the fleet's leader.
+
+May run twice: every key is decided in a transaction that rests on its record, and is taken off the list in it; killed
+before, the key comes up again when its claim runs out. An empty look-up means unknown, not absent: what protects
+against a second launch is the record, its intent, the intent's tag and its token, never this look-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+
+import structlog
+
+from puter_client.contract.batch import BatchRow
+from puter_client.contract.errors import InvalidInput
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import LIVE, Outcome, Phase
+from puter_client.contract.record import Record
+from puter_client.contract.spec import Spec
+from puter_worker.ec2.errors import Ec2Error
+from puter_worker.ec2.instances import Instance
+from puter_worker.ec2.tags import LABELLED, key_of
+from puter_worker.fleet import Fleet
+from puter_worker.stations import ensure, intake
+from puter_worker.stations.facts import DEAD, choose, gone, with_instance
+from puter_worker.store.base import Kept
+from puter_worker.store.txn import Txn
+from puter_worker.store.workerstore import WorkerStore
+
+_log = structlog.get_logger("puter.resolve")
+AT_ONCE = 1_000
+CLAIM_S = 15.0
+# Look-ups begin at least so long apart: each costs a token however few keys it is for.
+APART_S = 0.2
+WRITE_AT_ONCE = 50
+AGAIN_S = 2.0
+# For so long EC2 may still show a machine that the record knows to have ended.
+STALE_VIEW_S = 60.0
+
+
+async def resolve(store: WorkerStore, fleet: Fleet) -> int:
+    """Look up the keys that are due, up to AT_ONCE; how many they were."""
+    keys = await store.claim_look_ups(str(fleet), AT_ONCE, store.now() + CLAIM_S)
+    if not keys:
+        return 0
+    kept = [k for one in await store.records(keys) if (k := one.kept) is not None]
+    new = [k for k in kept if k.value.phase is Phase.RESOLVING]
+    live = [k for k in kept if k.value.phase in LIVE]
+    moved_on = set(keys) - {k.value.key for k in (*new, *live)}
+    if moved_on:
+        txn = Txn()
+        for key in moved_on:
+            store.put_off_look_up(txn, key, str(fleet))
+        await store.commit(txn)
+    await asyncio.gather(_resolve_new(store, fleet, new), _confirm_live(store, fleet, live))
+    return len(keys)
+
+
+async def _resolve_new(store: WorkerStore, fleet: Fleet, new: Sequence[Kept[Record]]) -> None:
+    tags: dict[str, list[str]] = defaultdict(list)
+    for kept in new:
+        tags[kept.value.namespace].append(kept.value.tag)
+    try:
+        looked_up = await asyncio.gather(*(fleet.look_up(namespace, of) for namespace, of in tags.items()))
+    except Ec2Error as error:
+        for kept in new:
+            await ensure.refused(store, kept, error)
+        return
+    found = dict(zip(tags, looked_up, strict=True))
+    specs = await store.specs([kept.value.key for kept in new])
+    pairs = list(zip(new, specs, strict=True))
+    for start in range(0, len(pairs), WRITE_AT_ONCE):
+        chunk = [
+            (kept, spec, choose(found[kept.value.namespace][kept.value.tag]))
+            for kept, spec in pairs[start : start + WRITE_AT_ONCE]
+        ]
+        txn = Txn()
+        for kept, spec, instance in chunk:
+            _decide(store, txn, fleet, kept, spec, instance)
+        if await store.commit(txn):
+            # Some record has moved on: the others are written one by one, and it is left to whoever moved it.
+            for kept, spec, instance in chunk:
+                txn = Txn()
+                _decide(store, txn, fleet, kept, spec, instance)
+                await store.commit(txn)
+
+
+def _decide(
+    store: WorkerStore, txn: Txn, fleet: Fleet, kept: Kept[Record], spec: Spec | None, instance: Instance | None
+) -> None:
+    """Adopt what is there, or put the key on the launchpad."""
+    record, now = kept.value, store.now()
+    name = key_of(instance.tags, instance.ami_launch_index) if instance else None
+    generation = name[1] if name else 1
+    if instance is not None and instance.state not in DEAD:
+        if generation < record.generation and now - record.created_at < STALE_VIEW_S:
+            waiting = record.but(reason=f"EC2 still shows {instance.instance_id}, which has ended; looking again")
+            store.put_record(txn, kept, waiting)
+            store.put_on_look_up(txn, record.key, str(fleet), now + AGAIN_S)
+            return
+        labelled = instance.tags.get(LABELLED) == "yes"
+        adopted = with_instance(record.but(generation=generation, labelled=labelled), instance, fleet.fleet_id, now)
+        store.put_record(txn, kept, adopted, event="instance.found", detail={"instance": instance.instance_id})
+        if adopted.phase in LIVE:
+            _tell(store, txn, record, Outcome.EXISTING, generation)
+            store.put_admission(txn, record.key, spec.ssh_from if spec else (), now)
+    else:
+        # Tags of the dead tell how far generations have got, should Redis have forgotten it.
+        following = max(record.generation, generation + 1) if instance else record.generation
+        waiting = record.but(
+            phase=Phase.LAUNCHING,
+            generation=following,
+            account_id=fleet.fleet_id.account,
+            region=fleet.fleet_id.region,
+            reason="waiting for its launch",
+            changed_at=now,
+        )
+        store.put_record(txn, kept, waiting, event="launch.awaited")
+        store.put_on_pad(txn, waiting.key, str(fleet), now)
+        if following != record.generation:
+            _tell(store, txn, record, Outcome.CREATED, following)
+    store.put_off_look_up(txn, record.key, str(fleet))
+
+
+def _tell(store: WorkerStore, txn: Txn, record: Record, outcome: Outcome, generation: int) -> None:
+    if record.batch_id:
+        row = BatchRow(outcome=outcome, generation=generation, wish=record.wish)
+        store.put_row(txn, record.key, record.batch_id, row)
+
+
+async def _confirm_live(store: WorkerStore, fleet: Fleet, live: Sequence[Kept[Record]]) -> None:
+    """Bring old records up to date by the ids of their instances, and decide the wishes that wait for it."""
+    ids = [kept.value.instance_id for kept in live if kept.value.instance_id]
+    try:
+        shown = await fleet.describe(ids)
+    except Ec2Error as error:
+        # The wishes wait with what is known; nothing is launched on an old record.
+        _log.warning("records.unconfirmed", fleet=str(fleet), count=len(live), code=error.code)
+        txn = Txn()
+        for kept in live:
+            store.put_off_look_up(txn, kept.value.key, str(fleet))
+            store.look_again(txn, kept.value.key, store.now() + ensure.CREDENTIALS_AGAIN_S)
+        await store.commit(txn)
+        return
+    for kept in live:
+        await confirm(store, fleet, kept, shown.get(kept.value.instance_id or ""))
+        await settle_parked(store, kept.value.key)
+        txn = Txn()
+        store.put_off_look_up(txn, kept.value.key, str(fleet))
+        await store.commit(txn)
+
+
+async def confirm(store: WorkerStore, fleet: Fleet, kept: Kept[Record], instance: Instance | None) -> None:
+    """Carry over what EC2 shows of a living machine into its record."""
+    record, now, txn = kept.value, store.now(), Txn()
+    changed = with_instance(record, instance, fleet.fleet_id, now) if instance else gone(record, now)
+    if changed is None:
+        return
+    event = None
+    if changed.phase is not record.phase:
+        event = f"instance.{changed.phase.value}"
+    elif changed.overdue != record.overdue:
+        event = "instance.overdue"
+    store.put_record(txn, kept, changed, event=event)
+    if not await store.commit(txn) and event:
+        _log.info(
+            event,
+            namespace=record.namespace,
+            tag=record.tag,
+            generation=record.generation,
+            instance_id=changed.instance_id,
+            reason=changed.reason,
+        )
+
+
+async def settle_parked(store: WorkerStore, key: PuterKey) -> None:
+    """Decide the wishes that waited for EC2's word on the key's record."""
+    raws = await store.parked(key)
+    if not raws:
+        return
+    txn, now = Txn(), store.now()
+    settling = await intake.open_settling(store, txn, [key], now)
+    store.put_unparked(txn, key, len(raws))
+    for raw in raws:
+        try:
+            wish = intake.decode_wish(raw)
+        except InvalidInput as error:  # parked by a worker of another version
+            intake.refuse(store, txn, key.namespace, raw, str(error), now)
+        else:
+            intake.settle_one(store, settling, key, wish)
+    intake.write_records(store, settling)
+    await store.commit(txn)

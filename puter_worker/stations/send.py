@@ -1,0 +1,330 @@
+"""The second half of launch: an intent is sent, its end found out, and its members told; by whoever holds its lease.
+
+May run twice: what is sent is what is stored, under one ClientToken, so EC2 launches it once; members are told in
+transactions that rest on their records still naming the intent. Killed anywhere, the intent stays open, marked
+doubtful before anything was sent, and its lease runs out: `replay` first looks in EC2 for what bears its tag, and only
+if nothing does sends the same bytes again. EC2 may not show yet what is there: what a look-up misses is looked for a
+second time, at least 30 s later, before its keys are given back to the launchpad.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+
+from puter_client.contract.phase import Phase
+from puter_client.contract.record import ErrorInfo, Record
+from puter_worker.ec2 import instances as ec2
+from puter_worker.ec2.errors import Ec2Error, Handling
+from puter_worker.ec2.instances import Instance
+from puter_worker.ec2.tags import key_of
+from puter_worker.fleet import Fleet
+from puter_worker.pacer import INSTANCES
+from puter_worker.stations.facts import DEAD, choose, with_instance
+from puter_worker.stations.waiting import is_final, reason_after
+from puter_worker.store.base import Kept
+from puter_worker.store.intent import Intent
+from puter_worker.store.txn import Txn
+from puter_worker.store.workerstore import WorkerStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_log = structlog.get_logger("puter.launch")
+LEASE_S = 10.0
+RENEW_S = 3.0
+# EC2 gives no bound for how long a new instance may stay unseen; in practice seconds.
+SECOND_LOOK_AFTER_S = 30.0
+# Past this nobody can say what EC2 still remembers of a token.
+SAFE_TO_REPEAT_S = 900.0
+BACKOFF_S = 2.0
+CREDENTIALS_S = 5.0
+CAPACITY_S = 30.0
+QUOTA_S = 60.0
+
+
+async def send(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], *, first: bool = True) -> None:
+    """Send a durable intent and tell its members what came of it.
+
+    `first`: this send is known to be the only one, so a refusal means that nothing was launched.
+    """
+    intent = kept.value
+    async with _held(store, intent):
+        try:
+            launched, request_id = await ec2.run_instances(fleet.caller, _request(intent))
+        except Ec2Error as error:
+            await _after_error(store, fleet, kept, error, first=first)
+            return
+        found = by_member(intent, launched)
+        await tell(store, fleet, intent, found, request_id=request_id)
+
+
+async def replay(store: WorkerStore, fleet: Fleet, kept: Kept[Intent]) -> None:
+    """Take up an open intent that nobody works on: find out what became of it, and go on from there."""
+    intent = kept.value
+    now, txn = store.now(), Txn()
+    kept = store.put_intent(txn, kept, intent, lease_until=now + LEASE_S)
+    if await store.commit(txn):
+        return  # somebody else has taken it up
+    _log.info("intent.taken_up", intent=intent.intent_id, members=len(intent.members), doubtful=intent.doubtful)
+    async with _held(store, intent):
+        try:
+            found = by_member(intent, await _look_up(fleet, intent)) if intent.doubtful else {}
+        except Ec2Error as error:
+            await put_off(store, kept, intent, reason_after(error), BACKOFF_S)
+            return
+    if len(found) == len(intent.members):
+        await tell(store, fleet, intent, found)
+    elif found or intent.refused or now - intent.made_at > SAFE_TO_REPEAT_S:
+        await _missed(store, fleet, kept, found)
+    else:
+        await _send_again(store, fleet, kept)
+
+
+async def _send_again(store: WorkerStore, fleet: Fleet, kept: Kept[Intent]) -> None:
+    intent = kept.value
+    granted = await fleet.pacer.take([("RunInstances", 1), (INSTANCES, len(intent.members))])
+    if granted.wait_s > 0:
+        await store.renew_intent(intent, store.now() + granted.wait_s)
+        return
+    txn, again = Txn(), intent.but(doubtful=True, sends=intent.sends + 1)
+    kept = store.put_intent(txn, kept, again, lease_until=store.now() + LEASE_S)
+    broken, why = await store.commit_durably(txn)
+    if broken:
+        return
+    if why is not None:
+        await put_off(store, kept, again, f"{why}; nothing is launched before", CREDENTIALS_S)
+        return
+    await send(store, fleet, kept, first=not intent.doubtful)
+
+
+async def _after_error(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], error: Ec2Error, *, first: bool) -> None:
+    intent = kept.value
+    # What is not doubtful says that this send had no effect; of an earlier one it says nothing.
+    certain = first and not error.doubtful
+    open_still = intent.but(doubtful=not certain)
+    match error.handling:
+        case Handling.AGAIN | Handling.THROTTLED | Handling.DOUBTFUL:
+            await put_off(store, kept, open_still, reason_after(error), BACKOFF_S)
+        case Handling.CREDENTIALS:
+            await put_off(store, kept, open_still, reason_after(error), CREDENTIALS_S)
+        case Handling.IDEMPOTENT_MISMATCH | Handling.IDEMPOTENT_TERMINATED:
+            await _adopt_by_key(store, fleet, kept, error, certain=certain)
+        case _ if not certain:
+            refused = intent.but(refused=error.code)
+            await put_off(store, kept, refused, reason_after(error), BACKOFF_S)
+        case _ if is_final(error):
+            await _fail(store, intent, error)
+        case _:
+            await _give_back(store, fleet, intent, reason_after(error), _pause_s(error))
+
+
+def _pause_s(error: Ec2Error) -> float:
+    return {Handling.OTHER_ZONE: CAPACITY_S, Handling.QUOTA: QUOTA_S}.get(error.handling, BACKOFF_S)
+
+
+async def _adopt_by_key(
+    store: WorkerStore, fleet: Fleet, kept: Kept[Intent], error: Ec2Error, *, certain: bool
+) -> None:
+    """The token was used before, by an intent that Redis no longer knows: what it launched bears the keys' tags.
+
+    `certain`: this intent itself launched nothing. A dead machine then belongs to a generation that Redis has
+    forgotten, and the wish still wants one; otherwise it may be the very one that was wished for, and has ended.
+    """
+    intent = kept.value
+    try:
+        shown = await fleet.look_up(intent.namespace, [member.tag for member in intent.members])
+    except Ec2Error as failed:
+        await put_off(store, kept, intent.but(doubtful=True), reason_after(failed), BACKOFF_S)
+        return
+    found = {tag: instance for tag, of_tag in shown.items() if (instance := choose(of_tag)) is not None}
+    _log.warning("intent.token_known", intent=intent.intent_id, code=error.code, found=len(found))
+    if certain and all(instance.state in DEAD for instance in found.values()):
+        reason = "an earlier machine of this name has ended; launching the next"
+        await _give_back(store, fleet, intent, reason, 0.0, ended=found)
+    elif len(found) == len(intent.members):
+        await tell(store, fleet, intent, found)
+    else:
+        await _missed(store, fleet, Kept(intent.but(refused=error.code, doubtful=True), kept.rev), found)
+
+
+async def _missed(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], found: Mapping[str, Instance]) -> None:
+    """Some members, or all, were not to be seen: look a second time before concluding that they are not there."""
+    intent = kept.value
+    now = store.now()
+    if intent.missed_at is not None and now - intent.missed_at >= SECOND_LOOK_AFTER_S:
+        await tell(store, fleet, intent, found)
+        return
+    looking = intent if intent.missed_at is not None else intent.but(missed_at=now)
+    wait_s = SECOND_LOOK_AFTER_S if looking is not intent else BACKOFF_S
+    await put_off(store, kept, looking, "not all of the launch is to be seen in EC2 yet; looking again", wait_s)
+
+
+async def tell(
+    store: WorkerStore,
+    fleet: Fleet,
+    intent: Intent,
+    found: Mapping[str, Instance],
+    *,
+    request_id: str | None = None,
+) -> None:
+    """Give each member its instance, put those without one back on the launchpad, and close the intent."""
+    single = len(intent.members) == 1
+    while True:
+        now, txn = store.now(), Txn()
+        for member, stored in await _members(store, intent):
+            record = stored.value
+            instance = found.get(member)
+            if instance is None:
+                reason = "EC2 launched fewer machines than asked for; waiting for the next launch"
+                _put_back(store, txn, fleet, stored, record, reason, now, 0.0)
+                continue
+            labelled = single or instance.tags.get("puter:labelled") == "yes"
+            alive = with_instance(record.but(labelled=labelled), instance, fleet.fleet_id, now)
+            detail = {"instance": instance.instance_id, "intent": intent.intent_id}
+            store.put_record(txn, stored, alive, event="instance.launched", request_id=request_id, detail=detail)
+        store.close_intent(txn, intent)
+        if not await store.commit(txn):
+            break
+    _log.info(
+        "intent.closed",
+        intent=intent.intent_id,
+        namespace=intent.namespace,
+        members=len(intent.members),
+        launched=len(found),
+        request_id=request_id,
+        instance_ids=[instance.instance_id for instance in found.values()],
+    )
+
+
+async def _fail(store: WorkerStore, intent: Intent, error: Ec2Error) -> None:
+    while True:
+        now, txn = store.now(), Txn()
+        info = ErrorInfo(code=error.code, message=error.message, request_id=error.request_id)
+        for tag, stored in await _members(store, intent):
+            record = stored.value
+            failed = record.but(
+                phase=Phase.FAILED,
+                reason=error.message,
+                error=info,
+                intent=None,
+                changed_at=now,
+                ended_at=now,
+            )
+            store.put_record(txn, stored, failed, event="puter.failed", request_id=error.request_id)
+            _log.warning("puter.failed", namespace=intent.namespace, tag=tag, code=error.code)
+        store.close_intent(txn, intent)
+        if not await store.commit(txn):
+            return
+
+
+async def _give_back(
+    store: WorkerStore,
+    fleet: Fleet,
+    intent: Intent,
+    reason: str,
+    pause_s: float,
+    *,
+    ended: Mapping[str, Instance] | None = None,
+) -> None:
+    """Close the intent and put its members back; `ended`: machines of generations that Redis has forgotten."""
+    while True:
+        now, txn = store.now(), Txn()
+        for tag, stored in await _members(store, intent):
+            record = stored.value
+            if ended is None:
+                _put_back(store, txn, fleet, stored, record, reason, now, pause_s)
+                continue
+            name = key_of(ended[tag].tags, ended[tag].ami_launch_index) if tag in ended else None
+            reached = max(record.generation, name[1] if name else 0)
+            _put_back(store, txn, fleet, stored, record.but(generation=reached + 1), reason, now, pause_s)
+        store.close_intent(txn, intent)
+        if not await store.commit(txn):
+            return
+
+
+def _put_back(
+    store: WorkerStore,
+    txn: Txn,
+    fleet: Fleet,
+    stored: Kept[Record],
+    record: Record,
+    reason: str,
+    now: float,
+    pause_s: float,
+) -> None:
+    waiting = record.but(intent=None, attempt=record.attempt + 1, reason=reason, changed_at=now)
+    store.put_record(txn, stored, waiting, event="launch.put_off")
+    store.put_on_pad(txn, record.key, str(fleet), now + pause_s)
+
+
+async def put_off(store: WorkerStore, kept: Kept[Intent], intent: Intent, reason: str, pause_s: float) -> None:
+    """Leave an intent open, to be taken up after a pause, and tell its members why."""
+    while True:
+        now, txn = store.now(), Txn()
+        store.put_intent(txn, kept, intent, lease_until=now + pause_s)
+        guards = txn.guards
+        for _, member in await _members(store, intent):
+            record = member.value
+            if record.reason != reason:
+                told = record.but(reason=reason, changed_at=now)
+                store.put_record(txn, member, told, event="launch.delayed")
+        broken = await store.commit(txn)
+        if not broken or broken[0] < guards:
+            return  # written, or the intent itself has been taken up by somebody else
+
+
+async def _members(store: WorkerStore, intent: Intent) -> list[tuple[str, Kept[Record]]]:
+    """The members whose records still wait for this intent, by tag."""
+    records = await store.records(intent.keys)
+    return [
+        (member.tag, kept)
+        for member, stored in zip(intent.members, records, strict=True)
+        if (kept := stored.kept) is not None and kept.value.intent == intent.intent_id
+    ]
+
+
+async def _look_up(fleet: Fleet, intent: Intent) -> Sequence[Instance]:
+    return await ec2.find_by_intent(fleet.caller, intent.intent_id)
+
+
+def by_member(intent: Intent, launched: Sequence[Instance]) -> dict[str, Instance]:
+    """The instances of an intent by the tag of their member; of a single one, whatever its index."""
+    if len(intent.members) == 1:
+        instance = choose(list(launched))
+        return {intent.members[0].tag: instance} if instance else {}
+    return {
+        intent.members[instance.ami_launch_index].tag: instance
+        for instance in launched
+        if 0 <= instance.ami_launch_index < len(intent.members)
+    }
+
+
+def _request(intent: Intent) -> dict[str, Any]:
+    request: dict[str, Any] = msgspec.json.decode(intent.request)
+    return request
+
+
+@asynccontextmanager
+async def _held(store: WorkerStore, intent: Intent) -> AsyncIterator[None]:
+    """Renew the intent's lease while inside, so that nobody else takes it up while this worker lives."""
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await store.renew_intent(intent, store.now() + LEASE_S)
+            except store.errors as error:
+                # If it runs out meanwhile, somebody else looks and adopts: harmless, see above.
+                _log.warning("lease.not_renewed", intent=intent.intent_id, error=type(error).__name__)
+
+    renewing = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        renewing.cancel()

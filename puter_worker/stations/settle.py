@@ -1,0 +1,105 @@
+"""What becomes of a wish, decided from its key's record alone. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+import msgspec
+
+from puter_client.contract.batch import BatchRow
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import LIVE, ON_ITS_WAY, Origin, Outcome, Phase, Result
+from puter_client.contract.record import Record
+from puter_client.contract.spec import Spec, differing_fields, spec_digest
+from puter_client.contract.wish import CancelWish, UpWish
+
+# A record that EC2 confirmed this recently is answered as it is; an older one is checked first.
+FRESH_S = 30.0
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What a wish changes.
+
+    Attributes:
+        row: of the wish's batch.
+        record: the key's new record, if the wish asks for a machine that is not there.
+    """
+
+    row: BatchRow
+    record: Record | None = None
+
+
+def is_stale(record: Record | None, now: float) -> bool:
+    """Whether EC2 must confirm the record before a wish is answered from it."""
+    return record is not None and record.phase in LIVE and now - (record.observed_at or 0.0) > FRESH_S
+
+
+def settle(old: Record | None, served: Spec | None, wish: UpWish, key: PuterKey, now: float) -> Verdict:
+    """What becomes of a wish.
+
+    `old` is the key's record and `served` its spec (None if unknown); `now` is Redis TIME in seconds.
+    """
+    if old is None or old.phase in (Phase.FAILED, Phase.CANCELLED):
+        return _created(old, wish, key, now)
+    same = old.spec_digest == spec_digest(wish.spec)
+    if old.phase in ON_ITS_WAY or old.phase in LIVE:
+        if not same:
+            return Verdict(row=_row(old, Outcome.CONFLICT, _conflict(old, served, wish)))
+        return Verdict(row=_row(old, Outcome.JOINED if old.phase in ON_ITS_WAY else Outcome.EXISTING))
+    if wish.again or not same or not old.has_workload or wish.origin is Origin.UP:
+        return _created(old, wish, key, now)
+    if old.result is Result.SUCCEEDED:
+        return Verdict(row=_row(old, Outcome.DONE, "its workload has succeeded; --again runs it once more"))
+    if wish.retry_failed:
+        return _created(old, wish, key, now)
+    ended = f"its workload ended {old.result}" if old.result else "how its workload ended is not known"
+    return Verdict(row=_row(old, Outcome.SKIPPED, f"{ended}; --retry-failed runs it again"))
+
+
+def cancelled(old: Record | None, wish: CancelWish, now: float) -> Record | None:
+    """The record after a cancel; None if the cancel came too late, or speaks of another batch."""
+    if old is None or old.phase not in ON_ITS_WAY or old.intent is not None:
+        return None
+    if wish.batch is not None and wish.batch != old.batch_id:
+        return None
+    return old.but(phase=Phase.CANCELLED, reason=f"cancelled by {wish.user}", changed_at=now, ended_at=now)
+
+
+def _row(old: Record, outcome: Outcome, message: str | None = None) -> BatchRow:
+    return BatchRow(outcome=outcome, generation=old.generation, wish=old.wish, message=message)
+
+
+def _conflict(old: Record, served: Spec | None, wish: UpWish) -> str:
+    fields = differing_fields(served, wish.spec) if served else ()
+    named = ", ".join(field.replace("_", "-") for field in fields) or "its specification"
+    remedy = "use another tag, or wait until it has ended"
+    return f"{old.phase.value} with another {named}: {remedy}"
+
+
+def _created(old: Record | None, wish: UpWish, key: PuterKey, now: float) -> Verdict:
+    spec = wish.spec
+    generation = 1 if old is None else old.generation + (1 if old.instance_id else 0)
+    record = Record(
+        namespace=key.namespace,
+        tag=key.tag,
+        wish=1 if old is None else old.wish + 1,
+        generation=generation,
+        # A later launch of the same generation needs a token of its own: EC2 binds one to its parameters for good.
+        attempt=old.attempt + 1 if old is not None and generation == old.generation else 0,
+        phase=Phase.QUEUED,
+        reason="waiting for its turn in the queue",
+        created_at=now,
+        changed_at=now,
+        batch_id=wish.batch,
+        batch_size=wish.size,
+        owner=wish.user,
+        spec_digest=spec_digest(spec),
+        profile=spec.profile,
+        region=spec.region,
+        instance_type=spec.instance_type,
+        os=spec.os,
+        ttl_s=spec.ttl_s,
+        key_name=spec.key_name,
+        private_key_path=spec.private_key_path,
+        has_workload=spec.run is not None,
+    )
+    row = BatchRow(outcome=Outcome.CREATED, generation=generation, wish=record.wish)
+    return Verdict(row=row, record=record)

@@ -1,0 +1,75 @@
+"""Inboxes: what clients append, and what of it waits for EC2's word."""
+
+from __future__ import annotations
+
+from puter_client.contract.key import PuterKey
+from puter_client.contract.wish import MAX_WISH_BYTES
+from puter_client.store import names as public
+from puter_worker.store import names
+from puter_worker.store.base import KEEP_S
+from puter_worker.store.queue import Queue
+from puter_worker.store.records import NOT_RESTARTED_S
+from puter_worker.store.txn import Txn
+
+TAKE_WISHES = 500
+TAKE_BYTES = 1_000_000
+TAKING_MS = 2_000
+
+
+class Inboxes(Queue):
+    """Inboxes, their bell, and parked wishes."""
+
+    async def rung(self) -> list[str]:
+        """Namespaces whose inbox may hold something; a client writes them, so they are only text yet."""
+        return [raw.decode(errors="replace") for raw in await self.redis.smembers(public.BELL)]
+
+    async def silence(self, namespace: str) -> None:
+        """Take a namespace off the bell, whatever its inbox holds."""
+        await self.redis.srem(public.BELL, namespace)
+
+    async def unring(self, namespace: str) -> None:
+        """Take a namespace off the bell if its inbox is empty."""
+        await self.scripts.unring(keys=[public.inbox(namespace), public.BELL], args=[namespace])
+
+    async def take(self, namespace: str) -> tuple[list[bytes], bytes | None]:
+        """The head of an inbox, left where it is: at most 500 wishes and about 1 MB; too large ones are empty.
+
+        Returns them with the count of takings on which `put_taken` must rest; nothing while another
+        intake is at it.
+        """
+        count, *wishes = await self.scripts.take(
+            keys=[public.inbox(namespace), names.taking(namespace), names.TAKEN],
+            args=[TAKE_WISHES, TAKE_BYTES, MAX_WISH_BYTES, namespace, TAKING_MS],
+        )
+        return wishes, count or None
+
+    async def give_back(self, namespace: str) -> None:
+        """What was taken stays in the inbox, for anyone to take."""
+        await self.redis.unlink(names.taking(namespace))
+
+    def put_taken(self, txn: Txn, namespace: str, count: bytes | None, wishes: int) -> None:
+        """Trim what was taken; of two intakes that read the same wishes, the second one's transaction fails."""
+        txn.expect(names.TAKEN, namespace, count)
+        txn.do("HINCRBY", names.TAKEN, namespace, 1)
+        txn.do("EXPIRE", names.TAKEN, KEEP_S)
+        txn.do("LTRIM", public.inbox(namespace), wishes, -1)
+        txn.do("UNLINK", names.taking(namespace))
+
+    def park(self, txn: Txn, key: PuterKey, wish: bytes, now: float) -> None:
+        """Keep a wish with its key until EC2 has confirmed the key's record; its station runs now."""
+        txn.do("RPUSH", names.parked(key), wish)
+        txn.do("EXPIRE", names.parked(key), KEEP_S)
+        txn.do("ZADD", names.MOVING, now + NOT_RESTARTED_S, str(key))
+        txn.do("EXPIRE", names.MOVING, KEEP_S)
+        self.enqueue(txn, key)
+
+    def put_unparked(self, txn: Txn, key: PuterKey, wishes: int) -> None:
+        """Trim what was settled of the key's parked wishes, if none was settled by somebody else."""
+        txn.expect_length(names.parked(key), wishes)
+        txn.do("UNLINK", names.parked(key))
+        txn.do("ZREM", names.MOVING, str(key))
+
+    async def parked(self, key: PuterKey) -> list[bytes]:
+        """Wishes that wait until EC2 has confirmed the key's record."""
+        wishes: list[bytes] = await self.redis.lrange(names.parked(key), 0, TAKE_WISHES - 1)
+        return wishes

@@ -1,0 +1,57 @@
+"""Open intents: launches whose end is not yet told to all their members."""
+
+from __future__ import annotations
+
+import structlog
+
+from puter_worker.store import names
+from puter_worker.store.base import KEEP_S, Base, Kept, Stored, decode, encode, next_rev
+from puter_worker.store.intent import Intent
+from puter_worker.store.txn import Txn
+
+_log = structlog.get_logger("puter.store")
+
+
+class Intents(Base):
+    """Intents and their leases."""
+
+    async def intent(self, intent_id: str) -> Stored[Intent]:
+        """One intent with its revision."""
+        rev, doc = await self.redis.hmget(names.intent(intent_id), "rev", "doc")
+        return Stored(decode(doc, Intent, names.intent(intent_id)), rev)
+
+    def put_intent(self, txn: Txn, old: Kept[Intent] | None, new: Intent, *, lease_until: float) -> Kept[Intent]:
+        """Write an intent if it is still as read (None: not there); until `lease_until` nobody else takes it up.
+
+        Returns it as it is once the transaction is carried out.
+        """
+        name = names.intent(new.intent_id)
+        rev = next_rev(old.rev if old else None)
+        txn.expect(name, "rev", old.rev if old else None)
+        txn.do("HSET", name, "doc", encode(new), "rev", rev)
+        txn.do("EXPIRE", name, KEEP_S)
+        txn.do("ZADD", names.intents(new.fleet), lease_until, new.intent_id)
+        txn.do("EXPIRE", names.intents(new.fleet), KEEP_S)
+        return Kept(new, str(rev).encode())
+
+    async def open_intents(self, fleet: str, now: float) -> list[Kept[Intent]]:
+        """Open intents of the fleet that nobody works on."""
+        ids = [raw.decode() for raw in await self.redis.zrangebyscore(names.intents(fleet), "-inf", now)]
+        found: list[Kept[Intent]] = []
+        for intent_id in ids:
+            kept = (await self.intent(intent_id)).kept
+            if kept is not None:
+                found.append(kept)
+                continue
+            _log.error("intent.lost", intent=intent_id)
+            await self.redis.zrem(names.intents(fleet), intent_id)
+        return found
+
+    async def renew_intent(self, intent: Intent, lease_until: float) -> None:
+        """Nobody else shall take up the intent until then."""
+        await self.redis.zadd(names.intents(intent.fleet), {intent.intent_id: lease_until}, xx=True)
+
+    def close_intent(self, txn: Txn, intent: Intent) -> None:
+        """The intent has ended; every member knows of it what it needs."""
+        txn.do("UNLINK", names.intent(intent.intent_id))
+        txn.do("ZREM", names.intents(intent.fleet), intent.intent_id)

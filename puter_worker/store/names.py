@@ -1,0 +1,85 @@
+"""Names in Redis that only workers know, beside the published ones of `puter_client.store.names`."""
+
+from __future__ import annotations
+
+from puter_client.contract.key import PuterKey
+
+QUEUE = "arq:queue"  # sorted set: arq's own
+JOB = "arq:job:"  # + job id: arq's own
+FLEETS = "puter:_fleets"  # sorted set: fleet id → when it last had something to do
+MOVING = "puter:_moving"  # sorted set: key → when it shall be looked at again if nothing has moved it
+BACKLOGS = "puter:_backlogs"  # set: namespaces whose backlog holds something
+EPOCH = "puter:_epoch"  # string: a random id, made when Redis was first seen empty
+
+ADMISSIONS = "puter:_admissions"  # sorted set: JSON of [namespace, tag, CIDRs] → when to let them in
+TAKEN = "puter:_taken"  # hash: namespace → how often its inbox has been taken from
+
+
+def taking(namespace: str) -> str:
+    """String: a short lock, so that two intakes seldom read the same wishes in vain."""
+    return f"puter:_taking:{namespace}"
+
+
+def spec(key: PuterKey) -> str:
+    """String: the JSON of the spec that the key's record serves."""
+    return f"puter:_spec:{key}"
+
+
+def parked(key: PuterKey) -> str:
+    """List: wishes for a key whose record must first be checked in EC2."""
+    return f"puter:_parked:{key}"
+
+
+def backlog(namespace: str) -> str:
+    """List: tags that wait for a place in arq's queue."""
+    return f"puter:_backlog:{namespace}"
+
+
+def fed(namespace: str) -> str:
+    """Sorted set: tags with a place in arq's queue, by the time they got it."""
+    return f"puter:_fed:{namespace}"
+
+
+def look_ups(fleet: str) -> str:
+    """Sorted set: keys to be looked up in EC2 → from when, or until when somebody is at it."""
+    return f"puter:_look_ups:{fleet}"
+
+
+def pads(fleet: str) -> str:
+    """Set: namespaces with keys on a launchpad of the fleet."""
+    return f"puter:_pads:{fleet}"
+
+
+def pad(fleet: str, namespace: str) -> str:
+    """Sorted set, the launchpad: tag → the time from which it may be launched."""
+    return f"puter:_pad:{fleet}:{namespace}"
+
+
+def intents(fleet: str) -> str:
+    """Sorted set: open intents of the fleet → until when somebody works on them."""
+    return f"puter:_intents:{fleet}"
+
+
+def intent(intent_id: str) -> str:
+    """Hash of an intent: `doc` and `rev`."""
+    return f"puter:_intent:{intent_id}"
+
+
+def live(fleet: str) -> str:
+    """Sorted set: keys of the fleet whose machine is alive, by the time it became so."""
+    return f"puter:_live:{fleet}"
+
+
+def labels(fleet: str) -> str:
+    """Sorted set: `<key>#<generation>` whose own tags are still to be written → until when somebody is at it."""
+    return f"puter:_labels:{fleet}"
+
+
+def lease(fleet: str) -> str:
+    """String: id of the worker that leads the fleet."""
+    return f"puter:_lease:{fleet}"
+
+
+def bucket(account: str, region: str, name: str) -> str:
+    """Hash: one token bucket of an account and region."""
+    return f"puter:_public:bucket:{account}:{region}:{name}"

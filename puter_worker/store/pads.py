@@ -1,0 +1,64 @@
+"""Look-ups and launchpads: the keys that wait for EC2's word, or for their launch."""
+
+from __future__ import annotations
+
+from puter_client.contract.key import PuterKey
+from puter_worker.store import names
+from puter_worker.store.base import KEEP_S
+from puter_worker.store.records import Records
+from puter_worker.store.txn import Txn
+
+
+class Pads(Records):
+    """Look-ups of fleets, and their launchpads, one a namespace."""
+
+    def put_on_pad(self, txn: Txn, key: PuterKey, fleet: str, at: float) -> None:
+        """The key waits on its fleet's launchpad; it may be launched from this time on."""
+        pad = names.pad(fleet, key.namespace)
+        txn.do("ZADD", pad, at, key.tag)
+        txn.do("EXPIRE", pad, KEEP_S)
+        txn.do("SADD", names.pads(fleet), key.namespace)
+        txn.do("EXPIRE", names.pads(fleet), KEEP_S)
+        self.put_fleet(txn, fleet, at)
+
+    def put_off_pad(self, txn: Txn, key: PuterKey, fleet: str) -> None:
+        """The key no longer waits on the launchpad."""
+        txn.do("ZREM", names.pad(fleet, key.namespace), key.tag)
+
+    def expect_on_pad(self, txn: Txn, key: PuterKey, fleet: str) -> None:
+        """The key still waits on the launchpad."""
+        txn.expect_member(names.pad(fleet, key.namespace), key.tag)
+
+    def put_on_look_up(self, txn: Txn, key: PuterKey, fleet: str, at: float) -> None:
+        """The key shall be looked up in EC2, from this time on."""
+        txn.do("ZADD", names.look_ups(fleet), at, str(key))
+        txn.do("EXPIRE", names.look_ups(fleet), KEEP_S)
+        self.put_fleet(txn, fleet, at)
+
+    def put_off_look_up(self, txn: Txn, key: PuterKey, fleet: str) -> None:
+        """The key is looked up, or no longer to be."""
+        txn.do("ZREM", names.look_ups(fleet), str(key))
+
+    async def claim_look_ups(self, fleet: str, most: int, until: float) -> list[PuterKey]:
+        """Keys to be looked up that nobody is at, claimed until a time."""
+        raws = await self.scripts.claim(keys=[names.look_ups(fleet)], args=[self.now(), until, most])
+        return [PuterKey.parse(raw.decode()) for raw in raws]
+
+    async def pads(self, fleet: str) -> list[str]:
+        """Namespaces with a launchpad of the fleet that is not empty."""
+        namespaces = [raw.decode() for raw in await self.redis.smembers(names.pads(fleet))]
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for namespace in namespaces:
+                pipe.zcard(names.pad(fleet, namespace))
+            sizes = await pipe.execute()
+        for namespace, size in zip(namespaces, sizes, strict=True):
+            if not size:
+                await self.scripts.unpad(keys=[names.pads(fleet), names.pad(fleet, namespace)], args=[namespace])
+        return [namespace for namespace, size in zip(namespaces, sizes, strict=True) if size]
+
+    async def on_pad(self, fleet: str, namespace: str, now: float, most: int) -> dict[str, float]:
+        """Tags on a launchpad that may be launched, with the time from which they may, the earliest first."""
+        pairs = await self.redis.zrangebyscore(
+            names.pad(fleet, namespace), "-inf", now, start=0, num=most, withscores=True
+        )
+        return {tag.decode(): at for tag, at in pairs}

@@ -1,0 +1,57 @@
+"""arq's queue: which keys' stations run, and which shall run again."""
+
+from __future__ import annotations
+
+from puter_client.contract.key import PuterKey
+from puter_worker.store import names
+from puter_worker.store.base import KEEP_S, Base
+from puter_worker.store.txn import Txn
+
+RESTART_AFTER_S = 15.0
+# A namespace's share of the queue: its 10,000 do not hold up another's one.
+ROOM_IN_QUEUE = 500
+
+
+class Queue(Base):
+    """Backlogs, arq's queue, and the set of what must move."""
+
+    def enqueue(self, txn: Txn, key: PuterKey) -> None:
+        """Let the key's station run: its tag goes to the backlog, which `feed` empties into arq's queue."""
+        txn.do("RPUSH", names.backlog(key.namespace), key.tag)
+        txn.do("EXPIRE", names.backlog(key.namespace), KEEP_S)
+        txn.do("SADD", names.BACKLOGS, key.namespace)
+        txn.do("EXPIRE", names.BACKLOGS, KEEP_S)
+
+    async def feed(self) -> int:
+        """Move tags from the backlogs to arq's queue, each namespace within its room there; how many."""
+        fed = 0
+        for raw in await self.redis.smembers(names.BACKLOGS):
+            namespace = raw.decode()
+            fed += await self.scripts.feed(
+                keys=[names.backlog(namespace), names.fed(namespace), names.BACKLOGS, names.QUEUE, names.MOVING],
+                args=[namespace, int(self.now() * 1000), ROOM_IN_QUEUE, RESTART_AFTER_S],
+            )
+        return fed
+
+    async def leave_queue(self, key: PuterKey) -> None:
+        """The key's job has ended: its place in the queue is another's."""
+        await self.redis.zrem(names.fed(key.namespace), key.tag)
+
+    async def restart_stuck(self, limit: int = 500) -> list[PuterKey]:
+        """Enqueue keys that nothing has moved for their time; a station may always run once more."""
+        now = self.now()
+        stuck = [
+            PuterKey.parse(raw.decode())
+            for raw in await self.redis.zrangebyscore(names.MOVING, "-inf", now, start=0, num=limit)
+        ]
+        txn = Txn()
+        for key in stuck:
+            txn.do("ZADD", names.MOVING, "XX", now + RESTART_AFTER_S, str(key))
+            self.enqueue(txn, key)
+        if txn:
+            await self.commit(txn)
+        return stuck
+
+    def look_again(self, txn: Txn, key: PuterKey, at: float) -> None:
+        """Run the key's station again at a time, if it is still on its way then."""
+        txn.do("ZADD", names.MOVING, at, str(key))

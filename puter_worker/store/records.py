@@ -1,0 +1,126 @@
+"""Records and batches: what is published, and the sets that follow from a record's phase."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from puter_client.contract.batch import BatchInfo, BatchRow
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY
+from puter_client.contract.record import Event, Record
+from puter_client.contract.spec import Spec
+from puter_client.store import names as public
+from puter_worker.store import names
+from puter_worker.store.base import KEEP_S, Base, Kept, Stored, decode, encode
+from puter_worker.store.txn import Txn
+
+KEEP_EVENTS = 200
+# What lies in an inbox or on a launchpad is taken up by its own loop; only should that fail is it restarted.
+NOT_RESTARTED_S = 600.0
+
+
+class Records(Base):
+    """Reads and guarded writes of records, specs and batches."""
+
+    async def records(self, keys: Sequence[PuterKey]) -> list[Stored[Record]]:
+        """Records with their revisions, in the order of the keys."""
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hmget(public.record(key), "rev", "doc")
+            answers = await pipe.execute()
+        return [
+            Stored(decode(doc, Record, public.record(key)), rev) for key, (rev, doc) in zip(keys, answers, strict=True)
+        ]
+
+    async def record(self, key: PuterKey) -> Stored[Record]:
+        """One record with its revision."""
+        return (await self.records([key]))[0]
+
+    async def specs(self, keys: Sequence[PuterKey]) -> list[Spec | None]:
+        """The specs that the keys' records serve, in the order of the keys."""
+        if not keys:
+            return []
+        raws = await self.redis.mget([names.spec(key) for key in keys])
+        return [decode(raw, Spec, names.spec(key)) for key, raw in zip(keys, raws, strict=True)]
+
+    def put_spec(self, txn: Txn, key: PuterKey, spec: Spec) -> None:
+        """Keep the spec that the key's record serves from now on."""
+        txn.do("SET", names.spec(key), encode(spec), "EX", KEEP_S)
+
+    def put_record(
+        self,
+        txn: Txn,
+        old: Stored[Record] | Kept[Record],
+        new: Record,
+        *,
+        event: str | None = None,
+        request_id: str | None = None,
+        detail: dict[str, str] | None = None,
+    ) -> int:
+        """Write a record if it is still as read, and all that follows from it: indexes, timeline, channel.
+
+        Returns the number of its guard. This is the one place where a phase decides in which sets a key is.
+        """
+        key, text = new.key, str(new.key)
+        guard = txn.expect(public.record(key), "rev", old.rev)
+        txn.do("HSET", public.record(key), "doc", encode(new), "rev", int(old.rev or 0) + 1)
+        txn.do("EXPIRE", public.record(key), KEEP_S + max(0, (new.ttl_s or 0)))
+        if event is None and old.value is not None and old.value.phase is new.phase:
+            return guard
+        was = old.value.phase if old.value else None
+        if was is not new.phase:
+            self._put_in_sets(txn, old.value, new)
+        if event:
+            line = Event(
+                at=new.changed_at,
+                event=event,
+                generation=new.generation,
+                phase=new.phase,
+                reason=new.reason,
+                request_id=request_id,
+                detail=detail or {},
+            )
+            txn.do("RPUSH", public.events(key), encode(line))
+            txn.do("LTRIM", public.events(key), -KEEP_EVENTS, -1)
+            txn.do("EXPIRE", public.events(key), KEEP_S)
+        txn.do("PUBLISH", public.channel(key.namespace), text.partition("/")[2])
+        return guard
+
+    def _put_in_sets(self, txn: Txn, old: Record | None, new: Record) -> None:
+        key, index = str(new.key), public.index(new.namespace)
+        ended = new.phase in ENDED
+        txn.do("ZADD", index, new.changed_at if ended else "+inf", new.tag)
+        txn.do("EXPIRE", index, KEEP_S)
+        if new.phase in ON_ITS_WAY:
+            txn.do("ZADD", names.MOVING, new.changed_at + NOT_RESTARTED_S, key)
+            txn.do("EXPIRE", names.MOVING, KEEP_S)
+        else:
+            txn.do("ZREM", names.MOVING, key)
+        if new.fleet and new.phase in LIVE:
+            txn.do("ZADD", names.live(new.fleet), new.changed_at, key)
+            txn.do("EXPIRE", names.live(new.fleet), KEEP_S)
+            self.put_fleet(txn, new.fleet, new.changed_at)
+            if not new.labelled:
+                txn.do("ZADD", names.labels(new.fleet), "NX", new.changed_at, f"{key}#{new.generation}")
+                txn.do("EXPIRE", names.labels(new.fleet), KEEP_S)
+        elif old and old.fleet and old.phase in LIVE:
+            txn.do("ZREM", names.live(old.fleet), key)
+            txn.do("ZREM", names.labels(old.fleet), f"{key}#{old.generation}")
+
+    def put_fleet(self, txn: Txn, fleet: str, now: float) -> None:
+        """The fleet has something to do: some worker shall lead it."""
+        txn.do("ZADD", names.FLEETS, now, fleet)
+        txn.do("EXPIRE", names.FLEETS, KEEP_S)
+
+    def put_batch(self, txn: Txn, info: BatchInfo) -> None:
+        """Keep the head of a batch, as it was first seen."""
+        name = public.batch(info.namespace, info.batch_id)
+        txn.do("HSETNX", name, public.BATCH_INFO, encode(info))
+        txn.do("EXPIRE", name, KEEP_S)
+        txn.do("ZADD", public.batches(info.namespace), "NX", info.created_at, info.batch_id)
+        txn.do("EXPIRE", public.batches(info.namespace), KEEP_S)
+
+    def put_row(self, txn: Txn, key: PuterKey, batch_id: str, row: BatchRow) -> None:
+        """Tell in a batch what became of its wish for this key."""
+        txn.do("HSET", public.batch(key.namespace, batch_id), key.tag, encode(row))
+        txn.do("PUBLISH", public.channel(key.namespace), key.tag)

@@ -1,0 +1,290 @@
+"""A worker: intake, arq's ensure jobs, and the loops of the fleets it leads, from start to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import structlog
+from arq import Retry
+from arq.connections import ArqRedis
+from arq.worker import Worker as ArqWorker
+from arq.worker import func
+
+import puter_worker
+from puter_client.contract.health import WorkerHealth
+from puter_client.contract.key import PuterKey
+from puter_client.local.idle import exit_if_unused
+from puter_client.paths import Paths
+from puter_client.store.connection import connection_pool
+from puter_worker.ec2.session import Sessions
+from puter_worker.fleet import Fleets
+from puter_worker.lead import Leader
+from puter_worker.settings import Settings
+from puter_worker.stations.admit import admit
+from puter_worker.stations.ensure import ensure
+from puter_worker.stations.intake import intake
+from puter_worker.store.workerstore import WorkerStore
+
+if TYPE_CHECKING:
+    from arq.typing import WorkerCoroutine
+
+_log = structlog.get_logger("puter.worker")
+INTAKE_EVERY_S = 0.03
+POLL_EVERY_S = 0.05
+RESTART_EVERY_S = 0.5
+HEALTH_EVERY_S = 10.0
+LEAD_EVERY_S = 0.25
+ADMIT_EVERY_S = 0.2
+AFTER_ERROR_S = 1.0
+IDLE_EVERY_S = 1.0
+ALONE_S = 60.0
+BURST_LOOKS = 3
+# An ensure job ends well within this.
+JOB_TIMEOUT_S = 10
+# For so long a dead worker's job stays locked; arq's own figure, ten seconds more, serves jobs that must not meet.
+JOB_LOCK_S = JOB_TIMEOUT_S + 2
+# arq counts every start, SIGTERM included; real attempts are counted in the record.
+MAX_TRIES = 50
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, settings: Settings, *, on_ready: Callable[[], None] = lambda: None) -> None:
+        """`on_ready` is called once wishes are taken."""
+        self._settings = settings
+        self._on_ready = on_ready
+        # arq's serializer is pickle unless told otherwise: whoever can write to Redis could run code here.
+        self._redis = ArqRedis(
+            pool_or_conn=connection_pool(settings.redis_url, max_connections=settings.max_jobs + 64),
+            job_serializer=msgspec.json.encode,
+            job_deserializer=msgspec.json.decode,
+        )
+        self._store = WorkerStore(self._redis)
+        self._sessions = Sessions(version=puter_worker.__version__)
+        self._fleets = Fleets(
+            self._store,
+            self._sessions,
+            pace=settings.pace,
+            private_keys=settings.embedded / "private_keys" if settings.embedded else None,
+        )
+        self._leader = Leader(self._store, self._fleets, settings)
+        self._stop = asyncio.Event()
+        self._arq: ArqWorker | None = None
+        self._started_at = 0.0
+        self._idle_since: float | None = None
+        self._alone_since: float | None = None
+
+    async def run(self) -> None:
+        """Work until told to stop, or (with `burst`) until nothing is left; then drain.
+
+        Raises:
+            RedisError: Redis cannot be reached at the start; later it is waited for.
+        """
+        await self._store.set_clock()
+        self._started_at = self._store.now()
+        await self._announce()
+        _log.info("worker.started", worker_id=self._settings.worker_id, version=puter_worker.__version__)
+        arq = asyncio.create_task(self._run_arq())
+        loops = [
+            asyncio.create_task(self._repeat(what, once, every_s))
+            for what, once, every_s in (
+                ("intake", self._intake, INTAKE_EVERY_S),
+                ("restart", self._restart, RESTART_EVERY_S),
+                ("health", self._announce, HEALTH_EVERY_S),
+                ("lead", self._leader.turn, LEAD_EVERY_S),
+                ("admit", lambda: admit(self._store, self._fleets), ADMIT_EVERY_S),
+            )
+        ]
+        if self._settings.burst:
+            loops.append(asyncio.create_task(self._repeat("burst", self._end_when_done, INTAKE_EVERY_S)))
+        if self._settings.embedded is not None:
+            loops.append(asyncio.create_task(self._repeat("idle", self._end_when_idle, IDLE_EVERY_S)))
+        self._on_ready()
+        await self._stop.wait()
+        await self._drain(arq, loops)
+
+    def stop(self) -> None:
+        """Begin to drain."""
+        self._stop.set()
+
+    @property
+    def store(self) -> WorkerStore:
+        """Its view of Redis."""
+        return self._store
+
+    # -- loops --------------------------------------------------------------------------------------------------
+
+    async def _intake(self) -> None:
+        namespaces = await self._store.rung()
+        random.shuffle(namespaces)  # workers that start at the same one would only meet each other
+        while namespaces and await intake(self._store, namespaces):
+            await self._store.feed()
+            namespaces = await self._store.rung()
+        await self._store.feed()
+
+    async def _restart(self) -> None:
+        stuck = await self._store.restart_stuck()
+        if stuck:
+            _log.info("keys.restarted", count=len(stuck))
+
+    async def _announce(self) -> None:
+        await self._store.set_clock()
+        await self._store.announce(
+            WorkerHealth(
+                worker_id=self._settings.worker_id,
+                host=self._settings.host,
+                pid=int(self._settings.worker_id.split(":")[1]),
+                version=puter_worker.__version__,
+                started_at=self._started_at,
+                seen_at=self._store.now(),
+                profiles=tuple(self._sessions.offered_profiles()),
+                draining=self._stop.is_set(),
+            )
+        )
+
+    async def _end_when_done(self) -> None:
+        for _ in range(BURST_LOOKS):
+            if await self._store.unfinished():
+                return
+        self.stop()
+
+    async def _end_when_idle(self) -> None:
+        """End the embedded engine when it has long had nothing alive or on its way, and nobody uses it."""
+        now = asyncio.get_running_loop().time()
+        try:
+            used = await self._store.in_use()
+        except self._store.errors:
+            # Its server is gone; the next command starts another one, and a worker with it.
+            self._alone_since = self._alone_since or now
+            if now - self._alone_since > ALONE_S:
+                _log.warning("worker.alone", why="the engine's server does not come back")
+                self.stop()
+            raise
+        self._alone_since = None
+        if used:
+            self._idle_since = None
+            return
+        self._idle_since = self._idle_since or now
+        if now - self._idle_since < self._settings.idle_exit_s:
+            return
+
+        async def still_idle() -> bool:
+            return not await self._store.in_use()
+
+        paths = Paths.from_environ(os.environ)
+        if await exit_if_unused(paths, self._settings.redis_url, still_idle=still_idle):
+            _log.info("engine.ended", why="nothing is alive or on its way")
+            os._exit(0)  # the server is gone with all its data on disk: there is nothing left to put in order
+
+    async def _repeat(self, what: str, once: Callable[[], Awaitable[Any]], every_s: float) -> None:
+        """Run a loop for good; what it raises is told, and it goes on."""
+        while True:
+            pause_s = every_s
+            try:
+                await once()
+            except self._store.errors as error:
+                pause_s = AFTER_ERROR_S
+                _log.warning("redis.unavailable", loop=what, error=type(error).__name__)
+            except Exception:  # noqa: BLE001 - a defect in one station must not end the others
+                pause_s = AFTER_ERROR_S
+                _log.exception("loop.failed", loop=what)
+            await asyncio.sleep(pause_s)
+
+    # -- arq ----------------------------------------------------------------------------------------------------
+
+    async def _run_arq(self) -> None:
+        """Keep an arq worker running: a Redis error around a job ends it, and leaves nothing that is lost."""
+        while not self._stop.is_set():
+            self._arq = arq = self._new_arq_worker()
+            try:
+                await arq.async_run()
+            except asyncio.CancelledError:
+                raise
+            except self._store.errors as error:
+                _log.warning("redis.unavailable", loop="arq", error=type(error).__name__)
+            except Exception:  # noqa: BLE001 - a defect in one station must not end the others
+                _log.exception("loop.failed", loop="arq")
+            for task in arq.tasks.values():
+                task.cancel()
+            await asyncio.gather(*arq.tasks.values(), return_exceptions=True)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), AFTER_ERROR_S)
+
+    def _new_arq_worker(self) -> ArqWorker:
+        arq = ArqWorker(
+            functions=[func(cast("WorkerCoroutine", self._ensure_puter), name="ensure_puter", keep_result=0)],
+            redis_pool=self._redis,
+            handle_signals=False,
+            max_jobs=self._settings.max_jobs,
+            queue_read_limit=4 * self._settings.max_jobs,
+            job_timeout=JOB_TIMEOUT_S,
+            poll_delay=POLL_EVERY_S,
+            max_tries=MAX_TRIES,
+            keep_result=0,
+            health_check_interval=3_600,
+            job_serializer=msgspec.json.encode,
+            job_deserializer=msgspec.json.decode,
+            on_job_start=_bind,
+            log_results=False,
+        )
+        arq.in_progress_timeout_s = JOB_LOCK_S
+        return arq
+
+    async def _ensure_puter(self, _ctx: dict[str, Any], namespace: str, tag: str) -> None:
+        key = PuterKey.checked(namespace, tag)
+        try:
+            await ensure(self._store, self._fleets, key)
+        except self._store.errors as error:
+            _log.warning("redis.unavailable", loop="ensure", error=type(error).__name__)
+            raise Retry(defer=random.uniform(0.5, 1.5)) from None  # noqa: S311 - only spreads the load
+        except Exception:  # noqa: BLE001 - a defect in one station must not end the others
+            # A defect fails this job alone; its key is restarted when nothing has moved it.
+            _log.exception("station.failed", station="ensure")
+        await self._store.leave_queue(key)
+
+    # -- drain --------------------------------------------------------------------------------------------------
+
+    async def _drain(self, arq: asyncio.Task[None], loops: list[asyncio.Task[None]]) -> None:
+        _log.info("worker.draining", for_s=self._settings.drain_s)
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        try:
+            async with asyncio.timeout(self._settings.drain_s):
+                with suppress(*self._store.errors):
+                    await self._announce()
+                await asyncio.gather(self._end_arq(arq), self._leader.drain())
+        except TimeoutError:
+            _log.warning("worker.not_drained", why="what is in hand is left to other workers")
+        finally:
+            arq.cancel()
+            await asyncio.gather(arq, return_exceptions=True)
+            with suppress(*self._store.errors):
+                await self._store.withdraw(self._settings.worker_id)
+            await self._sessions.aclose()
+            await self._redis.aclose()
+            await self._redis.connection_pool.disconnect()
+            _log.info("worker.ended")
+
+    async def _end_arq(self, arq: asyncio.Task[None]) -> None:
+        if self._arq is not None:
+            self._arq.allow_pick_jobs = False
+            while self._arq.tasks and not arq.done():
+                await asyncio.wait(list(self._arq.tasks.values()))
+                await asyncio.sleep(POLL_EVERY_S)  # arq drops ended jobs at its next poll
+        arq.cancel()
+        await asyncio.gather(arq, return_exceptions=True)
+
+
+async def _bind(ctx: dict[Any, Any]) -> None:
+    """Every log line of a job names its key."""
+    structlog.contextvars.clear_contextvars()
+    namespace, _, tag = str(ctx.get("job_id", "")).partition("/")
+    structlog.contextvars.bind_contextvars(namespace=namespace, tag=tag, job_id=ctx.get("job_id"))

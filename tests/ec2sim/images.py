@@ -1,0 +1,191 @@
+"""The images of a region: Amazon Linux in several dates, what resembles it, and what others call by its name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import msgspec
+
+from tests.ec2sim.errors import Ec2Error
+from tests.ec2sim.filters import Field, Filters
+from tests.ec2sim.paging import Page
+from tests.ec2sim.wire import Node, Params, element, elements, timestamp
+
+AMAZON = "137112412989"
+ECS = "591542846629"
+MARKETPLACE = "679593333241"
+STRANGER = "099720109999"
+_ALIAS = {AMAZON: "amazon", ECS: "amazon", MARKETPLACE: "aws-marketplace"}
+_NEVER = "2099-01-01T00:00:00"
+_PAST = "2025-09-23T01:10:00"
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """One AMI.
+
+    Attributes:
+        id: differs by region.
+        name: unique within its owner alone.
+        owner: account id.
+        architecture: x86_64 or arm64.
+        created: ISO 8601.
+        deprecated: ISO 8601; past it only its owner sees the image, unless deprecated ones are asked for.
+        root_gib: size of its snapshot.
+        state: available, or what it is else.
+    """
+
+    id: str
+    name: str
+    owner: str
+    architecture: str
+    created: str
+    deprecated: str
+    root_gib: int = 8
+    state: str = "available"
+
+    @property
+    def alias(self) -> str | None:
+        """`amazon` and the like, if its owner has one."""
+        return _ALIAS.get(self.owner)
+
+    @property
+    def snapshot_id(self) -> str:
+        """Of its root device."""
+        return self.id.replace("ami-", "snap-")
+
+    @property
+    def description(self) -> str:
+        """As Amazon words them."""
+        linux = "Amazon Linux 2023 AMI" if self.name.startswith("al2023") else "Amazon Linux 2 AMI"
+        return f"{linux} {self.architecture}"
+
+    @property
+    def shown_tags(self) -> Mapping[str, str]:
+        """None; another account's tags are not seen."""
+        return {}
+
+
+# Name, owner, created, deprecated, GiB, state. What is newest is never what a careless pattern takes for it.
+_MADE = (
+    ("al2023-ami-2023.7.20250623.1-kernel-6.1-{arch}", AMAZON, "2025-06-25T01:10:00", _PAST, 8, "available"),
+    ("al2023-ami-2023.8.20250915.0-kernel-6.1-{arch}", AMAZON, "2025-09-17T02:20:00", _NEVER, 8, "available"),
+    ("al2023-ami-2023.9.20251105.0-kernel-6.1-{arch}", AMAZON, "2025-11-07T03:30:00", _NEVER, 8, "available"),
+    ("al2023-ami-2023.9.20251110.0-kernel-6.1-{arch}", AMAZON, "2025-11-12T03:30:00", _NEVER, 8, "pending"),
+    ("al2023-ami-2023.9.20251105.0-kernel-6.12-{arch}", AMAZON, "2025-11-08T03:30:00", _NEVER, 8, "available"),
+    ("al2023-ami-minimal-2023.9.20251105.0-kernel-6.1-{arch}", AMAZON, "2025-11-09T03:30:00", _NEVER, 2, "available"),
+    ("al2023-ami-ecs-hvm-2023.0.20251112-kernel-6.1-{arch}", ECS, "2025-11-12T04:40:00", _NEVER, 30, "available"),
+    ("al2023-ami-2023.9.20251199.0-kernel-6.1-{arch}", STRANGER, "2025-11-20T00:00:00", _NEVER, 8, "available"),
+    ("al2023-ami-2023.9.20251105.0-kernel-6.1-{arch}", MARKETPLACE, "2025-11-21T00:00:00", _NEVER, 8, "available"),
+    ("amzn2-ami-hvm-2.0.20250929.2-{arch}-gp2", AMAZON, "2025-10-01T05:50:00", _NEVER, 8, "available"),
+    ("amzn2-ami-hvm-2.0.20251014.0-{arch}-gp2", AMAZON, "2025-10-16T05:50:00", _NEVER, 8, "available"),
+    ("amzn2-ami-kernel-5.10-hvm-2.0.20251020.0-{arch}-gp2", AMAZON, "2025-10-22T05:50:00", _NEVER, 8, "available"),
+    ("amzn2-ami-ecs-hvm-2.0.20251103-{arch}-ebs", ECS, "2025-11-04T05:50:00", _NEVER, 30, "available"),
+    ("amzn2-ami-hvm-2.0.20251199.0-{arch}-gp2", STRANGER, "2025-11-20T00:00:00", _NEVER, 8, "available"),
+)  # fmt: skip
+
+
+def images_of(region: str) -> dict[str, Image]:
+    """A region's images by id; the same at every start."""
+    images: dict[str, Image] = {}
+    for architecture in ("x86_64", "arm64"):
+        for name, owner, created, deprecated, gib, state in _MADE:
+            named = name.format(arch=architecture)
+            digest = hashlib.blake2s(f"{region}:{owner}:{named}".encode()).hexdigest()
+            image = Image(
+                id=f"ami-0{digest[:16]}",
+                name=named,
+                owner=owner,
+                architecture=architecture,
+                created=f"{created}.000Z",
+                deprecated=f"{deprecated}.000Z",
+                root_gib=gib,
+                state=state,
+            )
+            images[image.id] = image
+    return images
+
+
+_FILTERS: dict[str, Field[Image]] = {
+    "architecture": lambda i: (i.architecture,),
+    "creation-date": lambda i: (i.created,),
+    "description": lambda i: (i.description,),
+    "hypervisor": lambda _: ("xen",),
+    "image-id": lambda i: (i.id,),
+    "image-type": lambda _: ("machine",),
+    "is-public": lambda _: ("true",),
+    "name": lambda i: (i.name,),
+    "owner-alias": lambda i: (i.alias,) if i.alias else (),
+    "owner-id": lambda i: (i.owner,),
+    "root-device-name": lambda _: ("/dev/xvda",),
+    "root-device-type": lambda _: ("ebs",),
+    "state": lambda i: (i.state,),
+    "virtualization-type": lambda _: ("hvm",),
+}
+
+
+def find_image(images: Mapping[str, Image], image_id: str) -> Image:
+    """The image of a launch; raises InvalidAMIID.* for what is none."""
+    if not image_id.startswith("ami-"):
+        raise Ec2Error("InvalidAMIID.Malformed", f'Invalid id: "{image_id}" (expecting "ami-...")')
+    image = images.get(image_id)
+    if image is None:
+        raise Ec2Error("InvalidAMIID.NotFound", f"The image id '[{image_id}]' does not exist")
+    if image.state != "available":
+        raise Ec2Error("InvalidAMIID.Unavailable", f"The image ID '{image_id}' is not available")
+    return image
+
+
+def describe_images(params: Params, images: Mapping[str, Image], account: str, now: float) -> str:
+    """DescribeImages."""
+    page = Page(params)
+    filters = Filters(params, _FILTERS)
+    asked = params.texts("ImageId")
+    unknown = [image_id for image_id in asked if image_id not in images]
+    if unknown:
+        raise Ec2Error("InvalidAMIID.NotFound", f"The image id '[{', '.join(unknown)}]' does not exist")
+    owners = {account if owner == "self" else owner for owner in params.texts("Owner")}
+    deprecated_too = params.flag("IncludeDeprecated") or bool(asked)
+    today = timestamp(now)
+    rows = [
+        image
+        for image in ([images[i] for i in asked] if asked else images.values())
+        if (not owners or owners & {image.owner, image.alias})
+        and (deprecated_too or image.deprecated > today)
+        and filters.match(image)
+    ]
+    shown, token = page.cut(rows)
+    return element("imagesSet", [_image_node(image) for image in shown]) + elements({"nextToken": token})
+
+
+def _image_node(image: Image) -> Node:
+    ebs: Node = {
+        "deleteOnTermination": True,
+        "snapshotId": image.snapshot_id,
+        "volumeSize": image.root_gib,
+        "volumeType": "gp3" if image.name.startswith("al2023") else "gp2",
+        "encrypted": False,
+    }
+    return {
+        "imageId": image.id,
+        "imageLocation": f"{image.alias or image.owner}/{image.name}",
+        "imageState": image.state,
+        "imageOwnerId": image.owner,
+        "creationDate": image.created,
+        "isPublic": True,
+        "architecture": image.architecture,
+        "imageType": "machine",
+        "platformDetails": "Linux/UNIX",
+        "usageOperation": "RunInstances",
+        "imageOwnerAlias": image.alias,
+        "name": image.name,
+        "description": image.description,
+        "rootDeviceType": "ebs",
+        "rootDeviceName": "/dev/xvda",
+        "blockDeviceMapping": [{"deviceName": "/dev/xvda", "ebs": ebs}],
+        "virtualizationType": "hvm",
+        "hypervisor": "xen",
+        "enaSupport": True,
+        "deprecationTime": image.deprecated,
+        "imdsSupport": "v2.0" if image.name.startswith("al2023") else None,
+    }

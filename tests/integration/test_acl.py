@@ -1,0 +1,342 @@
+"""Users of a shared Redis, with the rules that `deploy/` gives them: what each can do, and what it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from redis.exceptions import NoPermissionError
+
+from puter_client.client import Asked, PuterClient
+from puter_client.contract.errors import StoreUnavailable
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import Outcome
+from puter_client.contract.spec import Spec
+from puter_client.store import names as public
+from puter_client.store.clientstore import ClientStore
+from puter_client.view import View, WaitFor
+from puter_worker.store import names
+from tests.integration.redis_servers import RedisServer, server_binaries
+from tests.integration.workshop import Workshop, spec
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+PASSWORD = "a-secret"
+RULES = {line.split(" ")[1]: line.split(" ", 2)[2] for line in (DEPLOY / "users.acl.example").read_text().splitlines()}
+
+
+class Guarded:
+    """A server with the users of `deploy/users.acl.example`; `default` keeps all rights, for looking behind."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+
+    def url(self, user: str) -> str:
+        """The server's address as one of its users has it."""
+        return self.server.url.replace("unix://", f"unix://{user}:{PASSWORD}@")
+
+    def client(self, user: str) -> redis.Redis:
+        """A plain client that is this user."""
+        return redis.Redis.from_url(self.url(user))
+
+    def puter(self, user: str, namespace: str) -> PuterClient:
+        """Puter's client, as this user, in a namespace."""
+        return PuterClient.connect(self.url(user), namespace=namespace, user=user)
+
+
+@pytest.fixture
+def guarded(any_redis: RedisServer) -> Iterator[Guarded]:
+    """Each kind of server found here, with users; the rules are gone with the test."""
+    users = [name for name in RULES if name != "default"]
+    with any_redis.client() as admin:
+        for name in users:
+            admin.execute_command("ACL", "SETUSER", name, *_rules(name, any_redis))
+        yield Guarded(any_redis)
+        admin.execute_command("ACL", "DELUSER", *users)
+
+
+def for_redis_7_0(rules: str) -> str:
+    """The rules as docs/operations.md has them changed for servers older than Redis 7.2."""
+    return rules.replace(" +client|setinfo", "").replace("+waitaof", "+config|get")
+
+
+def _is_redis_7_0(server: RedisServer) -> bool:
+    with server.client() as admin:
+        info = admin.info("server")
+        return "valkey_version" not in info and str(info["redis_version"]).startswith("7.0.")
+
+
+def _rules(name: str, server: RedisServer) -> list[str]:
+    """A user's rules as ACL SETUSER takes them: a selector in parentheses is one word; with the tests' password."""
+    text = for_redis_7_0(RULES[name]) if _is_redis_7_0(server) else RULES[name]
+    return re.findall(r"\([^)]*\)|[^ ]+", text.replace("#SHA256", f">{PASSWORD}"))
+
+
+@pytest.fixture
+def betty(guarded: Guarded) -> Iterator[redis.Redis]:
+    """A client of namespace `betty`."""
+    with guarded.client("betty") as client:
+        yield client
+
+
+@pytest.fixture
+async def puter(guarded: Guarded) -> AsyncIterator[PuterClient]:
+    """Puter's own client in namespace `betty`."""
+    async with guarded.puter("betty", "betty") as client:
+        yield client
+
+
+# -- a client ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_appends_wishes_to_its_own_inbox(guarded: Guarded, puter: PuterClient) -> None:
+    await puter.submit([Asked("one", Spec()), Asked("two", Spec())])
+
+    with guarded.server.client() as admin:
+        assert admin.llen(public.inbox("betty")) == 2
+        assert admin.smembers(public.BELL) == {b"betty"}
+
+
+async def test_a_client_reads_all_that_its_namespace_publishes(puter: PuterClient) -> None:
+    await puter.recent()
+    await puter.recent(everything=True)
+    await puter.views(["one"])
+    await puter.events("one")
+    await puter.batches()
+    await puter.batch("b1")
+
+    assert await puter.workers() == []
+
+
+async def test_a_client_sees_how_many_of_its_wishes_wait(guarded: Guarded, puter: PuterClient) -> None:
+    await puter.submit([Asked("one", Spec())])
+
+    with guarded.client("betty") as client:
+        assert client.llen(public.inbox("betty")) == 1
+
+
+async def test_a_client_is_told_of_changes_in_its_namespace(guarded: Guarded) -> None:
+    store = ClientStore.connect(guarded.url("betty"))
+    with guarded.server.client() as admin:
+        async with store.changes("betty") as changes:
+            told: set[str] = set()
+            async with asyncio.timeout(10):
+                while not told:  # who publishes before the subscription is there is not heard
+                    admin.publish(public.channel("betty"), "one")
+                    told = await changes.wait(0.1)
+    assert told == {"one"}
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("HSET", public.record(PuterKey("betty", "one")), "doc", "{}"),
+        ("DEL", public.record(PuterKey("betty", "one"))),
+        ("LPOP", public.inbox("betty")),
+        ("DEL", public.inbox("betty")),
+        ("LRANGE", public.inbox("betty"), 0, -1),
+        ("RPUSH", public.inbox("ann"), "{}"),
+        ("LLEN", public.inbox("ann")),
+        ("SREM", public.BELL, "ann"),
+        ("SMEMBERS", public.BELL),
+        ("HGET", public.record(PuterKey("ann", "one")), "doc"),
+        ("GET", names.spec(PuterKey("betty", "one"))),
+        ("ZADD", names.QUEUE, 0, "betty/one"),
+        ("SET", "arq:job:betty/one", "x"),
+        ("PUBLISH", public.channel("betty"), "one"),
+        ("SUBSCRIBE", public.channel("ann")),
+        ("EVAL", "return 1", 0),
+        ("SCRIPT", "LOAD", "return 1"),
+        ("FUNCTION", "LIST"),
+        ("KEYS", "*"),
+        ("SCAN", 0),
+        ("FLUSHALL",),
+        ("CONFIG", "GET", "*"),
+        ("ACL", "LIST"),
+        ("CLIENT", "LIST"),
+        ("MONITOR",),
+        ("INFO",),
+    ],
+    ids=lambda command: " ".join(str(word) for word in command[:2]),
+)
+def test_a_client_cannot(betty: redis.Redis, command: tuple[str | int, ...]) -> None:
+    with pytest.raises(NoPermissionError):
+        betty.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+def test_a_client_cannot_make_the_bell_something_else(betty: redis.Redis) -> None:
+    # An empty set is no key at all: whoever could RPUSH to it would stop every worker and every other client.
+    with pytest.raises(NoPermissionError):
+        betty.rpush(public.BELL, "betty")
+
+
+def test_a_client_cannot_make_its_inbox_something_else(betty: redis.Redis) -> None:
+    with pytest.raises(NoPermissionError):
+        betty.sadd(public.inbox("betty"), "x")
+
+
+async def test_a_client_of_another_namespace_is_refused_in_one_line(guarded: Guarded) -> None:
+    async with guarded.puter("betty", "ann") as stranger:
+        with pytest.raises(StoreUnavailable, match="refused a command"):
+            await stranger.submit([Asked("one", Spec())])
+
+
+# -- a viewer ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_viewer_reads_a_namespace(guarded: Guarded) -> None:
+    async with guarded.puter("betty-viewer", "betty") as viewer:
+        assert await viewer.recent() == []
+
+
+async def test_a_viewer_can_wish_for_nothing(guarded: Guarded) -> None:
+    async with guarded.puter("betty-viewer", "betty") as viewer:
+        with pytest.raises(StoreUnavailable, match="refused a command"):
+            await viewer.submit([Asked("one", Spec())])
+
+
+# -- nobody -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_health_check_can_ping_and_nothing_else(guarded: Guarded) -> None:
+    with redis.Redis.from_url(guarded.url("health")) as health:
+        assert health.ping()
+        with pytest.raises(NoPermissionError):
+            health.time()
+
+
+# -- a worker ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_grants_a_wish_with_no_more_than_its_rights(
+    workshop: Workshop, guarded: Guarded, puter: PuterClient
+) -> None:
+    async with workshop.working(redis_url=guarded.url("worker")):
+        views = await _wished(puter, "one", "two", "three")
+
+    assert [view.outcome for view in views] == [Outcome.CREATED] * 3
+    assert len(workshop.instances("running")) == 3
+
+
+async def test_a_worker_is_refused_nothing_from_a_launch_to_its_label(
+    workshop: Workshop, guarded: Guarded, puter: PuterClient
+) -> None:
+    tags = [f"t{n}" for n in range(6)]  # more than EC2's bucket has calls: they are launched as a group, then labelled
+    with guarded.server.client() as admin:
+        admin.execute_command("ACL", "LOG", "RESET")
+        async with workshop.working(redis_url=guarded.url("worker"), pace=True):
+            await _wished(puter, *tags)
+            async with asyncio.timeout(30):
+                while not all(view.record and view.record.labelled for view in await puter.views(tags)):
+                    await asyncio.sleep(0.05)  # until it is so; labels are told on no channel of this user's
+
+        log = admin.execute_command("ACL", "LOG")
+    refused = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in log]
+    assert [entry for entry in refused if entry[b"username"] == b"worker"] == []
+
+
+def test_a_worker_cannot_list_or_empty_the_redis(guarded: Guarded) -> None:
+    with guarded.client("worker") as worker:
+        for command in ("FLUSHALL", "FLUSHDB", "KEYS *", "CONFIG SET save x", "ACL LIST", "SHUTDOWN", "EVAL return 0"):
+            with pytest.raises(NoPermissionError):
+                worker.execute_command(*command.split(" "))
+
+
+def test_a_worker_has_no_keys_but_its_own(guarded: Guarded) -> None:
+    with guarded.client("worker") as worker, pytest.raises(NoPermissionError):
+        worker.get("somebody-elses")
+
+
+# -- the files of deploy/ ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deployed(tmp_path: Path) -> Path:
+    """A copy of `deploy/` in which users can be made."""
+    return Path(shutil.copytree(DEPLOY, tmp_path / "deploy", ignore=shutil.ignore_patterns("users.acl", "worker.env")))
+
+
+def add_user(folder: Path, *arguments: str) -> str:
+    """What `deploy/add-user` prints."""
+    made = subprocess.run(
+        [folder / "add-user", *arguments], capture_output=True, text=True, check=False, env={"PATH": os.environ["PATH"]}
+    )
+    assert made.returncode == 0, made.stderr
+    return made.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("client",), ("client", "Betty"), ("viewer", "a b"), ("client", "worker")])
+def test_a_user_that_cannot_be_is_refused(deployed: Path, arguments: tuple[str, ...]) -> None:
+    made = subprocess.run([deployed / "add-user", *arguments], capture_output=True, text=True, check=False)
+
+    assert made.returncode == 2
+    assert made.stderr.startswith("add-user: ")
+    assert not (deployed / "users.acl").exists()
+
+
+def test_a_user_is_made_once(deployed: Path) -> None:
+    add_user(deployed, "client", "betty")
+
+    again = subprocess.run([deployed / "add-user", "client", "betty"], capture_output=True, text=True, check=False)
+
+    assert again.returncode == 2
+    assert "betty" in again.stderr
+
+
+def test_only_its_owner_can_read_the_workers_password(deployed: Path) -> None:
+    add_user(deployed, "worker")
+
+    assert (deployed / "worker.env").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_acl_file_holds_no_password(deployed: Path) -> None:
+    url = add_user(deployed, "client", "betty").strip().partition("=")[2]
+
+    assert url.split(":")[2].partition("@")[0] not in (deployed / "users.acl").read_text()
+
+
+@pytest.fixture(params=server_binaries())
+def deployed_url(request: pytest.FixtureRequest, deployed: Path, tmp_path: Path) -> Iterator[str]:
+    """Address of a server that was started with the files of `deploy/`, and has the user `betty` of `team-a`."""
+    binary = server_binaries()[request.param]
+    if b"v=7.0." in subprocess.run([binary, "--version"], capture_output=True, check=True).stdout:
+        example = deployed / "users.acl.example"
+        example.write_text(for_redis_7_0(example.read_text()))
+    add_user(deployed, "worker")
+    betty = add_user(deployed, "client", "team-a", "betty").partition("//")[2].partition("@")[0]
+    socket, log = tmp_path / "s", tmp_path / "log"
+    options = {"aclfile": deployed / "users.acl", "dir": tmp_path, "port": 0, "unixsocket": socket, "logfile": log}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    server = subprocess.Popen([binary, deployed / "redis.conf", *words])
+    while not socket.exists():
+        assert server.poll() is None, log.read_text()
+        time.sleep(0.005)  # until it listens; there is no event to wait for
+    yield f"unix://{betty}@{socket}"
+    server.terminate()
+    server.wait(10)
+
+
+async def test_a_server_with_the_files_of_deploy_admits_the_users_made(deployed_url: str) -> None:
+    async with PuterClient.connect(deployed_url, namespace="team-a", user="betty") as puter:
+        await puter.submit([Asked("one", Spec())])
+
+        assert await puter.recent() == []
+
+
+def test_a_server_with_the_files_of_deploy_admits_nobody_without_a_password(deployed_url: str) -> None:
+    bare = f"unix://{deployed_url.partition('@')[2]}"
+    with redis.Redis.from_url(bare) as nobody, pytest.raises(redis.AuthenticationError):
+        nobody.ping()
+
+
+async def _wished(puter: PuterClient, *tags: str) -> list[View]:
+    batch = await puter.submit([Asked(tag, spec()) for tag in tags])
+    return await puter.wait(batch_id=batch, tags=tags, wait=WaitFor.RUNNING, timeout_s=30)

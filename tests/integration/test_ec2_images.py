@@ -1,0 +1,83 @@
+"""Images and processors, as moto's copy of Amazon's list has them."""
+
+from __future__ import annotations
+
+import pytest
+
+from puter_client.contract.phase import Os
+from puter_worker.ec2.answers import ImageAnswer
+from puter_worker.ec2.calls import Caller
+from puter_worker.ec2.errors import Ec2Error, Handling
+from puter_worker.ec2.images import architecture_of, describe_image, latest_image, pick_newest
+
+
+@pytest.mark.parametrize("architecture", ["x86_64", "arm64"])
+@pytest.mark.parametrize(("os", "beginning"), [(Os.AL2023, "al2023-ami-2023."), (Os.AL2, "amzn2-ami-hvm-2.0.")])
+async def test_the_newest_image_is_of_the_kind_asked_for(
+    caller: Caller, os: Os, beginning: str, architecture: str
+) -> None:
+    image = await latest_image(caller, os, architecture)
+
+    assert image.name.startswith(beginning)
+    assert image.architecture == architecture
+    assert image.root_device_name == "/dev/xvda"
+
+
+async def test_a_processor_without_images_is_an_error_with_a_remedy(caller: Caller) -> None:
+    with pytest.raises(Ec2Error, match="us-east-1 has no al2023 image for riscv: name one with --ami"):
+        await latest_image(caller, Os.AL2023, "riscv")
+
+
+async def test_an_image_that_was_named_is_described(caller: Caller) -> None:
+    newest = await latest_image(caller, Os.AL2023, "arm64")
+
+    assert await describe_image(caller, newest.image_id) == newest
+
+
+async def test_an_image_that_is_not_there_fails_the_wish(caller: Caller) -> None:
+    with pytest.raises(Ec2Error) as caught:
+        await describe_image(caller, "ami-0123456789abcdef0")
+
+    assert (caught.value.code, caught.value.handling) == ("InvalidAMIID.NotFound", Handling.FAIL)
+
+
+@pytest.mark.parametrize(("instance_type", "architecture"), [("t3.micro", "x86_64"), ("t4g.micro", "arm64")])
+async def test_an_instance_type_tells_its_processor(caller: Caller, instance_type: str, architecture: str) -> None:
+    assert await architecture_of(caller, instance_type) == architecture
+
+
+async def test_a_type_for_neither_processor_is_refused(caller: Caller) -> None:
+    with pytest.raises(Ec2Error, match=r"mac1.metal is for x86_64_mac: name a type"):
+        await architecture_of(caller, "mac1.metal")
+
+
+async def test_a_type_that_does_not_exist_fails_the_wish(caller: Caller) -> None:
+    with pytest.raises(Ec2Error) as caught:
+        await architecture_of(caller, "t9.none")
+
+    assert (caught.value.code, caught.value.handling) == ("InvalidInstanceType", Handling.FAIL)
+
+
+def image(image_id: str, name: str, created: str | None, state: str = "available") -> ImageAnswer:
+    return ImageAnswer(image_id=image_id, name=name, creation_date=created, state=state, architecture="x86_64")
+
+
+def test_the_youngest_usable_image_is_taken() -> None:
+    offered = [
+        image("ami-old", "al2023-ami-2023.9", "2026-01-01T00:00:00.000Z"),
+        image("ami-new", "al2023-ami-2023.1", "2026-02-01T00:00:00.000Z"),
+        image("ami-small", "al2023-ami-minimal-2023", "2026-03-01T00:00:00.000Z"),
+        image("ami-ecs", "al2023-ami-ecs-hvm-2023", "2026-03-01T00:00:00.000Z"),
+        image("ami-pending", "al2023-ami-2023.9", "2026-03-01T00:00:00.000Z", state="pending"),
+        image("ami-undated", "al2023-ami-2023.9", "soon"),
+        image("ami-dateless", "al2023-ami-2023.9", None),
+    ]
+
+    newest = pick_newest(offered)
+
+    assert newest is not None
+    assert newest.image_id == "ami-new"
+
+
+def test_of_nothing_usable_nothing_is_taken() -> None:
+    assert pick_newest([image("ami-undated", "al2023-ami-2023.9", "soon")]) is None

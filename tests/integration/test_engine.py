@@ -1,0 +1,352 @@
+"""The embedded engine, started and used from within one process; its server and its worker are real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from puter_client.contract.errors import EngineError
+from puter_client.local import Patience, stop_engine
+from tests.integration.engine_world import EngineWorld, is_running, wait_for
+
+SHORT = Patience(answer=0.5, ready=30.0, drain=0.3, others=1.0)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[EngineWorld]:
+    with EngineWorld(tmp_path) as world:
+        yield world
+
+
+async def test_a_first_command_starts_a_server_and_a_worker(world: EngineWorld) -> None:
+    async with await world.ensure() as engine:
+        await world.put(engine, "wish", "a machine")
+        assert await world.get(engine, "wish") == "a machine"
+        assert is_running(world.worker)
+
+
+async def test_a_next_command_uses_what_runs(world: EngineWorld) -> None:
+    (await world.ensure()).close()
+    server, worker = world.server, world.worker
+    (await world.ensure()).close()
+    assert (world.server, world.workers()) == (server, [worker])
+
+
+async def test_the_first_command_says_that_it_starts_an_engine_and_the_next_says_nothing(world: EngineWorld) -> None:
+    (await world.ensure()).close()
+    (await world.ensure()).close()
+    assert [line.split(",")[0] for line in world.said] == ["starting the embedded engine"]
+
+
+async def test_every_file_is_0600_every_folder_0700_and_so_is_the_socket(world: EngineWorld) -> None:
+    before = os.umask(0o000)
+    try:
+        (await world.ensure()).close()
+    finally:
+        os.umask(before)
+    private = {"0600", "0700"}
+    assert {name: mode for name, mode in world.modes().items() if mode not in private} == {}
+
+
+async def test_the_server_listens_on_no_port(world: EngineWorld) -> None:
+    from redis.asyncio import Redis
+
+    async with await world.ensure() as engine, Redis.from_url(engine.url) as redis:
+        assert (await redis.config_get("port"))["port"] == "0"
+
+
+async def test_the_server_syncs_every_write_and_drops_none(world: EngineWorld) -> None:
+    from redis.asyncio import Redis
+
+    asked = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
+    async with await world.ensure() as engine, Redis.from_url(engine.url) as redis:
+        config = await redis.config_get(*asked)
+    assert [config[name] for name in asked] == ["yes", "always", "no", "noeviction"]
+
+
+async def test_a_relative_home_is_the_same_for_the_worker(
+    world: EngineWorld, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    world.environ["PUTER_HOME"] = "home"
+    (await world.ensure()).close()
+    (world.idle / "try").touch()
+    await asyncio.to_thread(wait_for, (world.idle / "outcome").exists, "the worker's try to end its engine")
+    assert (world.idle / "outcome").read_text() == "True"
+
+
+async def test_a_killed_server_is_started_again_with_all_its_data(world: EngineWorld) -> None:
+    async with await world.ensure() as engine:
+        await world.put(engine, "wish", "a machine")
+    world.end_by_force(world.server)
+    async with await world.ensure() as engine:
+        assert await world.get(engine, "wish") == "a machine"
+
+
+async def test_a_killed_server_does_not_cost_the_worker_its_life(world: EngineWorld) -> None:
+    (await world.ensure()).close()
+    worker = world.worker
+    world.end_by_force(world.server)
+    (await world.ensure()).close()
+    assert world.workers() == [worker]
+    assert is_running(worker)
+
+
+async def test_a_killed_worker_is_followed_by_a_new_one(world: EngineWorld) -> None:
+    (await world.ensure()).close()
+    first, server = world.worker, world.server
+    world.end_by_force(first)
+    (await world.ensure()).close()
+    assert world.workers() == [first, world.worker]
+    assert world.server == server
+
+
+async def test_a_socket_left_over_from_a_crash_is_no_hindrance(world: EngineWorld) -> None:
+    world.paths.secure()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(world.paths.socket))
+    async with await world.ensure() as engine:
+        await world.put(engine, "wish", "a machine")
+
+
+async def test_a_note_left_over_from_before_a_reboot_is_no_hindrance(world: EngineWorld) -> None:
+    (await world.ensure()).close()
+    await stop_engine(world.paths, say=world.said.append)
+    write_host(world, boot_id="an earlier one", name=None)
+    async with await world.ensure() as engine:
+        await world.put(engine, "wish", "a machine")
+
+
+async def test_a_stopped_server_is_told_in_one_line_with_the_remedy(world: EngineWorld) -> None:
+    (await world.ensure()).close()
+    pid = world.server
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(EngineError, match=rf"^.*\(pid {pid}\) does not answer: .*`kill -CONT {pid}`.*$") as told:
+        await world.ensure(patience=SHORT)
+    assert "\n" not in str(told.value)
+
+
+async def test_a_stopped_server_gets_no_second_one_beside_it(world: EngineWorld) -> None:
+    (await world.ensure()).close()
+    pid = world.server
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(EngineError):
+        await world.ensure(patience=SHORT)
+    os.kill(pid, signal.SIGCONT)
+    (await world.ensure()).close()
+    assert world.server == pid
+
+
+async def test_a_server_whose_lock_file_was_removed_gets_no_second_one_beside_it(world: EngineWorld) -> None:
+    (await world.ensure()).close()
+    (world.paths.engine / "engine.lock").unlink()
+    with pytest.raises(EngineError, match=r"a server still works on .*lsof"):
+        await world.ensure()
+
+
+async def test_a_server_whose_socket_is_gone_is_started_again_with_all_its_data(world: EngineWorld) -> None:
+    async with await world.ensure() as engine:
+        await world.put(engine, "wish", "a machine")
+    first = world.server
+    world.paths.socket.unlink()
+    async with await world.ensure(patience=Patience(answer=1.0)) as engine:
+        assert await world.get(engine, "wish") == "a machine"
+    assert world.server != first
+    assert "the engine's socket was gone: restarting its server" in world.said
+
+
+async def test_a_command_of_another_session_finds_the_socket_of_the_first(world: EngineWorld, tmp_path: Path) -> None:
+    (tmp_path / "session").mkdir(mode=0o700)
+    del world.environ["PUTER_HOME"]
+    world.environ |= {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path / "session")}
+    async with await world.ensure() as first:
+        del world.environ["XDG_RUNTIME_DIR"]
+        async with await world.ensure() as second:
+            assert second.url == first.url
+
+
+async def test_a_long_home_gets_its_socket_elsewhere(world: EngineWorld, tmp_path: Path) -> None:
+    world.home = tmp_path / ("long-" * 30) / "home"
+    world.environ["PUTER_HOME"] = str(world.home)
+    async with await world.ensure() as engine:
+        assert engine.url.startswith(f"unix:///tmp/puter-{os.geteuid()}/engine-")
+        await world.put(engine, "wish", "a machine")
+    await stop_engine(world.paths, say=world.said.append)
+
+
+async def test_a_home_with_blanks_and_quotes_serves(world: EngineWorld, tmp_path: Path) -> None:
+    world.home = tmp_path / "a 'b' \"c\" #%41é"
+    world.environ["PUTER_HOME"] = str(world.home)
+    async with await world.ensure() as engine:
+        await world.put(engine, "wish", "a machine")
+    assert (world.paths.engine / "data" / "appendonlydir").is_dir()
+
+
+async def test_other_aws_settings_replace_the_worker_and_are_said(world: EngineWorld) -> None:
+    (await world.ensure(AWS_SECRET_ACCESS_KEY="one")).close()
+    (await world.ensure(AWS_SECRET_ACCESS_KEY="two")).close()
+    assert world.secrets_seen() == [hashlib.sha256(s.encode()).hexdigest() for s in ("one", "two")]
+    assert world.said[-1] == "replacing the engine's worker: its AWS_* settings were not those of this command"
+
+
+async def test_a_replaced_worker_has_ended(world: EngineWorld) -> None:
+    (await world.ensure(AWS_PROFILE="one")).close()
+    (await world.ensure(AWS_PROFILE="two")).close()
+    first, second = world.workers()
+    assert (is_running(first), is_running(second)) == (False, True)
+
+
+async def test_the_same_aws_settings_keep_the_worker(world: EngineWorld) -> None:
+    (await world.ensure(AWS_PROFILE="one", AWS_REGION="us-east-1")).close()
+    (await world.ensure(AWS_REGION="us-east-1", AWS_PROFILE="one", EDITOR="ed")).close()
+    assert len(world.workers()) == 1
+
+
+async def test_a_worker_that_does_not_heed_its_end_is_killed(world: EngineWorld) -> None:
+    (await world.ensure(STUB_END="late", AWS_PROFILE="one")).close()
+    first = world.worker
+    (await world.ensure(AWS_PROFILE="two", patience=Patience(drain=0.2))).close()
+    assert not is_running(first)
+    assert len(world.workers()) == 2
+
+
+async def test_a_worker_of_another_version_is_replaced_and_said(world: EngineWorld) -> None:
+    (await world.ensure()).close()
+    rewrite(world.paths.engine / "worker.lock", r'"version":"[^"]*"', '"version":"0.0.1"')
+    (await world.ensure()).close()
+    assert len(world.workers()) == 2
+    assert re.fullmatch(r"replacing the engine's worker: it was of Puter 0\.0\.1, this is \S+", world.said[-1])
+
+
+async def test_a_worker_that_dies_at_its_start_is_told_with_its_last_words(world: EngineWorld) -> None:
+    dying = [sys.executable, "-c", "import sys; sys.stderr.write('x\\n'); sys.exit('no such policy file')"]
+    with pytest.raises(EngineError, match=r"^the engine's worker ended as it started: 'no such policy file'; .*$"):
+        await world.ensure(command=dying)
+
+
+async def test_a_worker_without_its_packages_is_told_what_to_install(world: EngineWorld) -> None:
+    dying = [sys.executable, "-c", "import no_such_aioboto3"]
+    with pytest.raises(EngineError, match=r"No module named.*pip install 'puter\[local\]'"):
+        await world.ensure(command=dying)
+
+
+async def test_last_words_are_not_those_of_an_earlier_start(world: EngineWorld) -> None:
+    with pytest.raises(EngineError, match="earlier"):
+        await world.ensure(command=[sys.executable, "-c", "raise SystemExit('earlier')"])
+    with pytest.raises(EngineError, match="it said nothing and ended with 3"):
+        await world.ensure(command=[sys.executable, "-c", "raise SystemExit(3)"])
+
+
+async def test_a_worker_that_died_at_its_start_is_tried_again_by_the_next_command(world: EngineWorld) -> None:
+    with pytest.raises(EngineError):
+        await world.ensure(command=[sys.executable, "-c", "raise SystemExit(3)"])
+    (await world.ensure()).close()
+    assert is_running(world.worker)
+
+
+async def test_a_server_that_cannot_start_is_told_with_its_last_words(world: EngineWorld) -> None:
+    world.paths.secure()
+    data = world.paths.engine / "data" / "appendonlydir"
+    data.mkdir(parents=True)
+    (data / "appendonly.aof.manifest").write_text("not a manifest\n")
+    with pytest.raises(EngineError, match=r"^the engine's server ended as it started: '.*(?i:manifest|AOF).*$"):
+        await world.ensure()
+
+
+@pytest.mark.parametrize("name", ["engine.use", "engine.start", "engine.lock", "worker.lock"])
+async def test_a_symlink_in_place_of_a_lock_is_refused(world: EngineWorld, tmp_path: Path, name: str) -> None:
+    world.paths.secure()
+    (world.paths.engine / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EngineError, match=re.escape(name)):
+        await world.ensure()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+async def test_the_folder_of_another_hosts_engine_is_refused(world: EngineWorld) -> None:
+    (await world.ensure()).close()
+    await stop_engine(world.paths, say=world.said.append)
+    write_host(world, boot_id="another", name="render-7")
+    with pytest.raises(EngineError, match=r"runs on host 'render-7'.*PUTER_HOME.*empty the file"):
+        await world.ensure()
+
+
+async def test_a_lock_that_another_host_holds_is_refused(world: EngineWorld) -> None:
+    (await world.ensure()).close()
+    write_host(world, boot_id="another", name="render-7")
+    with pytest.raises(EngineError, match=r"runs on host 'render-7'.*PUTER_HOME=…$"):
+        await world.ensure()
+
+
+async def test_a_worker_of_another_host_is_not_signalled(world: EngineWorld) -> None:
+    (await world.ensure(AWS_PROFILE="one")).close()
+    worker = world.worker
+    rewrite(world.paths.engine / "worker.lock", r'"boot_id":"[^"]*"', '"boot_id":"another"')
+    with pytest.raises(EngineError, match="worker runs on host"):
+        await world.ensure(AWS_PROFILE="two")
+    assert is_running(worker)
+
+
+async def test_an_engine_ended_in_order_may_be_carried_to_another_host(world: EngineWorld) -> None:
+    (await world.ensure()).close()
+    await stop_engine(world.paths, say=world.said.append)
+    assert (world.paths.engine / "engine.lock").read_bytes() == b""
+
+
+async def test_a_log_that_grew_is_put_aside_at_the_next_start(world: EngineWorld) -> None:
+    world.paths.secure()
+    for name in ("server.log", "worker.out"):
+        (world.paths.logs / name).write_bytes(b"x" * 2_000_000)
+    (await world.ensure()).close()
+    sizes = {path.name: path.stat().st_size for path in world.paths.logs.iterdir()}
+    assert sizes["server.log"] < 100_000 > sizes["worker.out"]
+    assert sizes["server.log.1"] == sizes["worker.out.1"] == 2_000_000
+
+
+async def test_the_event_loop_goes_on_while_another_command_starts_the_engine(world: EngineWorld) -> None:
+    from puter_client.local.locks import FileLock
+
+    world.paths.secure()
+    with FileLock(world.paths.engine / "engine.start") as start:
+        assert start.try_lock()
+        waiting = asyncio.create_task(world.ensure())
+        line = "another command is starting the engine; waiting for it …"
+        await asyncio.to_thread(wait_for, lambda: line in world.said, f"{line!r} to be said")
+    (await waiting).close()
+    assert is_running(world.worker)
+
+
+async def test_a_command_that_hangs_in_starting_is_named(world: EngineWorld) -> None:
+    from puter_client.local.locks import FileLock
+    from puter_client.local.notes import StartNote
+
+    world.paths.secure()
+    with FileLock(world.paths.engine / "engine.start") as start:
+        assert start.try_lock()
+        start.write(StartNote(pid=4_711))
+        with pytest.raises(EngineError, match=r"another command \(pid 4711, `kill` it if it hangs\)"):
+            await world.ensure(patience=SHORT)
+
+
+def rewrite(path: Path, pattern: str, replacement: str) -> None:
+    text, changed = re.subn(pattern, replacement, path.read_text())
+    assert changed == 1
+    path.write_text(text)
+
+
+def write_host(world: EngineWorld, *, boot_id: str, name: str | None) -> None:
+    import msgspec
+
+    from puter_client.local.notes import EngineNote, this_host
+
+    host = msgspec.structs.replace(this_host(), boot_id=boot_id, name=name or this_host().name)
+    note = EngineNote(host=host, socket=str(world.paths.socket))
+    (world.paths.engine / "engine.lock").write_bytes(msgspec.json.encode(note))

@@ -1,0 +1,360 @@
+"""What the scripts of user data do on a machine: it ends itself whatever fails, and runs its workload once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import Os
+from puter_worker.ec2.userdata import Boot, Machine, compose
+from tests.integration.standin_machine import FIRST_BOOT, StandIn, parts_of
+
+TTL_S = 3_600
+DEADLINE = FIRST_BOOT + TTL_S
+NEXT_MINUTE = -(-DEADLINE // 60) * 60
+
+
+def user_data(
+    os: Os = Os.AL2023,
+    ttl_s: int | None = TTL_S,
+    run: str | None = None,
+    env: dict[str, str] | None = None,
+    own: str | None = None,
+) -> bytes:
+    machine = Machine(key=PuterKey("alice", "sweep-17"), generation=3, run=run, env=env or {}, user_data=own)
+    return compose(Boot(os=os, ttl_s=ttl_s), [machine])
+
+
+BY_AT = ("at", NEXT_MINUTE)
+BY_TIMER = ("timer", DEADLINE)
+
+
+def assert_ends_once_by(host: StandIn, expected: tuple[str, int]) -> None:
+    assert [handle[:2] for handle in host.handles] == [expected]
+    assert host.ends_by(host.handles[0])
+
+
+@pytest.fixture(params=list(Os))
+def os_name(request: pytest.FixtureRequest) -> Os:
+    return Os(request.param)
+
+
+def test_when_all_goes_well_at_is_the_one_handle(tmp_path: Path, os_name: Os) -> None:
+    assert_ends_once_by(StandIn(tmp_path, user_data(os_name)).boot(), BY_AT)
+
+
+def test_before_any_script_has_run_the_timer_holds(tmp_path: Path, os_name: Os) -> None:
+    host = StandIn(tmp_path, user_data(os_name)).boot(as_far_as_scripts=False)
+
+    assert_ends_once_by(host, BY_TIMER)
+
+
+@pytest.mark.parametrize("what", ["install-at", "enable-atd", "start-atd", "at"])
+def test_where_at_fails_the_timer_stays(tmp_path: Path, os_name: Os, what: str) -> None:
+    assert_ends_once_by(StandIn(tmp_path, user_data(os_name)).broken(what).boot(), BY_TIMER)
+
+
+@pytest.mark.parametrize("what", ["install-docker", "enable-docker", "start-docker"])
+def test_where_docker_fails_the_machine_ends_all_the_same(tmp_path: Path, os_name: Os, what: str) -> None:
+    assert_ends_once_by(StandIn(tmp_path, user_data(os_name, run="true")).broken(what).boot(), BY_AT)
+
+
+def test_where_all_installing_fails_the_machine_ends_all_the_same(tmp_path: Path, os_name: Os) -> None:
+    host = StandIn(tmp_path, user_data(os_name, run="true")).broken("install-at", "install-docker").boot()
+
+    assert_ends_once_by(host, BY_TIMER)
+
+
+def test_where_the_users_part_fails_the_machine_ends_all_the_same(tmp_path: Path, os_name: Os) -> None:
+    host = StandIn(tmp_path, user_data(os_name, own="#!/bin/sh\necho own >>$MACHINE/calls\nexit 1\n")).boot()
+
+    assert "own" in host.calls
+    assert_ends_once_by(host, BY_AT)
+
+
+def test_where_systemd_takes_no_timer_a_shutdown_is_scheduled(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data()).broken("enable-puter-deadline.timer").boot()
+
+    assert (host.shutdowns, host.handles) == (["shutdown -h +60"], [])
+
+
+def test_a_reboot_changes_neither_deadline_nor_handle(tmp_path: Path, os_name: Os) -> None:
+    assert_ends_once_by(StandIn(tmp_path, user_data(os_name)).boot().boot(FIRST_BOOT + 600), BY_AT)
+
+
+def test_a_reboot_without_at_arms_the_same_timer_again(tmp_path: Path, os_name: Os) -> None:
+    host = StandIn(tmp_path, user_data(os_name)).broken("install-at").boot().boot(FIRST_BOOT + 600)
+
+    assert_ends_once_by(host, BY_TIMER)
+
+
+def test_scripts_that_run_twice_schedule_one_job(tmp_path: Path, os_name: Os) -> None:
+    host = StandIn(tmp_path, user_data(os_name)).boot()
+
+    host.run_scripts()
+
+    assert_ends_once_by(host, BY_AT)
+
+
+def test_scripts_that_run_twice_schedule_one_job_though_the_timer_is_still_there(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data()).broken("disable-puter-deadline.timer", "stop-puter-deadline.timer").boot()
+
+    host.run_scripts()
+
+    assert [handle[:2] for handle in host.handles] == [BY_TIMER, BY_AT]
+
+
+def test_an_atd_that_was_disabled_is_enabled_again_while_the_job_is_there(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data()).boot()
+    (host.machine / "enabled/atd").unlink()
+
+    assert_ends_once_by(host.boot(FIRST_BOOT + 600), BY_AT)
+
+
+def test_a_cancelled_job_leaves_nothing_that_ends_the_machine(tmp_path: Path) -> None:
+    assert StandIn(tmp_path, user_data()).boot().cancel().handles == []
+
+
+@pytest.mark.parametrize("at", [FIRST_BOOT + 600, DEADLINE + 600])
+def test_a_reboot_after_cancelling_arms_nothing(tmp_path: Path, os_name: Os, at: int) -> None:
+    host = StandIn(tmp_path, user_data(os_name)).boot().cancel().boot(at)
+
+    assert (host.handles, host.shutdowns) == ([], [])
+
+
+def test_scripts_run_again_after_cancelling_arm_nothing(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data()).boot().cancel()
+
+    host.run_scripts()
+
+    assert host.handles == []
+
+
+@pytest.mark.parametrize("what", [(), ("install-at",)], ids=["at", "timer"])
+def test_a_boot_after_the_deadline_ends_the_machine_right_away(
+    tmp_path: Path, os_name: Os, what: tuple[str, ...]
+) -> None:
+    host = StandIn(tmp_path, user_data(os_name)).broken(*what).boot().boot(DEADLINE)
+
+    assert host.shutdowns == ["shutdown -h now"]
+
+
+def test_when_at_has_gone_the_next_boot_arms_the_timer(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data()).boot().uninstall_at().boot(FIRST_BOOT + 600)
+
+    assert_ends_once_by(host, BY_TIMER)
+
+
+def test_a_lost_hand_over_is_made_good_at_the_next_boot(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data()).broken("disable-puter-deadline.timer", "stop-puter-deadline.timer").boot()
+
+    assert_ends_once_by(host.repaired().boot(FIRST_BOOT + 600), BY_AT)
+
+
+def test_a_deadline_that_was_not_written_whole_is_set_anew(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data()).broken("install-at").boot()
+    (host.state / "deadline").write_text("")
+
+    assert_ends_once_by(host.boot(FIRST_BOOT + 600), ("timer", DEADLINE + 600))
+
+
+def test_without_a_ttl_nothing_ends_the_machine(tmp_path: Path, os_name: Os) -> None:
+    host = StandIn(tmp_path, user_data(os_name, ttl_s=None)).boot().boot(DEADLINE + 600)
+
+    assert (host.handles, host.shutdowns) == ([], [])
+
+
+@pytest.mark.parametrize(("what", "expected"), [((), "at"), (("install-at",), "timer")])
+def test_an_image_of_a_disk_brings_no_deadline_along(tmp_path: Path, what: tuple[str, ...], expected: str) -> None:
+    host = StandIn(tmp_path, user_data()).broken(*what).boot()
+
+    host.launch(user_data(), "i-2")
+    host.boot(DEADLINE + 30)
+
+    assert host.shutdowns == []
+    assert [(handle.kind, handle.at - DEADLINE - 30 >= TTL_S) for handle in host.handles] == [(expected, True)]
+
+
+@pytest.mark.parametrize("what", [(), ("install-at",)], ids=["at", "timer"])
+def test_an_image_of_a_disk_does_not_end_a_machine_without_ttl(tmp_path: Path, what: tuple[str, ...]) -> None:
+    host = StandIn(tmp_path, user_data()).broken(*what).boot()
+
+    host.launch(user_data(ttl_s=None), "i-2")
+
+    assert host.boot(FIRST_BOOT + 600).handles == []
+
+
+def test_the_deadline_is_roots_alone(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data()).boot()
+
+    assert (host.state / "deadline").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("os", "command"), [(Os.AL2023, "dnf install -y docker"), (Os.AL2, "amazon-linux-extras install -y docker")]
+)
+def test_docker_comes_from_the_oss_own_place(tmp_path: Path, os: Os, command: str) -> None:
+    host = StandIn(tmp_path, user_data(os)).boot()
+
+    assert [call for call in host.calls if call.endswith("install -y docker")] == [command]
+
+
+def test_docker_runs_now_and_after_a_reboot_for_ec2_user_too(tmp_path: Path, os_name: Os) -> None:
+    host = StandIn(tmp_path, user_data(os_name)).boot()
+
+    assert "docker" in host.enabled & host.active
+    assert "usermod -aG docker ec2-user" in host.calls
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_workloads_exit_code_is_recorded_and_told_on_the_console(tmp_path: Path, os_name: Os, code: int) -> None:
+    host = StandIn(tmp_path, user_data(os_name, run=f"exit {code}")).boot()
+
+    assert host.exit_code == str(code)
+    assert host.console == f"\nputer: workload alice/sweep-17 generation 3 exited with {code}\n"
+
+
+def test_a_workload_prints_into_its_log(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data(run="echo out; echo err >&2")).boot()
+
+    assert (host.root / "var/log/puter/workload.log").read_text() == "out\nerr\n"
+
+
+def test_a_workload_runs_as_ec2_user_in_its_home(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data(run='echo "$HOME $USER $PWD"')).boot()
+
+    home = host.root / "home/ec2-user"
+    assert f"runuser -u ec2-user -- {host.root}/usr/local/sbin/puter-workload task" in host.calls
+    assert (host.root / "var/log/puter/workload.log").read_text() == f"{home} ec2-user {home}\n"
+
+
+def test_boot_does_not_wait_for_the_workload(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data(run="true")).boot()
+
+    assert "systemctl --no-block start puter-workload.service" in host.calls
+
+
+def test_without_docker_the_workload_does_not_run_and_says_so(tmp_path: Path, os_name: Os) -> None:
+    host = StandIn(tmp_path, user_data(os_name, run="echo ran >>$MACHINE/calls")).broken("install-docker").boot()
+
+    assert "ran" not in host.calls
+    assert host.exit_code == "69"
+    assert host.console.split("\n") == [
+        "",
+        "puter: workload alice/sweep-17 generation 3 did not run: Docker is not up",
+        "",
+        "puter: workload alice/sweep-17 generation 3 exited with 69",
+        "",
+    ]
+
+
+def test_a_workload_that_systemd_does_not_start_has_failed(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data(run="true")).broken("start-puter-workload.service").boot()
+
+    assert host.exit_code == "70"
+
+
+def test_a_workload_runs_once(tmp_path: Path, os_name: Os) -> None:
+    host = StandIn(tmp_path, user_data(os_name, run="echo ran >>$MACHINE/calls")).boot().boot(FIRST_BOOT + 600)
+
+    host.run_scripts()
+    host.run_workload()
+
+    assert host.calls.count("ran") == 1
+
+
+def test_a_workload_runs_on_an_image_of_a_disk_on_which_it_has_run(tmp_path: Path) -> None:
+    data = user_data(run="echo ran >>$MACHINE/calls")
+    host = StandIn(tmp_path, data).boot()
+
+    host.launch(data, "i-2")
+    host.boot(FIRST_BOOT + 600)
+
+    assert host.calls.count("ran") == 2
+
+
+def test_run_and_env_are_readable_by_their_user_alone(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data(run="true", env={"A": "1"})).boot()
+
+    assert [(host.state / name).stat().st_mode & 0o777 for name in ("workload.run", "workload.env")] == [0o600] * 2
+    assert f"chown ec2-user {host.state}/workload.run {host.state}/workload.env" in host.calls
+
+
+def test_env_reaches_the_workload_unexpanded(tmp_path: Path) -> None:
+    env = {"A": "$(exit 9) `exit 9` $HOME \\ \" ' \n\t* ü", "EMPTY": "", "PATH_": "x;y&&z|w"}
+    host = StandIn(tmp_path, user_data(run='env -0 >"$HOME/env"', env=env)).boot()
+
+    seen = dict(pair.split("=", 1) for pair in (host.root / "home/ec2-user/env").read_text().split("\0")[:-1])
+    assert {name: seen.get(name) for name in env} == env
+
+
+def test_a_variable_that_bash_keeps_for_itself_does_not_stop_the_workload(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data(run='[ "$Z" = 1 ]', env={"EUID": "7", "IFS": "=", "Z": "1"})).boot()
+
+    assert host.exit_code == "0"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(run=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
+def test_any_text_arrives_as_it_was_written(tmp_path: Path, run: str) -> None:
+    state = tmp_path / "var/lib/puter"
+    state.mkdir(parents=True, exist_ok=True)
+    script = tmp_path / "task"
+    script.write_bytes(parts_of(user_data(run=run, env={"A": run}))[-1][2])
+
+    subprocess.run(["sh", script], env={"PUTER_ROOT": str(tmp_path)}, capture_output=True, check=False)
+
+    assert (state / "workload.run").read_bytes() == run.encode()
+    assert (state / "workload.env").read_bytes() == f"A={run}\0".encode()
+
+
+def test_a_shutdown_amid_the_workload_is_recorded(tmp_path: Path) -> None:
+    sleep = shutil.which("sleep")
+    host = StandIn(tmp_path, user_data(run=f"echo up >>$MACHINE/calls; exec {sleep} 600"))
+    host.boot(as_far_as_scripts=False)
+    host.run_scripts()
+
+    unit = subprocess.Popen(host.workload_command(), env=host.env, start_new_session=True)
+    try:
+        give_up_at = time.monotonic() + 30
+        while "up" not in host.calls and time.monotonic() < give_up_at:
+            time.sleep(0.01)
+        os.killpg(unit.pid, signal.SIGTERM)  # systemd signals every process of a unit
+        unit.wait(30)
+    finally:
+        if unit.poll() is None:
+            os.killpg(unit.pid, signal.SIGKILL)
+            unit.wait()
+
+    assert host.exit_code == "143"
+
+
+def shellcheck(*arguments: str | Path) -> str:
+    command = [Path(sys.executable).with_name("shellcheck"), "--norc", *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode in (0, 1), found.stderr  # 1: it has found something
+    return found.stdout
+
+
+@pytest.mark.parametrize("ttl_s", [TTL_S, None])
+def test_shellcheck_finds_nothing(tmp_path: Path, os_name: Os, ttl_s: int | None) -> None:
+    host = StandIn(tmp_path, user_data(os_name, ttl_s, run="make all", env={"A": "1"}))
+
+    assert shellcheck(host.boothook, *host.scripts.values()) == ""
+
+
+def test_shellcheck_finds_no_mistake_in_scripts_that_carry_odd_texts(tmp_path: Path) -> None:
+    odd = "it's $HOME `x` \\ \" \n!"
+    host = StandIn(tmp_path, user_data(run=odd, env={"A": odd, "B": ""}))
+
+    assert shellcheck("--severity=warning", *host.scripts.values()) == ""

@@ -1,0 +1,120 @@
+"""Fixture: a client, a real Valkey and moto, with workers that run inside the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import boto3
+import msgspec
+import pytest
+
+from puter_client.client import Asked, PuterClient
+from puter_client.contract.phase import Origin
+from puter_client.contract.record import Record
+from puter_client.contract.spec import Spec
+from puter_client.store.clientstore import ClientStore
+from puter_client.view import View, WaitFor
+from puter_worker.settings import Settings
+from puter_worker.worker import Worker
+from tests.integration.redis_servers import RedisServer
+
+PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPx8Tn8wJmVvLq1uwRWhGtg5zT8p7xyk8vJ4k8jVvq3Z me"
+SPEC = Spec(public_key=PUBLIC_KEY, ssh_from=("192.0.2.7/32",), region="us-east-1")
+PATIENCE_S = 30.0
+
+
+def spec(**changes: Any) -> Spec:
+    """A spec that moto can launch, with some fields changed."""
+    return msgspec.structs.replace(SPEC, **changes)
+
+
+class Workshop:
+    """What a test of the whole way of a wish works with.
+
+    Attributes:
+        server: the Redis.
+        client: a client in namespace `betty`.
+        ec2: a plain boto3 client, for looking at what EC2 holds.
+    """
+
+    def __init__(self, server: RedisServer, endpoint: str) -> None:
+        self.server = server
+        self.endpoint = endpoint
+        self.client = self.client_of("betty")
+        self.ec2: Any = boto3.client("ec2", region_name="us-east-1", endpoint_url=endpoint)
+        self._workers = 0
+
+    def client_of(self, namespace: str) -> PuterClient:
+        """A client in another namespace."""
+        return PuterClient(ClientStore.connect(self.server.url), namespace=namespace, user="betty")
+
+    def settings(self, **changes: Any) -> Settings:
+        """A worker's settings; moto has no rates to pace for."""
+        self._workers += 1
+        name = f"here:{self._workers}:test"
+        return msgspec.structs.replace(
+            Settings(redis_url=self.server.url, worker_id=name, host="here", pace=False, drain_s=5.0, quiet_sweep_s=0.5), **changes
+        )
+
+    @asynccontextmanager
+    async def working(self, **changes: Any) -> AsyncIterator[Worker]:
+        """A worker runs while inside."""
+        ready = asyncio.Event()
+        worker = Worker(self.settings(**changes), on_ready=ready.set)
+        running = asyncio.create_task(worker.run())
+        await asyncio.wait({running, asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            yield worker
+        finally:
+            worker.stop()
+            await running
+
+    async def wish(
+        self,
+        *tags: str,
+        wait: WaitFor = WaitFor.RUNNING,
+        client: PuterClient | None = None,
+        origin: Origin = Origin.UP,
+        again: bool = False,
+        retry_failed: bool = False,
+        **fields: Any,
+    ) -> list[View]:
+        """Wish for machines and wait; the views in the order of the tags."""
+        client = client or self.client
+        asked = [Asked(tag, spec(**fields)) for tag in tags]
+        batch = await client.submit(asked, origin=origin, again=again, retry_failed=retry_failed)
+        return await client.wait(batch_id=batch, tags=tags, wait=wait, timeout_s=PATIENCE_S)
+
+    async def record(self, tag: str) -> Record:
+        """A tag's record."""
+        (view,) = await self.client.views([tag])
+        assert view.record is not None, f"nothing is known of {tag}"
+        return view.record
+
+    def instances(self, *states: str) -> list[dict[str, Any]]:
+        """Every instance that EC2 holds, in some states or in all."""
+        filters: Sequence[Any] = [{"Name": "instance-state-name", "Values": list(states)}] if states else []
+        pages = self.ec2.get_paginator("describe_instances").paginate(Filters=filters)
+        return [
+            dict(instance)
+            for page in pages
+            for reservation in page["Reservations"]
+            for instance in reservation["Instances"]
+        ]
+
+    def tags(self, instance_id: str) -> dict[str, str]:
+        """The tags that EC2 holds of a resource."""
+        found = self.ec2.describe_tags(Filters=[{"Name": "resource-id", "Values": [instance_id]}])["Tags"]
+        return {tag["Key"]: tag["Value"] for tag in found}
+
+
+@pytest.fixture
+async def workshop(valkey: RedisServer, moto: str) -> AsyncIterator[Workshop]:
+    """A client, a Valkey and moto; workers are started by the test."""
+    shop = Workshop(valkey, moto)
+    yield shop
+    await shop.client.aclose()
+    shop.ec2.close()

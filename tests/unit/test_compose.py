@@ -1,0 +1,142 @@
+"""compose.yaml is what Compose reads, and keeps what the pages say of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from puter_client.contract.duration import parse_duration_s
+from puter_worker.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+REDIS, WORKER = COMPOSE["services"]["redis"], COMPOSE["services"]["worker"]
+SERVICES = pytest.mark.parametrize("service", COMPOSE["services"].values(), ids=COMPOSE["services"])
+DRAIN_S = Settings(redis_url="", worker_id="", host="").drain_s
+
+
+def test_it_is_as_the_compose_specification_has_it() -> None:
+    package = distribution("check-jsonschema")  # it brings the specification's own schema along
+    shipped = package.locate_file("check_jsonschema/builtin_schemas/vendor/compose-spec.json")
+    schema = json.loads(Path(str(shipped)).read_text())
+
+    jsonschema.validators.validator_for(schema)(schema).validate(COMPOSE)
+
+
+def test_there_are_two_workers() -> None:
+    assert WORKER["deploy"]["replicas"] == 2
+
+
+def test_workers_wait_for_a_redis_that_answers() -> None:
+    assert WORKER["depends_on"] == {"redis": {"condition": "service_healthy"}}
+    assert "PING" in REDIS["healthcheck"]["test"][1]
+
+
+def test_a_worker_may_drain_before_it_is_killed() -> None:
+    assert parse_duration_s(WORKER["stop_grace_period"]) > DRAIN_S
+
+
+def test_nothing_in_compose_prolongs_the_drain() -> None:
+    assert not [entry for entry in WORKER["environment"] if entry.startswith("PUTER_")]
+
+
+def test_aws_settings_are_passed_on_and_none_is_written_down() -> None:
+    assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"} <= set(
+        WORKER["environment"]
+    )
+    assert not [entry for entry in WORKER["environment"] if "=" in entry]
+
+
+def test_profiles_can_be_read_and_not_written() -> None:
+    (mount,) = WORKER["volumes"]
+
+    assert mount["target"] == "/home/puter/.aws"
+    assert mount["read_only"] is True
+
+
+@SERVICES
+def test_no_password_stands_in_a_command(service: dict[str, Any]) -> None:
+    words = json.dumps([service.get("command"), service.get("entrypoint"), service.get("healthcheck")])
+
+    assert not re.search(r"requirepass|masterauth|--pass\b|(?<!\w)-a\b|PASSWORD|REDISCLI_AUTH|://[^/]*@", words)
+
+
+def test_the_rules_of_users_come_from_a_secret() -> None:
+    assert REDIS["secrets"] == ["users.acl"]
+    assert COMPOSE["secrets"]["users.acl"] == {"file": "deploy/users.acl"}
+    assert "/run/secrets/users.acl" in REDIS["command"]
+
+
+def test_the_workers_url_comes_from_a_file_that_is_not_in_the_project() -> None:
+    assert WORKER["env_file"] == ["deploy/worker.env"]
+    assert set((ROOT / "deploy" / ".gitignore").read_text().split()) == {"users.acl", "worker.env"}
+
+
+def test_redis_is_reached_from_this_host_alone() -> None:
+    assert [port.rpartition(":")[0].rpartition(":")[0] for port in REDIS["ports"]] == ["127.0.0.1"]
+    assert "ports" not in WORKER
+
+
+def test_redis_keeps_its_data_in_a_volume() -> None:
+    volume, _, folder = REDIS["volumes"][0].partition(":")
+
+    assert volume in COMPOSE["volumes"]
+    assert REDIS["command"][-2:] == ["--dir", folder]
+
+
+@SERVICES
+def test_services_have_no_more_rights_than_they_need(service: dict[str, Any]) -> None:
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["user"] not in ("", "0", "root")
+
+
+@SERVICES
+def test_services_come_back_and_their_logs_do_not_fill_the_disk(service: dict[str, Any]) -> None:
+    assert service["restart"] == "unless-stopped"
+    assert {"max-size", "max-file"} <= service["logging"]["options"].keys()
+
+
+def test_redis_writes_before_it_answers_and_forgets_nothing() -> None:
+    lines = [line.split() for line in (ROOT / "deploy" / "redis.conf").read_text().splitlines() if line[:1] != "#"]
+    settings = {line[0]: line[1] for line in lines if line}
+
+    assert settings["appendonly"] == "yes"
+    assert settings["appendfsync"] == "always"
+    assert settings["maxmemory-policy"] == "noeviction"
+
+
+def test_files_that_compose_names_are_in_the_project() -> None:
+    named = [WORKER["build"]["dockerfile"], *(config["file"] for config in COMPOSE["configs"].values())]
+
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_files_that_the_image_is_made_of_are_in_the_project_and_in_its_context() -> None:
+    copied = re.findall(r"^COPY (?!--from)(\S+)", (ROOT / "deploy" / "Containerfile").read_text(), re.MULTILINE)
+    context = (ROOT / "deploy" / "Containerfile.dockerignore").read_text().splitlines()
+
+    assert copied
+    assert [name for name in copied if not (ROOT / name).exists() or f"!{name}" not in context] == []
+
+
+def test_the_image_runs_a_worker_as_nobody_in_particular() -> None:
+    lines = (ROOT / "deploy" / "Containerfile").read_text().splitlines()
+
+    assert lines[-1] == 'ENTRYPOINT ["/opt/puter/bin/python", "-m", "puter_worker"]'
+    assert [line for line in lines if line.startswith("USER ")] == ["USER 65534:65534"]
+
+
+def test_a_worker_under_systemd_may_drain_before_it_is_killed() -> None:
+    unit = (ROOT / "deploy" / "puter-worker@.service").read_text()
+    (stop_s,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+
+    assert int(stop_s) > DRAIN_S

@@ -1,0 +1,200 @@
+"""What each way a call can end means."""
+
+from __future__ import annotations
+
+import socket
+
+import aiohttp
+import pytest
+from aiohttp.client_reqrep import ConnectionKey
+from botocore import exceptions as sdk
+from botocore.parsers import ResponseParserError
+
+from puter_client.contract.errors import PuterError
+from puter_worker.ec2.errors import (
+    HANDLING,
+    Ec2Error,
+    Handling,
+    ProfileMissing,
+    ec2_error,
+    fit_for_users,
+    handling_of,
+    is_of_a_call,
+)
+
+
+def refused(code: str, status: int = 400, message: str = "no", operation: str = "RunInstances") -> sdk.ClientError:
+    told = {
+        "Error": {"Code": code, "Message": message},
+        "ResponseMetadata": {"HTTPStatusCode": status, "RequestId": "req-1"},
+    }
+    return sdk.ClientError(told, operation)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "handling"),
+    [
+        ("RequestLimitExceeded", 503, Handling.THROTTLED),
+        ("ThrottlingWhatever", 400, Handling.THROTTLED),
+        ("InternalError", 500, Handling.AGAIN),
+        ("Unavailable", 503, Handling.AGAIN),
+        ("InsufficientInstanceCapacity", 500, Handling.OTHER_ZONE),
+        ("Unsupported", 400, Handling.OTHER_ZONE),
+        ("InsufficientFreeAddressesInSubnet", 400, Handling.OTHER_ZONE),
+        ("VcpuLimitExceeded", 400, Handling.QUOTA),
+        ("PendingVerification", 400, Handling.QUOTA),
+        ("ResourceCountExceeded", 400, Handling.SPLIT),
+        ("FilterLimitExceeded", 400, Handling.SPLIT),
+        ("InvalidAMIID.NotFound", 400, Handling.FAIL),
+        ("InvalidParameterSomething", 400, Handling.FAIL),
+        ("UnauthorizedOperation", 403, Handling.FAIL),
+        ("AuthFailure", 401, Handling.FAIL),
+        ("SomethingNew", 400, Handling.FAIL),
+        ("SomethingNew", 500, Handling.DOUBTFUL),
+        ("502", 502, Handling.DOUBTFUL),
+        ("InvalidInstanceID.NotFound", 400, Handling.JUST_MADE),
+        ("InvalidGroup.Duplicate", 400, Handling.ALREADY_THERE),
+        ("RequestExpired", 400, Handling.CREDENTIALS),
+        ("ExpiredToken", 403, Handling.CREDENTIALS),
+        ("IdempotentParameterMismatch", 400, Handling.IDEMPOTENT_MISMATCH),
+        ("IdempotentInstanceTerminated", 400, Handling.IDEMPOTENT_TERMINATED),
+    ],
+)
+def test_a_code_says_what_to_do(code: str, status: int, handling: Handling) -> None:
+    assert handling_of(code, status) is handling
+
+
+def test_the_code_of_a_state_reason_is_known_without_its_prefix() -> None:
+    assert handling_of("Server.InsufficientInstanceCapacity") is Handling.OTHER_ZONE
+
+
+def test_each_code_has_one_row() -> None:
+    from puter_worker.ec2 import errors
+
+    assert len(HANDLING) == sum(len(codes) for codes in errors._TABLE.values())
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "doubtful"),
+    [
+        ("InternalError", 500, True),
+        ("ServiceUnavailable", 503, True),
+        ("SomethingNew", 500, True),
+        ("RequestLimitExceeded", 503, False),
+        ("InsufficientInstanceCapacity", 500, False),
+        ("InvalidParameterValue", 400, False),
+        ("IdempotentParameterMismatch", 400, False),
+    ],
+)
+def test_a_refusal_is_doubtful_only_if_the_server_failed_for_no_known_reason(
+    code: str, status: int, doubtful: bool
+) -> None:
+    assert ec2_error(refused(code, status)).doubtful is doubtful
+
+
+HERE = ConnectionKey("ec2.test", 443, True, True, None, None, None, None)
+URL = "https://user:hunter2@ec2.test/path?X-Amz-Signature=abc"
+
+
+@pytest.mark.parametrize(
+    ("error", "handling", "doubtful"),
+    [
+        (sdk.ReadTimeoutError(endpoint_url=URL, error=None), Handling.DOUBTFUL, True),
+        (sdk.ConnectionClosedError(endpoint_url=URL, error=None, request=None), Handling.DOUBTFUL, True),
+        (sdk.HTTPClientError(error="?"), Handling.DOUBTFUL, True),
+        (sdk.EndpointConnectionError(endpoint_url=URL, error=ConnectionResetError()), Handling.DOUBTFUL, True),
+        (sdk.EndpointConnectionError(endpoint_url=URL, error=aiohttp.ClientOSError()), Handling.DOUBTFUL, True),
+        (ResponseParserError("<html>"), Handling.DOUBTFUL, True),
+        (TimeoutError(), Handling.DOUBTFUL, True),
+        (ConnectionResetError(), Handling.DOUBTFUL, True),
+        (aiohttp.ServerDisconnectedError(), Handling.DOUBTFUL, True),
+        (
+            sdk.EndpointConnectionError(
+                endpoint_url=URL, error=aiohttp.ClientConnectorError(HERE, ConnectionRefusedError())
+            ),
+            Handling.AGAIN,
+            False,
+        ),
+        (sdk.EndpointConnectionError(endpoint_url=URL, error=socket.gaierror()), Handling.AGAIN, False),
+        (sdk.ConnectTimeoutError(endpoint_url=URL, error=None), Handling.AGAIN, False),
+        (sdk.SSLError(endpoint_url=URL, error=OSError()), Handling.AGAIN, False),
+        (sdk.NoCredentialsError(), Handling.CREDENTIALS, False),
+        (sdk.PartialCredentialsError(provider="env", cred_var="x"), Handling.CREDENTIALS, False),
+        (sdk.TokenRetrievalError(provider="sso", error_msg="expired"), Handling.CREDENTIALS, False),
+        (sdk.UnauthorizedSSOTokenError(), Handling.CREDENTIALS, False),
+        (sdk.SSOTokenLoadError(error_msg="none"), Handling.CREDENTIALS, False),
+        (RuntimeError("the refreshed credentials are still expired."), Handling.CREDENTIALS, False),
+        (refused("AccessDenied", 403, operation="AssumeRole"), Handling.CREDENTIALS, False),
+        (sdk.NoRegionError(), Handling.FAIL, False),
+        (sdk.ParamValidationError(report="UserData, value: hunter2"), Handling.FAIL, False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_an_end_without_an_answer_is_understood(error: Exception, handling: Handling, doubtful: bool) -> None:
+    assert is_of_a_call(error)
+    told = ec2_error(error, profile="lab")
+    assert (told.handling, told.doubtful) == (handling, doubtful)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        sdk.CredentialRetrievalError(provider="custom-process", error_msg="hunter2"),
+        sdk.SSOTokenLoadError(error_msg="hunter2"),
+        sdk.ParamValidationError(report="Invalid type for parameter UserData, value: hunter2"),
+        sdk.EndpointConnectionError(endpoint_url=URL, error=socket.gaierror()),
+        sdk.ReadTimeoutError(endpoint_url=URL, error="hunter2"),
+        ResponseParserError("body: hunter2"),
+        refused("AuthFailure", message=f"see {URL}"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_shows_no_secret(error: Exception) -> None:
+    told = ec2_error(error)
+    shown = f"{told} {told.message} {told!r}"
+    assert "hunter2" not in shown
+    assert "Signature" not in shown
+
+
+def test_a_missing_profile_is_an_error_of_its_own() -> None:
+    told = ec2_error(sdk.ProfileNotFound(profile="lab"))
+    assert isinstance(told, ProfileMissing)
+    assert "'lab'" in told.message
+
+
+def test_credentials_come_with_what_to_do_about_them() -> None:
+    assert "aws sso login --profile lab" in ec2_error(sdk.NoCredentialsError(), profile="lab").message
+
+
+def test_an_encoded_reason_of_a_denial_is_left_out_for_a_remedy() -> None:
+    message = f"You are not authorized. Encoded authorization failure message: {'Ab3_' * 200}"
+    told = ec2_error(refused("UnauthorizedOperation", 403, message))
+    assert told.message.startswith("You are not authorized. Give the worker's role")
+    assert "Ab3_" not in told.message
+
+
+def test_a_message_is_one_short_line() -> None:
+    told = fit_for_users("two\nlines\x1b[31m " + "long " * 200)
+    assert told.isprintable()
+    assert len(told) <= 400
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    assert not is_of_a_call(TypeError("defect"))
+    assert not is_of_a_call(RuntimeError("Event loop is closed"))
+
+
+def test_an_error_of_ours_is_left_as_it_is() -> None:
+    ours = Ec2Error("NoImage", "none")
+    assert ec2_error(ours) is ours
+
+
+def test_an_error_is_one_of_puters() -> None:
+    told = ec2_error(refused("Blocked"))
+    assert isinstance(told, PuterError)
+    assert (told.code, told.request_id, str(told)) == ("Blocked", "req-1", "Blocked: no")
+
+
+def test_a_refusal_that_is_not_in_ec2s_form_is_doubtful() -> None:
+    told = ec2_error(sdk.ClientError({}, "RunInstances"))
+    assert (told.code, told.handling, told.doubtful) == ("Unknown", Handling.DOUBTFUL, True)

@@ -1,0 +1,275 @@
+"""What user data is composed of; that it does what it should is for test_userdata_runs."""
+
+from __future__ import annotations
+
+import email
+import gzip
+import random
+import shlex
+from email.message import Message
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from puter_client.contract.errors import InvalidInput
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import Os
+from puter_worker.ec2.userdata import Boot, Machine, UserDataTooLarge, check_user_data, compose
+
+BOOT = Boot(os=Os.AL2023, ttl_s=3600)
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=80)
+
+
+def machine(
+    number: int = 1,
+    *,
+    run: str | None = None,
+    env: dict[str, str] | None = None,
+    user_data: str | None = None,
+) -> Machine:
+    key = PuterKey("alice", f"sweep-{number}")
+    return Machine(key=key, generation=2, run=run, env=env or {}, user_data=user_data)
+
+
+def noise(size: int) -> str:
+    return random.Random(1).randbytes(size).hex()[:size]
+
+
+def leaves(data: bytes) -> list[Message]:
+    if data.startswith(b"\x1f\x8b"):
+        data = gzip.decompress(data)
+    return [part for part in email.message_from_bytes(data).walk() if not part.is_multipart()]
+
+
+def body(part: Message) -> bytes:
+    payload = part.get_payload(decode=True)
+    assert isinstance(payload, bytes)
+    return payload
+
+
+def names(data: bytes) -> list[str | None]:
+    return [part.get_filename() for part in leaves(data)]
+
+
+def test_the_deadline_comes_first_and_the_users_part_last() -> None:
+    data = compose(BOOT, [machine(run="make", user_data="#!/bin/sh\ntrue\n")])
+
+    assert names(data) == [
+        "000-puter-0-deadline",
+        "000-puter-1-at",
+        "000-puter-2-docker",
+        "000-puter-3-workload",
+        "000-puter-4-task",
+        None,
+    ]
+
+
+def test_the_deadline_is_a_boothook_so_that_each_boot_runs_it_early() -> None:
+    assert leaves(compose(BOOT, [machine()]))[0].get_content_type() == "text/cloud-boothook"
+
+
+def test_puters_scripts_run_before_nameless_ones_of_the_user() -> None:
+    data = compose(BOOT, [machine(run="make", user_data="#!/bin/sh\ntrue\n")])
+
+    named = [name for name in names(data) if name]
+    assert sorted([*named, "part-001", "runcmd"]) == [*named, "part-001", "runcmd"]
+
+
+def test_without_a_ttl_nothing_speaks_of_at() -> None:
+    assert "000-puter-1-at" not in names(compose(Boot(os=Os.AL2023, ttl_s=None), [machine()]))
+
+
+def test_without_a_workload_there_is_no_runner() -> None:
+    assert names(compose(BOOT, [machine()])) == ["000-puter-0-deadline", "000-puter-1-at", "000-puter-2-docker"]
+
+
+@pytest.mark.parametrize("os", list(Os))
+@pytest.mark.parametrize("ttl_s", [60, None])
+def test_no_placeholder_is_left(os: Os, ttl_s: int | None) -> None:
+    data = compose(Boot(os=os, ttl_s=ttl_s), [machine(run="make")])
+
+    assert not [part for part in leaves(data) if b"@ttl_s@" in body(part) or b"@os@" in body(part)]
+
+
+def test_the_same_machines_give_the_same_bytes() -> None:
+    machines = [machine(n, run=f"make {n}", env={"B": "1", "A": "2"}) for n in range(5)]
+    again = [machine(n, run=f"make {n}", env={"A": "2", "B": "1"}) for n in range(5)]
+
+    assert compose(BOOT, machines) == compose(BOOT, again)
+
+
+def test_one_machines_user_data_can_be_read_as_it_is() -> None:
+    assert compose(BOOT, [machine(run="make")]).startswith(b"Content-Type: multipart/mixed")
+
+
+def test_one_machines_user_data_is_gzipped_when_plain_is_too_large() -> None:
+    assert compose(BOOT, [machine(run="x" * 16_000)]).startswith(b"\x1f\x8b")
+
+
+def test_a_group_is_gzipped() -> None:
+    assert compose(BOOT, [machine(1), machine(2)]).startswith(b"\x1f\x8b")
+
+
+def test_gzip_bears_no_time() -> None:
+    assert compose(BOOT, [machine(1), machine(2)])[4:8] == b"\0\0\0\0"
+
+
+def test_a_hundred_workloads_add_under_2_kb() -> None:
+    hundred = compose(BOOT, [machine(n, run=f"render --frame {n}") for n in range(100)])
+
+    assert len(hundred) < len(gzip.compress(compose(BOOT, [machine(1, run="render --frame 1")]))) + 2_000
+
+
+def test_what_does_not_fit_is_refused_with_its_size_and_a_remedy() -> None:
+    with pytest.raises(UserDataTooLarge) as refused:
+        compose(BOOT, [machine(run="make", user_data="#!/bin/sh\n# " + noise(32_000))])
+
+    assert refused.value.excess == refused.value.size - 16_384 > 0
+    assert str(refused.value).endswith(
+        f" {refused.value.size:,} bytes gzipped, {refused.value.excess:,} more than the 16,384 that EC2 takes: "
+        "shorten user_data, or fetch it from within the machine"
+    )
+
+
+def test_a_group_that_does_not_fit_is_to_be_split() -> None:
+    with pytest.raises(UserDataTooLarge, match=r"user data of 2 machines .* smaller groups"):
+        compose(BOOT, [machine(1), machine(2, run=noise(40_000))])
+
+
+def test_the_refusal_shows_nothing_of_the_content() -> None:
+    with pytest.raises(UserDataTooLarge) as refused:
+        compose(BOOT, [machine(run=noise(40_000))])
+
+    assert noise(40_000)[:20] not in str(refused.value)
+
+
+def test_a_machines_repr_shows_no_secret() -> None:
+    assert "hunter2" not in repr(machine(run="login hunter2", env={"P": "hunter2"}, user_data="#! hunter2"))
+
+
+def test_no_machines_are_a_mistake_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="no machines"):
+        compose(BOOT, [])
+
+
+def test_each_member_of_a_group_has_its_workload_under_its_index() -> None:
+    data = compose(BOOT, [machine(n, run=f"make {n}") for n in range(3)])
+
+    tasks = [part for part in leaves(data) if part.get_filename() == "000-puter-4-task"]
+    assert [(part["Launch-Index"], f"'make {n}'".encode() in body(part)) for n, part in enumerate(tasks)] == [
+        ("0", True),
+        ("1", True),
+        ("2", True),
+    ]
+
+
+def test_what_members_share_has_no_index() -> None:
+    data = compose(BOOT, [machine(n, user_data="#!/bin/sh\ntrue\n") for n in range(3)])
+
+    assert [part["Launch-Index"] for part in leaves(data)] == [None] * 4
+
+
+def test_members_own_user_data_has_their_index() -> None:
+    data = compose(BOOT, [machine(n, user_data=f"#!/bin/sh\necho {n}\n") for n in range(2)])
+
+    assert [part["Launch-Index"] for part in leaves(data)][-2:] == ["0", "1"]
+
+
+def test_each_part_of_a_members_own_multipart_has_its_index() -> None:
+    data = compose(BOOT, [machine(1), machine(2, user_data=MULTIPART)])
+
+    assert [part["Launch-Index"] for part in leaves(data)][-2:] == ["1", "1"]
+
+
+def test_one_machines_parts_have_no_index() -> None:
+    data = compose(BOOT, [machine(run="make", user_data="#!/bin/sh\necho 1\n")])
+
+    assert {part["Launch-Index"] for part in leaves(data)} == {None}
+
+
+@given(run=TEXT, env=st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True), TEXT))
+def test_run_and_env_are_quoted_whole(run: str, env: dict[str, str]) -> None:
+    task = leaves(compose(BOOT, [machine(run=run, env=env)]))[-1]
+
+    words = shlex.split(body(task).decode(), comments=True)
+    at = words.index("%s")
+    assert words[at : at + 2] == ["%s", run]
+    pairs = words[words.index(r"%s\0") + 1 : words.index(">workload.env")] if env else []
+    assert pairs == [f"{name}={value}" for name, value in sorted(env.items())]
+
+
+@given(user_data=TEXT.map(lambda text: "#!/bin/sh\n" + text))
+def test_the_users_text_arrives_to_the_byte(user_data: str) -> None:
+    assert body(leaves(compose(BOOT, [machine(user_data=user_data)]))[-1]) == user_data.encode()
+
+
+MULTIPART = """\
+Content-Type: multipart/mixed; boundary="b"
+MIME-Version: 1.0
+
+--b
+Content-Type: text/x-shellscript
+Content-Disposition: attachment; filename="first.sh"
+
+#!/bin/sh
+echo grüß Gott
+--b
+Content-Type: text/cloud-config
+Content-Transfer-Encoding: base64
+
+I2Nsb3VkLWNvbmZpZwpwYWNrYWdlczogW2dpdF0K
+--b--
+"""
+
+
+@pytest.mark.parametrize(
+    ("user_data", "content_type"),
+    [
+        ("#!/bin/sh\ntrue\n", "text/x-shellscript"),
+        ("\n  #!/bin/sh\ntrue\n", "text/x-shellscript"),
+        ("#cloud-config\npackages: [git]\n", "text/cloud-config"),
+        ("#cloud-config-jsonp\n[]\n", "text/cloud-config-jsonp"),
+        ("#cloud-boothook\n#!/bin/sh\n", "text/cloud-boothook"),
+        ("#part-handler\n", "text/part-handler"),
+        ("## template: jinja\n#!/bin/sh\n", "text/jinja2"),
+    ],
+)
+def test_the_beginning_tells_the_type(user_data: str, content_type: str) -> None:
+    assert leaves(compose(BOOT, [machine(user_data=user_data)]))[-1].get_content_type() == content_type
+
+
+def test_a_multiparts_parts_are_taken_singly() -> None:
+    parts = leaves(compose(BOOT, [machine(user_data=MULTIPART)]))[-2:]
+
+    assert [(part.get_content_type(), part.get_filename(), body(part).decode()) for part in parts] == [
+        ("text/x-shellscript", "first.sh", "#!/bin/sh\necho grüß Gott"),
+        ("text/cloud-config", None, "#cloud-config\npackages: [git]\n"),
+    ]
+
+
+def test_a_part_cannot_take_the_name_of_one_of_puters() -> None:
+    data = compose(BOOT, [machine(user_data=MULTIPART.replace("first.sh", "000-puter-1-at"))])
+
+    assert names(data).count("000-puter-1-at") == 1
+
+
+@pytest.mark.parametrize(
+    ("user_data", "complaint"),
+    [
+        ("echo hi\n", r"begins with 'echo hi': begin it with #!"),
+        ("", r"begins with ''"),
+        ("hunter2 " * 20, r"begins with 'hunter2 hunter2 hun…'"),
+        ("#include http://example.com/x\n", r"text/x-include-url: .* fetch or unpack in a script"),
+        ("#include-once\nhttp://example.com/x\n", r"text/x-include-url"),
+        ("#cloud-config-archive\n- '#!/bin/sh'\n", r"text/cloud-config-archive"),
+        (MULTIPART.replace("#!/bin/sh", "#include"), r"text/x-include-url"),
+        (MULTIPART.replace("text/cloud-config", "text/cloud-config-archive"), r"text/cloud-config-archive"),
+        (MULTIPART.replace("text/cloud-config", "application/gzip"), r"application/gzip"),
+        (MULTIPART.replace("--b\n", "--b\nLaunch-Index: 3\n"), r"Launch-Index .* remove it"),
+        ("Content-Type: multipart/mixed\n\nnothing\n", r"no readable MIME"),
+    ],
+)
+def test_user_data_that_cannot_be_used_is_refused(user_data: str, complaint: str) -> None:
+    with pytest.raises(InvalidInput, match=complaint):
+        check_user_data(user_data)
