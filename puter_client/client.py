@@ -78,8 +78,16 @@ class PuterClient:
         origin: Origin = Origin.SUBMIT,
         again: bool = False,
         retry_failed: bool = False,
+        max_parallel: int | None = None,
     ) -> str:
         """Wish for machines; the id of the batch. Returns once Redis has the wishes.
+
+        Args:
+            asked: the machines.
+            origin: up wants a machine now, submit a workload done once.
+            again: a next generation of each key that has ended.
+            retry_failed: a next generation of each key whose workload did not succeed.
+            max_parallel: at most so many machines of the batch live at a time.
 
         Raises:
             InvalidInput: no machine, too many, a tag twice or outside its alphabet.
@@ -104,6 +112,7 @@ class PuterClient:
                 origin=origin,
                 again=again,
                 retry_failed=retry_failed,
+                max_parallel=max_parallel,
             )
             for one in asked
         ]

@@ -147,7 +147,11 @@ def _default_problems(defaults: Mapping[str, Any]) -> list[str]:
 
 
 def settle(
-    environ: Mapping[str, str], *, namespace: str | None = None, config: Config | None = None, paths: Paths | None = None
+    environ: Mapping[str, str],
+    *,
+    namespace: str | None = None,
+    config: Config | None = None,
+    paths: Paths | None = None,
 ) -> Settings:
     """The settings of this run.
 
@@ -216,7 +220,9 @@ def namespace_of_login(login: str) -> str:
     """
     reduced = re.sub(r"[^a-z0-9-]+", "-", login.lower()).strip("-")[:39]
     if not reduced:
-        raise InvalidInput(f"login name {shown(login)} makes no namespace: name one with --namespace or PUTER_NAMESPACE")
+        raise InvalidInput(
+            f"login name {shown(login)} makes no namespace: name one with --namespace or PUTER_NAMESPACE"
+        )
     return reduced
 
 

@@ -108,6 +108,11 @@ class Fleet:
         """A subnet, with its VPC and zone."""
         return await self._cached(("subnet", subnet_id), lambda: groups.vpc_of_subnet(self.caller, subnet_id))
 
+    async def zones(self) -> list[str]:
+        """Zones that machines can be launched in without naming a subnet: those of the default VPC's subnets."""
+        subnets = await self._cached(("zones",), lambda: groups.default_subnets(self.caller))
+        return sorted({subnet.availability_zone for subnet in subnets})
+
     async def key_pair(self, key_name: str | None, public_key: str | None, tags: dict[str, str]) -> KeyPair:
         """The key pair to launch with, made if it is missing."""
         return await self._cached(

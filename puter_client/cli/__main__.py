@@ -9,11 +9,10 @@ from collections.abc import Sequence
 import click
 
 from puter_client import __version__
-from puter_client.cli.group import Commands
+from puter_client.cli.group import BROKEN_PIPE, Commands
 from puter_client.contract.errors import PuterError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 _HELP = """EC2 machines for one-off workloads, each granted exactly once.
 
@@ -79,8 +78,6 @@ def _run(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         live.clear()
         return INTERRUPTED
-    except BrokenPipeError:
-        raise
     except PuterError as error:
         say(str(error))
         return error.exit_code
@@ -88,7 +85,8 @@ def _run(argv: Sequence[str] | None) -> int:
         if os.environ.get("PUTER_DEBUG"):
             raise
         # Its text may hold what nobody should read in a bug report; its class and place say where to look.
-        say(f"a defect of Puter's: {type(error).__name__} in {_place(error)}; please report it (PUTER_DEBUG=1 shows all)")
+        what = f"{type(error).__name__} in {_place(error)}"
+        say(f"a defect of Puter's: {what}; please report it (PUTER_DEBUG=1 shows all)")
         return 1
     return code if isinstance(code, int) else 0
 

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 _OWN_OPTIONS = frozenset({"-h", "--help", "--version"})
 IMPLICIT = "puter.implicit_up"
+BROKEN_PIPE = 141  # 128 + SIGPIPE, as shells have it
 
 
 class Commands(click.Group):
@@ -57,6 +58,13 @@ class Commands(click.Group):
             hint = f"did you mean {near[0]!r}?" if near else "see `puter --help`"
             raise click.UsageError(f"No such command {args[0][:60]!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a reader that has gone (`puter status | head`) ends it without a word."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise click.exceptions.Exit(BROKEN_PIPE) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands' lines, without loading any."""

@@ -116,7 +116,13 @@ def table(lines: Sequence[Line], width: int | None, *, titled: bool = True) -> l
         if width is not None and len(text) > width:
             text = cut(text, max(width, tag_width))
         style = row.style
-        shown.append(text if style is None else head + styled(text[len(head) :], style) if style != "dim" else styled(text, style))
+        shown.append(
+            text
+            if style is None
+            else head + styled(text[len(head) :], style)
+            if style != "dim"
+            else styled(text, style)
+        )
     return shown
 
 
@@ -150,7 +156,8 @@ def _blocks(lines: Sequence[Line], width: int | None) -> list[list[str]]:
 
 def counted(views: Sequence[View]) -> str:
     """How many stand where: `3 queued, 20 running, 2 failed`."""
-    counts = {phase: 0 for phase in Phase}
+    counts = dict.fromkeys(Phase, 0)
     for view in views:
-        counts[view.phase] += 1
+        # Until a worker has taken the batch's wish, the record tells of an earlier one.
+        counts[Phase.QUEUED if view.batch_id and view.row is None else view.phase] += 1
     return ", ".join(f"{count:,} {phase.value}" for phase, count in counts.items() if count)

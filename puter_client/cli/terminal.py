@@ -56,7 +56,12 @@ def columns(stream: TextIO | None = None) -> int | None:
 
 def styled(text: str, style: str, stream: TextIO | None = None) -> str:
     """The text in a style, where the output is a terminal and NO_COLOR (no-color.org) is not set."""
-    if not text or not (stream or sys.stdout).isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+    if (
+        not text
+        or not (stream or sys.stdout).isatty()
+        or os.environ.get("NO_COLOR")
+        or os.environ.get("TERM") == "dumb"
+    ):
         return text
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
 

@@ -13,7 +13,11 @@ def about(seconds: float) -> str:
     for size, unit in _UNITS:
         if whole >= size:
             minutes = whole % 3_600 // 60
-            return f"{whole // size}h{minutes:02d}m" if unit == "h" and whole < 36_000 and minutes else f"{whole // size}{unit}"
+            return (
+                f"{whole // size}h{minutes:02d}m"
+                if unit == "h" and whole < 36_000 and minutes
+                else f"{whole // size}{unit}"
+            )
     return "0s"
 
 

@@ -19,6 +19,7 @@ from puter_client.contract.spec import Spec
 USER_DATA_LIMIT_BYTES = 16_384
 MIN_TTL_S = 60
 MAX_TTL_S = 365 * 86_400
+MAX_ALTERNATIVES = 10
 MAX_AWS_TAGS = 20  # EC2 allows 50 a resource; Puter writes up to 30 of its own (a group's manifest among them)
 
 Field = Callable[[Any], Any]
@@ -46,6 +47,20 @@ def _pattern(pattern: str, remedy: str) -> Field:
         return text
 
     return check
+
+
+def _several(check: Field) -> Field:
+    """One or more of what `check` reads, in order: a list, or a text with spaces between them."""
+
+    def read(value: Any) -> tuple[str, ...]:
+        items = value if isinstance(value, list | tuple) else _text(value).split()
+        if not items:
+            raise ValueError("is empty: leave it out, or write a value")
+        if len(items) > MAX_ALTERNATIVES:
+            raise ValueError(f"{len(items)} of them: write at most {MAX_ALTERNATIVES}")
+        return tuple(dict.fromkeys(check(item) for item in items))
+
+    return read
 
 
 def _text(value: Any) -> str:
@@ -93,14 +108,17 @@ def _os(value: Any) -> Os:
         raise ValueError(f"{shown(value)}: write one of {', '.join(Os)}") from None
 
 
-def _ttl(value: Any) -> int:
-    try:
-        seconds = parse_duration_s(_text(value))
-    except InvalidInput as error:
-        raise ValueError(str(error).removeprefix("duration ")) from None
-    if not MIN_TTL_S <= seconds <= MAX_TTL_S:
-        raise ValueError(f"{shown(value)}: write 1m to 365d, or no_shutdown: true for a machine that stays")
-    return seconds
+def _seconds(remedy: str, least: int, most: int) -> Field:
+    def read(value: Any) -> int:
+        try:
+            seconds = parse_duration_s(_text(value))
+        except InvalidInput as error:
+            raise ValueError(str(error).removeprefix("duration ")) from None
+        if not least <= seconds <= most:
+            raise ValueError(f"{shown(value)}: write {remedy}")
+        return seconds
+
+    return read
 
 
 def _mapping(value: Any, name: re.Pattern[str], remedy: str, limit: int) -> dict[str, str]:
@@ -155,9 +173,7 @@ def parse_cidr(text: str) -> str:
     try:
         return str(ipaddress.ip_network(text.strip()))
     except ValueError:
-        raise ValueError(
-            f"{shown(text)}: write an address or CIDR like 203.0.113.7/32, or auto, or none"
-        ) from None
+        raise ValueError(f"{shown(text)}: write an address or CIDR like 203.0.113.7/32, or auto, or none") from None
 
 
 def _kind(value: Any) -> str:
@@ -173,10 +189,10 @@ _RESOURCE = "write the id as EC2 shows it, like "
 FIELDS: dict[str, Field] = {
     "profile": _pattern(r"[^\s:/\\][^\x00-\x1f/\\]{0,127}", "write the name of an AWS profile"),
     "region": _pattern(r"[a-z]{2,4}(-[a-z]+){1,3}-\d{1,2}", "write a region like us-east-1"),
-    "instance_type": _pattern(r"[a-z][a-z0-9-]{0,30}\.[a-z0-9-]{1,30}", "write a type like t3.micro"),
+    "instance_type": _several(_pattern(r"[a-z][a-z0-9-]{0,30}\.[a-z0-9-]{1,30}", "write a type like t3.micro")),
     "os": _os,
     "ami": _pattern(r"ami-[0-9a-f]{8,17}", _RESOURCE + "ami-0123456789abcdef0"),
-    "subnet": _pattern(r"subnet-[0-9a-f]{8,17}", _RESOURCE + "subnet-0123456789abcdef0"),
+    "subnet": _several(_pattern(r"subnet-[0-9a-f]{8,17}", _RESOURCE + "subnet-0123456789abcdef0")),
     "spot": _flag,
     "disk": _gib,
     "instance_profile": _pattern(r"[A-Za-z0-9+=,.@_-]{1,128}", "write the name of an IAM instance profile"),
@@ -191,7 +207,8 @@ FIELDS: dict[str, Field] = {
                                     "write a group's name (not sg-…) in EC2's alphabet"),
     "ssh_from": _cidrs,
     "aws_tags": _aws_tags,
-    "ttl": _ttl,
+    "give_up_after": _seconds("1m to 7d", 60, 7 * 86_400),
+    "ttl": _seconds("1m to 365d, or no_shutdown: true for a machine that stays", MIN_TTL_S, MAX_TTL_S),
     "no_shutdown": _flag,
 }  # fmt: skip
 
@@ -219,8 +236,13 @@ def build_spec(written: Mapping[str, Any]) -> Spec:
         if "ttl" in values:
             problems.append(FieldProblem("no_shutdown", "and ttl exclude each other: keep one"))
         values["ttl_s"] = None
-    if "ttl" in values:
-        values["ttl_s"] = values.pop("ttl")
+    for name in ("ttl", "give_up_after"):
+        if name in values:
+            values[f"{name}_s"] = values.pop(name)
+    for name in ("instance_type", "subnet"):
+        if name in values:
+            values[name], *further = values[name]
+            values[f"{name}s"] = tuple(further)
     if values.get("env") and not values.get("run"):
         problems.append(FieldProblem("env", "is for the workload: write run as well"))
     if problems:
@@ -240,6 +262,8 @@ def recheck_spec(spec: Spec) -> None:
         # What was not written has its default, which needs no check.
         if value is None or value is False or value == {} or value == ():
             continue
+        if name in ("instance_type", "subnet"):
+            value = (value, *getattr(spec, f"{name}s"))
         try:
             unchanged = reader(value) == value
         except ValueError as error:
@@ -247,8 +271,12 @@ def recheck_spec(spec: Spec) -> None:
         else:
             if not unchanged:
                 problems.append(FieldProblem(name, "is not in its one written form"))
+    if spec.subnets and not spec.subnet:
+        problems.append(FieldProblem("subnet", "further ones without a first"))
     if spec.ttl_s is not None and not MIN_TTL_S <= spec.ttl_s <= MAX_TTL_S:
         problems.append(FieldProblem("ttl", f"{spec.ttl_s} s: must be 1m to 365d"))
+    if not 60 <= spec.give_up_after_s <= 7 * 86_400:
+        problems.append(FieldProblem("give_up_after", f"{spec.give_up_after_s} s: must be 1m to 7d"))
     if problems:
         raise InvalidSpec(problems)
 

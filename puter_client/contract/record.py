@@ -37,6 +37,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         changed_at: when phase or reason last changed.
         batch_id: submission of the wish that is being served.
         batch_size: how many wishes that submission has.
+        max_parallel: at most so many machines of that submission live at a time.
+        short_since: since when EC2 has had no capacity for it anywhere it may be launched.
         owner: who said to be asking.
         spec_digest: of the spec being served.
         intent: id of the open launch intent; while there is one, the wish cannot be cancelled.
@@ -58,6 +60,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     changed_at: float
     batch_id: str | None = None
     batch_size: int | None = None
+    max_parallel: int | None = None
+    short_since: float | None = None
     owner: str | None = None
     spec_digest: str | None = None
     fleet: str | None = None

@@ -10,6 +10,7 @@ from puter_client.contract.phase import Os
 
 DEFAULT_INSTANCE_TYPE = "t3.micro"
 DEFAULT_TTL_S = 3_600
+DEFAULT_GIVE_UP_AFTER_S = 900
 DEFAULT_GROUP_NAME = "puter-v1"
 DEFAULT_KEY_NAME = "puter-v1"
 
@@ -19,9 +20,11 @@ COMPARED = (
     "profile",
     "region",
     "instance_type",
+    "instance_types",
     "os",
     "ami",
     "subnet",
+    "subnets",
     "spot",
     "user_data",
     "run",
@@ -36,9 +39,11 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
         profile: AWS profile of the worker's host; None is its default credentials.
         region: None is the profile's own, else us-east-1.
         instance_type: EC2's name of it.
+        instance_types: further types, tried in turn where the first has no capacity.
         os: whose newest image is taken when `ami` is None.
         ami: an image id.
         subnet: a subnet id; its VPC holds the security group. None is the default VPC's.
+        subnets: further subnets, tried in turn where the first has no capacity.
         spot: whether to ask for a Spot instance.
         disk: size of the root disk in GiB; None is the image's.
         instance_profile: name of an IAM instance profile.
@@ -51,15 +56,18 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
         security_group_name: name of the group that lets ssh in.
         ssh_from: CIDRs that may reach port 22; empty is none.
         aws_tags: further tags of instance and volume.
+        give_up_after_s: for how long missing capacity is waited for.
         ttl_s: seconds from launch until the machine ends itself; None is never.
     """
 
     profile: str | None = None
     region: str | None = None
     instance_type: str = DEFAULT_INSTANCE_TYPE
+    instance_types: tuple[str, ...] = ()
     os: Os = Os.AL2023
     ami: str | None = None
     subnet: str | None = None
+    subnets: tuple[str, ...] = ()
     spot: bool = False
     disk: int | None = None
     instance_profile: str | None = None
@@ -72,6 +80,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     security_group_name: str | None = None
     ssh_from: tuple[str, ...] = ()
     aws_tags: dict[str, str] = {}
+    give_up_after_s: int = DEFAULT_GIVE_UP_AFTER_S
     ttl_s: int | None = DEFAULT_TTL_S
 
     def __repr__(self) -> str:

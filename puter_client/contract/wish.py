@@ -25,6 +25,7 @@ class UpWish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
         size: how many wishes the submission has.
         user: who says to be asking; a claim, good for a tag.
         origin: up wants a machine now, submit a workload done once.
+        max_parallel: with submit: at most so many machines of the batch at a time.
         again: make a next generation of an ended key whatever its result.
         retry_failed: with submit: make a next generation of a workload that did not succeed.
     """
@@ -36,6 +37,7 @@ class UpWish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     size: int
     user: str
     origin: Origin
+    max_parallel: int | None = None
     again: bool = False
     retry_failed: bool = False
 

@@ -178,6 +178,8 @@ def decode_wish(raw: bytes) -> Wish:
         recheck_spec(wish.spec)
         if wish.spec.user_data is not None:
             check_user_data(wish.spec.user_data)
+        if wish.max_parallel is not None and wish.max_parallel < 1:
+            raise InvalidInput(f"max_parallel {wish.max_parallel}: must be 1 or more")
     for name, text, pattern in (("batch", wish.batch, _BATCH_ID), ("user", wish.user, _USER)):
         if text is not None and not pattern.fullmatch(text):
             raise InvalidInput(f"{name}: not a name that a client of Puter makes")

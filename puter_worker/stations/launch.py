@@ -9,7 +9,8 @@ intent is open and durable, with the very bytes to be sent: whoever leads next f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -23,11 +24,21 @@ from puter_worker.ec2.userdata import UserDataTooLarge
 from puter_worker.fleet import Fleet
 from puter_worker.pacer import INSTANCES
 from puter_worker.stations import plan
+from puter_worker.stations.brakes import (
+    FREE,
+    Choice,
+    Place,
+    capacity_name,
+    choose_place,
+    places,
+    quota_name,
+)
 from puter_worker.stations.plan import Unit, Waiting
 from puter_worker.stations.prepare import Prepared, prepare
 from puter_worker.stations.send import LEASE_S, put_off, send
 from puter_worker.stations.waiting import is_final, reason_after
 from puter_worker.store.base import Kept
+from puter_worker.store.brake import Brake
 from puter_worker.store.intent import Intent
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
@@ -40,6 +51,8 @@ READ_FROM_PAD = 1_000
 EXPLAIN_AFTER_S = 2.0
 EXPLAIN_AT_ONCE = 500
 TRY_AGAIN_S = 5.0
+PARALLEL_AGAIN_S = 1.0
+PLACE_AGAIN_S = 5.0
 
 
 class Launcher:
@@ -50,6 +63,9 @@ class Launcher:
         self._fleet = fleet
         self._most = most
         self._busy: set[PuterKey] = set()
+        # Names of the brakes that launches on their way count against; of those that are probes, apart.
+        self._used: Counter[str] = Counter()
+        self._probed: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._explained_at = 0.0
 
@@ -62,33 +78,107 @@ class Launcher:
             on_pad = await self._read([PuterKey(namespace, tag) for tag in since])
             if plan.is_ready(on_pad, since, now, most=self._most):
                 waiting += on_pad
+        waiting = await self._in_parallel(waiting)
         if not waiting:
             return
+        brakes = await self._store.brakes(str(self._fleet))
         granted = await self._fleet.pacer.take([("RunInstances", 0)])
-        launches = plan.units(waiting, calls_now=granted.before, most=self._most)
-        for unit in launches:
+        for unit in plan.units(waiting, calls_now=granted.before, most=self._most):
             if len(self._tasks) >= UNITS_AT_ONCE:
                 return
-            granted = await self._fleet.pacer.take([("RunInstances", 1), (INSTANCES, len(unit))])
+            choice = await self._choose(unit, brakes, now)
+            if choice.place is None:
+                await self._wait_for_place(unit, choice, brakes)
+                continue
+            names = {capacity_name(choice.place), quota_name(choice.place.instance_type, spot=unit[0].spec.spot)}
+            if names & self._probed.keys() or (choice.most < len(unit) and names & self._used.keys()):
+                continue  # what is asked there now tells how much more may be
+            asked = unit[: choice.most]
+            granted = await self._fleet.pacer.take([("RunInstances", 1), (INSTANCES, len(asked))])
             if granted.wait_s > 0:
                 await self._explain(waiting, granted.wait_s)
                 return
-            self._begin(unit)
+            self._begin(asked, choice.place, names, probe=choice.most < FREE)
+
+    async def _choose(self, unit: Unit, brakes: Mapping[str, Brake], now: float) -> Choice:
+        shape = unit[0].shape
+        zones = await self._fleet.zones() if brakes and not shape.subnets else []
+        wanted = places(shape.instance_types, zones, shape.subnets)
+        return choose_place(wanted, brakes, now, spot=shape.spot)
+
+    async def _in_parallel(self, waiting: Sequence[Waiting]) -> list[Waiting]:
+        """Those that may be launched beside what already lives of their batches."""
+        allowed: list[Waiting] = []
+        room: dict[str, int] = {}
+        txn, now = Txn(), self._store.now()
+        for w in waiting:
+            most, batch_id = w.record.max_parallel, w.record.batch_id
+            if most is None or batch_id is None:
+                allowed.append(w)
+                continue
+            if batch_id not in room:
+                room[batch_id] = most - await self._store.parallel(w.key.namespace, batch_id)
+            if room[batch_id] > 0:
+                room[batch_id] -= 1
+                allowed.append(w)
+            else:
+                reason = f"waiting for one of the batch's {most} machines to end (max_parallel)"
+                self._tell_waiting(txn, w, reason, now)
+                self._store.put_on_pad(txn, w.key, str(self._fleet), now + PARALLEL_AGAIN_S)
+        if txn:
+            await self._store.commit(txn)
+        return allowed
+
+    async def _wait_for_place(self, unit: Unit, choice: Choice, brakes: Mapping[str, Brake]) -> None:
+        """No place may be asked now: wait, or give up what has waited for capacity for as long as it may."""
+        now, txn = self._store.now(), Txn()
+        live = await self._store.live_count(str(self._fleet))
+        for w in unit:
+            since = w.record.short_since
+            if since is not None and now - since >= w.spec.give_up_after_s:
+                waited = format_duration(now - since)
+                error = Ec2Error("InsufficientInstanceCapacity", f"{choice.why}; gave up after {waited}")
+                self._fail(txn, w, error, now)
+                continue
+            reason = f"{choice.why}, {live} live; next as machines end" if choice.quota else choice.why
+            self._tell_waiting(txn, w, reason, now)
+            self._store.put_on_pad(txn, w.key, str(self._fleet), now + min(choice.wait_s, PLACE_AGAIN_S))
+        await self._store.commit(txn)
+
+    def _tell_waiting(self, txn: Txn, w: Waiting, reason: str, now: float) -> None:
+        if w.record.reason != reason:
+            changed = w.record.but(reason=reason, changed_at=now)
+            self._store.put_record(txn, w.stored, changed, event="launch.delayed")
+
+    def _fail(self, txn: Txn, w: Waiting, error: Ec2Error, now: float) -> None:
+        info = ErrorInfo(code=error.code, message=error.message, request_id=error.request_id)
+        failed = w.record.but(phase=Phase.FAILED, reason=error.message, error=info, changed_at=now, ended_at=now)
+        self._store.put_record(txn, w.stored, failed, event="puter.failed", request_id=error.request_id)
+        self._store.put_off_pad(txn, w.key, str(self._fleet))
+        _log.warning("puter.failed", namespace=w.key.namespace, tag=w.key.tag, code=error.code)
 
     async def drain(self) -> None:
         """Wait until every launch that was begun has ended."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _begin(self, unit: Unit) -> None:
+    def _begin(self, unit: Unit, place: Place, names: set[str], *, probe: bool) -> None:
         keys = [w.key for w in unit]
         self._busy.update(keys)
-        task = asyncio.create_task(self._launch(unit))
+        self._used.update(names)
+        if probe:
+            self._probed.update(names)
+        task = asyncio.create_task(self._launch(unit, place))
         self._tasks.add(task)
 
         def done(ended: asyncio.Task[None]) -> None:
             self._tasks.discard(ended)
             self._busy.difference_update(keys)
+            self._used.subtract(names)
+            self._used += Counter()  # drops what is at nought
+            if probe:
+                self._probed.subtract(names)
+                self._probed += Counter()
             if not ended.cancelled() and (error := ended.exception()) is not None:
                 # What the unit left behind is in Redis: on the pad, or an open intent that is replayed.
                 _log.error("launch.interrupted", exc_info=error, keys=len(keys))
@@ -110,12 +200,12 @@ class Launcher:
             await self._store.commit(stray)
         return waiting
 
-    async def _launch(self, unit: Unit) -> None:
+    async def _launch(self, unit: Unit, place: Place) -> None:
         try:
             async with asyncio.timeout(60):
-                prepared = await prepare(self._fleet, unit, self._store.now())
+                prepared = await prepare(self._fleet, unit, place, self._store.now())
         except (UserDataTooLarge, ManifestTooLarge) as error:
-            await self._split(unit, Ec2Error(error.code, str(error)))
+            await self._split(unit, place, Ec2Error(error.code, str(error)))
             return
         except Ec2Error as error:
             await self._not_prepared(unit, error)
@@ -128,7 +218,7 @@ class Launcher:
         if opened is not None:
             await send(self._store, self._fleet, opened)
 
-    async def _split(self, unit: Unit, error: Ec2Error) -> None:
+    async def _split(self, unit: Unit, place: Place, error: Ec2Error) -> None:
         if len(unit) == 1:
             await self._not_prepared(unit, error)
             return
@@ -137,7 +227,7 @@ class Launcher:
         for part in (unit[:half], unit[half:]):
             while (wait := await self._fleet.pacer.take([("RunInstances", 1), (INSTANCES, len(part))])).wait_s > 0:
                 await asyncio.sleep(min(wait.wait_s, 1.0))
-            await self._launch(part)
+            await self._launch(part, place)
 
     async def _not_prepared(self, unit: Unit, error: Ec2Error) -> None:
         """Nothing was asked of EC2 for these keys: fail them, or let them wait where they are."""
@@ -145,16 +235,9 @@ class Launcher:
         reason = reason_after(error)
         for w in unit:
             if is_final(error):
-                info = ErrorInfo(code=error.code, message=error.message, request_id=error.request_id)
-                failed = w.record.but(
-                    phase=Phase.FAILED, reason=error.message, error=info, changed_at=now, ended_at=now
-                )
-                self._store.put_record(txn, w.stored, failed, event="puter.failed", request_id=error.request_id)
-                self._store.put_off_pad(txn, w.key, str(self._fleet))
-                _log.warning("puter.failed", namespace=w.key.namespace, tag=w.key.tag, code=error.code)
+                self._fail(txn, w, error, now)
                 continue
-            event = None if w.record.reason == reason else "launch.delayed"
-            self._store.put_record(txn, w.stored, w.record.but(reason=reason, changed_at=now), event=event)
+            self._tell_waiting(txn, w, reason, now)
             self._store.put_on_pad(txn, w.key, str(self._fleet), now + TRY_AGAIN_S)
         await self._store.commit(txn)
 
@@ -177,6 +260,8 @@ class Launcher:
 async def open_intent(store: WorkerStore, fleet: Fleet, unit: Unit, prepared: Prepared) -> Kept[Intent] | None:
     """Make an intent durable and take its keys off the pad, in one transaction; None if a key has moved on."""
     intent, now, txn = prepared.intent, store.now(), Txn()
+    for batch_id in {w.record.batch_id for w in unit if w.record.max_parallel is not None and w.record.batch_id}:
+        store.expect_parallel(txn, intent.namespace, batch_id, await store.parallel(intent.namespace, batch_id))
     for w in unit:
         store.expect_on_pad(txn, w.key, str(fleet))
         launching = w.record.but(

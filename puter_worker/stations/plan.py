@@ -19,10 +19,10 @@ class Shape(msgspec.Struct, frozen=True):
     """What the members of one RunInstances call must have in common: it gives all its instances the same."""
 
     namespace: str
-    instance_type: str
+    instance_types: tuple[str, ...]
     os: Os
     ami: str | None
-    subnet: str | None
+    subnets: tuple[str, ...]
     spot: bool
     disk: int | None
     instance_profile: str | None
@@ -58,10 +58,10 @@ class Waiting(msgspec.Struct, frozen=True):
         spec = self.spec
         return Shape(
             namespace=self.record.namespace,
-            instance_type=spec.instance_type,
+            instance_types=(spec.instance_type, *spec.instance_types),
             os=spec.os,
             ami=spec.ami,
-            subnet=spec.subnet,
+            subnets=(spec.subnet, *spec.subnets) if spec.subnet else (),
             spot=spec.spot,
             disk=spec.disk,
             instance_profile=spec.instance_profile,

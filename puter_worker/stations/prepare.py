@@ -15,6 +15,7 @@ from puter_worker.ec2 import tags
 from puter_worker.ec2.request import Launch, run_request
 from puter_worker.ec2.userdata import Boot, Machine, compose
 from puter_worker.fleet import Fleet
+from puter_worker.stations.brakes import Place, capacity_name, quota_name
 from puter_worker.stations.plan import Unit, Waiting
 from puter_worker.store.intent import Intent, Member
 
@@ -35,16 +36,16 @@ class Prepared(msgspec.Struct, frozen=True):
     private_key_path: str | None
 
 
-async def prepare(fleet: Fleet, unit: Unit, now: float) -> Prepared:
-    """The intent that launches a unit.
+async def prepare(fleet: Fleet, unit: Unit, place: Place, now: float) -> Prepared:
+    """The intent that launches a unit in a place.
 
     Raises:
         Ec2Error: image, key pair, subnet or group cannot be had as asked.
         UserDataTooLarge, ManifestTooLarge: of a group, to be launched in smaller ones; of a single key, final.
     """
     spec = unit[0].spec
-    image = await fleet.image(ami=spec.ami, os=spec.os, instance_type=spec.instance_type)
-    subnet = await fleet.subnet(spec.subnet) if spec.subnet else None
+    image = await fleet.image(ami=spec.ami, os=spec.os, instance_type=place.instance_type)
+    subnet = await fleet.subnet(place.subnet) if place.subnet else None
     managed = {tags.MANAGED: "true"}
     bare = spec.key_name is None and spec.public_key is None
     own = await fleet.own_key() if bare else None
@@ -56,10 +57,11 @@ async def prepare(fleet: Fleet, unit: Unit, now: float) -> Prepared:
     single = unit[0] if len(unit) == 1 else None
     launch = Launch(
         image=image,
-        instance_type=spec.instance_type,
+        instance_type=place.instance_type,
         key_name=key_pair.name,
         group_id=group.group_id,
-        subnet_id=spec.subnet,
+        subnet_id=place.subnet,
+        zone=place.zone,
         disk=spec.disk,
         instance_profile=spec.instance_profile,
         spot=spec.spot,
@@ -74,6 +76,8 @@ async def prepare(fleet: Fleet, unit: Unit, now: float) -> Prepared:
         fleet=str(fleet),
         namespace=unit[0].record.namespace,
         members=tuple(Member(w.record.tag, w.record.wish, w.record.generation) for w in unit),
+        capacity=capacity_name(place),
+        quota=quota_name(place.instance_type, spot=spec.spot),
         request=msgspec.Raw(_json.encode(run_request(launch))),
         made_at=now,
     )

@@ -16,7 +16,7 @@ import structlog
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import LIVE, Outcome, Phase
+from puter_client.contract.phase import ENDED, LIVE, Outcome, Phase
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_worker.ec2.errors import Ec2Error
@@ -26,6 +26,7 @@ from puter_worker.fleet import Fleet
 from puter_worker.stations import ensure, intake
 from puter_worker.stations.facts import DEAD, choose, gone, with_instance
 from puter_worker.store.base import Kept
+from puter_worker.store.brake import Brake
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
 
@@ -164,6 +165,11 @@ async def confirm(store: WorkerStore, fleet: Fleet, kept: Kept[Record], instance
     elif changed.overdue != record.overdue:
         event = "instance.overdue"
     store.put_record(txn, kept, changed, event=event)
+    if changed.phase in ENDED:
+        # Its place under the quota is free: whoever waits for it tries again.
+        for name, brake in (await store.brakes(str(fleet))).items():
+            if name.startswith("quota/"):
+                store.put_brake(txn, str(fleet), name, Brake(0.0, brake.most, brake.why))
     if not await store.commit(txn) and event:
         _log.info(
             event,

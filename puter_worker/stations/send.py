@@ -25,9 +25,11 @@ from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.tags import key_of
 from puter_worker.fleet import Fleet
 from puter_worker.pacer import INSTANCES
+from puter_worker.stations.brakes import after_no_capacity, after_quota, after_success
 from puter_worker.stations.facts import DEAD, choose, with_instance
 from puter_worker.stations.waiting import is_final, reason_after
 from puter_worker.store.base import Kept
+from puter_worker.store.brake import Brake
 from puter_worker.store.intent import Intent
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
@@ -44,8 +46,6 @@ SECOND_LOOK_AFTER_S = 30.0
 SAFE_TO_REPEAT_S = 900.0
 BACKOFF_S = 2.0
 CREDENTIALS_S = 5.0
-CAPACITY_S = 30.0
-QUOTA_S = 60.0
 
 
 async def send(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], *, first: bool = True) -> None:
@@ -120,12 +120,19 @@ async def _after_error(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], err
             await put_off(store, kept, refused, reason_after(error), BACKOFF_S)
         case _ if is_final(error):
             await _fail(store, intent, error)
+        case Handling.OTHER_ZONE:
+            where = intent.capacity.removeprefix("capacity/").replace("/*", "").replace("/", " in ")
+            why = f"no capacity for {where} ({error.code})"
+            brake = after_no_capacity(store.now(), why)
+            await _give_back(store, fleet, intent, f"{why}, trying elsewhere", 0.0, brakes={intent.capacity: brake})
+        case Handling.QUOTA | Handling.SPLIT:
+            why = f"{intent.quota.removeprefix('quota/')} quota reached ({error.code})"
+            brake = after_quota(len(intent.members), store.now(), why)
+            await _give_back(store, fleet, intent, why, 0.0, brakes={intent.quota: brake})
         case _:
-            await _give_back(store, fleet, intent, reason_after(error), _pause_s(error))
-
-
-def _pause_s(error: Ec2Error) -> float:
-    return {Handling.OTHER_ZONE: CAPACITY_S, Handling.QUOTA: QUOTA_S}.get(error.handling, BACKOFF_S)
+            if error.handling is Handling.JUST_MADE:
+                fleet.forget()  # a group or key that was remembered is gone
+            await _give_back(store, fleet, intent, reason_after(error), BACKOFF_S)
 
 
 async def _adopt_by_key(
@@ -175,6 +182,7 @@ async def tell(
 ) -> None:
     """Give each member its instance, put those without one back on the launchpad, and close the intent."""
     single = len(intent.members) == 1
+    brakes = await store.brakes(intent.fleet)
     while True:
         now, txn = store.now(), Txn()
         for member, stored in await _members(store, intent):
@@ -185,9 +193,15 @@ async def tell(
                 _put_back(store, txn, fleet, stored, record, reason, now, 0.0)
                 continue
             labelled = single or instance.tags.get("puter:labelled") == "yes"
-            alive = with_instance(record.but(labelled=labelled), instance, fleet.fleet_id, now)
+            alive = with_instance(record.but(labelled=labelled, short_since=None), instance, fleet.fleet_id, now)
             detail = {"instance": instance.instance_id, "intent": intent.intent_id}
             store.put_record(txn, stored, alive, event="instance.launched", request_id=request_id, detail=detail)
+        for name in (intent.capacity, intent.quota):
+            if name in brakes:
+                store.put_brake(txn, intent.fleet, name, after_success(brakes[name], len(found)))
+        if len(found) < len(intent.members):
+            # Not all fitted: ask for one, which is told why it does not.
+            store.put_brake(txn, intent.fleet, intent.capacity, Brake(now, 1, "EC2 launched fewer than asked for"))
         store.close_intent(txn, intent)
         if not await store.commit(txn):
             break
@@ -231,17 +245,27 @@ async def _give_back(
     pause_s: float,
     *,
     ended: Mapping[str, Instance] | None = None,
+    brakes: Mapping[str, Brake] | None = None,
 ) -> None:
-    """Close the intent and put its members back; `ended`: machines of generations that Redis has forgotten."""
+    """Close the intent and put its members back.
+
+    `ended`: machines of generations that Redis has forgotten. `brakes`: what the refusal taught.
+    """
     while True:
         now, txn = store.now(), Txn()
+        for name, brake in (brakes or {}).items():
+            store.put_brake(txn, intent.fleet, name, brake)
         for tag, stored in await _members(store, intent):
             record = stored.value
+            if brakes is not None:
+                # Waiting for a quota does not count as waiting for capacity.
+                short = record.short_since or now if intent.capacity in brakes else None
+                record = record.but(short_since=short)
             if ended is None:
                 _put_back(store, txn, fleet, stored, record, reason, now, pause_s)
                 continue
-            name = key_of(ended[tag].tags, ended[tag].ami_launch_index) if tag in ended else None
-            reached = max(record.generation, name[1] if name else 0)
+            known = key_of(ended[tag].tags, ended[tag].ami_launch_index) if tag in ended else None
+            reached = max(record.generation, known[1] if known else 0)
             _put_back(store, txn, fleet, stored, record.but(generation=reached + 1), reason, now, pause_s)
         store.close_intent(txn, intent)
         if not await store.commit(txn):

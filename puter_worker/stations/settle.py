@@ -39,7 +39,8 @@ def settle(old: Record | None, served: Spec | None, wish: UpWish, key: PuterKey,
     """
     if old is None or old.phase in (Phase.FAILED, Phase.CANCELLED):
         return _created(old, wish, key, now)
-    same = old.spec_digest == spec_digest(wish.spec)
+    # What was found in EC2 by a Redis that had forgotten it has no digest: it is what the key says.
+    same = old.spec_digest in (None, spec_digest(wish.spec))
     if old.phase in ON_ITS_WAY or old.phase in LIVE:
         if not same:
             return Verdict(row=_row(old, Outcome.CONFLICT, _conflict(old, served, wish)))
@@ -90,6 +91,7 @@ def _created(old: Record | None, wish: UpWish, key: PuterKey, now: float) -> Ver
         changed_at=now,
         batch_id=wish.batch,
         batch_size=wish.size,
+        max_parallel=wish.max_parallel,
         owner=wish.user,
         spec_digest=spec_digest(spec),
         profile=spec.profile,

@@ -32,6 +32,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         fleet: id of the fleet it is launched with.
         namespace: of all its members.
         members: the keys, in the order of their launch index.
+        capacity: name of the brake of the place it launches in.
+        quota: name of the brake of the quota it counts against.
         request: the very arguments of RunInstances, as JSON; `UserData` in base64.
         made_at: when it was stored, just before it was sent; seconds of Redis TIME.
         sends: how often it may have been sent.
@@ -45,6 +47,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fleet: str
     namespace: str
     members: tuple[Member, ...]
+    capacity: str
+    quota: str
     request: msgspec.Raw
     made_at: float
     sends: int = 1

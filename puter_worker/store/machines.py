@@ -46,6 +46,10 @@ class Machines(Base):
         """Keys of the fleet whose machine is alive as far as is known."""
         return [PuterKey.parse(raw.decode()) for raw in await self.redis.zrange(names.live(fleet), 0, -1)]
 
+    async def live_count(self, fleet: str) -> int:
+        """How many machines of the fleet live."""
+        return int(await self.redis.zcard(names.live(fleet)))
+
     async def newest_live(self, fleet: str) -> float | None:
         """Since when the latest living machine of the fleet lives; None if none does."""
         newest = await self.redis.zrange(names.live(fleet), 0, 0, desc=True, withscores=True)

@@ -55,6 +55,16 @@ def pad(fleet: str, namespace: str) -> str:
     return f"puter:_pad:{fleet}:{namespace}"
 
 
+def brakes(fleet: str) -> str:
+    """Hash: name of a place or a quota → JSON of how much may be asked for there."""
+    return f"puter:_brakes:{fleet}"
+
+
+def parallel(namespace: str, batch_id: str) -> str:
+    """Set: tags of a batch with `max_parallel` that are launched or alive."""
+    return f"puter:_parallel:{namespace}:{batch_id}"
+
+
 def intents(fleet: str) -> str:
     """Sorted set: open intents of the fleet → until when somebody works on them."""
     return f"puter:_intents:{fleet}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from puter_client.contract.key import PuterKey
 from puter_worker.store import names
-from puter_worker.store.base import KEEP_S
+from puter_worker.store.base import KEEP_S, decode, encode
+from puter_worker.store.brake import Brake
 from puter_worker.store.records import Records
 from puter_worker.store.txn import Txn
 
@@ -62,3 +63,25 @@ class Pads(Records):
             names.pad(fleet, namespace), "-inf", now, start=0, num=most, withscores=True
         )
         return {tag.decode(): at for tag, at in pairs}
+
+    async def brakes(self, fleet: str) -> dict[str, Brake]:
+        """How much may be asked for, by the name of a place or quota; what is missing is free."""
+        raws = await self.redis.hgetall(names.brakes(fleet))
+        found = {name.decode(): decode(raw, Brake, names.brakes(fleet)) for name, raw in raws.items()}
+        return {name: brake for name, brake in found.items() if brake is not None}
+
+    def put_brake(self, txn: Txn, fleet: str, name: str, brake: Brake | None) -> None:
+        """Keep what was learned of a place or quota; None: it is free."""
+        if brake is None:
+            txn.do("HDEL", names.brakes(fleet), name)
+            return
+        txn.do("HSET", names.brakes(fleet), name, encode(brake))
+        txn.do("EXPIRE", names.brakes(fleet), KEEP_S)
+
+    async def parallel(self, namespace: str, batch_id: str) -> int:
+        """How many of a batch's tags are launched or alive, of a batch with `max_parallel`."""
+        return int(await self.redis.scard(names.parallel(namespace, batch_id)))
+
+    def expect_parallel(self, txn: Txn, namespace: str, batch_id: str, count: int) -> None:
+        """Still as many are."""
+        txn.expect_size(names.parallel(namespace, batch_id), count)

@@ -70,6 +70,13 @@ class Records(Base):
         was = old.value.phase if old.value else None
         if was is not new.phase:
             self._put_in_sets(txn, old.value, new)
+        if new.max_parallel is not None and new.batch_id is not None:
+            parallel = names.parallel(new.namespace, new.batch_id)
+            if new.intent is not None or new.phase in LIVE:
+                txn.do("SADD", parallel, new.tag)
+                txn.do("EXPIRE", parallel, KEEP_S)
+            else:
+                txn.do("SREM", parallel, new.tag)
         if event:
             line = Event(
                 at=new.changed_at,

@@ -20,6 +20,8 @@ for number = 1, tonumber(word()) do
     holds = redis.call('ZSCORE', key, field)
   elseif kind == 'head' then     -- the list begins with exactly this
     holds = redis.call('LINDEX', key, 0) == expected
+  elseif kind == 'size' then     -- the set holds that many
+    holds = redis.call('SCARD', key) == tonumber(expected)
   elseif kind == 'length' then   -- the list is that long
     holds = redis.call('LLEN', key) == tonumber(expected)
   else

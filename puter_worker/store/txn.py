@@ -42,6 +42,10 @@ class Txn:
         """The list is that long."""
         return self._guard("length", key, "", length)
 
+    def expect_size(self, key: str, size: int) -> int:
+        """The set holds that many."""
+        return self._guard("size", key, "", size)
+
     def _guard(self, kind: str, key: str, name: str, value: Word) -> int:
         self._guards += (kind, key, name, value)
         self.guards += 1

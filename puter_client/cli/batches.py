@@ -1,0 +1,61 @@
+"""`puter batches`: the latest submissions."""
+
+# ruff: noqa: D301
+# click keeps the lines after a \b in a docstring as they are.
+
+from __future__ import annotations
+
+import time
+
+import click
+import msgspec
+
+from puter_client.cli.group import COMMANDS
+from puter_client.cli.options import json_option, namespace_option
+from puter_client.cli.terminal import out, out_json, plain
+from puter_client.config import Settings
+from puter_client.view import iso
+
+
+@click.command(short_help=COMMANDS["batches"][2])
+@click.option("--last", type=click.IntRange(1, 1_000), default=20, show_default=True, help="How many.")
+@namespace_option
+@json_option
+def batches(last: int, namespace: str | None, as_json: bool) -> int:
+    """The latest submissions, the newest last.
+
+    \b
+    Examples:
+      puter batches
+      puter status --batch "$(puter batches --last 1 --json | jq -r .batch_id)"
+    """
+    from puter_client.cli.follow import run
+    from puter_client.cli.session import settings_of
+
+    settings = settings_of(namespace)
+    return run(lambda: _batches(settings, last, as_json))
+
+
+async def _batches(settings: Settings, last: int, as_json: bool) -> int:
+    from puter_client.cli.session import NothingYet, connected
+    from puter_client.cli.status import NOTHING
+    from puter_client.cli.when import ago
+
+    try:
+        async with connected(settings, looks_only=True) as client:
+            found = await client.batches(last=last)
+    except NothingYet:
+        found = []
+    if as_json:
+        for info in reversed(found):
+            out_json({**msgspec.to_builtins(info), "created_at": iso(info.created_at)})
+        return 0
+    if not found:
+        out(NOTHING)
+        return 0
+    width = max(len(plain(info.batch_id)) for info in found)
+    out(f"{'BATCH'.ljust(width)}  {'WHEN':<10}  {'SIZE':>6}  OWNER")
+    for info in reversed(found):
+        when = ago(info.created_at, time.time())
+        out(f"{plain(info.batch_id).ljust(width)}  {when:<10}  {info.size:>6,}  {plain(info.owner)}")
+    return 0

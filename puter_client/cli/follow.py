@@ -1,0 +1,208 @@
+"""What `up`, `submit`, `wait` and `demo` share: wishing, following what comes of it, and telling how it ended."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from puter_client.cli import table
+from puter_client.cli.progress import Progress
+from puter_client.cli.session import nobody_serves
+from puter_client.cli.terminal import columns, out, plain, say
+from puter_client.config import Settings, login_name
+from puter_client.contract.errors import NoWorker, PuterError, WaitTimedOut
+from puter_client.contract.phase import Origin, Outcome
+from puter_client.contract.spec import spec_digest
+from puter_client.view import Verdict, View, WaitFor
+
+if TYPE_CHECKING:
+    from puter_client.client import Asked, PuterClient
+
+MOST_LISTED = 20
+INTERRUPTED = 130
+_LOGGED_TAGS = 100
+_LOOKED_AT_FOR_NOTICES = 5
+
+
+class Going:
+    """What goes on should the command end before its wishes do.
+
+    Attributes:
+        batch_id: of the submission, once Redis has it.
+        tags: what is waited for, where that is no batch.
+        views: as last seen.
+    """
+
+    def __init__(self, settings: Settings, tags: Sequence[str] = ()) -> None:
+        self._settings = settings
+        self.batch_id: str | None = None
+        self.tags = list(tags)
+        self.views: list[View] = []
+
+    def come_back(self) -> str | None:
+        """How to come back to it; None if nothing goes on."""
+        command = self._settings.command
+        if len(self.tags) == 1:
+            return f"{command(f'wait {self.tags[0]}')}   {command(f'why {self.tags[0]}')}"
+        if self.batch_id is not None:
+            return f"{command(f'wait --batch {self.batch_id}')}   {command(f'status --batch {self.batch_id}')}"
+        return command("wait") + "   " + command("status") if self.tags else None
+
+
+def run(work: Callable[[], Awaitable[int]], going: Going | None = None) -> int:
+    """Run a command's asynchronous part; Ctrl-C ends the command, not its wishes."""
+    import asyncio
+
+    async def main() -> int:
+        return await work()
+
+    try:
+        return asyncio.run(main())
+    except KeyboardInterrupt:
+        way = going.come_back() if going else None
+        if way and going:
+            say(f"{'the wish' if len(going.tags) == 1 else 'the batch'} goes on; come back with: {way}")
+        return INTERRUPTED
+    except WaitTimedOut as error:
+        say(str(error))
+        way = going.come_back() if going else None
+        if way:
+            say(f"come back with: {way}")
+        return error.exit_code
+
+
+async def wish(
+    client: PuterClient,
+    settings: Settings,
+    asked: Sequence[Asked],
+    going: Going,
+    *,
+    origin: Origin,
+    again: bool = False,
+    retry_failed: bool = False,
+) -> str:
+    """Submit, note it in the client's log, and be sure that somebody takes it; the batch's id.
+
+    Raises:
+        NoWorker: nobody does, on a shared Redis; the wishes stay.
+    """
+    nobody = await nobody_serves(client, settings)
+    batch_id = await client.submit(asked, origin=origin, again=again, retry_failed=retry_failed)
+    going.batch_id = batch_id
+    log(
+        settings,
+        "wishes.submitted",
+        namespace=settings.namespace,
+        batch=batch_id,
+        count=len(asked),
+        tags=[one.tag for one in asked[:_LOGGED_TAGS]],
+        spec_digests=sorted({spec_digest(one.spec) for one in asked[:_LOGGED_TAGS]}),
+        origin=origin.value,
+        again=again,
+        retry_failed=retry_failed,
+    )
+    if nobody:
+        raise NoWorker(f"{nobody}\nthe wishes wait for one, as batch {batch_id}")
+    return batch_id
+
+
+def log(settings: Settings, event: str, **facts: object) -> None:
+    """Note in the client's log what was asked for; a log that cannot be written holds up nothing."""
+    from puter_client.clientlog import log_action
+
+    try:
+        log_action(settings.paths, event, user=login_name(settings.environ), **facts)
+    except (PuterError, OSError) as error:
+        say(f"warning: the log in {settings.paths.logs} cannot be written: {error}")
+
+
+async def follow(
+    client: PuterClient,
+    going: Going,
+    wait: WaitFor,
+    *,
+    timeout_s: float | None,
+    size: int | None = None,
+    tags: Sequence[str] = (),
+) -> list[View]:
+    """Wait, showing how far it is.
+
+    Raises:
+        WaitTimedOut: it took too long; `going.views` are the last ones.
+    """
+    with Progress(wait) as progress:
+
+        def changed(views: Sequence[View]) -> None:
+            going.views = list(views)
+            progress.update(views)
+
+        return await client.wait(
+            wait=wait, batch_id=going.batch_id, tags=tags, size=size, timeout_s=timeout_s, on_change=changed
+        )
+
+
+def failed(view: View, wait: WaitFor) -> bool:
+    """Whether what was waited for cannot come any more."""
+    return view.verdict(wait) is Verdict.FAILED
+
+
+def outcomes(views: Sequence[View]) -> str:
+    """`20 created, 5 existing`."""
+    counts = Counter(view.outcome.value if view.outcome else "open" for view in views)
+    order = [*(outcome.value for outcome in Outcome), "open"]
+    return ", ".join(f"{counts[name]:,} {name}" for name in order if counts[name])
+
+
+def summary(views: Sequence[View], wait: WaitFor) -> list[str]:
+    """The end of a batch: counts, and a table of all of a few tags, else of those that did not come."""
+    lines = []
+    if any(view.outcome for view in views):
+        lines.append(f"{len(views):,} {'puter' if len(views) == 1 else 'puters'}: {outcomes(views)}")
+    if wait is not WaitFor.QUEUED:
+        lines.append(f"now: {table.counted(views)}")
+    bad = [view for view in views if failed(view, wait)]
+    listed = list(views) if len(views) <= MOST_LISTED and wait is not WaitFor.QUEUED else bad
+    if listed:
+        now = time.time()
+        cells = [table.line_of(view, now) for view in listed[:MOST_LISTED]]
+        lines += ["", *table.table(cells, columns())]
+        if len(listed) > MOST_LISTED:
+            lines.append(f"+{len(listed) - MOST_LISTED:,} more")
+    return lines
+
+
+def tell_end(views: Sequence[View], wait: WaitFor, *, as_json: bool) -> int:
+    """Print how it ended; the exit code."""
+    if as_json:
+        from puter_client.cli.terminal import out_json
+
+        for view in views:
+            out_json(view.to_json())
+    else:
+        for line in summary(views, wait):
+            out(line)
+    return 1 if any(failed(view, wait) for view in views) else 0
+
+
+def why_not(view: View) -> str:
+    """Why a tag has no machine, with AWS's code and request id if there are any."""
+    record = view.record
+    if view.outcome is not None and view.verdict(WaitFor.QUEUED) is Verdict.FAILED:
+        return f"{view.tag}: {view.outcome.value}: {plain(view.reason or 'no reason was given')}"
+    if record is not None and record.error is not None:
+        request = f" (request id {plain(record.error.request_id)})" if record.error.request_id else ""
+        return f"{view.tag}: {plain(record.error.code)}: {plain(record.error.message)}{request}"
+    return f"{view.tag}: {view.phase.value}: {plain(view.reason or 'no reason was given')}"
+
+
+async def notices(client: PuterClient, views: Sequence[View]) -> list[str]:
+    """What workers noted on the launches of this batch, each once; a few tags of it tell all there is."""
+    found: dict[str, None] = {}
+    launched = [view for view in views if view.outcome is Outcome.CREATED and view.record]
+    for view in launched[:_LOOKED_AT_FOR_NOTICES]:
+        for event in await client.events(view.tag):
+            if view.record and event.at >= view.record.created_at and (notice := event.detail.get("notice")):
+                found[notice] = None
+    return list(found)

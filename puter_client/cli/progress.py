@@ -1,0 +1,94 @@
+"""How far a wait is: a live line or bar on a terminal, else a line now and then when something has changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from puter_client.cli.table import counted
+from puter_client.cli.terminal import live, plain, say
+from puter_client.cli.when import about
+from puter_client.view import Verdict, View, WaitFor
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+PLAIN_EVERY_S = 2.0
+
+
+class Progress:
+    """Shows views as they change; use it as a context manager."""
+
+    def __init__(self, wait: WaitFor) -> None:
+        self._wait = wait
+        self._began = time.monotonic()
+        self._bar: Bar | None = None
+        self._task: Any = None
+        self._told = ""
+        self._told_at = float("-inf")
+        self._broken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        live.clear()
+
+    def update(self, views: Sequence[View]) -> None:
+        """Show where they stand. A terminal that has gone must not end the wait."""
+        if self._broken or not views:
+            return
+        try:
+            if len(views) == 1:
+                self._one(views[0])
+            else:
+                self._many(views)
+        except OSError:
+            self._broken = True
+
+    def _one(self, view: View) -> None:
+        text = f"{view.tag}: {view.phase.value}"
+        if view.reason:
+            text += f" - {plain(view.reason)}"
+        if live.possible:
+            live.show(f"{text} ({about(time.monotonic() - self._began)})")
+        else:
+            self._plain(text)
+
+    def _many(self, views: Sequence[View]) -> None:
+        done = sum(view.verdict(self._wait) is not Verdict.WAITING for view in views)
+        if not live.possible:
+            self._plain(f"{done:,} of {len(views):,} {self._wait.value}: {counted(views)}")
+            return
+        if self._bar is None:
+            self._bar = _bar()
+            self._bar.start()
+            self._task = self._bar.add_task("")
+        self._bar.update(self._task, completed=done, total=len(views), phases=counted(views))
+
+    def _plain(self, text: str) -> None:
+        now = time.monotonic()
+        if text != self._told and now - self._told_at >= PLAIN_EVERY_S:
+            say(text)
+            self._told, self._told_at = text, now
+
+
+def _bar() -> Bar:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[phases]}", markup=False),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -1,0 +1,224 @@
+"""`puter ssh`, `puter rsync` and `puter ssh-config`: onto the machines."""
+
+# ruff: noqa: D301
+# click keeps the lines after a \b in a docstring as they are.
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import click
+
+from puter_client.cli.group import COMMANDS
+from puter_client.cli.options import namespace_option
+from puter_client.cli.terminal import out, plain
+from puter_client.config import Settings
+from puter_client.connect import SSH_USER, address
+from puter_client.contract.errors import PuterError
+from puter_client.contract.key import check_tag, shown
+from puter_client.contract.phase import LIVE
+from puter_client.contract.record import Record
+from puter_client.paths import secure_folder
+
+_INSTANCE_ID = re.compile(r"i-[0-9a-f]{8,17}")
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,252}")
+_PATH = re.compile(r"[^\x00-\x1f\x7f\"]+")
+
+
+class NoMachine(PuterError):
+    """There is no machine under the tag that ssh could reach now."""
+
+
+class ProgramMissing(PuterError):
+    """A program that Puter starts is not installed."""
+
+    exit_code: ClassVar[int] = 127  # as shells have it
+
+
+@click.command(
+    short_help=COMMANDS["ssh"][2],
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True},
+)
+@namespace_option
+@click.argument("tag")
+@click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
+def ssh(namespace: str | None, tag: str, command: tuple[str, ...]) -> None:
+    """A shell on a machine, or one command.
+
+    Host keys are kept apart for each instance, so that an address that was
+    somebody else's yesterday raises no alarm, and a changed key does.
+
+    \b
+    Examples:
+      puter ssh build
+      puter ssh build -- docker ps
+
+    Options of this command come before the tag. Exit code: that of ssh.
+    """
+    from puter_client.cli.session import settings_of
+
+    settings = settings_of(namespace)
+    record = _living(settings, tag)
+    words = list(command[1:] if command[:1] == ("--",) else command)
+    target = f"{SSH_USER}@{_host(record)}"
+    _become([*ssh_program(record, known_hosts(settings)), target, *(["--", *words] if words else [])])
+
+
+@click.command(short_help=COMMANDS["rsync"][2])
+@click.argument("tag")
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST")
+@namespace_option
+def rsync(tag: str, source: str, destination: str, namespace: str | None) -> None:
+    """Copy files to a machine, or from it.
+
+    The side that begins with ':' is the machine's; if none does, DST is.
+    Without .git; a path that ends in '/' means what is in that folder.
+
+    \b
+    Examples:
+      puter rsync build ./ work/
+      puter rsync build :work/results/ results/
+
+    Exit code: that of rsync.
+    """
+    from puter_client.cli.session import settings_of
+
+    settings = settings_of(namespace)
+    record = _living(settings, tag)
+    remote = f"{SSH_USER}@{_host(record)}:"
+    if source.startswith(":"):
+        if destination.startswith(":"):
+            raise click.UsageError("one side is on this machine: write ':' before SRC or before DST")
+        source = remote + source[1:]
+    else:
+        destination = remote + destination.removeprefix(":")
+    shell = shlex.join(ssh_program(record, known_hosts(settings)))
+    _become(["rsync", "-Paq", "--exclude", ".git", "-e", shell, "--", source, destination])
+
+
+@click.command(short_help=COMMANDS["ssh-config"][2])
+@namespace_option
+def ssh_config(namespace: str | None) -> int:
+    """Host blocks of all living machines, for ssh, scp, rsync and editors.
+
+    \b
+    Example:
+      puter ssh-config > ~/.ssh/puter.conf
+      # once, at the top of ~/.ssh/config:  Include puter.conf
+      ssh puter-betty-build
+    """
+    from puter_client.cli.follow import run
+    from puter_client.cli.session import NothingYet, connected, settings_of
+
+    settings = settings_of(namespace)
+
+    async def work() -> int:
+        try:
+            async with connected(settings, looks_only=True) as client:
+                views = await client.recent()
+        except NothingYet:
+            views = []
+        records = [view.record for view in views if view.record is not None and view.record.phase in LIVE]
+        out("# living puters; made by `puter ssh-config`")
+        for line in host_blocks(records, known_hosts(settings)):
+            out(line)
+        return 0
+
+    return run(work)
+
+
+def _living(settings: Settings, tag: str) -> Record:
+    from puter_client.cli.follow import run
+    from puter_client.cli.session import connected
+
+    found: list[Record] = []
+
+    async def work() -> int:
+        async with connected(settings, looks_only=True) as client:
+            (view,) = await client.views([check_tag(tag)])
+            found.extend([view.record] if view.record else [])
+        return 0
+
+    if run(work) != 0:
+        raise KeyboardInterrupt
+    if not found:
+        raise NoMachine(f"{tag} is not known in namespace {settings.namespace}")
+    record = found[0]
+    if record.phase not in LIVE:
+        raise NoMachine(f"{tag} is {record.phase.value}: {plain(record.reason or 'there is no machine')}")
+    if address(record) is None:
+        raise NoMachine(f"{tag} has no address yet: {settings.command(f'wait {tag}')}")
+    return record
+
+
+def _host(record: Record) -> str:
+    host = address(record) or ""
+    if not _HOST.fullmatch(host):
+        raise NoMachine(f"{record.tag} has no address that ssh can use: {shown(host)}")
+    return host
+
+
+def known_hosts(settings: Settings) -> Path:
+    """Puter's own file of host keys; the folder is made."""
+    secure_folder(settings.paths.private_keys)
+    return settings.paths.private_keys / "known_hosts"
+
+
+def ssh_program(record: Record, hosts: Path) -> list[str]:
+    """The ssh program with all options, but no target. An address that is used again is another host, by its instance's id."""
+    options = {"StrictHostKeyChecking": "accept-new", "UserKnownHostsFile": _quoted(str(hosts))}
+    if record.instance_id and _INSTANCE_ID.fullmatch(record.instance_id):
+        options["HostKeyAlias"] = record.instance_id
+    identity: list[str] = []
+    if record.private_key_path and Path(record.private_key_path).is_file():
+        # With many keys in an agent a server refuses before the right one is offered.
+        identity = ["-i", record.private_key_path]
+        options["IdentitiesOnly"] = "yes"
+    return ["ssh", *identity, *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
+
+
+def host_blocks(records: Sequence[Record], hosts: Path) -> list[str]:
+    """Blocks of ssh_config(5), a name for each machine; what cannot stand in such a file is left out."""
+    lines: list[str] = []
+    taken: set[str] = set()
+    for record in records:
+        host = address(record)
+        if host is None or not _HOST.fullmatch(host) or not _INSTANCE_ID.fullmatch(record.instance_id or ""):
+            continue
+        # "user@host" and "host:path" are read apart by ssh and scp.
+        name = f"puter-{record.namespace}-{re.sub('[@:]', '_', record.tag)}"
+        name = f"{name}-{record.instance_id}" if name in taken else name
+        taken.add(name)
+        lines += [
+            "",
+            f"Host {name}",
+            f"  HostName {host}",
+            f"  User {SSH_USER}",
+            f"  HostKeyAlias {record.instance_id}",
+            f"  UserKnownHostsFile {_quoted(str(hosts))}",
+            "  StrictHostKeyChecking accept-new",
+        ]
+        if record.private_key_path and _PATH.fullmatch(record.private_key_path):
+            lines += [f"  IdentityFile {_quoted(record.private_key_path)}", "  IdentitiesOnly yes"]
+    return lines
+
+
+def _quoted(path: str) -> str:
+    """A path as ssh_config(5) reads it: blanks inside quotes, and % begins a token."""
+    path = path.replace("%", "%%")
+    return f'"{path}"' if re.search(r"\s", path) else path
+
+
+def _become(command: list[str]) -> None:
+    sys.stdout.flush()
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - no shell reads it
+    except FileNotFoundError:
+        raise ProgramMissing(f"{command[0]} is not installed: install it, or use the commands of `puter up`") from None

@@ -1,0 +1,235 @@
+"""`puter submit`: wish for many machines at once."""
+
+# ruff: noqa: D301
+# click keeps the lines after a \b in a docstring as they are.
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from puter_client.cli.group import COMMANDS
+from puter_client.cli.options import (
+    again_option,
+    dry_run_option,
+    json_option,
+    machine_options,
+    namespace_option,
+    timeout_option,
+    wait_option,
+)
+from puter_client.cli.terminal import out, out_json, say
+from puter_client.config import Settings, laid_over
+from puter_client.contract.errors import InvalidInput, WaitTimedOut
+from puter_client.contract.phase import Origin
+from puter_client.view import WaitFor
+
+if TYPE_CHECKING:
+    from puter_client.batch import Batch
+    from puter_client.cli.follow import Going
+    from puter_client.cli.wish import SshSources
+    from puter_client.client import Asked
+
+
+@click.command(short_help=COMMANDS["submit"][2])
+@click.argument("file", metavar="[FILE|-]", required=False)
+@click.option("-t", "--tag", metavar="'NAME-{i}'", help="Without a file: tags numbered from 0.")
+@click.option("--count", type=int, metavar="N", help="Without a file: how many.  [1]")
+@click.option("--format", "form", type=click.Choice(["yaml", "jsonl", "csv"]), help="Of the file.  [by its name]")
+@namespace_option
+@machine_options
+@wait_option("queued")
+@timeout_option(None)
+@again_option
+@click.option("--retry-failed", is_flag=True, help="Launch anew a tag whose workload did not succeed.")
+@dry_run_option
+@json_option
+def submit(
+    file: str | None,
+    tag: str | None,
+    count: int | None,
+    form: str | None,
+    namespace: str | None,
+    wait: str,
+    timeout: float | None,
+    again: bool,
+    retry_failed: bool,
+    dry_run: bool,
+    as_json: bool,
+    **machine: Any,
+) -> int:
+    """Wish for many machines: a batch file (YAML, JSONL, CSV), or a numbered tag.
+
+    All of a file is checked first; if anything in it cannot be used, nothing
+    is submitted. Submitting it again launches nothing that is there already.
+    Options hold for entries that do not say otherwise.
+
+    \b
+    Examples:
+      puter submit batch.yaml
+      my-script | puter submit - --region eu-west-1
+      puter submit --tag 'sweep-{i}' --count 100 --run 'python x.py {i}'
+      puter submit batch.yaml --wait running --timeout 15m
+
+    Returns when every wish has its answer (--wait queued). Exit code 1: some
+    failed, conflicted or were refused; 4: not all came in time.
+    """
+    if (file is None) == (tag is None):
+        raise click.UsageError("name either a file (- is standard input) or --tag 'NAME-{i}' --count N")
+    if file is not None and count is not None:
+        raise click.UsageError("--count goes with --tag, not with a file")
+    from puter_client.cli.follow import Going, run
+    from puter_client.cli.session import settings_of
+    from puter_client.cli.wish import SshSources, given_fields
+
+    settings = settings_of(namespace)
+    options = given_fields(machine, settings.environ)
+    sources = SshSources(settings.environ, look_up=not dry_run)
+    fields = {name: value for name, value in options.items() if name != "public_key"}
+    if tag is not None:
+        batch = _generated(tag, 1 if count is None else count, settings, fields, sources)
+    else:
+        batch = _read(file or "", form, settings, fields, sources)
+    settings = _in_namespace(settings, batch.namespace)
+    if dry_run:
+        return _tell_dry(batch, settings, auto=sources.skipped, as_json=as_json)
+    asked = _asked(batch, settings, options, sources)
+    going = Going(settings)
+    return run(
+        lambda: _submit(
+            settings, going, asked, WaitFor(wait), timeout, again=again, retry_failed=retry_failed, as_json=as_json
+        ),
+        going,
+    )
+
+
+def _generated(tag: str, count: int, settings: Settings, fields: Mapping[str, Any], sources: SshSources) -> Batch:
+    from puter_client.batch import generate
+
+    return generate(tag, count, laid_over(_for_entries(settings.defaults), fields), resolve_ssh_from=sources)
+
+
+def _read(file: str, form: str | None, settings: Settings, fields: Mapping[str, Any], sources: SshSources) -> Batch:
+    from puter_client.batch import read_batch, read_source
+
+    text = read_source(file)
+    base = _for_entries(settings.defaults)
+    if base:
+        base = _weaker_than(file_defaults(file, text, form), base)
+    return read_batch(file, text, overrides=laid_over(base, fields), format=form, resolve_ssh_from=sources)
+
+
+def _for_entries(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    # public_key is a file's path here, and filled in later.
+    return {name: value for name, value in defaults.items() if name != "public_key"}
+
+
+def file_defaults(file: str, text: bytes, form: str | None) -> Mapping[str, Any]:
+    """What a YAML file's own `defaults` write, which settings of the user's must not set aside."""
+    from pathlib import PurePath
+
+    from puter_client.batch.problems import Problems
+    from puter_client.batch.read import recognised
+    from puter_client.batch.yaml_file import read_yaml
+
+    decoded = text.decode("utf-8-sig", errors="replace")
+    suffix = PurePath(file).suffix.lower()
+    if form not in (None, "yaml") or (form is None and suffix not in (".yaml", ".yml", "")):
+        return {}
+    if form is None and not suffix and recognised(decoded) != "yaml":
+        return {}
+    try:
+        sheet = read_yaml(decoded, Problems(file))
+    except InvalidInput:
+        return {}  # read_batch tells what is wrong with it
+    return {name: written.value for name, written in sheet.defaults.items()}
+
+
+def _weaker_than(stronger: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without what the file's defaults answer."""
+    merged = laid_over(base, stronger)
+    left: dict[str, Any] = {}
+    for name, value in base.items():
+        if name in ("env", "aws_tags") and isinstance(stronger.get(name), Mapping):
+            left[name] = {key: text for key, text in value.items() if key not in stronger[name]}
+        elif name in merged and name not in stronger and not (name == "user_data" and "user_data_file" in stronger):
+            left[name] = value
+    return left
+
+
+def _in_namespace(settings: Settings, named: str | None) -> Settings:
+    import msgspec
+
+    if named is None or named == settings.namespace:
+        return settings
+    if settings.named_by_option:
+        raise InvalidInput(f"the file says namespace {named}, --namespace {settings.namespace}: keep one of them")
+    return msgspec.structs.replace(settings, namespace=named, named_by_option=True)
+
+
+def _asked(batch: Batch, settings: Settings, options: Mapping[str, Any], sources: SshSources) -> list[Asked]:
+    from puter_client.cli import wish as wishes
+    from puter_client.client import Asked
+
+    specs = [entry.spec for entry in batch.entries]
+    if sources.unknown is not None:
+        say(wishes.without_a_rule(specs, sources.unknown))
+    wishes.warn_of(specs, say)
+    keys = wishes.Keys(settings, wishes.public_key_file(settings, options))
+    return [Asked(entry.tag, keys.into(entry.spec)) for entry in batch.entries]
+
+
+def _tell_dry(batch: Batch, settings: Settings, *, auto: bool, as_json: bool) -> int:
+    from puter_client.cli.follow import MOST_LISTED
+    from puter_client.cli.wish import described
+
+    if as_json:
+        for entry in batch.entries:
+            out_json(described(entry.tag, settings.namespace, entry.spec))
+        return 0
+    out(f"would ask for {len(batch.entries):,} in namespace {settings.namespace} (nothing was touched):")
+    for entry in batch.entries[:MOST_LISTED]:
+        out(f"  {entry.tag}  {entry.spec.instance_type}  {entry.where}")
+    if len(batch.entries) > MOST_LISTED:
+        out(f"  +{len(batch.entries) - MOST_LISTED:,} more")
+    if auto:
+        out("ssh from: this machine's own address, looked up when asked for")
+    return 0
+
+
+async def _submit(
+    settings: Settings,
+    going: Going,
+    asked: Sequence[Asked],
+    wait: WaitFor,
+    timeout_s: float | None,
+    *,
+    again: bool,
+    retry_failed: bool,
+    as_json: bool,
+) -> int:
+    from puter_client.cli import follow
+    from puter_client.cli.session import connected
+
+    async with connected(settings) as client:
+        batch_id = await follow.wish(
+            client, settings, asked, going, origin=Origin.SUBMIT, again=again, retry_failed=retry_failed
+        )
+        tags = [one.tag for one in asked]
+        try:
+            views = await follow.follow(client, going, wait, timeout_s=timeout_s, tags=tags)
+        except WaitTimedOut:
+            follow.tell_end(going.views, wait, as_json=as_json)
+            raise
+        if wait is not WaitFor.QUEUED:
+            for notice in await follow.notices(client, views):
+                say(f"note: {notice}")
+    code = follow.tell_end(views, wait, as_json=as_json)
+    if not as_json:
+        out(f"batch {batch_id}")
+        if wait is WaitFor.QUEUED:
+            out(f"follow it: {settings.command(f'wait --batch {batch_id}')}")
+            out(f"           {settings.command(f'status --batch {batch_id} --watch')}")
+    return code

@@ -1,0 +1,182 @@
+"""`puter up`: ensure one machine, wait for it, print how to reach it."""
+
+# ruff: noqa: D301
+# click keeps the lines after a \b in a docstring as they are.
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from puter_client.cli.group import COMMANDS, IMPLICIT
+from puter_client.cli.options import (
+    again_option,
+    dry_run_option,
+    json_option,
+    machine_options,
+    namespace_option,
+    timeout_option,
+    wait_option,
+)
+from puter_client.cli.terminal import out, out_json, plain, say
+from puter_client.config import Settings
+from puter_client.contract.key import check_tag
+from puter_client.contract.phase import ENDED, Origin, Outcome
+from puter_client.contract.spec import Spec
+from puter_client.view import View, WaitFor
+
+if TYPE_CHECKING:
+    from puter_client.cli.follow import Going
+
+DEFAULT_TIMEOUT = "10m"
+
+
+@click.command(short_help=COMMANDS["up"][2])
+@click.argument("tag_argument", metavar="[TAG]", required=False)
+@click.option("-t", "--tag", metavar="TAG", help="The machine's name; wished for again, it is found, not doubled.")
+@namespace_option
+@machine_options
+@wait_option("running")
+@timeout_option(DEFAULT_TIMEOUT)
+@again_option
+@dry_run_option
+@json_option
+@click.pass_context
+def up(
+    ctx: click.Context,
+    /,
+    tag_argument: str | None,
+    tag: str | None,
+    namespace: str | None,
+    wait: str,
+    timeout: float | None,
+    again: bool,
+    dry_run: bool,
+    as_json: bool,
+    **machine: Any,
+) -> int:
+    """Ensure one machine, wait for it, print its ssh and rsync commands.
+
+    A machine that lives under this tag already is found, not doubled. It ends
+    itself after its --ttl, whatever becomes of you.
+
+    \b
+    Examples:
+      puter up --tag build
+      puter up build --instance-type c7i.large --ttl 2h
+      puter up --profile work --region eu-west-1 -t train --spot
+      puter up -t job --run 'make all' -e TOKEN --ssh-from none
+
+    Settings hold in the order config.toml < environment < options. Exit code
+    1: it failed or is another machine already; 4: not there in time.
+    """
+    chosen = _tag(ctx, tag_argument, tag)
+    from puter_client.cli import wish as wishes
+    from puter_client.cli.follow import Going, run
+    from puter_client.cli.session import settings_of
+
+    settings = settings_of(namespace)
+    options = wishes.given_fields(machine, settings.environ)
+    sources = wishes.SshSources(settings.environ, look_up=not dry_run)
+    spec = wishes.one_spec(settings, options, sources)
+    if dry_run:
+        _tell_dry(wishes.described(chosen, settings.namespace, spec), auto=sources.skipped, as_json=as_json)
+        return 0
+    wishes.warn_of([spec], say)
+    spec = wishes.Keys(settings, wishes.public_key_file(settings, options)).into(spec)
+    going = Going(settings, [chosen])
+    return run(lambda: _up(settings, going, chosen, spec, WaitFor(wait), timeout, again=again, as_json=as_json), going)
+
+
+def _tag(ctx: click.Context, argument: str | None, option: str | None) -> str:
+    if ctx.meta.get(IMPLICIT) and argument is not None:
+        hint = f"write it first: puter {argument} …" if argument in COMMANDS else "name the tag with --tag"
+        raise click.UsageError(f"unexpected {argument[:60]!r}; {hint}", ctx)
+    if argument is not None and option is not None and argument != option:
+        raise click.UsageError(f"two tags, {argument[:60]!r} and {option[:60]!r}: keep one (many: puter submit)", ctx)
+    tag = argument if argument is not None else option
+    if tag is None:
+        raise click.UsageError("no tag: name the machine with --tag NAME", ctx)
+    return check_tag(tag)
+
+
+def _tell_dry(fields: dict[str, Any], *, auto: bool, as_json: bool) -> None:
+    if auto:
+        fields["ssh_from"] = [*fields.get("ssh_from", []), "auto"]
+    if as_json:
+        out_json(fields)
+        return
+    out(f"would ask for {fields.pop('namespace')}/{fields.pop('tag')} (nothing was touched):")
+    for name, value in fields.items():
+        shown = "never ends itself" if value is None else value
+        out(f"  {name}: {plain(shown if isinstance(shown, str) else msgspec.json.encode(shown).decode())}")
+
+
+async def _up(
+    settings: Settings,
+    going: Going,
+    tag: str,
+    spec: Spec,
+    wait: WaitFor,
+    timeout_s: float | None,
+    *,
+    again: bool,
+    as_json: bool,
+) -> int:
+    from puter_client.cli import follow
+    from puter_client.cli.session import connected
+    from puter_client.client import Asked
+
+    async with connected(settings) as client:
+        await follow.wish(client, settings, [Asked(tag, spec)], going, origin=Origin.UP, again=again)
+        (view,) = await follow.follow(client, going, wait, timeout_s=timeout_s, tags=[tag])
+        for notice in await follow.notices(client, [view]):
+            say(f"note: {notice}")
+    if as_json:
+        out_json(view.to_json())
+    record = view.record
+    gone = record is not None and record.phase in ENDED and not record.has_workload
+    if follow.failed(view, wait) or (gone and wait is not WaitFor.QUEUED):
+        say(follow.why_not(view))
+        return 1
+    if not as_json:
+        for line in success(view, settings, time.time()):
+            out(line)
+    return 0
+
+
+def success(view: View, settings: Settings, now: float) -> list[str]:
+    """What `up` prints of a machine that is there, or on its way as far as was asked."""
+    from puter_client.cli.when import about, clock
+    from puter_client.connect import rsync_command, ssh_command
+
+    record = view.record
+    if record is None:
+        return [f"{view.tag}: {plain(view.reason or '')}"]
+    found = {
+        Outcome.CREATED: "created",
+        Outcome.EXISTING: "found: the same instance as before",
+        Outcome.JOINED: "found: it was on its way already",
+    }.get(view.outcome or Outcome.CREATED, str(view.outcome))
+    facts = [record.instance_id, record.instance_type, record.availability_zone or record.region]
+    lines = [f"tag       {record.namespace}/{record.tag} ({found})"]
+    if record.instance_id:
+        lines.append("instance  " + "  ".join(plain(fact) for fact in facts if fact))
+    if name := record.public_dns_name or record.public_ip or record.private_ip:
+        lines.append(f"address   {plain(name)}")
+    if record.expires_at is not None:
+        lines.append(f"lives     until {clock(record.expires_at, now)}, {about(record.expires_at - now)} from now")
+    elif record.ttl_s is None:
+        lines.append("lives     until somebody ends it")
+    ssh, rsync = ssh_command(record), rsync_command(record)
+    if ssh and rsync:
+        return [*lines, plain(ssh), plain(rsync)]
+    reason = f" ({plain(view.reason)})" if view.reason else ""
+    return [
+        *lines,
+        f"phase     {record.phase.value}{reason}",
+        f"no address yet: {settings.command(f'wait {view.tag}')}",
+    ]

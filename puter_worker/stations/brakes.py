@@ -1,0 +1,121 @@
+"""Brakes: what capacity and quotas have taught about how much may be asked for, and when. Pure.
+
+A zone that has refused a type is left alone for a while, and then probed with one machine, with twice as many after
+each success: a refused group costs as many tokens of the instance bucket as it has members. A quota is reached from
+above: a refused group is halved down to one machine; when that one is refused too, the family waits, until a machine
+of the fleet ends or a minute has passed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from puter_worker.pacer import BUCKETS, INSTANCES
+from puter_worker.store.brake import Brake
+
+DRY_FOR_S = 60.0
+QUOTA_FOR_S = 60.0
+# As many as any launch may have: no brake.
+FREE = int(BUCKETS[INSTANCES].size)
+
+# The families that share one vCPU quota, by the letters a type begins with; "Amazon EC2 service quotas" in AWS's
+# general reference. What is not listed has a family of its own.
+_STANDARD = "acdhimrtz"
+_FAMILIES = {"g": "G and VT", "vt": "G and VT", "p": "P", "x": "X", "f": "F", "inf": "Inf", "trn": "Trn", "dl": "DL"}
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where and what to launch.
+
+    Attributes:
+        instance_type: EC2's name of it.
+        zone: availability zone; None leaves the choice to EC2.
+        subnet: a subnet, where the wish names some; its zone is the zone then.
+    """
+
+    instance_type: str
+    zone: str | None = None
+    subnet: str | None = None
+
+    def __str__(self) -> str:
+        where = self.subnet or self.zone
+        return f"{self.instance_type} in {where}" if where else self.instance_type
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """A place, and how many machines may be asked for there at once; or how long to wait.
+
+    Attributes:
+        place: None if every place must be left alone for now.
+        most: machines at once.
+        wait_s: until the first place may be probed.
+        why: of the brake that holds longest, for people.
+        quota: whether that brake is a quota's.
+    """
+
+    place: Place | None
+    most: int = FREE
+    wait_s: float = 0.0
+    why: str = ""
+    quota: bool = False
+
+
+def capacity_name(place: Place) -> str:
+    """The name of a place's brake."""
+    return f"capacity/{place.instance_type}/{place.subnet or place.zone or '*'}"
+
+
+def quota_name(instance_type: str, *, spot: bool) -> str:
+    """The name of the brake of the quota that a type counts against."""
+    letters = re.match(r"[a-z]*", instance_type)[0]  # type: ignore[index]  # it matches the empty text too
+    name = _FAMILIES.get(letters) or ("standard" if letters[:1] in _STANDARD else letters)
+    return f"quota/{'spot ' if spot else ''}{name}"
+
+
+def places(types: Sequence[str], zones: Sequence[str], subnets: Sequence[str]) -> list[Place]:
+    """Where machines may be launched, the most wanted first.
+
+    Types in the order of the wish; within a type the subnets that it names, or first wherever EC2 likes and then each
+    zone by itself: EC2's own choice is not the same as a try of every zone.
+    """
+    if subnets:
+        return [Place(t, subnet=subnet) for t in types for subnet in subnets]
+    return [place for t in types for place in (Place(t), *(Place(t, zone=zone) for zone in zones))]
+
+
+def choose_place(wanted: Sequence[Place], brakes: Mapping[str, Brake], now: float, *, spot: bool) -> Choice:
+    """The first place that may be asked for machines now."""
+    soonest: Choice | None = None
+    for place in wanted:
+        quota = brakes.get(quota_name(place.instance_type, spot=spot))
+        capacity = brakes.get(capacity_name(place))
+        held = [brake for brake in (quota, capacity) if brake is not None]
+        waiting = [brake for brake in held if brake.until > now]
+        if not waiting:
+            return Choice(place, most=min((brake.most for brake in held), default=FREE))
+        longest = max(waiting, key=lambda brake: brake.until)
+        wait_s = longest.until - now
+        if soonest is None or wait_s < soonest.wait_s:
+            soonest = Choice(None, wait_s=wait_s, why=longest.why, quota=longest is quota)
+    return soonest or Choice(None, wait_s=DRY_FOR_S, why="there is no place to launch in")
+
+
+def after_no_capacity(now: float, why: str) -> Brake:
+    """The brake of a place that has refused."""
+    return Brake(now + DRY_FOR_S, 1, why)
+
+
+def after_quota(asked: int, now: float, why: str) -> Brake:
+    """The brake of a quota that has refused so many machines."""
+    if asked > 1:
+        return Brake(now, asked // 2, why)
+    return Brake(now + QUOTA_FOR_S, 1, why)
+
+
+def after_success(brake: Brake, launched: int) -> Brake | None:
+    """The brake after a launch of so many under it; None: it is off."""
+    most = max(brake.most, 2 * launched)
+    return Brake(0.0, most, brake.why) if most < 100 else None
