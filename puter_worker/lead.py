@@ -13,10 +13,12 @@ import structlog
 
 from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.fleet import Fleet, FleetId, Fleets
+from puter_worker.memory import Memory, Remembered
 from puter_worker.settings import Settings
 from puter_worker.stations.label import label
 from puter_worker.stations.launch import Launcher
 from puter_worker.stations.observe import Observer
+from puter_worker.stations.quarantine import Quarantine
 from puter_worker.stations.resolve import APART_S, resolve
 from puter_worker.stations.send import replay
 from puter_worker.store import names
@@ -41,12 +43,15 @@ class Leader:
         self._store = store
         self._fleets = fleets
         self._settings = settings
+        self._memory = Memory(settings.memory_folder)
         self._leading: dict[str, asyncio.Task[None]] = {}
         self._draining = asyncio.Event()
 
     async def turn(self) -> None:
         """Take over fleets that have no leader; to be called again and again."""
-        for text in await self._store.fleets():
+        fleets = await self._store.fleets()
+        await self._remember(fleets)
+        for text in fleets:
             running = self._leading.get(text)
             if running is not None and not running.done():
                 continue
@@ -60,6 +65,17 @@ class Leader:
             if await self._store.lease(names.lease(text), self._settings.worker_id, LEASE_S):
                 self._leading[text] = asyncio.create_task(self._lead(self._fleets.get(fleet_id)))
 
+    async def _remember(self, fleets: list[str]) -> None:
+        """Keep in mind how far Redis has got, for fleets that others lead: this worker may lead them next."""
+        if not fleets:
+            return
+        shown = await self._store.epoch()
+        for fleet in fleets:
+            known = self._memory.of(fleet)
+            if known is None or not known.contradicts(shown):
+                self._memory.seen_alive.add(fleet)
+                self._memory.keep(fleet, Remembered(shown, known.launched_at if known else 0.0))
+
     async def drain(self) -> None:
         """Let the launches in hand end, and give every lease up."""
         self._draining.set()
@@ -68,13 +84,14 @@ class Leader:
 
     async def _lead(self, fleet: Fleet) -> None:
         name = names.lease(str(fleet))
-        launcher = Launcher(self._store, fleet, most=self._settings.max_group)
+        gate = Quarantine(self._store, fleet, self._memory, quarantine_s=self._settings.quarantine_s)
+        launcher = Launcher(self._store, fleet, gate, most=self._settings.max_group)
         observer = Observer(self._store, fleet, quiet_s=self._settings.quiet_sweep_s)
         _log.info("lease.taken", fleet=str(fleet))
         loops = [
             asyncio.create_task(self._repeat(fleet, "resolve", lambda: self._resolve(fleet))),
             asyncio.create_task(self._repeat(fleet, "launch", lambda: _every(LAUNCH_EVERY_S, launcher.turn()))),
-            asyncio.create_task(self._repeat(fleet, "replay", lambda: self._replay(fleet))),
+            asyncio.create_task(self._repeat(fleet, "replay", lambda: self._replay(fleet, gate))),
             asyncio.create_task(self._repeat(fleet, "label", lambda: self._label(fleet))),
             asyncio.create_task(self._repeat(fleet, "observe", lambda: _every(OBSERVE_EVERY_S, observer.turn()))),
         ]
@@ -100,7 +117,9 @@ class Leader:
     async def _resolve(self, fleet: Fleet) -> float:
         return APART_S if await resolve(self._store, fleet) else RESOLVE_EVERY_S
 
-    async def _replay(self, fleet: Fleet) -> float:
+    async def _replay(self, fleet: Fleet, gate: Quarantine) -> float:
+        if not await gate.open():
+            return REPLAY_EVERY_S
         found = await self._store.open_intents(str(fleet), self._store.now())
         await asyncio.gather(*(replay(self._store, fleet, kept) for kept in found[:REPLAY_AT_ONCE]))
         return 0.0 if len(found) > REPLAY_AT_ONCE else REPLAY_EVERY_S

@@ -11,6 +11,7 @@ import msgspec
 
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
+from puter_client.paths import Paths
 from puter_client.store.connection import check_url
 
 
@@ -27,6 +28,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         embedded: state folder of the embedded engine this worker belongs to; None on a shared host.
         idle_exit_s: an embedded worker ends itself and its Redis after this long with nothing alive or on its way.
         pace: whether to stay inside EC2's published rates; off only for stand-ins without limits.
+        quarantine_s: how long a fleet waits after Redis has forgotten its launches.
+        memory_folder: where is kept what must outlive both Redis and this process; None: nowhere.
         quiet_sweep_s: how often living machines are looked at while nothing starts.
         max_group: most instances one RunInstances call may launch.
         log_folder: where the JSON log goes; None: to standard error.
@@ -41,6 +44,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     embedded: Path | None = None
     idle_exit_s: float = 600.0
     pace: bool = True
+    quarantine_s: float = 10.0
+    memory_folder: Path | None = None
     quiet_sweep_s: float = 25.0
     max_group: int = 100
     log_folder: Path | None = None
@@ -66,6 +71,8 @@ def read_settings(environ: Mapping[str, str], *, burst: bool = False, embedded: 
         max_jobs=_number(environ, "PUTER_MAX_JOBS", 200, 1, 10_000),
         drain_s=_number(environ, "PUTER_DRAIN_S", 25, 1, 3_600),
         idle_exit_s=_number(environ, "PUTER_IDLE_EXIT_S", 600, 1, 86_400),
+        quarantine_s=_number(environ, "PUTER_QUARANTINE_S", 10, 0, 3_600),
+        memory_folder=Paths.from_environ(environ).state / "fleets",
         pace=environ.get("PUTER_PACE", "on") != "off",
         max_group=_number(environ, "PUTER_MAX_GROUP", 100, 1, 100),
         burst=burst,

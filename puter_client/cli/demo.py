@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 NEEDED = ("moto", "flask", "arq", "aioboto3")
 MOST = 1_000
+MOST_LISTED = 10
 TIMEOUT_S = 120.0
 _STARTS_WITHIN_S = 60.0
 _ENDS_WITHIN_S = 10.0
 _POLL_S = 0.05
 _TAIL_LINES = 15
-_LISTED = 3
 
 
 class DemoFailed(PuterError):
@@ -152,9 +152,9 @@ async def _show(settings: Settings, aws: SimulatedAws, count: int) -> None:
     async with connected(settings, tell=live.show) as client:
         await aws.ready()
         live.clear()
-        for title in (
-            f"$ puter submit --tag 'demo-{{i}}' --count {count} --wait running",
-            "And the same once more; every tag is there already:",
+        for title, listed in (
+            (f"$ puter submit --tag 'demo-{{i}}' --count {count} --wait running", MOST_LISTED),
+            ("And the same once more; every tag is there already:", 0),
         ):
             out()
             out(title)
@@ -162,22 +162,23 @@ async def _show(settings: Settings, aws: SimulatedAws, count: int) -> None:
             going = follow.Going(settings)
             await follow.wish(client, settings, asked, going, origin=Origin.SUBMIT)
             views = await follow.follow(client, going, WaitFor.RUNNING, timeout_s=TIMEOUT_S, tags=tags)
-            _tell(views, time.monotonic() - began)
+            _tell(views, time.monotonic() - began, listed)
             if any(follow.failed(view, WaitFor.RUNNING) for view in views):
                 raise DemoFailed("not every machine came")
         _tell_ways(views[0], settings.paths)
 
 
-def _tell(views: Sequence[View], took_s: float) -> None:
+def _tell(views: Sequence[View], took_s: float, listed: int) -> None:
     from puter_client.cli.follow import outcomes
     from puter_client.cli.table import counted, line_of, table
     from puter_client.cli.terminal import columns
     from puter_client.contract.phase import Outcome
 
-    for line in table([line_of(view, time.time()) for view in views[:_LISTED]], columns()):
-        out(line)
-    if len(views) > _LISTED:
-        out(f"+{len(views) - _LISTED:,} more")
+    if listed:
+        for line in table([line_of(view, time.time()) for view in views[:listed]], columns()):
+            out(line)
+        if len(views) > listed:
+            out(f"+{len(views) - listed:,} more")
     created = sum(view.outcome is Outcome.CREATED for view in views)
     told = outcomes(views) + ("" if created else ", 0 created")
     out(f"{told}; {counted(views)}, after {took_s:.1f} s")

@@ -60,7 +60,7 @@ machine_options = _all(
     click.option("--disk", metavar="GIB", help="Root disk in GiB.  [the image's]"),
     click.option("--instance-profile", metavar="NAME", help="IAM instance profile of the machine."),
     click.option("--run", metavar="CMD", help="The workload: a shell command, run once Docker is up."),
-    click.option("-e", "--env", metavar="K=V|NAME", multiple=True, help="Variable of the workload; NAME alone: from here."),
+    click.option("-e", "--env", metavar="K=V|NAME", multiple=True, help="Workload's variable; NAME alone: from here."),
     click.option("--user-data", metavar="FILE", help="Boot script or cloud-config, run after Puter's part."),
     click.option("--ttl", metavar="TIME", help="Ends itself so long after its launch: 90s, 60m, 1h30m, 2d.  [60m]"),
     click.option("--no-shutdown", is_flag=True, default=None, help="Stays until somebody ends it."),

@@ -27,7 +27,7 @@ class Progress:
         self._bar: Bar | None = None
         self._task: Any = None
         self._told = ""
-        self._told_at = float("-inf")
+        self._told_at = self._began  # what is done at once needs no line
         self._broken = False
 
     def __enter__(self) -> Self:

@@ -172,7 +172,10 @@ def known_hosts(settings: Settings) -> Path:
 
 
 def ssh_program(record: Record, hosts: Path) -> list[str]:
-    """The ssh program with all options, but no target. An address that is used again is another host, by its instance's id."""
+    """The ssh program with all options, but no target.
+
+    Host keys are kept by the instance's id: the same address of another instance is another host.
+    """
     options = {"StrictHostKeyChecking": "accept-new", "UserKnownHostsFile": _quoted(str(hosts))}
     if record.instance_id and _INSTANCE_ID.fullmatch(record.instance_id):
         options["HostKeyAlias"] = record.instance_id

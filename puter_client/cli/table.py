@@ -14,7 +14,6 @@ from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase, Result
 from puter_client.view import Verdict, View, WaitFor
 
 TAG_COLUMN = 40  # a longer tag stands on a line of its own
-TITLES = ("TAG", "PHASE", "TIME", "TYPE", "ADDRESS OR REASON")
 GROUPS = (("ended", ENDED), ("on the way", ON_ITS_WAY), ("alive", LIVE))
 UNLABELLED = "·"
 FOOTNOTE = f"{UNLABELLED} EC2 does not show its own name and tags yet"
@@ -37,14 +36,16 @@ class Line(NamedTuple):
     style: str | None = None
 
 
+TITLE = Line("TAG", "PHASE", "TIME", "TYPE", "ADDRESS OR REASON", "dim")
+
+
 def line_of(view: View, now: float) -> Line:
     """The cells of a tag; `now` is in seconds since 1970."""
     record = view.record
     phase = view.phase.value
     if record is None:
         return Line(plain(view.tag), phase, "", "", plain(view.reason or ""))
-    if view.verdict(WaitFor.QUEUED) is Verdict.FAILED and view.outcome is not None:
-        # What the record says is another wish's.
+    if is_refused(view) and view.outcome is not None:
         return Line(plain(view.tag), view.outcome.value, "", "", plain(view.reason or ""), "red")
     if record.phase is Phase.TERMINATED and record.result:
         phase = record.result.value
@@ -84,14 +85,24 @@ def _rest(view: View) -> str:
     return f"{address}  {record.reason}" if record.reason else address
 
 
+def group_of(view: View) -> str:
+    """What may still be expected of a tag."""
+    if is_refused(view):
+        return "not granted"
+    return next(name for name, phases in GROUPS if view.phase in phases)
+
+
+def is_refused(view: View) -> bool:
+    """Whether the batch's wish was not granted, so that the tag's record is another wish's."""
+    return view.outcome is not None and view.verdict(WaitFor.QUEUED) is Verdict.FAILED
+
+
 def grouped(views: Sequence[View]) -> list[tuple[str, list[View]]]:
     """Views by what may still be expected of them, in each group the newest last."""
-    found = []
-    for name, phases in GROUPS:
-        members = [view for view in views if view.phase in phases]
-        if members:
-            found.append((name, sorted(members, key=_order)))
-    return found
+    members: dict[str, list[View]] = {name: [] for name in ("not granted", *(name for name, _ in GROUPS))}
+    for view in views:
+        members[group_of(view)].append(view)
+    return [(name, sorted(found, key=_order)) for name, found in members.items() if found]
 
 
 def _order(view: View) -> tuple[float, str]:
@@ -101,57 +112,49 @@ def _order(view: View) -> tuple[float, str]:
     return (record.ended_at or record.launched_at or record.created_at, view.tag)
 
 
-def table(lines: Sequence[Line], width: int | None, *, titled: bool = True) -> list[str]:
-    """The lines of a table at most `width` wide; None is as wide as it takes."""
-    rows = ([Line(*TITLES, style="dim")] if titled else []) + list(lines)
-    tag_width = max((len(row.tag) for row in rows if len(row.tag) <= TAG_COLUMN), default=0)
-    widths = [max((len(row[i]) for row in rows), default=0) for i in range(1, 4)]
-    shown: list[str] = []
-    for row in rows:
-        if len(row.tag) > TAG_COLUMN:
-            shown.append(row.tag)
-        head = " " * tag_width if len(row.tag) > TAG_COLUMN else row.tag.ljust(tag_width)
-        middle = [cell.ljust(size) for cell, size in zip(row[1:4], widths, strict=True)]
-        text = "  ".join([head, *middle, row.rest]).rstrip()
-        if width is not None and len(text) > width:
-            text = cut(text, max(width, tag_width))
-        style = row.style
-        shown.append(
-            text
-            if style is None
-            else head + styled(text[len(head) :], style)
-            if style != "dim"
-            else styled(text, style)
-        )
-    return shown
+class Layout:
+    """How wide the columns are: as wide as what stands in them, in a terminal of so many columns."""
+
+    def __init__(self, lines: Sequence[Line], width: int | None) -> None:
+        rows = [TITLE, *lines]
+        self._width = width
+        self._tag = max(len(row.tag) for row in rows if len(row.tag) <= TAG_COLUMN)
+        self._middle = [max(len(cell) for cell in cells) for cells in zip(*(row[1:4] for row in rows), strict=True)]
+
+    def texts(self, line: Line) -> list[str]:
+        """A line's text; two where the tag is long."""
+        long = len(line.tag) > TAG_COLUMN
+        head = ("" if long else line.tag).ljust(self._tag)
+        cells = [cell.ljust(size) for cell, size in zip(line[1:4], self._middle, strict=True)]
+        tail = "  ".join(["", *cells, line.rest]).rstrip()
+        if self._width is not None:
+            tail = cut(tail, max(0, self._width - len(head)))
+        text = head + (styled(tail, line.style) if line.style else tail)
+        return [line.tag, text] if long else [text]
+
+
+def table(lines: Sequence[Line], width: int | None) -> list[str]:
+    """A title and the lines, at most `width` wide but for tags; None is as wide as it takes."""
+    layout = Layout(lines, width)
+    return [text for line in (TITLE, *lines) for text in layout.texts(line)]
 
 
 def view_lines(views: Sequence[View], now: float, width: int | None, *, most: int | None = None) -> list[str]:
     """A table of all views in groups; of each group at most the latest `most`."""
-    shown: list[Line | str] = []
+    groups = []
     for name, members in grouped(views):
-        hidden = len(members) - most if most is not None and len(members) > most else 0
-        shown.append(f"{name} ({len(members):,})")
-        if hidden:
-            shown.append(f"  +{hidden:,} earlier ones")
-        shown += [line_of(view, now) for view in members[hidden:]]
-    lines = [item for item in shown if isinstance(item, Line)]
-    rows = iter(_blocks(lines, width))
-    texts = next(rows)
-    for item in shown:
-        if isinstance(item, str):
-            texts.append(styled(item, "bold"))
-        else:
-            texts += next(rows)
+        hidden = max(0, len(members) - most) if most is not None else 0
+        groups.append((name, len(members), hidden, [line_of(view, now) for view in members[hidden:]]))
+    lines = [line for *_, rows in groups for line in rows]
+    layout = Layout(lines, width)
+    texts = layout.texts(TITLE)
+    for name, size, hidden, rows in groups:
+        texts.append(styled(f"{name} ({size:,})", "bold"))
+        texts += [f"+{hidden:,} earlier ones"] if hidden else []
+        texts += [text for line in rows for text in layout.texts(line)]
     if any(UNLABELLED in line.phase for line in lines):
         texts.append(styled(FOOTNOTE, "dim"))
     return texts
-
-
-def _blocks(lines: Sequence[Line], width: int | None) -> list[list[str]]:
-    """The title's text lines, then each line's: one, or two where the tag is long."""
-    texts = iter(table(lines, width))
-    return [[next(texts)], *([next(texts) for _ in range(2 if len(line.tag) > TAG_COLUMN else 1)] for line in lines)]
 
 
 def counted(views: Sequence[View]) -> str:

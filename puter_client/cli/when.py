@@ -8,8 +8,8 @@ _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
 def about(seconds: float) -> str:
-    """A length of time in its largest unit: `45s`, `12m`, `3h`, `2d`; hours under ten with their minutes."""
-    whole = max(0, int(seconds))
+    """A length of time in its largest unit: `45s`, `12m`, `3h`, `2d`; under ten hours with the minutes."""
+    whole = max(0, int(seconds + 30) // 60 * 60 if seconds >= 600 else int(seconds))
     for size, unit in _UNITS:
         if whole >= size:
             minutes = whole % 3_600 // 60

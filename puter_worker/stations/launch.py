@@ -22,6 +22,7 @@ from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.tags import ManifestTooLarge
 from puter_worker.ec2.userdata import UserDataTooLarge
 from puter_worker.fleet import Fleet
+from puter_worker.memory import Epoch
 from puter_worker.pacer import INSTANCES
 from puter_worker.stations import plan
 from puter_worker.stations.brakes import (
@@ -35,6 +36,7 @@ from puter_worker.stations.brakes import (
 )
 from puter_worker.stations.plan import Unit, Waiting
 from puter_worker.stations.prepare import Prepared, prepare
+from puter_worker.stations.quarantine import Quarantine
 from puter_worker.stations.send import LEASE_S, put_off, send
 from puter_worker.stations.waiting import is_final, reason_after
 from puter_worker.store.base import Kept
@@ -58,9 +60,10 @@ PLACE_AGAIN_S = 5.0
 class Launcher:
     """The launch station of one fleet, as one leader runs it."""
 
-    def __init__(self, store: WorkerStore, fleet: Fleet, *, most: int) -> None:
+    def __init__(self, store: WorkerStore, fleet: Fleet, gate: Quarantine, *, most: int) -> None:
         self._store = store
         self._fleet = fleet
+        self._gate = gate
         self._most = most
         self._busy: set[PuterKey] = set()
         # Names of the brakes that launches on their way count against; of those that are probes, apart.
@@ -78,6 +81,8 @@ class Launcher:
             on_pad = await self._read([PuterKey(namespace, tag) for tag in since])
             if plan.is_ready(on_pad, since, now, most=self._most):
                 waiting += on_pad
+        if not waiting or not await self._gate.open():
+            return
         waiting = await self._in_parallel(waiting)
         if not waiting:
             return
@@ -214,7 +219,10 @@ class Launcher:
             slow = Ec2Error("Timeout", "EC2 takes long to answer", handling=Handling.AGAIN)
             await self._not_prepared(unit, slow)
             return
-        opened = await open_intent(self._store, self._fleet, unit, prepared)
+        if self._gate.epoch is None:
+            return
+        self._gate.launched()
+        opened = await open_intent(self._store, self._fleet, unit, prepared, self._gate.epoch)
         if opened is not None:
             await send(self._store, self._fleet, opened)
 
@@ -257,9 +265,12 @@ class Launcher:
                 await self._store.commit(txn)
 
 
-async def open_intent(store: WorkerStore, fleet: Fleet, unit: Unit, prepared: Prepared) -> Kept[Intent] | None:
+async def open_intent(
+    store: WorkerStore, fleet: Fleet, unit: Unit, prepared: Prepared, epoch: Epoch
+) -> Kept[Intent] | None:
     """Make an intent durable and take its keys off the pad, in one transaction; None if a key has moved on."""
     intent, now, txn = prepared.intent, store.now(), Txn()
+    store.expect_epoch(txn, epoch)
     for batch_id in {w.record.batch_id for w in unit if w.record.max_parallel is not None and w.record.batch_id}:
         store.expect_parallel(txn, intent.namespace, batch_id, await store.parallel(intent.namespace, batch_id))
     for w in unit:

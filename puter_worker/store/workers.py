@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
+
 from puter_client.contract.health import WorkerHealth
 from puter_client.store import names as public
+from puter_worker.memory import Epoch
 from puter_worker.store import names
 from puter_worker.store.base import KEEP_S, Base, decode, encode
+from puter_worker.store.txn import Txn
 
 HEALTH_TTL_S = 30
 
@@ -36,6 +40,20 @@ class Workers(Base):
             pipe.delete(public.worker(worker_id))
             pipe.zrem(public.WORKERS, worker_id)
             await pipe.execute()
+
+    async def epoch(self) -> Epoch:
+        """How far this Redis has got; one that knows nothing begins a new epoch."""
+        async with self.redis.pipeline(transaction=True) as pipe:
+            pipe.hsetnx(names.EPOCH, "id", secrets.token_hex(8))
+            pipe.expire(names.EPOCH, KEEP_S)
+            pipe.hmget(names.EPOCH, "id", "launches")
+            _, _, (epoch_id, launches) = await pipe.execute()
+        return Epoch(epoch_id.decode(), int(launches or 0))
+
+    def expect_epoch(self, txn: Txn, epoch: Epoch) -> None:
+        """Redis has forgotten nothing since it was asked how far it has got; one launch more."""
+        txn.expect(names.EPOCH, "id", epoch.epoch_id)
+        txn.do("HINCRBY", names.EPOCH, "launches", 1)
 
     async def offered_profiles(self) -> set[str]:
         """AWS profiles that some living worker announces."""

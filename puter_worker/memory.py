@@ -1,0 +1,83 @@
+"""What a worker remembers of a fleet when Redis forgets: in memory, and in its state folder.
+
+A Redis that was emptied, or put back to an older state, no longer knows what was launched a moment ago, and EC2 may
+not show it yet. Whoever remembers a launch waits before it launches again, until EC2 shows what there is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import msgspec
+import structlog
+
+_log = structlog.get_logger("puter.memory")
+
+
+class Epoch(msgspec.Struct, frozen=True):
+    """How far a Redis has got.
+
+    Attributes:
+        epoch_id: random; made when Redis was first seen empty.
+        launches: how many intents were opened since.
+    """
+
+    epoch_id: str
+    launches: int
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """What is known of a fleet whatever Redis says.
+
+    Attributes:
+        epoch: the furthest that was seen.
+        launched_at: when the last launch known here was sent, seconds of this host's clock; 0 is never.
+    """
+
+    epoch: Epoch
+    launched_at: float = 0.0
+
+    def contradicts(self, shown: Epoch) -> bool:
+        """Whether Redis has forgotten something since."""
+        return shown.epoch_id != self.epoch.epoch_id or shown.launches < self.epoch.launches
+
+
+class Memory:
+    """What this worker remembers, by fleet."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """`folder`: where it outlives the process; None, or one that cannot be written: it does not."""
+        self._folder = folder
+        self._known: dict[str, Remembered] = {}
+        self.seen_alive: set[str] = set()
+
+    def of(self, fleet: str) -> Remembered | None:
+        """What is remembered of a fleet; None if it was never seen from here."""
+        if fleet not in self._known and self._folder is not None:
+            try:
+                self._known[fleet] = msgspec.json.decode(self._file(fleet).read_bytes(), type=Remembered)
+            except (OSError, msgspec.DecodeError):
+                return None
+        return self._known.get(fleet)
+
+    def keep(self, fleet: str, known: Remembered) -> None:
+        """Remember this from now on."""
+        if self._known.get(fleet) == known:
+            return
+        self._known[fleet] = known
+        if self._folder is None:
+            return
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            new = self._file(fleet).with_suffix(f".{os.getpid()}")
+            new.write_bytes(msgspec.json.encode(known))
+            new.replace(self._file(fleet))
+        except OSError as error:
+            _log.warning("memory.not_kept", folder=str(self._folder), error=type(error).__name__)
+            self._folder = None
+
+    def _file(self, fleet: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{hashlib.sha256(fleet.encode()).hexdigest()[:16]}.json"

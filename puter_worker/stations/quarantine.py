@@ -1,0 +1,139 @@
+"""quarantine: keeps a fleet from launching while Redis may have forgotten launches that EC2 does not show yet.
+
+Every leader asks here before it launches or replays. As long as Redis is as far as this worker remembers, nothing
+waits. When it has been emptied, or put back, the fleet waits (10 s, longer than EC2 takes to show a launch) and adopts
+what lives there before anything is launched; whoever never saw the fleet before has nothing to wait for. An intent
+is opened only in the epoch that was checked: the transaction rests on it.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+import structlog
+
+from puter_client.contract.batch import BatchRow
+from puter_client.contract.phase import ON_ITS_WAY, Outcome, Phase
+from puter_client.contract.record import Record
+from puter_worker.ec2.instances import Instance, find_managed
+from puter_worker.ec2.tags import BATCH, EXPIRES_AT, LABELLED, OWNER, key_of
+from puter_worker.fleet import Fleet
+from puter_worker.memory import Epoch, Memory, Remembered
+from puter_worker.stations.facts import choose, with_instance
+from puter_worker.store.base import Stored
+from puter_worker.store.txn import Txn
+from puter_worker.store.workerstore import WorkerStore
+
+_log = structlog.get_logger("puter.quarantine")
+# EC2 forgets nothing that was launched longer ago than this: look-ups find it.
+REMEMBERED_S = 600.0
+
+
+class Quarantine:
+    """The gate of one fleet, as one leader keeps it."""
+
+    def __init__(self, store: WorkerStore, fleet: Fleet, memory: Memory, *, quarantine_s: float) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._memory = memory
+        self._quarantine_s = quarantine_s
+        self._until: float | None = None
+        self.epoch: Epoch | None = None
+
+    async def open(self) -> bool:
+        """Whether the fleet may launch now."""
+        name = str(self._fleet)
+        shown = await self._store.epoch()
+        known = self._memory.of(name)
+        forgot = known is not None and known.contradicts(shown)
+        recent = known is not None and (
+            name in self._memory.seen_alive or time.time() - known.launched_at < REMEMBERED_S
+        )
+        if forgot and recent:
+            if self._until is None:
+                _log.warning("redis.forgot", fleet=name, wait_s=self._quarantine_s)
+                self._until = time.monotonic() + self._quarantine_s
+            if time.monotonic() < self._until:
+                self.epoch = None
+                return False
+            await adopt_living(self._store, self._fleet)
+        self._until = None
+        self._memory.seen_alive.add(name)
+        self._memory.keep(name, Remembered(shown, known.launched_at if known else 0.0))
+        self.epoch = shown
+        return True
+
+    def launched(self) -> None:
+        """A launch is about to be sent: remember it, whatever becomes of Redis."""
+        known = self._memory.of(str(self._fleet))
+        if known is not None:
+            self._memory.keep(str(self._fleet), Remembered(known.epoch, time.time()))
+
+
+async def adopt_living(store: WorkerStore, fleet: Fleet) -> None:
+    """Give every living machine of the fleet that Redis does not know its record back."""
+    by_key: dict[tuple[str, str], list[Instance]] = {}
+    for instance in await find_managed(fleet.caller):
+        name = key_of(instance.tags, instance.ami_launch_index)
+        if name is not None:
+            by_key.setdefault((name[0].namespace, name[0].tag), []).append(instance)
+    adopted = 0
+    for instances in by_key.values():
+        chosen = choose(instances)
+        if chosen is not None:
+            adopted += await _adopt(store, fleet, chosen)
+    _log.warning("instances.adopted", fleet=str(fleet), found=len(by_key), adopted=adopted)
+
+
+async def _adopt(store: WorkerStore, fleet: Fleet, instance: Instance) -> bool:
+    name = key_of(instance.tags, instance.ami_launch_index)
+    assert name is not None
+    key, generation = name
+    stored = await store.record(key)
+    now, txn = store.now(), Txn()
+    record = stored.value
+    if record is not None and (record.phase not in ON_ITS_WAY or record.intent is not None):
+        return False  # known, or being found out
+    bare = record or found_record(instance, fleet, now)
+    if bare is None:
+        return False
+    labelled = instance.tags.get(LABELLED) == "yes"
+    changed = with_instance(bare.but(generation=generation, labelled=labelled), instance, fleet.fleet_id, now)
+    detail = {"instance": instance.instance_id}
+    store.put_record(txn, Stored(record, stored.rev), changed, event="instance.found", detail=detail)
+    store.put_off_pad(txn, key, str(fleet))
+    store.put_off_look_up(txn, key, str(fleet))
+    if record is not None and record.batch_id:
+        row = BatchRow(outcome=Outcome.EXISTING, generation=generation, wish=record.wish)
+        store.put_row(txn, key, record.batch_id, row)
+    return not await store.commit(txn)
+
+
+def found_record(instance: Instance, fleet: Fleet, now: float) -> Record | None:
+    """The record of a machine of which only EC2 knows, as its tags tell; None if they tell no key."""
+    name = key_of(instance.tags, instance.ami_launch_index)
+    if name is None:
+        return None
+    expires_at = _seconds(instance.tags.get(EXPIRES_AT, ""))
+    launched_at = instance.launch_time or now
+    return Record(
+        namespace=name[0].namespace,
+        tag=name[0].tag,
+        generation=name[1],
+        phase=Phase.QUEUED,
+        created_at=launched_at,
+        changed_at=now,
+        batch_id=instance.tags.get(BATCH),
+        owner=instance.tags.get(OWNER),
+        fleet=str(fleet),
+        profile=fleet.fleet_id.profile or None,
+        ttl_s=None if expires_at is None else max(0, round(expires_at - launched_at)),
+    )
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
