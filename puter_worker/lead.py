@@ -28,7 +28,6 @@ _log = structlog.get_logger("puter.lead")
 LEASE_S = 3.0
 RENEW_S = 1.0
 RESOLVE_EVERY_S = 0.025
-LAUNCH_EVERY_S = 0.025
 REPLAY_EVERY_S = 1.0
 REPLAY_AT_ONCE = 16
 LABEL_EVERY_S = 0.1
@@ -90,7 +89,7 @@ class Leader:
         _log.info("lease.taken", fleet=str(fleet))
         loops = [
             asyncio.create_task(self._repeat(fleet, "resolve", lambda: self._resolve(fleet))),
-            asyncio.create_task(self._repeat(fleet, "launch", lambda: _every(LAUNCH_EVERY_S, launcher.turn()))),
+            asyncio.create_task(self._repeat(fleet, "launch", launcher.turn)),
             asyncio.create_task(self._repeat(fleet, "replay", lambda: self._replay(fleet, gate))),
             asyncio.create_task(self._repeat(fleet, "label", lambda: self._label(fleet))),
             asyncio.create_task(self._repeat(fleet, "observe", lambda: _every(OBSERVE_EVERY_S, observer.turn()))),

@@ -21,6 +21,7 @@ MAPPINGS = ("env", "aws_tags")
 _REMEDIES = {
     "public_key": "is filled in by the client: leave it out; --public-key names your own, key_name the key pair",
     "private_key_path": "is filled in by the client: leave it out; key_name names the key pair",
+    "max_parallel": "stands once, at the top of a YAML file; or give --max-parallel",
     "namespace": "stands once, at the top of a YAML file; or give --namespace",
     "defaults": "stands at the top of a YAML file only",
     "puters": "stands at the top of a YAML file only",

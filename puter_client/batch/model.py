@@ -50,10 +50,12 @@ class Batch(msgspec.Struct, frozen=True):
     Attributes:
         namespace: as the file names it; None leaves it to options and settings.
         entries: in the file's order; no two have the same tag.
+        max_parallel: at most so many machines of it live at a time; None leaves it to options.
     """
 
     namespace: str | None
     entries: tuple[Entry, ...]
+    max_parallel: int | None = None
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -100,8 +102,10 @@ class Sheet(msgspec.Struct, frozen=True):
         namespace: checked.
         defaults: fields for every entry that does not write them.
         rows: the entries.
+        max_parallel: checked.
     """
 
     namespace: str | None
     defaults: Level
     rows: list[Row]
+    max_parallel: int | None = None

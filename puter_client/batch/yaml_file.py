@@ -1,18 +1,18 @@
-"""YAML batch files: `namespace`, `defaults` and `puters`; a puter is a tag, or fields and perhaps a matrix."""
+"""YAML batch files: `namespace`, `max_parallel`, `defaults` and `puters`; a puter is a tag, or fields and perhaps a matrix."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from puter_client.batch.levels import KNOWN, MAPPINGS, TAG
-from puter_client.batch.model import Level, Row, Sheet, Written
+from puter_client.batch.model import MAX_ENTRIES, Level, Row, Sheet, Written
 from puter_client.batch.problems import Problems, safe_name, unknown
 from puter_client.batch.template import NAME
 from puter_client.batch.yaml_nodes import Mapping, Node, Scalar, Sequence, compose
 from puter_client.contract.errors import InvalidInput
-from puter_client.contract.key import check_namespace
+from puter_client.contract.key import check_namespace, shown
 
-_TOP = ("namespace", "defaults", "puters")
+_TOP = ("namespace", "max_parallel", "defaults", "puters")
 _FORM = "write puters: with a list of tags or entries below it"
 
 
@@ -30,7 +30,8 @@ def read_yaml(text: str, problems: Problems) -> Sheet:
     for name, (line, _) in root.items.items():
         if name not in _TOP:
             problems.add(_about_top(name), line=line, field=safe_name(name).strip("'"))
-    return Sheet(_namespace(root, problems), _defaults(root, problems), _rows(root, problems))
+    namespace, most = _namespace(root, problems), _max_parallel(root, problems)
+    return Sheet(namespace, _defaults(root, problems), _rows(root, problems), most)
 
 
 def _about_top(name: str) -> str:
@@ -48,6 +49,17 @@ def _namespace(root: Mapping, problems: Problems) -> str | None:
     except InvalidInput as error:
         problems.add(str(error).removeprefix("namespace "), line=line, field="namespace")
         return None
+
+
+def _max_parallel(root: Mapping, problems: Problems) -> int | None:
+    if "max_parallel" not in root.items:
+        return None
+    line, node = root.items["max_parallel"]
+    text = node.text if isinstance(node, Scalar) else ""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_ENTRIES:
+        problems.add(f"{shown(text)}: write a whole number from 1 to {MAX_ENTRIES}", line=line, field="max_parallel")
+        return None
+    return int(text)
 
 
 def _defaults(root: Mapping, problems: Problems) -> Level:

@@ -82,6 +82,7 @@ async def wish(
     origin: Origin,
     again: bool = False,
     retry_failed: bool = False,
+    max_parallel: int | None = None,
 ) -> str:
     """Submit, note it in the client's log, and be sure that somebody takes it; the batch's id.
 
@@ -89,7 +90,9 @@ async def wish(
         NoWorker: nobody does, on a shared Redis; the wishes stay.
     """
     nobody = await nobody_serves(client, settings)
-    batch_id = await client.submit(asked, origin=origin, again=again, retry_failed=retry_failed)
+    batch_id = await client.submit(
+        asked, origin=origin, again=again, retry_failed=retry_failed, max_parallel=max_parallel
+    )
     going.batch_id = batch_id
     log(
         settings,
@@ -102,6 +105,7 @@ async def wish(
         origin=origin.value,
         again=again,
         retry_failed=retry_failed,
+        max_parallel=max_parallel,
     )
     if nobody:
         raise NoWorker(f"{nobody}\nthe wishes wait for one, as batch {batch_id}")

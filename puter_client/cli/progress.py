@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 PLAIN_EVERY_S = 2.0
+DRAWN_EVERY_S = 0.1  # 10,000 tags change faster than anybody can read
 
 
 class Progress:
@@ -28,6 +29,7 @@ class Progress:
         self._task: Any = None
         self._told = ""
         self._told_at = self._began  # what is done at once needs no line
+        self._drawn_at = float("-inf")
         self._broken = False
 
     def __enter__(self) -> Self:
@@ -42,7 +44,7 @@ class Progress:
 
     def update(self, views: Sequence[View]) -> None:
         """Show where they stand. A terminal that has gone must not end the wait."""
-        if self._broken or not views:
+        if self._broken or not views or not self._due():
             return
         try:
             if len(views) == 1:
@@ -51,6 +53,15 @@ class Progress:
                 self._many(views)
         except OSError:
             self._broken = True
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        if not live.possible:
+            return now - self._told_at >= PLAIN_EVERY_S
+        if now - self._drawn_at < DRAWN_EVERY_S:
+            return False
+        self._drawn_at = now
+        return True
 
     def _one(self, view: View) -> None:
         text = f"{view.tag}: {view.phase.value}"
@@ -69,14 +80,13 @@ class Progress:
         if self._bar is None:
             self._bar = _bar()
             self._bar.start()
-            self._task = self._bar.add_task("")
+            self._task = self._bar.add_task("", total=len(views), phases="")
         self._bar.update(self._task, completed=done, total=len(views), phases=counted(views))
 
     def _plain(self, text: str) -> None:
-        now = time.monotonic()
-        if text != self._told and now - self._told_at >= PLAIN_EVERY_S:
+        if text != self._told:
             say(text)
-            self._told, self._told_at = text, now
+            self._told, self._told_at = text, time.monotonic()
 
 
 def _bar() -> Bar:

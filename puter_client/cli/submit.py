@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 @timeout_option(None)
 @again_option
 @click.option("--retry-failed", is_flag=True, help="Launch anew a tag whose workload did not succeed.")
+@click.option("--max-parallel", type=click.IntRange(1), metavar="N", help="At most so many of them live at a time.")
 @dry_run_option
 @json_option
 def submit(
@@ -56,6 +57,7 @@ def submit(
     timeout: float | None,
     again: bool,
     retry_failed: bool,
+    max_parallel: int | None,
     dry_run: bool,
     as_json: bool,
     **machine: Any,
@@ -97,12 +99,26 @@ def submit(
         return _tell_dry(batch, settings, auto=sources.skipped, as_json=as_json)
     asked = _asked(batch, settings, options, sources)
     going = Going(settings)
-    return run(
-        lambda: _submit(
-            settings, going, asked, WaitFor(wait), timeout, again=again, retry_failed=retry_failed, as_json=as_json
-        ),
-        going,
+    how = _How(
+        wait=WaitFor(wait),
+        timeout_s=timeout,
+        again=again,
+        retry_failed=retry_failed,
+        max_parallel=max_parallel or batch.max_parallel,
+        as_json=as_json,
     )
+    return run(lambda: _submit(settings, going, asked, how), going)
+
+
+class _How(NamedTuple):
+    """How to submit and follow a batch."""
+
+    wait: WaitFor
+    timeout_s: float | None
+    again: bool
+    retry_failed: bool
+    max_parallel: int | None
+    as_json: bool
 
 
 def _generated(tag: str, count: int, settings: Settings, fields: Mapping[str, Any], sources: SshSources) -> Batch:
@@ -199,37 +215,34 @@ def _tell_dry(batch: Batch, settings: Settings, *, auto: bool, as_json: bool) ->
     return 0
 
 
-async def _submit(
-    settings: Settings,
-    going: Going,
-    asked: Sequence[Asked],
-    wait: WaitFor,
-    timeout_s: float | None,
-    *,
-    again: bool,
-    retry_failed: bool,
-    as_json: bool,
-) -> int:
+async def _submit(settings: Settings, going: Going, asked: Sequence[Asked], how: _How) -> int:
     from puter_client.cli import follow
     from puter_client.cli.session import connected
 
     async with connected(settings) as client:
         batch_id = await follow.wish(
-            client, settings, asked, going, origin=Origin.SUBMIT, again=again, retry_failed=retry_failed
+            client,
+            settings,
+            asked,
+            going,
+            origin=Origin.SUBMIT,
+            again=how.again,
+            retry_failed=how.retry_failed,
+            max_parallel=how.max_parallel,
         )
         tags = [one.tag for one in asked]
         try:
-            views = await follow.follow(client, going, wait, timeout_s=timeout_s, tags=tags)
+            views = await follow.follow(client, going, how.wait, timeout_s=how.timeout_s, tags=tags)
         except WaitTimedOut:
-            follow.tell_end(going.views, wait, as_json=as_json)
+            follow.tell_end(going.views, how.wait, as_json=how.as_json)
             raise
-        if wait is not WaitFor.QUEUED:
+        if how.wait is not WaitFor.QUEUED:
             for notice in await follow.notices(client, views):
                 say(f"note: {notice}")
-    code = follow.tell_end(views, wait, as_json=as_json)
-    if not as_json:
+    code = follow.tell_end(views, how.wait, as_json=how.as_json)
+    if not how.as_json:
         out(f"batch {batch_id}")
-        if wait is WaitFor.QUEUED:
+        if how.wait is WaitFor.QUEUED:
             out(f"follow it: {settings.command(f'wait --batch {batch_id}')}")
             out(f"           {settings.command(f'status --batch {batch_id} --watch')}")
     return code

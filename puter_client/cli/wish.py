@@ -16,6 +16,7 @@ from puter_client.contract.phase import Os
 from puter_client.contract.spec import Spec
 from puter_client.sshkeys import ClientKey, client_key
 
+_SEVERAL = frozenset({"instance_type", "subnet", "ssh_from"})
 _OPTION_NAMES = {"aws_tags": "aws-tag"}
 OPEN_TO_ALL = "warning: ssh is open to every address there is ({cidr}): anybody may try to log in"
 AL2_ENDED = "note: Amazon Linux 2 is without support since 2026-06-30; --os al2023 is its successor"
@@ -37,8 +38,8 @@ def given_fields(options: Mapping[str, Any], environ: Mapping[str, str]) -> dict
         fields["env"] = dict(_variable(text, environ) for text in fields["env"])
     if "aws_tags" in fields:
         fields["aws_tags"] = dict(_tag(text) for text in fields["aws_tags"])
-    if "ssh_from" in fields:
-        fields["ssh_from"] = [word for text in fields["ssh_from"] for word in text.replace(",", " ").split()]
+    for name in _SEVERAL & fields.keys():
+        fields[name] = [word for text in fields[name] for word in text.replace(",", " ").split()]
     if "user_data" in fields:
         fields["user_data"] = _user_data(fields["user_data"])
     return fields

@@ -18,6 +18,7 @@ from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.fleet import FleetId, Fleets
 from puter_worker.stations.waiting import is_final, reason_after
 from puter_worker.store.base import Kept
+from puter_worker.store.records import NOT_RESTARTED_S
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
 
@@ -38,8 +39,27 @@ async def ensure(store: WorkerStore, fleets: Fleets, key: PuterKey) -> None:
     if record.phase in LIVE and record.fleet:
         # It is restarted because wishes wait for EC2's word on it.
         await _look_up(store, kept, FleetId.parse(record.fleet))
-    elif record.phase in ON_ITS_WAY and record.phase is not Phase.LAUNCHING:
+    elif record.phase is Phase.LAUNCHING:
+        await _see_to_launch(store, kept)
+    elif record.phase in ON_ITS_WAY:
         await _find_fleet(store, fleets, kept)
+
+
+async def _see_to_launch(store: WorkerStore, kept: Kept[Record]) -> None:
+    """A key that nothing has moved for long: it is on its launchpad, or in an intent that somebody takes up."""
+    record, txn = kept.value, Txn()
+    if not record.fleet:
+        return
+    if record.intent is None:
+        store.expect_record(txn, record.key, kept)
+        store.put_on_pad(txn, record.key, record.fleet, store.now(), again=True)
+    elif (await store.intent(record.intent)).kept is None:
+        # Redis has lost the intent, so nobody knows whether it was sent: EC2 is asked.
+        _log.error("intent.lost", namespace=record.namespace, tag=record.tag, intent=record.intent)
+        store.put_record(txn, kept, record.but(intent=None), event="intent.lost")
+        store.put_on_look_up(txn, record.key, record.fleet, store.now())
+    store.look_again(txn, record.key, store.now() + NOT_RESTARTED_S)
+    await store.commit(txn)
 
 
 async def _find_fleet(store: WorkerStore, fleets: Fleets, kept: Kept[Record]) -> None:

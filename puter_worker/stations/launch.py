@@ -17,7 +17,7 @@ import structlog
 from puter_client.contract.duration import format_duration
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Phase
-from puter_client.contract.record import ErrorInfo
+from puter_client.contract.record import ErrorInfo, Record
 from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.tags import ManifestTooLarge
 from puter_worker.ec2.userdata import UserDataTooLarge
@@ -54,6 +54,8 @@ EXPLAIN_AFTER_S = 2.0
 EXPLAIN_AT_ONCE = 500
 TRY_AGAIN_S = 5.0
 PARALLEL_AGAIN_S = 1.0
+LOOK_EVERY_S = 0.025
+LOOK_WHILE_PACED_S = 0.25
 PLACE_AGAIN_S = 5.0
 
 
@@ -72,8 +74,8 @@ class Launcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._explained_at = 0.0
 
-    async def turn(self) -> None:
-        """Look at the launchpads once and begin what can be launched now."""
+    async def turn(self) -> float:
+        """Look at the launchpads once and begin what can be launched now; after how long to look again."""
         now = self._store.now()
         waiting: list[Waiting] = []
         for namespace in await self._store.pads(str(self._fleet)):
@@ -81,19 +83,19 @@ class Launcher:
             on_pad = await self._read([PuterKey(namespace, tag) for tag in since])
             if plan.is_ready(on_pad, since, now, most=self._most):
                 waiting += on_pad
-        if not waiting or not await self._gate.open():
-            return
-        waiting = await self._in_parallel(waiting)
-        if not waiting:
-            return
+        if waiting and await self._gate.open():
+            return await self._begin_what_may(await self._in_parallel(waiting), now)
+        return LOOK_EVERY_S
+
+    async def _begin_what_may(self, waiting: Sequence[Waiting], now: float) -> float:
         brakes = await self._store.brakes(str(self._fleet))
         granted = await self._fleet.pacer.take([("RunInstances", 0)])
         for unit in plan.units(waiting, calls_now=granted.before, most=self._most):
             if len(self._tasks) >= UNITS_AT_ONCE:
-                return
+                break
             choice = await self._choose(unit, brakes, now)
             if choice.place is None:
-                await self._wait_for_place(unit, choice, brakes)
+                await self._wait_for_place(unit, choice)
                 continue
             names = {capacity_name(choice.place), quota_name(choice.place.instance_type, spot=unit[0].spec.spot)}
             if names & self._probed.keys() or (choice.most < len(unit) and names & self._used.keys()):
@@ -102,8 +104,9 @@ class Launcher:
             granted = await self._fleet.pacer.take([("RunInstances", 1), (INSTANCES, len(asked))])
             if granted.wait_s > 0:
                 await self._explain(waiting, granted.wait_s)
-                return
+                return min(granted.wait_s, LOOK_WHILE_PACED_S)
             self._begin(asked, choice.place, names, probe=choice.most < FREE)
+        return LOOK_EVERY_S
 
     async def _choose(self, unit: Unit, brakes: Mapping[str, Brake], now: float) -> Choice:
         shape = unit[0].shape
@@ -134,7 +137,7 @@ class Launcher:
             await self._store.commit(txn)
         return allowed
 
-    async def _wait_for_place(self, unit: Unit, choice: Choice, brakes: Mapping[str, Brake]) -> None:
+    async def _wait_for_place(self, unit: Unit, choice: Choice) -> None:
         """No place may be asked now: wait, or give up what has waited for capacity for as long as it may."""
         now, txn = self._store.now(), Txn()
         live = await self._store.live_count(str(self._fleet))
@@ -143,7 +146,7 @@ class Launcher:
             if since is not None and now - since >= w.spec.give_up_after_s:
                 waited = format_duration(now - since)
                 error = Ec2Error("InsufficientInstanceCapacity", f"{choice.why}; gave up after {waited}")
-                self._fail(txn, w, error, now)
+                self._fail(txn, w.stored, error, now)
                 continue
             reason = f"{choice.why}, {live} live; next as machines end" if choice.quota else choice.why
             self._tell_waiting(txn, w, reason, now)
@@ -155,12 +158,13 @@ class Launcher:
             changed = w.record.but(reason=reason, changed_at=now)
             self._store.put_record(txn, w.stored, changed, event="launch.delayed")
 
-    def _fail(self, txn: Txn, w: Waiting, error: Ec2Error, now: float) -> None:
+    def _fail(self, txn: Txn, kept: Kept[Record], error: Ec2Error, now: float) -> None:
+        record = kept.value
         info = ErrorInfo(code=error.code, message=error.message, request_id=error.request_id)
-        failed = w.record.but(phase=Phase.FAILED, reason=error.message, error=info, changed_at=now, ended_at=now)
-        self._store.put_record(txn, w.stored, failed, event="puter.failed", request_id=error.request_id)
-        self._store.put_off_pad(txn, w.key, str(self._fleet))
-        _log.warning("puter.failed", namespace=w.key.namespace, tag=w.key.tag, code=error.code)
+        failed = record.but(phase=Phase.FAILED, reason=error.message, error=info, changed_at=now, ended_at=now)
+        self._store.put_record(txn, kept, failed, event="puter.failed", request_id=error.request_id)
+        self._store.put_off_pad(txn, record.key, str(self._fleet))
+        _log.warning("puter.failed", namespace=record.namespace, tag=record.tag, code=error.code)
 
     async def drain(self) -> None:
         """Wait until every launch that was begun has ended."""
@@ -194,15 +198,18 @@ class Launcher:
         keys = [key for key in keys if key not in self._busy]
         stored, specs = await asyncio.gather(self._store.records(keys), self._store.specs(keys))
         waiting: list[Waiting] = []
-        stray = Txn()
         for key, one, spec in zip(keys, stored, specs, strict=True):
-            kept = one.kept
-            if kept is None or spec is None or kept.value.phase is not Phase.LAUNCHING or kept.value.intent:
-                self._store.put_off_pad(stray, key, str(self._fleet))
+            kept, txn = one.kept, Txn()
+            if kept is None or kept.value.phase is not Phase.LAUNCHING or kept.value.intent:
+                self._store.expect_record(txn, key, one)
+                self._store.put_off_pad(txn, key, str(self._fleet))
+                await self._store.commit(txn)
+            elif spec is None:
+                lost = Ec2Error("SpecLost", "Redis no longer holds what was wished: submit it again")
+                self._fail(txn, kept, lost, self._store.now())
+                await self._store.commit(txn)
             else:
                 waiting.append(Waiting(kept, spec))
-        if stray:
-            await self._store.commit(stray)
         return waiting
 
     async def _launch(self, unit: Unit, place: Place) -> None:
@@ -243,7 +250,7 @@ class Launcher:
         reason = reason_after(error)
         for w in unit:
             if is_final(error):
-                self._fail(txn, w, error, now)
+                self._fail(txn, w.stored, error, now)
                 continue
             self._tell_waiting(txn, w, reason, now)
             self._store.put_on_pad(txn, w.key, str(self._fleet), now + TRY_AGAIN_S)

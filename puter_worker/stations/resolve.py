@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -19,12 +20,14 @@ from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import ENDED, LIVE, Outcome, Phase
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
+from puter_client.contract.wish import UpWish
 from puter_worker.ec2.errors import Ec2Error
 from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.tags import LABELLED, key_of
 from puter_worker.fleet import Fleet
 from puter_worker.stations import ensure, intake
 from puter_worker.stations.facts import DEAD, choose, gone, with_instance
+from puter_worker.stations.waiting import reason_after
 from puter_worker.store.base import Kept
 from puter_worker.store.brake import Brake
 from puter_worker.store.txn import Txn
@@ -47,7 +50,7 @@ async def resolve(store: WorkerStore, fleet: Fleet) -> int:
     if not keys:
         return 0
     kept = [k for one in await store.records(keys) if (k := one.kept) is not None]
-    new = [k for k in kept if k.value.phase is Phase.RESOLVING]
+    new = [k for k in kept if k.value.phase in (Phase.RESOLVING, Phase.LAUNCHING) and k.value.intent is None]
     live = [k for k in kept if k.value.phase in LIVE]
     moved_on = set(keys) - {k.value.key for k in (*new, *live)}
     if moved_on:
@@ -139,11 +142,8 @@ async def _confirm_live(store: WorkerStore, fleet: Fleet, live: Sequence[Kept[Re
     except Ec2Error as error:
         # The wishes wait with what is known; nothing is launched on an old record.
         _log.warning("records.unconfirmed", fleet=str(fleet), count=len(live), code=error.code)
-        txn = Txn()
         for kept in live:
-            store.put_off_look_up(txn, kept.value.key, str(fleet))
-            store.look_again(txn, kept.value.key, store.now() + ensure.CREDENTIALS_AGAIN_S)
-        await store.commit(txn)
+            await _tell_parked(store, fleet, kept.value.key, f"{kept.value.instance_id}: {reason_after(error)}")
         return
     for kept in live:
         await confirm(store, fleet, kept, shown.get(kept.value.instance_id or ""))
@@ -151,6 +151,19 @@ async def _confirm_live(store: WorkerStore, fleet: Fleet, live: Sequence[Kept[Re
         txn = Txn()
         store.put_off_look_up(txn, kept.value.key, str(fleet))
         await store.commit(txn)
+
+
+async def _tell_parked(store: WorkerStore, fleet: Fleet, key: PuterKey, why: str) -> None:
+    """Say in the batches of a key's parked wishes what they wait for, and look again."""
+    txn = Txn()
+    for raw in await store.parked(key):
+        with suppress(InvalidInput):
+            wish = intake.decode_wish(raw)
+            if isinstance(wish, UpWish):
+                store.put_row(txn, key, wish.batch, BatchRow(message=why))
+    store.put_off_look_up(txn, key, str(fleet))
+    store.look_again(txn, key, store.now() + ensure.CREDENTIALS_AGAIN_S)
+    await store.commit(txn)
 
 
 async def confirm(store: WorkerStore, fleet: Fleet, kept: Kept[Record], instance: Instance | None) -> None:

@@ -13,10 +13,13 @@ from puter_worker.store.txn import Txn
 class Pads(Records):
     """Look-ups of fleets, and their launchpads, one a namespace."""
 
-    def put_on_pad(self, txn: Txn, key: PuterKey, fleet: str, at: float) -> None:
-        """The key waits on its fleet's launchpad; it may be launched from this time on."""
+    def put_on_pad(self, txn: Txn, key: PuterKey, fleet: str, at: float, *, again: bool = False) -> None:
+        """The key waits on its fleet's launchpad; it may be launched from this time on.
+
+        `again`: if it waits there already, it keeps its time.
+        """
         pad = names.pad(fleet, key.namespace)
-        txn.do("ZADD", pad, at, key.tag)
+        txn.do("ZADD", pad, *(["NX"] if again else []), at, key.tag)
         txn.do("EXPIRE", pad, KEEP_S)
         txn.do("SADD", names.pads(fleet), key.namespace)
         txn.do("EXPIRE", names.pads(fleet), KEEP_S)

@@ -47,6 +47,10 @@ class Records(Base):
         """Keep the spec that the key's record serves from now on."""
         txn.do("SET", names.spec(key), encode(spec), "EX", KEEP_S)
 
+    def expect_record(self, txn: Txn, key: PuterKey, as_read: Stored[Record] | Kept[Record]) -> None:
+        """The key's record is still as it was read."""
+        txn.expect(public.record(key), "rev", as_read.rev)
+
     def put_record(
         self,
         txn: Txn,

@@ -43,17 +43,20 @@ class Workers(Base):
 
     async def epoch(self) -> Epoch:
         """How far this Redis has got; one that knows nothing begins a new epoch."""
-        async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.hsetnx(names.EPOCH, "id", secrets.token_hex(8))
-            pipe.expire(names.EPOCH, KEEP_S)
-            pipe.hmget(names.EPOCH, "id", "launches")
-            _, _, (epoch_id, launches) = await pipe.execute()
+        epoch_id, launches = await self.redis.hmget(names.EPOCH, "id", "launches")
+        while epoch_id is None:
+            async with self.redis.pipeline(transaction=True) as pipe:
+                pipe.hsetnx(names.EPOCH, "id", secrets.token_hex(8))
+                pipe.expire(names.EPOCH, KEEP_S)
+                await pipe.execute()
+            epoch_id, launches = await self.redis.hmget(names.EPOCH, "id", "launches")
         return Epoch(epoch_id.decode(), int(launches or 0))
 
     def expect_epoch(self, txn: Txn, epoch: Epoch) -> None:
         """Redis has forgotten nothing since it was asked how far it has got; one launch more."""
         txn.expect(names.EPOCH, "id", epoch.epoch_id)
         txn.do("HINCRBY", names.EPOCH, "launches", 1)
+        txn.do("EXPIRE", names.EPOCH, KEEP_S)
 
     async def offered_profiles(self) -> set[str]:
         """AWS profiles that some living worker announces."""

@@ -91,13 +91,21 @@ class Death:
             yield
         finally:
             if self.dead.is_set():
-                ended = [task for task in asyncio.all_tasks() - self._others if task is not running]
-                await asyncio.gather(running, *ended, return_exceptions=True)
+                await self._bury(asyncio.all_tasks() - self._others)
                 await worker._sessions.aclose()
                 await worker._redis.connection_pool.disconnect()
             else:
                 worker.stop()
                 await running
+
+    async def _bury(self, tasks: set[asyncio.Task[Any]]) -> None:
+        # Once is not enough: before Python 3.12 `asyncio.wait_for`, through which redis-py sends, may swallow it.
+        pending = tasks
+        while pending:
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.02)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _watch(
         self, owner: WorkerStore | Caller, name: str, counts: Callable[[tuple[Any, ...], Any], bool], *, only_after: bool = False

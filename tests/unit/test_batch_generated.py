@@ -37,7 +37,7 @@ def test_one_puter_needs_no_number() -> None:
 
 
 def test_fields_are_checked_and_told_by_their_options() -> None:
-    assert refused("s{i}", 9, instance_type="t3 micro") == "--instance-type: 't3 micro': write a type like t3.micro"
+    assert refused("s{i}", 9, instance_type="t3_micro") == "--instance-type: 't3_micro': write a type like t3.micro"
 
 
 @pytest.mark.parametrize(

@@ -93,9 +93,9 @@ def test_an_entrys_image_keeps_the_default_os() -> None:
 
 
 def test_a_wrong_default_is_told_once_and_where_it_is() -> None:
-    said = refused("defaults:\n  instance_type: t3 micro\nputers: [a, b, c]")
+    said = refused("defaults:\n  instance_type: t3_micro\nputers: [a, b, c]")
 
-    assert said == "b.yaml:2: defaults.instance_type: 't3 micro': write a type like t3.micro"
+    assert said == "b.yaml:2: defaults.instance_type: 't3_micro': write a type like t3.micro"
 
 
 def test_a_default_that_nobody_uses_is_checked() -> None:
@@ -103,9 +103,9 @@ def test_a_default_that_nobody_uses_is_checked() -> None:
 
 
 def test_a_wrong_option_is_told_by_its_name() -> None:
-    said = refused("puters: [a, b]", overrides={"instance_type": "t3 micro"})
+    said = refused("puters: [a, b]", overrides={"instance_type": "t3_micro"})
 
-    assert said == "--instance-type: 't3 micro': write a type like t3.micro"
+    assert said == "--instance-type: 't3_micro': write a type like t3.micro"
 
 
 def test_an_option_may_carry_what_the_client_fills_in() -> None:
@@ -239,3 +239,19 @@ def test_an_entrys_user_data_beats_a_default_file() -> None:
     found = spec("defaults: {user_data_file: boot.sh}\nputers: [{tag: a, user_data: mine}]", read_file=stored)
 
     assert found.user_data == "mine"
+
+
+def test_a_batch_says_how_many_of_it_may_live_at_a_time() -> None:
+    assert read_batch("b.yaml", b"max_parallel: 8\nputers: [a, b]").max_parallel == 8
+
+
+def test_a_limit_that_is_no_number_is_refused_with_its_line() -> None:
+    assert refused("puters: [a]\nmax_parallel: many") == (
+        "b.yaml:2: max_parallel: 'many': write a whole number from 1 to 100000"
+    )
+
+
+def test_several_types_are_tried_in_the_order_in_which_they_are_written() -> None:
+    batch = read_batch("b.yaml", b"puters: [{tag: a, instance_type: [c7i.large, c6i.large]}]")
+
+    assert (batch.entries[0].spec.instance_type, batch.entries[0].spec.instance_types) == ("c7i.large", ("c6i.large",))

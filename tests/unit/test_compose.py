@@ -55,7 +55,7 @@ def test_aws_settings_are_passed_on_and_none_is_written_down() -> None:
 
 
 def test_profiles_can_be_read_and_not_written() -> None:
-    (mount,) = WORKER["volumes"]
+    (mount,) = [volume for volume in WORKER["volumes"] if volume["type"] == "bind"]
 
     assert mount["target"] == "/home/puter/.aws"
     assert mount["read_only"] is True
@@ -126,6 +126,13 @@ def test_files_that_the_image_is_made_of_are_in_the_project_and_in_its_context()
 
     assert copied
     assert [name for name in copied if not (ROOT / name).exists() or f"!{name}" not in context] == []
+
+
+def test_what_a_worker_remembers_outlives_its_container() -> None:
+    (volume,) = [volume for volume in WORKER["volumes"] if volume["type"] == "volume"]
+
+    assert volume["source"] in COMPOSE["volumes"]
+    assert f"PUTER_HOME={volume['target']} " in (ROOT / "deploy" / "Containerfile").read_text()
 
 
 def test_the_image_runs_a_worker_as_nobody_in_particular() -> None:
