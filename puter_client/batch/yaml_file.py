@@ -1,4 +1,7 @@
-"""YAML batch files: `namespace`, `max_parallel`, `defaults` and `puters`; a puter is a tag, or fields and perhaps a matrix."""
+"""YAML batch files: `namespace`, `max_parallel`, `defaults` and `puters`.
+
+A puter is a tag, or fields and perhaps a matrix.
+"""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def _interruptible() -> Iterator[None]:
     """Whatever asks the demo to end has it put everything in order first."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     numbers = (signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, interrupt) for number in numbers]
@@ -136,6 +136,7 @@ def _environ(url: str) -> dict[str, str]:
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "PUTER_PACE": "off",  # moto has no request rates, and of a group's call it grants one machine
+        "PUTER_DRAIN_S": "1",  # nothing is left for another worker
     }
 
 

@@ -213,6 +213,11 @@ FIELDS: dict[str, Field] = {
 }  # fmt: skip
 
 
+_SPEC_NAMES = {"ttl": "ttl_s", "give_up_after": "give_up_after_s"}
+# The first is wanted, the further ones stand in for it.
+_IN_TURN = ("instance_type", "subnet")
+
+
 def build_spec(written: Mapping[str, Any]) -> Spec:
     """The Spec of written fields (names of FIELDS; None means not written).
 
@@ -232,22 +237,25 @@ def build_spec(written: Mapping[str, Any]) -> Spec:
             values[name] = reader(value)
         except ValueError as error:
             problems.append(FieldProblem(name, str(error)))
-    if values.pop("no_shutdown", False):
-        if "ttl" in values:
-            problems.append(FieldProblem("no_shutdown", "and ttl exclude each other: keep one"))
-        values["ttl_s"] = None
-    for name in ("ttl", "give_up_after"):
-        if name in values:
-            values[f"{name}_s"] = values.pop(name)
-    for name in ("instance_type", "subnet"):
-        if name in values:
-            values[name], *further = values[name]
-            values[f"{name}s"] = tuple(further)
+    if values.get("no_shutdown") and "ttl" in values:
+        problems.append(FieldProblem("no_shutdown", "and ttl exclude each other: keep one"))
     if values.get("env") and not values.get("run"):
         problems.append(FieldProblem("env", "is for the workload: write run as well"))
     if problems:
         raise InvalidSpec(problems)
-    return Spec(**values)
+    return Spec(**_as_spec(values))
+
+
+def _as_spec(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields as they are written, read already, under the names and in the form that Spec has them."""
+    named = {_SPEC_NAMES.get(name, name): value for name, value in values.items() if name != "no_shutdown"}
+    if values.get("no_shutdown"):
+        named["ttl_s"] = None
+    for name in _IN_TURN:
+        if name in named:
+            named[name], *further = named[name]
+            named[f"{name}s"] = tuple(further)
+    return named
 
 
 def recheck_spec(spec: Spec) -> None:
@@ -262,7 +270,7 @@ def recheck_spec(spec: Spec) -> None:
         # What was not written has its default, which needs no check.
         if value is None or value is False or value == {} or value == ():
             continue
-        if name in ("instance_type", "subnet"):
+        if name in _IN_TURN:
             value = (value, *getattr(spec, f"{name}s"))
         try:
             unchanged = reader(value) == value
