@@ -6,7 +6,7 @@ Two leaders at once are harmless (each station says why); the lease only keeps t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 
 import structlog
@@ -33,6 +33,7 @@ REPLAY_AT_ONCE = 16
 LABEL_EVERY_S = 0.1
 OBSERVE_EVERY_S = 0.25
 AFTER_ERROR_S = 1.0
+CANCEL_AGAIN_S = 0.1
 
 
 class Leader:
@@ -105,9 +106,7 @@ class Leader:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._draining.wait(), RENEW_S)
         finally:
-            for loop in loops:
-                loop.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
+            await _end(loops)
             await launcher.drain()
             with suppress(*self._store.errors):
                 await self._store.release(name, self._settings.worker_id)
@@ -141,6 +140,15 @@ class Leader:
                 pause_s = AFTER_ERROR_S
                 _log.exception("station.failed", station=what, fleet=str(fleet))
             await asyncio.sleep(pause_s)
+
+
+async def _end(loops: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel the loops until they have ended: before Python 3.12 `asyncio.wait_for`, which redis-py uses, may lose it."""
+    left = set(loops)
+    while left:
+        for loop in left:
+            loop.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
 
 
 async def _every(pause_s: float, turn: Awaitable[None]) -> float:

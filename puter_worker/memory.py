@@ -7,7 +7,7 @@ not show it yet. Whoever remembers a launch waits before it launches again, unti
 from __future__ import annotations
 
 import hashlib
-import os
+import secrets
 from pathlib import Path
 
 import msgspec
@@ -71,7 +71,8 @@ class Memory:
             return
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            new = self._file(fleet).with_suffix(f".{os.getpid()}")
+            # Workers in containers may share this folder, and have the same process id.
+            new = self._file(fleet).with_suffix(f".{secrets.token_hex(4)}")
             new.write_bytes(msgspec.json.encode(known))
             new.replace(self._file(fleet))
         except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,6 +45,7 @@ AFTER_ERROR_S = 1.0
 IDLE_EVERY_S = 1.0
 ALONE_S = 60.0
 BURST_LOOKS = 3
+CANCEL_AGAIN_S = 0.1
 # An ensure job ends well within this.
 JOB_TIMEOUT_S = 10
 # For so long a dead worker's job stays locked; arq's own figure, ten seconds more, serves jobs that must not meet.
@@ -253,9 +254,7 @@ class Worker:
 
     async def _drain(self, arq: asyncio.Task[None], loops: list[asyncio.Task[None]]) -> None:
         _log.info("worker.draining", for_s=self._settings.drain_s)
-        for loop in loops:
-            loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        await cancel_all(loops)
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 with suppress(*self._store.errors):
@@ -264,8 +263,7 @@ class Worker:
         except TimeoutError:
             _log.warning("worker.not_drained", why="what is in hand is left to other workers")
         finally:
-            arq.cancel()
-            await asyncio.gather(arq, return_exceptions=True)
+            await cancel_all([arq])
             with suppress(*self._store.errors):
                 await self._store.withdraw(self._settings.worker_id)
             await self._sessions.aclose()
@@ -279,8 +277,19 @@ class Worker:
             while self._arq.tasks and not arq.done():
                 await asyncio.wait(list(self._arq.tasks.values()))
                 await asyncio.sleep(POLL_EVERY_S)  # arq drops ended jobs at its next poll
-        arq.cancel()
-        await asyncio.gather(arq, return_exceptions=True)
+        await cancel_all([arq])
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once is not enough: before Python 3.12, asyncio.wait_for, in which redis-py sends every command, may swallow it.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
 
 
 async def _bind(ctx: dict[Any, Any]) -> None:

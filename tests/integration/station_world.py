@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import pickletools
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import redis
@@ -38,10 +38,24 @@ def time_passes(shop: Workshop) -> None:
         for pattern in ("puter:_lease:*", "puter:_taking:*", "arq:in-progress:*"):
             for key in client.scan_iter(pattern):
                 client.delete(key)
-        for pattern in ("puter:_moving", "puter:_intents:*", "puter:_labels:*", "puter:_admissions", "puter:_pad:*"):
+        for pattern in ("puter:_moving", "puter:_intents:*", "puter:_labels:*", "puter:_admissions", "puter:_pad:*", "puter:_look_ups:*"):
             for key in client.scan_iter(pattern):
                 for member in client.zrange(key, 0, -1):
                     client.zadd(key, {member: 0}, xx=True)
+
+
+async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once is not enough: before Python 3.12 `asyncio.wait_for`, through which redis-py sends, may swallow it.
+    """
+    all_of_them = set(tasks)
+    pending = all_of_them
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.02)
+    await asyncio.gather(*all_of_them, return_exceptions=True)
 
 
 # -- workers that die ---------------------------------------------------------------------------------------------
@@ -91,51 +105,42 @@ class Death:
             yield
         finally:
             if self.dead.is_set():
-                await self._bury(asyncio.all_tasks() - self._others)
+                await end(asyncio.all_tasks() - self._others)
                 await worker._sessions.aclose()
                 await worker._redis.connection_pool.disconnect()
             else:
                 worker.stop()
                 await running
 
-    async def _bury(self, tasks: set[asyncio.Task[Any]]) -> None:
-        # Once is not enough: before Python 3.12 `asyncio.wait_for`, through which redis-py sends, may swallow it.
-        pending = tasks
-        while pending:
-            for task in pending:
-                task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=0.02)
-        await asyncio.gather(*tasks, return_exceptions=True)
-
     def _watch(
-        self, owner: WorkerStore | Caller, name: str, counts: Callable[[tuple[Any, ...], Any], bool], *, only_after: bool = False
+        self,
+        owner: WorkerStore | Caller,
+        name: str,
+        counts: Callable[[tuple[Any, ...], Any], bool],
+        *,
+        only_after: bool = False,
     ) -> None:
+        """Count calls of a method as steps; `counts` is asked with its arguments and, of `only_after`, its answer."""
         inner = getattr(owner, name)
 
         async def watched(*args: Any, **kwargs: Any) -> Any:
-            if not only_after and counts(args, None):
-                self._step -= 1
-                if self._step == 0 and not self._after:
-                    await self._die(name, args)
-                mine = self._step == 0
-                answer = await inner(*args, **kwargs)
-                if mine:
-                    await self._die(name, args)
-                return answer
+            is_last = not only_after and counts(args, None) and self._is_last()
+            if is_last and not self._after:
+                self._die(name, args)
             answer = await inner(*args, **kwargs)
-            if only_after and counts(args, answer):
-                self._step -= 1
-                if self._step == 0:
-                    await self._die(name, args)
+            if is_last or (only_after and counts(args, answer) and self._is_last()):
+                self._die(name, args)
             return answer
 
         setattr(owner, name, watched)
 
-    async def _die(self, name: str, args: tuple[Any, ...]) -> None:
+    def _is_last(self) -> bool:
+        self._step -= 1
+        return self._step == 0
+
+    def _die(self, name: str, args: tuple[Any, ...]) -> NoReturn:
         assert self._worker
-        txn = args[0] if args else ""
-        detail = [str(word) for word in txn._commands if isinstance(word, str) and ":" in word][:3] if isinstance(txn, Txn) else txn
-        self.at = f"{'after' if self._after or name in ('feed', 'take') else 'before'} {name} {detail}"
+        self.at = f"{'after' if self._after else 'before'} {name} {_shown(args)} (feed and take: always after)"
         me = asyncio.current_task()
         pool: Any = self._worker._redis.connection_pool
 
@@ -143,12 +148,16 @@ class Death:
             raise redis.ConnectionError("this worker is dead")
 
         pool.get_connection = cut_off
-        await pool.disconnect(inuse_connections=True)
-        self.dead.set()
         for task in asyncio.all_tasks() - self._others:
             if task is not me:
                 task.cancel()
+        self.dead.set()
         raise asyncio.CancelledError
+
+
+def _shown(args: tuple[Any, ...]) -> list[str]:
+    words = args[0]._commands if args and isinstance(args[0], Txn) else args
+    return [word for word in words if isinstance(word, str)][:4]
 
 
 # -- rules ----------------------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def test_every_command_that_exists_is_named() -> None:
 
 @pytest.mark.parametrize("line", typed())
 def test_every_option_that_pages_show_exists(line: str) -> None:
-    words = shlex.split(line)[1:]
+    words = shlex.split(line.partition(" -- ")[0])[1:]
     name = words[0] if words[0] in COMMANDS else "up"
     context = click.Context(puter)
     command = puter.get_command(context, name)

@@ -1,0 +1,79 @@
+"""1,000 tags whose machines live already: one more submit, with what Redis knows, with old records, with none."""
+
+from __future__ import annotations
+
+import time
+
+import redis.asyncio
+
+from benchmarks.result import BenchmarkFailed, Row, times
+from benchmarks.sizes import Run
+from benchmarks.stage import Stage, asked, until
+from puter_client.client import Asked
+from puter_client.contract.phase import Outcome
+from puter_client.view import WaitFor
+from tests.ec2sim.config import SimConfig
+
+WORKERS = 2
+PATIENCE_S = 120.0
+MOST_CALLS, MOST_S = 10, 3.0
+
+
+async def live_many(run: Run) -> list[Row]:
+    """Each time: how long until every wish is answered `existing`, and how many Describe calls that took."""
+    n = run.sizes.many
+    wishes = asked(n)
+    # Made as fast as can be; then the buckets are put in force, full, and the workers that keep to them take over.
+    async with Stage(SimConfig(throttle=False), workers=WORKERS, pace=False) as stage:
+        run.say(f"{n:,} machines are made first")
+        await _make(stage, wishes)
+        await stage.stop_workers()
+        await stage.sim.control.configure(throttle=True)
+        stage.pace = True
+        await stage.start_workers(WORKERS)
+        rows = [await _again(run, stage, wishes, "one submit, records known")]
+        async with redis.asyncio.Redis.from_url(stage.server.url) as plain:
+            await plain.flushall()
+        rows.append(await _again(run, stage, wishes, "one submit, Redis emptied before"))
+        run.say("baseline: the same tags, one look each")
+        plain_run = await stage.baseline(n, "--prefix", "t-")
+    if plain_run.found != n:
+        raise BenchmarkFailed(f"the baseline found {plain_run.found} of {n}")
+    baseline = f"{plain_run.seconds:.1f} s, {plain_run.requests:,} calls"
+    return [
+        Row(
+            work=f"{n:,} tags already live, {what}",
+            measured=f"{took_s:.2f} s, {calls} Describe calls",
+            baseline=baseline,
+            ratio=times(plain_run.seconds / took_s),
+            target=f"≤{MOST_CALLS} calls, ≤{MOST_S:.0f} s",
+            met=calls <= MOST_CALLS and took_s <= MOST_S,
+        )
+        for what, took_s, calls in rows
+    ]
+
+
+async def _make(stage: Stage, wishes: list[Asked]) -> None:
+    tags = [one.tag for one in wishes]
+    batch_id = await stage.client.submit(wishes)
+    await stage.client.wait(batch_id=batch_id, tags=tags, wait=WaitFor.RUNNING, timeout_s=PATIENCE_S)
+
+    async def all_labelled() -> bool:
+        return all(view.record and view.record.labelled for view in await stage.client.views(tags))
+
+    await until(all_labelled, PATIENCE_S, "not all are labelled", every_s=0.2)
+
+
+async def _again(run: Run, stage: Stage, wishes: list[Asked], what: str) -> tuple[str, float, int]:
+    tags = [one.tag for one in wishes]
+    before = await stage.calls("DescribeInstances")
+    began = time.monotonic()
+    batch_id = await stage.client.submit(wishes)
+    views = await stage.client.wait(batch_id=batch_id, tags=tags, wait=WaitFor.RUNNING, timeout_s=PATIENCE_S)
+    took_s = time.monotonic() - began
+    calls = await stage.calls("DescribeInstances") - before
+    if {view.outcome for view in views} != {Outcome.EXISTING}:
+        raise BenchmarkFailed(f"{what}: {sorted({str(view.outcome) for view in views})}")
+    await stage.check(tags, views, labelled=True)
+    run.say(f"{what}: {took_s:.2f} s, {calls} Describe calls")
+    return what, took_s, calls

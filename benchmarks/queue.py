@@ -1,0 +1,212 @@
+"""The queue: wishes into the inbox, through intake, their status, and what a full queue weighs."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from statistics import median
+from typing import Any
+
+import msgspec
+import redis.asyncio
+from arq.connections import ArqRedis
+
+from benchmarks.machine import resident_mb
+from benchmarks.result import BenchmarkFailed, Row, rate, seconds, times
+from benchmarks.sizes import Run
+from benchmarks.stage import Stage, asked, until
+from puter_client.contract.key import PuterKey
+from puter_client.store import names
+from puter_client.view import WaitFor
+
+PATIENCE_S = 120.0
+# Round trips that arq's enqueue_job is allowed to have under way; more of them make it no faster.
+ENQUEUE_AT_ONCE = 50
+# What a worker of this kind has loaded before it does anything.
+BARE = "import aioboto3, arq, redis.asyncio, structlog, sys; print(open('/proc/self/status').read())"
+MOST_MB = 150
+
+
+async def inbox(run: Run) -> list[Row]:
+    """10,000 wishes into the inbox, through one worker's intake, and 10,000 of arq's own enqueue_job."""
+    n = run.sizes.wishes
+    appended: list[float] = []
+    taken: list[float] = []
+    enqueued: list[float] = []
+    for _ in range(run.sizes.repeats):
+        async with Stage(workers=1) as stage:
+            await _one_up(stage)
+            appended_s, taken_s = await _append_and_take(stage, n)
+            await stage.stop_workers()
+            appended.append(n / appended_s)
+            taken.append(n / taken_s)
+            enqueued.append(n / await _enqueue_with_arq(stage.server.url, n))
+        run.say(f"appended {appended[-1]:,.0f}/s, through intake {taken[-1]:,.0f}/s, arq {enqueued[-1]:,.0f}/s")
+    plain = f"{rate(enqueued)} by arq's enqueue_job"
+    return [
+        Row(
+            work=f"{n:,} wishes into the inbox by the client",
+            measured=rate(appended),
+            baseline=plain,
+            ratio=times(median(appended) / median(enqueued)),
+            target="≥50,000/s",
+            met=median(appended) >= 50_000,
+        ),
+        Row(
+            work="the same through intake, by one worker that runs all its other stations meanwhile",
+            measured=rate(taken),
+            baseline=plain,
+            ratio=times(median(taken) / median(enqueued)),
+            target="≥5,000/s a worker",
+            met=median(taken) >= 5_000,
+        ),
+    ]
+
+
+async def status(run: Run) -> list[Row]:
+    """What stands where, of 10,000 puters, by the client, beside redis-py reading the same documents."""
+    n = run.sizes.wishes
+    async with Stage(workers=1) as stage:
+        await _append_and_take(stage, n)
+        await stage.stop_workers()  # what is measured is the client alone
+        keys = [names.record(PuterKey("bench", one.tag)) for one in asked(n)]
+        ours: list[float] = []
+        plain: list[float] = []
+        for _ in range(run.sizes.repeats + 2):
+            began = time.monotonic()
+            views = await stage.client.recent()
+            ours.append(time.monotonic() - began)
+            if len(views) != n:
+                raise BenchmarkFailed(f"{len(views)} of {n} are shown")
+            plain.append(await _read_plainly(stage.server.url, keys))
+        began = time.monotonic()
+        lines = (await stage.run(sys.executable, "-m", "puter_client.cli", "status", "--json")).splitlines()
+        command_s = time.monotonic() - began
+        if len(lines) != n:
+            raise BenchmarkFailed(f"`puter status --json` printed {len(lines)} lines")
+    run.say(f"{n:,} read in {median(ours):.2f} s, by `puter status --json` in {command_s:.2f} s")
+    return [
+        Row(
+            work=f"status of {n:,} puters by the client",
+            measured=seconds(ours),
+            baseline=f"{seconds(plain)} by redis-py, pipelined, undecoded",
+            ratio=times(median(ours) / median(plain)),
+            target="≤1 s",
+            met=median(ours) <= 1,
+        ),
+        Row(
+            work=f"the same by `puter status --json`, a process of its own, all {n:,} lines written",
+            measured=f"{command_s:.2f} s",
+            baseline=f"{seconds(plain)}, as above",
+            ratio=times(command_s / median(plain)),
+        ),
+    ]
+
+
+async def memory(run: Run) -> list[Row]:
+    """The highest that one worker's memory gets to while it takes 10,000 wishes in and their jobs lie in the queue."""
+    n = run.sizes.wishes
+    async with Stage(workers=1) as stage:
+        await _one_up(stage)
+        pid = stage.workers[0].pid
+        idle = resident_mb(pid)
+        batch_id = await stage.client.submit(asked(n))
+        await stage.client.wait(batch_id=batch_id, size=n, wait=WaitFor.QUEUED, timeout_s=PATIENCE_S)
+        await _all_resolved(stage, n)
+        full = resident_mb(pid)
+        bare = await stage.run(sys.executable, "-c", BARE)
+    if idle is None or full is None:
+        run.say("memory can be measured on Linux only")
+        return []
+    bare_mb = next(int(line.split()[1]) * 1_024 / 1e6 for line in bare.splitlines() if line.startswith(b"VmRSS"))
+    run.say(f"idle {idle[0]:.0f} MB, with {n:,} queued {full[0]:.0f} MB, at its highest {full[1]:.0f} MB")
+    return [
+        Row(
+            work=f"memory of a worker with {n:,} jobs queued: resident at its highest, until all wait for their launch",
+            measured=f"{full[1]:.0f} MB (idle: {idle[0]:.0f} MB)",
+            baseline=f"{bare_mb:.0f} MB for the imports alone",
+            ratio=times(full[1] / bare_mb),
+            target=f"≤{MOST_MB} MB",
+            met=full[1] <= MOST_MB,
+        )
+    ]
+
+
+async def _one_up(stage: Stage) -> None:
+    """One machine, so that the worker's clients of EC2 are made."""
+    (wish,) = asked(1, "first-")
+    batch_id = await stage.client.submit([wish])
+    await stage.client.wait(batch_id=batch_id, size=1, wait=WaitFor.LAUNCHED, timeout_s=PATIENCE_S)
+
+
+async def _append_and_take(stage: Stage, n: int) -> tuple[float, float]:
+    """Seconds until all wishes are in the inbox, and then until the stage's one worker has taken them all.
+
+    The worker is stopped meanwhile, as a process, so that each has the machine for itself.
+    """
+    wishes = asked(n)
+    (worker,) = stage.workers
+    async with redis.asyncio.Redis.from_url(stage.server.url) as look:
+        worker.send_signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            batch_id = await stage.client.submit(wishes)
+            appended_s = time.monotonic() - began
+        finally:
+            worker.send_signal(signal.SIGCONT)
+        began = time.monotonic()
+        rows_and_head = n + 1
+
+        async def all_taken() -> bool:
+            return bool(await look.hlen(names.batch("bench", batch_id)) == rows_and_head)
+
+        await until(all_taken, PATIENCE_S, "not all wishes are taken", every_s=0.01)
+        return appended_s, time.monotonic() - began
+
+
+async def _all_resolved(stage: Stage, n: int) -> None:
+    """Return when no job is left in arq's queue: each key has been looked up and waits for its launch, or has it."""
+    async with redis.asyncio.Redis.from_url(stage.server.url) as look:
+
+        async def empty() -> bool:
+            left = await asyncio.gather(look.zcard("arq:queue"), look.scard("puter:_backlogs"))
+            return not any(left)
+
+        await until(empty, PATIENCE_S, f"of {n} jobs some are still queued", every_s=0.1)
+
+
+async def _read_plainly(url: str, keys: list[str]) -> float:
+    async with redis.asyncio.Redis.from_url(url) as plain:
+        began = time.monotonic()
+        async with plain.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hget(key, "doc")
+            documents = await pipe.execute()
+        took_s = time.monotonic() - began
+    if None in documents:
+        raise BenchmarkFailed("a record is missing")
+    return took_s
+
+
+async def _enqueue_with_arq(url: str, n: int) -> float:
+    """Seconds of as many calls of arq's own enqueue_job, 50 at a time."""
+    pool: Any = redis.asyncio.BlockingConnectionPool.from_url(url, max_connections=ENQUEUE_AT_ONCE)
+    async with ArqRedis(
+        pool_or_conn=pool,
+        job_serializer=msgspec.json.encode,
+        job_deserializer=msgspec.json.decode,
+        default_queue_name="arq:bench",
+    ) as arq:
+        numbers = iter(range(n))
+
+        async def enqueue() -> None:
+            for number in numbers:
+                await arq.enqueue_job("ensure_puter", "bench", f"t-{number}", _job_id=f"enqueued/t-{number}")
+
+        began = time.monotonic()
+        await asyncio.gather(*(enqueue() for _ in range(ENQUEUE_AT_ONCE)))
+        took_s = time.monotonic() - began
+        await pool.disconnect()
+    return took_s

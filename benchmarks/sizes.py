@@ -1,0 +1,42 @@
+"""How much is done in a benchmark, and how it tells where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+
+class Sizes(msgspec.Struct, frozen=True, kw_only=True):
+    """How much work.
+
+    Attributes:
+        few: tags of a small batch.
+        many: tags of a large batch.
+        wishes: in the queue.
+        repeats: runs of what can be repeated in a short time.
+        ups: single machines, one after the other.
+        starts: of each command.
+    """
+
+    few: int = 200
+    many: int = 1_000
+    wishes: int = 10_000
+    repeats: int = 3
+    ups: int = 10
+    starts: int = 15
+
+
+TINY = Sizes(few=6, many=12, wishes=40, repeats=1, ups=2, starts=1)
+
+
+class Run(msgspec.Struct, frozen=True):
+    """What a benchmark is given.
+
+    Attributes:
+        sizes: how much to do.
+        say: told of each step.
+    """
+
+    sizes: Sizes
+    say: Callable[[str], None]

@@ -1,0 +1,85 @@
+"""`puter demo`: it shows all, and leaves nothing, however it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.cli_world import PATIENCE_S, PUTER, ROOT
+from tests.integration.engine_world import wait_for
+
+
+class Demo:
+    """Runs demos whose folders are all in one, so that whatever they leave is found."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environ = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "TMPDIR": str(folder),
+            "HOME": str(folder / "home"),
+        }
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*PUTER, "demo", *words],
+            env=self.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def left(self) -> list[str]:
+        """Files in the folder, and processes that were started in it."""
+        ran = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+        return [*map(str, self.folder.iterdir()), *(line for line in ran.splitlines() if str(self.folder) in line)]
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[Demo]:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    yield Demo(folder)
+
+
+def test_it_launches_each_once_and_puts_everything_away(demo: Demo) -> None:
+    with demo.start("--count", "5") as process:
+        out, err = process.communicate(timeout=PATIENCE_S * 2)
+    assert process.returncode == 0, err
+    assert "5 created; 5 running" in out
+    assert "5 existing, 0 created; 5 running" in out
+    assert re.search(r"^  ssh -i \S+ ec2-user@\S+$", out, re.MULTILINE)
+    assert re.search(r"^  rsync -Paq ", out, re.MULTILINE)
+    assert demo.left() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["engine/server.pid", "engine/worker.ready", "logs/client.jsonl"])
+def test_stopped_at_any_moment_it_puts_everything_away(demo: Demo, moment: str, number: signal.Signals) -> None:
+    with demo.start() as process:
+        wait_for(lambda: any(demo.folder.glob(f"puter-demo-*/{moment}")), moment)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=PATIENCE_S * 2)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert demo.left() == []
+
+
+def test_a_failure_shows_the_end_of_the_log_and_puts_everything_away(demo: Demo) -> None:
+    # A worker that cannot be imported, and everything else can.
+    broken = demo.folder.parent / "broken" / "arq"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('no such luck')\n")
+    demo.environ["PYTHONPATH"] = f"{broken.parent}:{ROOT}"
+    with demo.start() as process:
+        _, err = process.communicate(timeout=PATIENCE_S * 2)
+    assert process.returncode != 0
+    assert "no such luck" in err
+    assert demo.left() == []

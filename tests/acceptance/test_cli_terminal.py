@@ -1,0 +1,58 @@
+"""Commands on a terminal: what is live, and what Ctrl-C does."""
+
+from __future__ import annotations
+
+import re
+
+from tests.acceptance.cli_world import CliWorld, ended
+
+# No worker serves this type's zones in the simulated EC2, so that its wish waits.
+WAITS = ("--for", "terminated")
+
+
+def test_up_shows_a_live_line_and_takes_it_away(betty: CliWorld) -> None:
+    code, shown = ended(betty.on_terminal("up", "live"))
+    assert code == 0
+    assert re.search(r"\r\x1b\[Klive: (queued|resolving|launching|pending|running)", shown)
+    assert "\x1b[Ktag       betty/live (created)" in shown
+
+
+def test_a_batch_shows_a_bar_with_counts_by_phase(betty: CliWorld) -> None:
+    terminal = betty.on_terminal("submit", "--tag", "bar-{i}", "--count", "5", "--wait", "running")
+    terminal.expect(r"/5")
+    code, shown = ended(terminal)
+    assert code == 0
+    assert "5 running" in shown
+    assert "5 puters: 5 created" in shown
+
+
+def test_ctrl_c_ends_the_waiting_and_says_how_to_come_back(betty: CliWorld) -> None:
+    betty.puter("submit", "--tag", "stay-{i}", "--count", "2", "--wait", "running")
+    terminal = betty.on_terminal("wait", "stay-0", "stay-1", *WAITS)
+    terminal.expect("/2")
+    terminal.sendintr()
+    code, shown = ended(terminal)
+    assert code == 130
+    assert "goes on; come back with: puter wait" in shown
+    assert "Traceback" not in shown
+
+
+def test_ctrl_c_ends_a_watch_without_a_word(betty: CliWorld) -> None:
+    betty.up("watched")
+    terminal = betty.on_terminal("status", "watched", "--watch")
+    terminal.expect("in all: 1 running")
+    terminal.sendintr()
+    code, shown = ended(terminal)
+    assert (code, "puter:" in shown) == (130, False)
+
+
+def test_without_colour_nothing_is_coloured(betty: CliWorld) -> None:
+    betty.up("grey")
+    _, shown = ended(betty.on_terminal("status", "grey", NO_COLOR="1"))
+    assert not re.search(r"\x1b\[\d+m", shown)
+
+
+def test_a_narrow_terminal_keeps_the_tag(betty: CliWorld) -> None:
+    betty.up("narrow-but-whole")
+    _, shown = ended(betty.on_terminal("status", "narrow-but-whole", columns=30, NO_COLOR="1"))
+    assert "\nnarrow-but-whole  running" in shown

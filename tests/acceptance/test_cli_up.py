@@ -1,0 +1,114 @@
+"""`puter up` and `puter submit` with the local engine, its real worker and a simulated EC2."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+from tests.acceptance.cli_world import CliWorld
+
+
+class TestUp:
+    def test_a_machine_is_ready_to_paste(self, betty: CliWorld) -> None:
+        ran = betty.puter("--tag", "paste")
+        (record,) = betty.puter("status", "paste", "--json").objects()
+        assert ran.code == 0
+        *facts, ssh, rsync = ran.out.splitlines()
+        assert facts[0] == "tag       betty/paste (created)"
+        assert record["instance_id"] in facts[1]
+        key = betty.home / "private_keys" / "puter-v1.pem"
+        assert ssh == f"ssh -i {key} ec2-user@{record['public_dns_name']}"
+        assert rsync == f'rsync -Paq --exclude .git -e "ssh -i {key}" ./ ec2-user@{record["public_dns_name"]}:~/'
+
+    def test_wished_for_again_it_is_the_same(self, betty: CliWorld) -> None:
+        first = betty.up("again")
+        ran = betty.puter("up", "again")
+        assert "found: the same instance as before" in ran.out
+        assert first["instance_id"] in ran.out
+
+    def test_another_machine_under_its_tag_is_a_conflict(self, betty: CliWorld) -> None:
+        betty.up("taken")
+        ran = betty.puter("up", "taken", "--instance-type", "c7i.large")
+        assert ran.code == 1
+        assert ran.err.startswith("puter: taken: conflict: ")
+        assert "instance-type" in ran.err
+        assert ran.out == ""
+
+    def test_what_ec2_refuses_is_told_in_its_words(self, betty: CliWorld) -> None:
+        ran = betty.puter("up", "refused", "--subnet", "subnet-00000000")
+        assert ran.code == 1
+        assert "refused: InvalidSubnetID.NotFound: " in ran.err
+
+    def test_json_is_one_object_with_all_fields(self, betty: CliWorld) -> None:
+        told = betty.up("object")
+        assert told["outcome"] in ("created", "existing")
+        assert told["phase"] == "running"
+        assert told["expires_at"].endswith("+00:00")
+
+    def test_the_first_command_starts_the_engine_and_a_later_one_says_nothing(self, fresh: CliWorld) -> None:
+        first, later = fresh.puter("local", "start"), fresh.puter("status")
+        assert first.err.startswith("puter: starting ")
+        assert (later.code, later.err, later.out) == (0, "", "nothing here yet: puter up --tag NAME\n")
+
+    def test_the_worker_makes_a_key_where_ssh_keygen_is_missing(self, fresh: CliWorld, tmp_path: Path) -> None:
+        told = fresh.puter("up", "keyless", "--json", PATH=str(tmp_path)).objects()[0]
+        path = Path(told["private_key_path"])
+        assert path.parent == fresh.home / "private_keys"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+class TestSubmit:
+    def test_a_batch_is_told_and_how_to_follow_it(self, betty: CliWorld) -> None:
+        ran = betty.puter("submit", "--tag", "told-{i}", "--count", "3", "--run", "echo {i}")
+        assert ran.code == 0
+        counts, batch, *_ = ran.out.splitlines()
+        assert counts == "3 puters: 3 created"
+        assert f"puter wait --batch {batch.split()[1]}" in ran.out
+
+    def test_the_same_once_more_creates_nothing(self, betty: CliWorld) -> None:
+        batch = ["submit", "--tag", "twice-{i}", "--count", "3", "--wait", "running"]
+        betty.puter(*batch)
+        ran = betty.puter(*batch)
+        assert (ran.code, ran.out.splitlines()[:2]) == (0, ["3 puters: 3 existing", "now: 3 running"])
+
+    def test_a_file_comes_over_a_pipe(self, betty: CliWorld) -> None:
+        lines = '{"tag": "pipe-a"}\n{"tag": "pipe-b", "instance_type": "t3.small"}\n'
+        ran = betty.puter("submit", "-", "--json", "--wait", "launched", stdin=lines)
+        assert [told["instance_type"] for told in ran.objects()] == ["t3.micro", "t3.small"]
+
+    def test_a_conflict_is_listed_and_exit_code_1(self, betty: CliWorld) -> None:
+        betty.up("list-1")
+        ran = betty.puter("submit", "--tag", "list-{i}", "--count", "3", "--disk", "9", "--instance-type", "t3.small")
+        assert ran.code == 1
+        assert "2 created, 1 conflict" in ran.out
+        (line,) = [line for line in ran.out.splitlines() if line.startswith("list-")]
+        assert line.split()[:2] == ["list-1", "conflict"]
+
+    def test_a_file_with_a_mistake_submits_nothing(self, betty: CliWorld) -> None:
+        ran = betty.puter("submit", "-", stdin='{"tag": "good"}\n{"tag": "bad", "disk": "big"}\n')
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.err.startswith("puter: stdin:2: disk: 'big'")
+        assert betty.puter("status", "good").code == 1
+
+    def test_what_was_asked_for_is_in_the_log_and_no_secret(self, betty: CliWorld) -> None:
+        betty.puter("up", "logged", "--run", "echo hush-run", "-e", "TOKEN=hush-value", "--wait", "queued")
+        log = betty.paths.logs / "client.jsonl"
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        (line,) = [line for line in lines if line["tags"] == ["logged"]]
+        assert (line["event"], line["origin"], line["user"]) == ("wishes.submitted", "up", "betty")
+        assert "hush" not in log.read_text()
+        assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+class TestCancel:
+    def test_what_ec2_was_asked_for_is_too_late(self, betty: CliWorld) -> None:
+        betty.up("late")
+        ran = betty.puter("cancel", "late")
+        assert ran.code == 1
+        assert "late too late: i-" in ran.err
+
+    def test_a_tag_that_nobody_wished_for_is_not_known(self, betty: CliWorld) -> None:
+        betty.up("some")
+        ran = betty.puter("cancel", "nobodys")
+        assert (ran.code, ran.err) == (1, "puter: nobodys is not known\n")

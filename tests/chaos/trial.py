@@ -1,0 +1,142 @@
+"""One run of chaos, from the first wish to the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+
+import redis
+
+from puter_client.contract.key import PuterKey
+from puter_worker.store import names
+from tests.chaos.clients import Clients
+from tests.chaos.crew import Crew, worker_environ
+from tests.chaos.plan import NAMESPACES, Plan, bad_day
+from tests.chaos.report import report, words_of
+from tests.chaos.verdict import FLEET, Finding, judge, left_to_do
+from tests.ec2sim.process import SimProcess
+from tests.integration.redis_servers import RedisServer, running_server, server_binaries
+
+LOOK_EVERY_S = 0.5
+REDIS_AWAY_S = (0.0, 1.5)
+# Past every lease, with the workers' hurry.
+FROZEN_S = (11.0, 16.0)
+LOG_LINES = 40
+
+
+class Trial:
+    """One seeded run.
+
+    Attributes:
+        seed: of all dice; processes and the network add their own.
+        plan: how much of what.
+        told: lines about how it went, for people.
+    """
+
+    def __init__(self, seed: int, plan: Plan, folder: Path) -> None:
+        self.seed = seed
+        self.plan = plan
+        self._folder = folder
+        self._dice = random.Random(seed)
+        self.told: list[str] = []
+        self.keys = [PuterKey(NAMESPACES[n % len(NAMESPACES)], f"k-{n}") for n in range(plan.keys)]
+
+    async def run(self) -> str | None:
+        """Run it; None if all is as it must be, else what is not and what is known about it."""
+        with running_server(server_binaries()["valkey"]) as server:
+            async with SimProcess(bad_day(self.seed, self.plan.speed)) as sim:
+                environ = worker_environ(sim.environment, server.url, self._folder / "home")
+                crew = Crew(environ, self._folder, size=self.plan.workers, speed=self.plan.speed, hurry=self.plan.hurry)
+                try:
+                    return await self._run(server, sim, crew)
+                finally:
+                    crew.abandon()
+
+    async def _run(self, server: RedisServer, sim: SimProcess, crew: Crew) -> str | None:
+        began = time.monotonic()
+        clients = Clients(server.url, self.keys, random.Random(self._dice.random()), self.plan.trouble_s / 2)
+        await crew.fill()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(clients.submit_all())
+            group.create_task(self._kill_workers(server, crew))
+            group.create_task(self._freeze_workers(crew))
+            group.create_task(self._kill_redis(server, crew))
+        await crew.thaw_all()
+        healing = time.monotonic()
+        with server.client() as client:
+            left = await self._healed(client, crew)
+            codes = await crew.end()
+            findings = [Finding(f"not in time: {what}") for what in left]
+            findings += [Finding(f"worker {pid} ended with {code}") for pid, code in codes.items() if code]
+            instances, ledger = await sim.control.instances(), await sim.control.ledger()
+            findings += judge(client, self.keys, clients.acknowledged, instances, ledger)
+            self._tell(f"{sum(s.holding for s in instances)} live instances of {len(instances)} launched")
+            self._tell(f"{sum(e.action == 'RunInstances' for e in ledger)} RunInstances of {len(ledger)} calls")
+            self._tell(
+                f"{crew.killed} workers killed, {crew.stalled} frozen, Redis killed {self.plan.redis_kills} times"
+            )
+            self._tell(
+                f"healed {time.monotonic() - healing:.0f} s after the trouble, {time.monotonic() - began:.0f} s in all"
+            )
+            if not findings:
+                return None
+            words = words_of(client, findings, instances)
+            logs = "\n".join([*crew.history[-30:], crew.tails(LOG_LINES, words), crew.tails(5)])
+            return report(client, findings, instances, ledger, logs)
+
+    def _tell(self, line: str) -> None:
+        self.told.append(line)
+
+    # -- trouble ------------------------------------------------------------------------------------------------
+
+    async def _kill_workers(self, server: RedisServer, crew: Crew) -> None:
+        """Every other time it is the leader of the fleet, who has most in hand."""
+        ends = time.monotonic() + self.plan.trouble_s
+        while time.monotonic() < ends:
+            await asyncio.sleep(self.plan.kill_every_s * self._dice.uniform(0.5, 1.5))
+            await crew.fill()
+            victim = self._dice.choice(crew.pids)
+            if self._dice.random() < 0.5:
+                victim = self._leader(server) or victim
+            await crew.kill(victim)
+
+    @staticmethod
+    def _leader(server: RedisServer) -> int | None:
+        with server.client() as client:
+            try:
+                holder = client.get(names.lease(FLEET))
+            except redis.RedisError:
+                return None
+        return int(holder.decode().split(":")[1]) if holder else None
+
+    async def _freeze_workers(self, crew: Crew) -> None:
+        ends = time.monotonic() + self.plan.trouble_s
+        while time.monotonic() < ends:
+            await asyncio.sleep(self.plan.freeze_every_s * self._dice.uniform(0.5, 1.5))
+            if pids := crew.pids:
+                crew.freeze(self._dice.choice(pids), self._dice.uniform(*FROZEN_S) / self.plan.hurry)
+
+    async def _kill_redis(self, server: RedisServer, crew: Crew) -> None:
+        moments = sorted(self._dice.uniform(0.2, 0.9) * self.plan.trouble_s for _ in range(self.plan.redis_kills))
+        began = time.monotonic()
+        for moment in moments:
+            await asyncio.sleep(max(0.0, began + moment - time.monotonic()))
+            away_s = self._dice.uniform(*REDIS_AWAY_S)
+            crew.history.append(f"Redis killed for {away_s:.1f} s")
+            server.kill()
+            await asyncio.sleep(away_s)
+            server.start()
+
+    # -- healing ------------------------------------------------------------------------------------------------
+
+    async def _healed(self, client: redis.Redis, crew: Crew) -> list[str]:
+        """Wait until nothing is left to do; what was, if that took too long."""
+        deadline = time.monotonic() + self.plan.heal_s
+        while left := left_to_do(client, self.keys):
+            if time.monotonic() > deadline:
+                return left
+            await crew.fill()
+            await asyncio.sleep(LOOK_EVERY_S)
+        return []

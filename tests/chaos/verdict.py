@@ -1,0 +1,148 @@
+"""What must hold at the end of a run, from EC2's and Redis's own mouths."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from puter_client.contract.batch import BatchRow
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import Outcome, Phase
+from puter_client.contract.record import Record
+from puter_client.store import names as public
+from puter_worker.ec2.tags import LABELLED, MANAGED, decode_manifest, key_of, own_tags
+from puter_worker.store import names
+from tests.chaos.clients import Submission
+from tests.ec2sim.ledger import Entry
+from tests.ec2sim.reports import Seen
+
+FLEET = "123456789012:us-east-1:"
+GRANTED = {Outcome.CREATED, Outcome.EXISTING, Outcome.JOINED}
+# What may stay for good: wishes that nobody has taken, and arq's own queue.
+_FOR_GOOD = (b"puter:_in:", b"puter:_bell", b"arq:queue")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it must be; `key` if it is about one."""
+
+    what: str
+    key: PuterKey | None = None
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.what}" if self.key else self.what
+
+
+def read_records(client: Any, keys: Sequence[PuterKey]) -> dict[PuterKey, Record | None]:
+    """The records as they are stored."""
+    with client.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.hget(public.record(key), "doc")
+        docs = pipe.execute()
+    return {key: msgspec.json.decode(doc, type=Record) if doc else None for key, doc in zip(keys, docs, strict=True)}
+
+
+def left_to_do(client: Any, keys: Sequence[PuterKey]) -> list[str]:
+    """What keeps a run from being over: nothing, when every key is as wished and nothing is open."""
+    unmet: dict[str, int] = defaultdict(int)
+    for record in read_records(client, keys).values():
+        if record is None:
+            unmet["without a record"] += 1
+        elif record.phase is not Phase.RUNNING:
+            unmet[f"{record.phase.value} ({record.reason})"] += 1
+        elif not record.labelled:
+            unmet["without labels"] += 1
+    namespaces = {key.namespace for key in keys}
+    lists = [public.inbox(n) for n in namespaces] + [names.backlog(n) for n in namespaces]
+    sorted_sets = [names.intents(FLEET), names.labels(FLEET), names.look_ups(FLEET), names.MOVING, names.QUEUE,
+                   names.ADMISSIONS, *(names.pad(FLEET, n) for n in namespaces)]  # fmt: skip
+    for name in lists:
+        unmet[name] += client.llen(name)
+    for name in sorted_sets:
+        unmet[name] += client.zcard(name)
+    return [f"{count} {what}" for what, count in sorted(unmet.items()) if count]
+
+
+def judge(
+    client: Any,
+    keys: Sequence[PuterKey],
+    submissions: Iterable[Submission],
+    instances: Sequence[Seen],
+    ledger: Iterable[Entry],
+) -> list[Finding]:
+    """Everything that is not as it must be."""
+    records = read_records(client, keys)
+    return [
+        *_machines(keys, instances),
+        *_agreement(records, instances),
+        *_answers(client, submissions, records),
+        *(Finding(f"{key!r} has no TTL") for key in for_good(client)),
+        *(Finding(f"Puter asked for {entry.action} (call {entry.number})") for entry in ledger if entry.forbidden),
+    ]
+
+
+def _machines(keys: Sequence[PuterKey], instances: Sequence[Seen]) -> Iterable[Finding]:
+    """Exactly one live instance a key, and no other."""
+    live: dict[PuterKey | None, list[Seen]] = defaultdict(list)
+    for seen in instances:
+        if seen.holding:
+            told = key_of(seen.tags, seen.launch_index)
+            live[told[0] if told else None].append(seen)
+    for key in keys:
+        held = live.pop(key, [])
+        if len(held) != 1:
+            yield Finding(f"{len(held)} live instances: {[(s.id, s.client_token) for s in held]}", key)
+    for name, held in live.items():
+        yield Finding(f"live instances that nobody wished for: {[s.id for s in held]}", name)
+
+
+def _agreement(records: Mapping[PuterKey, Record | None], instances: Sequence[Seen]) -> Iterable[Finding]:
+    """Each record names the instance that there is, says how it is, and the instance bears the key's tags."""
+    by_id = {seen.id: seen for seen in instances}
+    for key, record in records.items():
+        if record is None:
+            yield Finding("no record", key)
+            continue
+        seen = by_id.get(record.instance_id or "")
+        if seen is None:
+            yield Finding(f"its record names {record.instance_id}, which EC2 does not have", key)
+            continue
+        if record.phase.value != seen.state:
+            yield Finding(f"its record says {record.phase.value}, EC2 {seen.state}", key)
+        if record.intent is not None:
+            yield Finding(f"its record still names the intent {record.intent}", key)
+        wanted = own_tags(key, record.generation) | {MANAGED: "true"}
+        if wrong := {name: seen.tags.get(name) for name, value in wanted.items() if seen.tags.get(name) != value}:
+            yield Finding(f"tags of {seen.id} are {wrong}", key)
+        if not record.labelled or seen.tags.get(LABELLED) != "yes":
+            yield Finding(f"{seen.id} is not labelled", key)
+        # Whose user data it was launched with, whatever was written on it later.
+        if members := decode_manifest(seen.tags):
+            born = members[seen.launch_index]
+            if born != (key.tag, record.generation):
+                yield Finding(f"{seen.id} was launched for {born}", key)
+
+
+def _answers(
+    client: Any, submissions: Iterable[Submission], records: Mapping[PuterKey, Record | None]
+) -> Iterable[Finding]:
+    """Every acknowledged wish has its answer in its batch."""
+    for submission in submissions:
+        rows = client.hgetall(public.batch(submission.namespace, submission.batch_id))
+        for tag in submission.tags:
+            raw = rows.get(tag.encode())
+            row = msgspec.json.decode(raw, type=BatchRow) if raw else None
+            key = PuterKey(submission.namespace, tag)
+            if row is None or row.outcome not in GRANTED:
+                yield Finding(f"batch {submission.batch_id} answers {row.outcome if row else 'nothing'}", key)
+            elif (record := records[key]) is not None and row.generation != record.generation:
+                yield Finding(f"batch {submission.batch_id} speaks of generation {row.generation}", key)
+
+
+def for_good(client: Any) -> list[bytes]:
+    """Keys of Redis that never expire, though they should."""
+    return [key for key in client.scan_iter(count=1_000) if client.ttl(key) == -1 and not key.startswith(_FOR_GOOD)]

@@ -1,0 +1,187 @@
+"""Commands as they are typed: names, help, usage errors, dry runs. Nothing is started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from puter_client import __version__
+from puter_client.cli.__main__ import main, puter
+from puter_client.cli.group import COMMANDS
+
+SUBCOMMANDS = [(name,) for name in COMMANDS] + [("local", name) for name in ("start", "stop", "status")]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A PUTER_HOME that does not exist, and no settings from outside; nobody answers where addresses are asked for."""
+    for name in ("PUTER_REDIS_URL", "PUTER_NAMESPACE", "PUTER_DEBUG", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PUTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LOGNAME", "betty")
+    monkeypatch.setattr("puter_client.address.CHECK_URL", "http://127.0.0.1:1/")
+    yield tmp_path / "home"
+    assert not (tmp_path / "home" / "engine").exists()
+
+
+class TestHelp:
+    @pytest.mark.parametrize("words", [(), *SUBCOMMANDS])
+    def test_no_line_is_wider_than_80_columns(self, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([*words, "--help"]) == 0
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_every_command_has_examples(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+        main([name, "--help"])
+        assert f"\n    puter {name}" in capsys.readouterr().out.replace("puter_", "").replace(
+            "PUTER_REDIS_URL=rediss://puter:…@redis.example:6379 ", ""
+        )
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_the_line_of_a_command_is_the_one_in_the_table(self, name: str) -> None:
+        command = puter.get_command(click.Context(puter), name)
+        assert command is not None
+        assert (command.name, command.short_help) == (name, COMMANDS[name][2])
+
+    def test_without_anything_help_is_shown(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([]) == 0
+        assert capsys.readouterr().out.startswith("Usage: puter")
+
+    def test_the_version_is_told(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--version"]) == 0
+        assert capsys.readouterr().out == f"puter {__version__}\n"
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["stat"], "No such command 'stat'; did you mean 'status'?"),
+            (["zzz"], "see `puter --help`"),
+            (["up"], "no tag: name the machine with --tag NAME"),
+            (["up", "a", "--tag", "b"], "two tags, 'a' and 'b'"),
+            (["--namespace", "x", "status"], "write it first: puter status"),
+            (["--tag", "x", "y"], "name the tag with --tag"),
+            (["up", "a b"], "tag 'a b': use 1 to 128 letters"),
+            (["up", "x", "--ttl", "60"], "--ttl: '60': write it like"),
+            (["up", "x", "--timeout", "soon"], "--timeout 'soon': write it like"),
+            (["up", "x", "--wait", "ready"], "'ready' is not one of"),
+            (["up", "x", "-n", "Betty"], "namespace 'Betty': use 1 to 39"),
+            (["submit"], "name either a file"),
+            (["submit", "f", "--tag", "x-{i}"], "name either a file"),
+            (["submit", "f", "--count", "3"], "--count goes with --tag"),
+            (["submit", "--tag", "x", "--count", "2"], "{i}"),
+            (["submit", "gone.yaml"], "'gone.yaml': is not there"),
+            (["submit", "--tag", "x", "--max-parallel", "0"], "--max-parallel"),
+            (["status", "x", "--all"], "keep one: tags, --batch or --all"),
+            (["cancel"], "name tags, or --batch ID"),
+            (["rsync", "x", ":a"], "Missing argument 'DST'"),
+        ],
+    )
+    def test_wrong_usage_is_exit_code_2_and_says_what_is_wrong(
+        self, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        code = main(words)
+        assert code == 2
+        assert said in capsys.readouterr().err
+
+    def test_a_settings_file_that_cannot_be_used_is_exit_code_2(
+        self, home: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        home.mkdir()
+        (home / "config.toml").write_text("colour = 1\n[defaults]\ndisk = 0\n")
+        assert main(["status"]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 2
+
+    def test_an_unknown_address_stops_up_before_anything_is_made(
+        self, home: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["up", "x"]) == 2
+        assert "--ssh-from none" in capsys.readouterr().err
+        assert not home.exists()
+
+
+class TestDefects:
+    @pytest.fixture(autouse=True)
+    def _defect(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(_: object) -> None:
+            raise RuntimeError("with a secret")
+
+        monkeypatch.setattr("puter_client.cli.session.settings_of", broken)
+
+    def test_a_defect_is_one_line_without_its_text(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["status"]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("puter: a defect of Puter's: RuntimeError in test_cli_commands.py:")
+        assert "secret" not in said
+
+    def test_all_of_it_is_shown_to_those_who_ask(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PUTER_DEBUG", "1")
+        with pytest.raises(RuntimeError):
+            main(["status"])
+
+
+class TestDryRun:
+    def test_it_shows_what_would_be_asked_for(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--tag", "x", "--dry-run", "--json", "--disk", "9", "--instance-type", "t3.nano"]) == 0
+        fields = json.loads(capsys.readouterr().out)
+        assert fields | {"namespace": "betty", "tag": "x", "disk": 9, "instance_type": "t3.nano"} == fields
+        assert fields["ssh_from"] == ["auto"]
+
+    def test_it_touches_nothing(self, home: Path) -> None:
+        main(["up", "x", "--dry-run"])
+        main(["submit", "--tag", "x-{i}", "--count", "3", "--dry-run"])
+        assert not home.exists()
+
+    def test_of_a_batch_each_puter_is_a_line(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["submit", "--tag", "x-{i}", "--count", "3", "--dry-run", "--json"]) == 0
+        assert [json.loads(line)["tag"] for line in capsys.readouterr().out.splitlines()] == ["x-0", "x-1", "x-2"]
+
+    def test_a_batch_files_namespace_holds(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "b.yaml").write_text("namespace: team\nputers: [one]\n")
+        assert main(["submit", str(tmp_path / "b.yaml"), "--dry-run", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["namespace"] == "team"
+
+    def test_a_file_and_an_option_that_name_two_namespaces_are_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "b.yaml").write_text("namespace: team\nputers: [one]\n")
+        assert main(["submit", str(tmp_path / "b.yaml"), "--dry-run", "-n", "mine"]) == 2
+
+
+class TestWhereNothingEverWas:
+    def test_status_says_how_to_begin(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["status"]) == 0
+        assert capsys.readouterr().out == "nothing here yet: puter up --tag NAME\n"
+
+    @pytest.mark.parametrize(
+        "words", [["why", "x"], ["wait", "x"], ["cancel", "x"], ["ssh", "x"], ["status", "x"], ["wait", "--batch", "b"]]
+    )
+    def test_a_tag_is_not_known(self, words: list[str], home: Path) -> None:
+        assert (main(words), home.exists()) == (1, False)
+
+    @pytest.mark.parametrize("words", [["batches"], ["ssh-config"], ["local", "status"], ["local", "stop"]])
+    def test_looking_starts_nothing(self, words: list[str], home: Path) -> None:
+        assert main(words) == 0
+        assert not (home / "engine").exists()
+
+
+class TestWorker:
+    def test_a_missing_package_is_one_line(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("puter_client.cli.worker.find_spec", lambda name: None if name == "aioboto3" else name)
+        assert main(["worker"]) == 3
+        assert capsys.readouterr().err == "puter: aioboto3 is not installed: install puter[worker]\n"
+
+    def test_it_takes_the_place_of_the_command(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        home.mkdir()
+        (home / "config.toml").write_text('redis_url = "redis://r.example"\n')
+        became: list[tuple[list[str], str]] = []
+        monkeypatch.setattr("os.execve", lambda _, argv, env: became.append((argv[1:], env["PUTER_REDIS_URL"])))
+        main(["worker", "--burst"])
+        assert became == [(["-m", "puter_worker", "--burst"], "redis://r.example")]
