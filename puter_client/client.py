@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +13,7 @@ from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.errors import InvalidInput, NoWorker, WaitTimedOut
 from puter_client.contract.health import WorkerHealth
 from puter_client.contract.key import PuterKey, check_namespace, check_tag, shown
-from puter_client.contract.phase import Origin
+from puter_client.contract.phase import LIVE, Origin
 from puter_client.contract.record import Event
 from puter_client.contract.spec import Spec
 from puter_client.contract.wish import CancelWish, UpWish
@@ -22,6 +24,9 @@ from puter_client.view import Verdict, View, WaitFor
 READ_AGAIN_S = 2.0
 RECENT_S = 86_400.0
 MAX_BATCH = 100_000
+# A worker looks at every living machine as soon as it leads, and again at least this often.
+SWEPT_AFTER_S = 60.0
+LOOK_AGAIN_S = 0.1
 
 
 class Asked(NamedTuple):
@@ -170,6 +175,26 @@ class PuterClient:
         """
         if not [worker for worker in await self.workers() if not worker.draining]:
             raise NoWorker("no worker is running on this Redis, nobody takes the wishes: start one with `puter worker`")
+
+    async def reconciled(self, *, timeout_s: float) -> bool:
+        """Wait until a worker that has only just begun has compared every living machine with EC2.
+
+        Whether it has; at once if it has long been at work, for it does so all the time. Meant for an engine with
+        one worker: of several, it goes by the one that began last.
+        """
+        deadline = time.monotonic() + timeout_s
+        began = max((worker.started_at for worker in await self.workers()), default=0.0)
+        if await self._store.now() - began > SWEPT_AFTER_S:
+            return began > 0
+        tags = await self._store.tags(self.namespace, ended_since=math.inf)
+        while True:
+            records = await self._store.records(self.namespace, tags)
+            tags = [
+                tag for tag, record in records.items() if record.phase in LIVE and (record.observed_at or 0) < began
+            ]
+            if not tags or time.monotonic() > deadline:
+                return not tags
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     # -- waiting ------------------------------------------------------------------------------------------------
 

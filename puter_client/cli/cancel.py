@@ -94,8 +94,11 @@ async def _cancel(settings: Settings, tags: list[str], batch: str | None, as_jso
 
 async def _answered(client: PuterClient, tags: Sequence[str]) -> list[View]:
     """The tags once each is withdrawn or beyond it; what stays open when time is up is told as it stands."""
+    from puter_client.cli.follow import end_if_interrupted
+
     began = time.monotonic()
     while True:
+        end_if_interrupted()
         views = await client.views(tags)
         waited_s = time.monotonic() - began
         unknown_is_open = waited_s < UNKNOWN_S

@@ -73,6 +73,18 @@ def run(work: Callable[[], Awaitable[int]], going: Going | None = None) -> int:
         return error.exit_code
 
 
+def end_if_interrupted() -> None:
+    """End here if Ctrl-C was pressed and a library swallowed it; loops of commands call it.
+
+    `asyncio.timeout(0)` takes a cancellation that was asked for just before for its own, and redis-py uses it.
+    """
+    import asyncio
+
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 async def wish(
     client: PuterClient,
     settings: Settings,
@@ -139,6 +151,7 @@ async def follow(
     with Progress(wait) as progress:
 
         def changed(views: Sequence[View]) -> None:
+            end_if_interrupted()
             going.views = list(views)
             progress.update(views)
 

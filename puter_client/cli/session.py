@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from puter_client.client import PuterClient
 
 
+RECONCILE_S = 10.0
+
+
 class NothingYet(PuterError):
     """Nobody has ever wished for anything here, so a look needs no engine."""
 
@@ -71,6 +74,9 @@ async def connected(
     async with await ensure_engine(settings.paths, settings.environ, say=tell) as engine:
         live.clear()
         async with PuterClient.connect(engine.url, namespace=settings.namespace, user=user) as client:
+            # After a reboot the records are as old as the last worker: EC2 is asked before anything is shown.
+            if not await client.reconciled(timeout_s=RECONCILE_S):
+                tell("EC2 has not confirmed what lives; shown is what was last known (puter why TAG tells more)")
             yield client
 
 

@@ -76,6 +76,9 @@ async def _status(
     exit_status: bool,
     as_json: bool,
 ) -> int:
+    import asyncio
+
+    from puter_client.cli.follow import end_if_interrupted
     from puter_client.cli.session import NothingYet, connected
 
     try:
@@ -93,7 +96,8 @@ async def _status(
                     shown = _show(found, shown, tags=tags, watch=watch)
                 if not watch:
                     break
-                await _changed(client)
+                end_if_interrupted()
+                await asyncio.sleep(REFRESH_S)
     except NothingYet:
         if not as_json:
             out(NOTHING)
@@ -113,12 +117,6 @@ async def _views(client: PuterClient, tags: tuple[str, ...], batch: str | None, 
     if info is None and not views:
         raise unknown_batch(client, batch_id)
     return views
-
-
-async def _changed(_client: PuterClient) -> None:
-    import asyncio
-
-    await asyncio.sleep(REFRESH_S)
 
 
 def is_bad(view: View) -> bool:

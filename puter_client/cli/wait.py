@@ -14,12 +14,13 @@ from puter_client.cli.options import json_option, namespace_option, selection_op
 from puter_client.cli.selection import NotKnown, batch_id_of, check_selection, unknown_batch
 from puter_client.cli.terminal import say
 from puter_client.config import Settings
-from puter_client.contract.errors import WaitTimedOut
+from puter_client.contract.errors import NoWorker, WaitTimedOut
 from puter_client.contract.phase import ENDED
-from puter_client.view import WaitFor
+from puter_client.view import Verdict, WaitFor
 
 if TYPE_CHECKING:
     from puter_client.cli.follow import Going
+    from puter_client.client import PuterClient
 
 
 @click.command(short_help=COMMANDS["wait"][2])
@@ -60,6 +61,24 @@ def wait(
     return run(lambda: _wait(settings, going, batch, WaitFor(wait), timeout, as_json), going)
 
 
+async def _somebody_serves(
+    client: PuterClient, settings: Settings, going: Going, wait: WaitFor, size: int | None
+) -> None:
+    """What has not come yet comes only if there is a worker.
+
+    Raises:
+        NoWorker: there is none.
+    """
+    from puter_client.cli.session import nobody_serves
+
+    nobody = await nobody_serves(client, settings)
+    if nobody is None:
+        return
+    views = (await client.batch(going.batch_id))[1] if going.batch_id else await client.views(going.tags)
+    if len(views) < (size or 0) or any(view.verdict(wait) is Verdict.WAITING for view in views):
+        raise NoWorker(nobody)
+
+
 async def _wait(
     settings: Settings, going: Going, batch: str | None, wait: WaitFor, timeout_s: float | None, as_json: bool
 ) -> int:
@@ -86,6 +105,7 @@ async def _wait(
             if not tags:
                 say("nothing to wait for: all has ended")
                 return 0
+        await _somebody_serves(client, settings, going, wait, size)
         try:
             views = await follow.follow(client, going, wait, timeout_s=timeout_s, size=size, tags=tags)
         except WaitTimedOut:

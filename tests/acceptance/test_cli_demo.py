@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,10 +42,10 @@ class Demo:
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator[Demo]:
+def demo(tmp_path: Path) -> Demo:
     folder = tmp_path / "tmp"
     folder.mkdir()
-    yield Demo(folder)
+    return Demo(folder)
 
 
 def test_it_launches_each_once_and_puts_everything_away(demo: Demo) -> None:

@@ -32,15 +32,29 @@ def test_no_engine_is_started_beside_it(fresh: CliWorld, shared: RedisServer) ->
     assert not fresh.paths.engine.exists()
 
 
-def test_a_worker_that_comes_later_grants_them(fresh: CliWorld, shared: RedisServer) -> None:
+def test_a_wait_for_what_nobody_grants_is_exit_code_3(fresh: CliWorld, shared: RedisServer) -> None:
     fresh.puter("up", "x", PUTER_REDIS_URL=shared.url)
+    work(fresh, shared)
+    assert fresh.puter("wait", "x", "--for", "launched", PUTER_REDIS_URL=shared.url).code == 0
+    ran = fresh.puter("wait", "x", "--for", "terminated", PUTER_REDIS_URL=shared.url)
+    assert (ran.code, "no worker is running" in ran.err) == (3, True)
+
+
+def test_a_worker_that_comes_later_grants_the_wishes(fresh: CliWorld, shared: RedisServer) -> None:
+    fresh.puter("submit", "--tag", "x-{i}", "--count", "3", PUTER_REDIS_URL=shared.url)
+    work(fresh, shared)
+    told = fresh.puter("status", "--json", PUTER_REDIS_URL=shared.url).objects()
+    assert sorted(record["tag"] for record in told if record["instance_id"]) == ["x-0", "x-1", "x-2"]
+
+
+def work(world: CliWorld, shared: RedisServer) -> None:
+    """A worker grants what lies there, and ends."""
     worker = subprocess.run(
         [*PUTER, "worker", "--burst"],
-        env={**fresh.environ, "PUTER_REDIS_URL": shared.url},
+        env={**world.environ, "PUTER_REDIS_URL": shared.url},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert worker.returncode == 0, worker.stderr
-    assert fresh.puter("wait", "x", PUTER_REDIS_URL=shared.url).code == 0

@@ -1,4 +1,4 @@
-"""Worker processes on a shared Redis: kill -9 and SIGTERM in the middle of a batch, --burst; EC2 tells what it holds."""
+"""Worker processes on a shared Redis: kill -9 and SIGTERM in a batch, --burst; EC2 tells what it holds."""
 
 from __future__ import annotations
 

@@ -70,7 +70,9 @@ class SimWorkshop(Workshop):
         """A worker's settings; it keeps to the rates, for the simulator refuses what is too much."""
         return super().settings(**({"pace": True, "quarantine_s": 0.5} | changes))
 
-    async def submit(self, *tags: str, client: PuterClient | None = None, most: int | None = None, **fields: Any) -> str:
+    async def submit(
+        self, *tags: str, client: PuterClient | None = None, most: int | None = None, **fields: Any
+    ) -> str:
         """Wish for machines; the id of the batch."""
         asked = [Asked(tag, spec(**fields)) for tag in tags]
         return await (client or self.client).submit(asked, origin=Origin.UP, max_parallel=most)
@@ -221,20 +223,20 @@ def swift(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses that are made for AWS are short, and the pacer as fast as the simulated buckets."""
     hasten(monkeypatch, SPEED)
     for module, name, seconds in (
-        (send, "BACKOFF_S", 0.2),
-        (send, "CREDENTIALS_S", 0.3),
+        (send, "BACKOFF_S", 0.1),
+        (send, "CREDENTIALS_S", 0.1),
         (send, "SECOND_LOOK_AFTER_S", 1.0),
-        (launch, "TRY_AGAIN_S", 0.3),
+        (launch, "TRY_AGAIN_S", 0.1),
         (launch, "PARALLEL_AGAIN_S", 0.1),
         (launch, "PLACE_AGAIN_S", 0.2),
         (launch, "EXPLAIN_AFTER_S", 0.2),
         (label, "AGAIN_S", 0.2),
         (observe, "BUSY_EVERY_S", 0.3),
         (lead, "REPLAY_EVERY_S", 0.1),
-        (lead, "AFTER_ERROR_S", 0.2),
+        (lead, "AFTER_ERROR_S", 0.1),
         (worker, "RESTART_EVERY_S", 0.1),
-        (ensure, "AGAIN_S", 0.2),
-        (ensure, "CREDENTIALS_AGAIN_S", 0.3),
+        (ensure, "AGAIN_S", 0.1),
+        (ensure, "CREDENTIALS_AGAIN_S", 0.1),
         (resolve, "AGAIN_S", 0.2),
         (brakes, "DRY_FOR_S", 1.0),
         (brakes, "QUOTA_FOR_S", 30.0),
@@ -247,3 +249,9 @@ def hasten(monkeypatch: pytest.MonkeyPatch, speed: float) -> None:
     for name, bucket in pacer.BUCKETS.items():
         monkeypatch.setitem(pacer.BUCKETS, name, Bucket(bucket.size, bucket.rate * speed))
     monkeypatch.setattr(pacer, "_DESCRIBE", Bucket(95, 20 * speed))
+
+
+@pytest.fixture
+def in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two keys are a group already: there is never more than one launch's token at hand."""
+    monkeypatch.setitem(pacer.BUCKETS, "RunInstances", Bucket(1, 2 * SPEED))

@@ -1,28 +1,257 @@
-"""Groups, their user data and their labels."""
+"""Groups: many machines with one call, each with its own workload, labelled at the pace that EC2 allows."""
 
 from __future__ import annotations
 
-import time
+import random
+import subprocess
+from collections import defaultdict
+from pathlib import Path
 
+import msgspec
+import pytest
+
+from puter_client.client import Asked
+from puter_client.contract.phase import Origin, Phase
 from puter_client.view import WaitFor
-from tests.integration.sim_workshop import SimWorkshop, sim_url, sim_workshop
+from puter_worker import pacer
+from puter_worker.pacer import INSTANCES, Bucket
+from puter_worker.store import names
+from tests.ec2sim.config import Fault
+from tests.ec2sim.reports import Seen
+from tests.integration.sim_workshop import FLEET, SimWorkshop, eventually, in_groups, sim_url, sim_workshop
+from tests.integration.test_userdata_cloudinit import READ, SYSTEM_PYTHON, Arrived
+from tests.integration.workshop import spec
 
-__all__ = ["sim_url", "sim_workshop"]
+__all__ = ["in_groups", "sim_url", "sim_workshop"]
 
 TAGS = [f"job-{n}" for n in range(200)]
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
-async def test_two_hundred(sim_workshop: SimWorkshop) -> None:
-    shop = sim_workshop
-    async with shop.working():
-        t = time.monotonic()
-        batch = await shop.submit(*TAGS)
-        await shop.client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=30)
-        print("launched", time.monotonic() - t)
-        await shop.client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.RUNNING, timeout_s=30)
-        print("running", time.monotonic() - t)
-        while not all(r.labelled for r in await shop.records(*TAGS)):
-            assert time.monotonic() - t < 30
-        print("labelled", time.monotonic() - t)
-    await shop.one_each(*TAGS)
-    print((await shop.sim.summary()).counts)
+async def submit_workloads(shop: SimWorkshop, runs: dict[str, str]) -> str:
+    """Wish for a machine for each of these workloads."""
+    asked = [Asked(tag, spec(run=run)) for tag, run in runs.items()]
+    return await shop.client.submit(asked, origin=Origin.SUBMIT)
+
+
+def by_launch(seen: list[Seen]) -> list[list[Seen]]:
+    """The machines of each call."""
+    launches: dict[str, list[Seen]] = defaultdict(list)
+    for one in seen:
+        launches[one.reservation_id].append(one)
+    return list(launches.values())
+
+
+def has_cloud_init() -> bool:
+    """Whether this host has cloud-init's own parser."""
+    found = subprocess.run([SYSTEM_PYTHON, "-c", "import cloudinit.user_data"], capture_output=True, check=False)
+    return found.returncode == 0
+
+
+def tasks(folder: Path, user_data: bytes, indexes: list[int]) -> dict[int, str]:
+    """What cloud-init hands each machine of a launch to run, by launch index; '' if not just one task."""
+    (folder / "user-data").write_bytes(user_data)
+    count = str(max(indexes) + 1)
+    read = subprocess.run([SYSTEM_PYTHON, "-c", READ, folder, count], capture_output=True, text=True, check=True)
+    found: dict[int, str] = {}
+    for index, line in enumerate(read.stdout.splitlines()):
+        own = [part.text for part in msgspec.json.decode(line, type=list[Arrived]) if part.name == "000-puter-4-task"]
+        found[index] = own[0] if len(own) == 1 else ""
+    return {index: found[index] for index in indexes}
+
+
+async def each_has_its_own(shop: SimWorkshop, folder: Path, runs: dict[str, str]) -> None:
+    """Each machine runs the workload of the tag that it bears."""
+    if not has_cloud_init():
+        pytest.skip(f"{SYSTEM_PYTHON} has no cloudinit: install Debian's package cloud-init")
+    for launch in by_launch(await shop.seen()):
+        own = tasks(folder, launch[0].user_data, [one.launch_index for one in launch])
+        for one in launch:
+            assert f"printf %s '{runs[one.tags['puter:tag']]}' >" in own[one.launch_index]
+
+
+async def all_labelled(shop: SimWorkshop, *tags: str) -> None:
+    async def labelled() -> bool:
+        return all(record.labelled for record in await shop.records(*tags))
+
+    await eventually("every machine bears its own tags", labelled)
+
+
+# -- what a launch consists of ----------------------------------------------------------------------------------------
+
+
+async def test_two_hundred_of_two_workers_are_launched_in_groups_with_no_call_refused(
+    sim_workshop: SimWorkshop, tmp_path: Path
+) -> None:
+    runs = {tag: f"render {tag}" for tag in TAGS}
+    async with sim_workshop.working(), sim_workshop.working():
+        batch = await submit_workloads(sim_workshop, runs)
+        await sim_workshop.client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=30)
+        await all_labelled(sim_workshop, *TAGS)
+
+    assert await sim_workshop.refused("RequestLimitExceeded") == 0
+    assert len(await sim_workshop.calls("RunInstances")) < len(TAGS) / 4
+    await sim_workshop.one_each(*TAGS)
+    await each_has_its_own(sim_workshop, tmp_path, runs)
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_every_machine_of_a_group_bears_the_tags_of_its_key(sim_workshop: SimWorkshop) -> None:
+    async with sim_workshop.working():
+        await sim_workshop.wish(*TAGS[:20], wait=WaitFor.LAUNCHED)
+        await all_labelled(sim_workshop, *TAGS[:20])
+
+    ids = {record.tag: record.instance_id for record in await sim_workshop.records(*TAGS[:20])}
+    for one in await sim_workshop.living():
+        tag = one.tags["puter:tag"]
+        assert one.id == ids[tag]
+        assert one.tags["Name"] == f"puter/betty/{tag}"
+        assert (one.tags["puter:generation"], one.tags["puter:labelled"]) == ("1", "yes")
+
+
+async def test_as_many_as_there_are_tokens_are_launched_singly_with_all_tags_at_birth(
+    sim_workshop: SimWorkshop,
+) -> None:
+    async with sim_workshop.working():
+        await sim_workshop.wish("one", "two", "three", wait=WaitFor.LAUNCHED)
+        records = await sim_workshop.records("one", "two", "three")
+
+    assert [call.params["MaxCount"] for call in await sim_workshop.calls("RunInstances")] == ["1"] * 3
+    assert await sim_workshop.calls("CreateTags") == []
+    assert [record.labelled for record in records] == [True] * 3
+    assert {one.tags["puter:tag"] for one in await sim_workshop.living()} == {"one", "two", "three"}
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_a_group_never_holds_machines_of_two_namespaces(sim_workshop: SimWorkshop) -> None:
+    carol = sim_workshop.client_of("carol")
+    async with sim_workshop.working():
+        ours = await sim_workshop.submit(*TAGS[:20])
+        theirs = await sim_workshop.submit(*TAGS[:20], client=carol)
+        await sim_workshop.client.wait(batch_id=ours, tags=TAGS[:20], wait=WaitFor.LAUNCHED, timeout_s=30)
+        await carol.wait(batch_id=theirs, tags=TAGS[:20], wait=WaitFor.LAUNCHED, timeout_s=30)
+
+    launches = by_launch(await sim_workshop.living())
+    assert sum(map(len, launches)) == 40
+    assert [len({one.tags["puter:namespace"] for one in launch}) for launch in launches] == [1] * len(launches)
+
+
+async def test_spot_machines_are_launched_singly_for_all_would_have_the_same_index(sim_workshop: SimWorkshop) -> None:
+    async with sim_workshop.working():
+        await sim_workshop.wish(*TAGS[:8], wait=WaitFor.LAUNCHED, spot=True)
+
+    living = await sim_workshop.living()
+    assert [one.spot for one in living] == [True] * 8
+    assert len(by_launch(living)) == 8
+    await sim_workshop.one_each(*TAGS[:8])
+
+
+# -- what does not fit into one call ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_a_group_whose_user_data_does_not_fit_is_launched_in_parts(
+    sim_workshop: SimWorkshop, tmp_path: Path
+) -> None:
+    dice = random.Random(1)
+    runs = {tag: "render " + "".join(dice.choices(LETTERS, k=3_000)) for tag in TAGS[:24]}
+    async with sim_workshop.working():
+        batch = await submit_workloads(sim_workshop, runs)
+        await sim_workshop.client.wait(batch_id=batch, tags=list(runs), wait=WaitFor.LAUNCHED, timeout_s=30)
+        await all_labelled(sim_workshop, *runs)
+
+    await sim_workshop.one_each(*runs)
+    assert max(map(len, by_launch(await sim_workshop.living()))) > 1
+    await each_has_its_own(sim_workshop, tmp_path, runs)
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_parts_of_a_group_cost_no_more_of_the_budget_than_their_machines(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dice = random.Random(1)
+    runs = {tag: "render " + "".join(dice.choices(LETTERS, k=3_000)) for tag in TAGS[:24]}
+    monkeypatch.setitem(pacer.BUCKETS, INSTANCES, Bucket(500, 0.001))
+    async with sim_workshop.working():
+        batch = await submit_workloads(sim_workshop, runs)
+        await sim_workshop.client.wait(batch_id=batch, tags=list(runs), wait=WaitFor.LAUNCHED, timeout_s=30)
+
+    with sim_workshop.server.client() as behind:
+        left = behind.hget(names.bucket(FLEET[:12], "us-east-1", INSTANCES), "tokens")
+    assert left is not None
+    assert float(left) >= 500 - 24
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_a_group_whose_tags_do_not_fit_is_launched_in_parts(sim_workshop: SimWorkshop) -> None:
+    dice = random.Random(2)
+    tags = ["".join(dice.choices(LETTERS, k=120)) for _ in range(60)]
+    async with sim_workshop.working():
+        await sim_workshop.wish(*tags, wait=WaitFor.LAUNCHED)
+        await all_labelled(sim_workshop, *tags)
+
+    await sim_workshop.one_each(*tags)
+    ids = {record.tag: record.instance_id for record in await sim_workshop.records(*tags)}
+    assert {one.tags["puter:tag"]: one.id for one in await sim_workshop.living()} == ids
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_a_workload_that_fits_no_machine_fails_alone(sim_workshop: SimWorkshop) -> None:
+    dice = random.Random(3)
+    run, own = ("".join(dice.choices(LETTERS, k=15_000)) for _ in range(2))
+    asked = [Asked(tag, spec(run=f"render {tag}")) for tag in TAGS[:12]]
+    asked.append(Asked("large", spec(run=run, user_data=f"#!/bin/sh\n# {own}\n")))
+    async with sim_workshop.working():
+        batch = await sim_workshop.client.submit(asked)
+        tags = [one.tag for one in asked]
+        await sim_workshop.client.wait(batch_id=batch, tags=tags, wait=WaitFor.LAUNCHED, timeout_s=30)
+
+    (large,) = await sim_workshop.records("large")
+    assert large.error is not None
+    assert (large.phase, large.error.code) == (Phase.FAILED, "UserDataTooLarge")
+    await sim_workshop.one_each(*TAGS[:12])
+
+
+# -- labels ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_a_machine_is_usable_before_it_bears_its_own_tags(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.faults(Fault(action="CreateTags", code="InternalError"))
+    async with sim_workshop.working():
+        views = await sim_workshop.wish(*TAGS[:8], wait=WaitFor.RUNNING)
+        await sim_workshop.faults()
+        await all_labelled(sim_workshop, *TAGS[:8])
+
+    before = [view.record for view in views if view.record]
+    assert [record.labelled for record in before] == [False] * 8
+    assert all(record.public_dns_name for record in before)
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_a_newborn_that_cannot_be_tagged_yet_is_tagged_later(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.sim.configure(create_tags_lag_s=(0.5, 0.5))
+    async with sim_workshop.working():
+        await sim_workshop.wish(*TAGS[:8], wait=WaitFor.LAUNCHED)
+        await all_labelled(sim_workshop, *TAGS[:8])
+
+    assert "InvalidInstanceID.NotFound" in {call.code for call in await sim_workshop.calls("CreateTags")}
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_a_policy_that_cannot_see_the_newborns_tags_yet_is_asked_again(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.faults(Fault(action="CreateTags", code="UnauthorizedOperation", times=8))
+    async with sim_workshop.working():
+        await sim_workshop.wish(*TAGS[:8], wait=WaitFor.LAUNCHED)
+        await all_labelled(sim_workshop, *TAGS[:8])
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_labels_that_are_too_fast_for_ec2_slow_down_and_are_written(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.faults(Fault(action="CreateTags", code="RequestLimitExceeded", times=5))
+    async with sim_workshop.working():
+        await sim_workshop.wish(*TAGS[:12], wait=WaitFor.LAUNCHED)
+        await all_labelled(sim_workshop, *TAGS[:12])
+
+    with sim_workshop.server.client() as behind:
+        assert behind.hexists(names.bucket(FLEET[:12], "us-east-1", "CreateTags"), "slow_until")

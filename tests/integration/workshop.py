@@ -55,9 +55,10 @@ class Workshop:
         """A worker's settings; moto has no rates to pace for."""
         self._workers += 1
         name = f"here:{self._workers}:test"
-        return msgspec.structs.replace(
-            Settings(redis_url=self.server.url, worker_id=name, host="here", pace=False, drain_s=5.0, quiet_sweep_s=0.5), **changes
+        calm = Settings(
+            redis_url=self.server.url, worker_id=name, host="here", pace=False, drain_s=5.0, quiet_sweep_s=0.5
         )
+        return msgspec.structs.replace(calm, **changes)
 
     @asynccontextmanager
     async def working(self, **changes: Any) -> AsyncIterator[Worker]:

@@ -1,0 +1,286 @@
+"""The same key again: what becomes of a wish for a key that is known already, and what EC2 holds then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from puter_client.client import Asked
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import Origin, Outcome, Phase, Result
+from puter_client.contract.record import Record
+from puter_client.store import names as public
+from puter_client.view import View, WaitFor
+from tests.integration.station_world import redis_keeps_its_rules, until
+from tests.integration.workshop import Workshop, spec
+
+__all__ = ["redis_keeps_its_rules"]
+pytestmark = pytest.mark.usefixtures("redis_keeps_its_rules")
+KEY = PuterKey("betty", "one")
+
+
+def rewrite(shop: Workshop, **changes: Any) -> None:
+    """Changes what is known of the key `one`, as only time and other stations do."""
+    with shop.server.client() as behind:
+        raw = behind.hget(public.record(KEY), "doc")
+        assert raw
+        changed = msgspec.json.decode(raw, type=Record).but(**changes)
+        behind.hset(public.record(KEY), "doc", msgspec.json.encode(changed))
+        behind.hincrby(public.record(KEY), "rev", 1)
+
+
+async def ended(shop: Workshop, result: Result | None = None, **fields: Any) -> None:
+    """The key `one` has had a machine, which has ended; `result` of its workload."""
+    (view,) = await shop.wish("one", **fields)
+    assert view.record
+    shop.ec2.terminate_instances(InstanceIds=[view.record.instance_id])
+    await shop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
+    if result:
+        rewrite(shop, result=result)
+
+
+def is_next_generation(shop: Workshop, view: View) -> None:
+    assert view.outcome is Outcome.CREATED
+    assert view.record
+    assert view.record.generation == 2
+    (alive,) = shop.instances("running")
+    assert alive["InstanceId"] == view.record.instance_id
+    assert shop.tags(alive["InstanceId"])["puter:generation"] == "2"
+    assert len(shop.instances("terminated")) == 1
+
+
+# -- unknown, failed, cancelled --------------------------------------------------------------------------------------
+
+
+async def test_a_failed_key_is_launched(workshop: Workshop) -> None:
+    async with workshop.working():
+        (failed,) = await workshop.wish("one", profile="nobodys")
+        (view,) = await workshop.wish("one")
+
+    assert failed.phase is Phase.FAILED
+    assert view.outcome is Outcome.CREATED
+    assert view.record
+    assert (view.phase, view.record.generation) == (Phase.RUNNING, 1)
+    assert len(workshop.instances()) == 1
+
+
+async def test_a_cancelled_key_is_launched_as_it_is_wished_for_now(workshop: Workshop) -> None:
+    await workshop.client.submit(asked("one"))
+    await workshop.client.cancel(["one"])
+    async with workshop.working():
+        await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
+        cancelled = await workshop.record("one")
+        (view,) = await workshop.wish("one", instance_type="t3.small")
+
+    assert cancelled.phase is Phase.CANCELLED
+    assert view.outcome is Outcome.CREATED
+    (instance,) = workshop.instances("running")
+    assert instance["InstanceType"] == "t3.small"
+
+
+# -- on its way -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_second_wish_joins_the_first(workshop: Workshop) -> None:
+    first = await workshop.client.submit(asked("one"))
+    second = await workshop.client.submit(asked("one", ttl_s=120, ssh_from=()))
+    async with workshop.working():
+        (one,) = await workshop.client.wait(batch_id=first, tags=["one"], timeout_s=30)
+        (two,) = await workshop.client.wait(batch_id=second, tags=["one"], timeout_s=30)
+
+    assert (one.outcome, two.outcome) == (Outcome.CREATED, Outcome.JOINED)
+    assert len(workshop.instances()) == 1
+
+
+async def test_another_spec_conflicts_with_a_wish_on_its_way(workshop: Workshop) -> None:
+    first = await workshop.client.submit(asked("one"))
+    second = await workshop.client.submit(asked("one", instance_type="t3.small", run="make"))
+    async with workshop.working():
+        await workshop.client.wait(batch_id=first, tags=["one"], timeout_s=30)
+        (two,) = await workshop.client.wait(batch_id=second, tags=["one"], timeout_s=30)
+
+    assert two.outcome is Outcome.CONFLICT
+    assert two.reason
+    assert "instance-type" in two.reason
+    assert "run" in two.reason
+    (instance,) = workshop.instances()
+    assert instance["InstanceType"] == "t3.micro"
+
+
+# -- alive ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_living_machine_is_existing_whatever_is_not_compared(workshop: Workshop) -> None:
+    async with workshop.working():
+        await workshop.wish("one")
+        (view,) = await workshop.wish("one", ttl_s=120, aws_tags={"team": "b"}, key_name="other", again=True)
+
+    assert view.outcome is Outcome.EXISTING
+    assert len(workshop.instances()) == 1
+
+
+async def test_another_spec_conflicts_with_a_living_machine(workshop: Workshop) -> None:
+    async with workshop.working():
+        await workshop.wish("one")
+        (view,) = await workshop.wish("one", user_data="#!/bin/sh\n", again=True)
+
+    assert view.outcome is Outcome.CONFLICT
+    assert view.reason
+    assert "user-data" in view.reason
+    assert len(workshop.instances()) == 1
+
+
+async def test_a_machine_that_redis_has_forgotten_is_found_in_ec2(workshop: Workshop) -> None:
+    async with workshop.working():
+        (first,) = await workshop.wish("one")
+    with workshop.server.client() as behind:
+        behind.flushall()
+    async with workshop.working():
+        (second,) = await workshop.wish("one")
+
+    assert second.outcome is Outcome.EXISTING
+    assert first.record
+    assert second.record
+    assert first.record.instance_id == second.record.instance_id
+    assert len(workshop.instances()) == 1
+
+
+async def test_what_redis_has_forgotten_counts_as_a_generation(workshop: Workshop) -> None:
+    async with workshop.working():
+        await ended(workshop)
+    with workshop.server.client() as behind:
+        behind.flushall()
+    async with workshop.working():
+        (view,) = await workshop.wish("one")
+
+    is_next_generation(workshop, view)
+
+
+async def test_an_old_record_is_confirmed_before_a_wish_is_answered(workshop: Workshop) -> None:
+    async with workshop.working():
+        (view,) = await workshop.wish("one")
+    assert view.record
+    workshop.ec2.terminate_instances(InstanceIds=[view.record.instance_id])
+    rewrite(workshop, observed_at=0.0)
+    batch = await workshop.client.submit(asked("one"), origin=Origin.UP)
+    async with workshop.working(quiet_sweep_s=600.0):
+        (second,) = await workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=30)
+
+    is_next_generation(workshop, second)
+
+
+async def test_a_stopped_machine_is_neither_started_nor_replaced(workshop: Workshop) -> None:
+    async with workshop.working():
+        (view,) = await workshop.wish("one")
+        assert view.record
+        workshop.ec2.stop_instances(InstanceIds=[view.record.instance_id])
+        (failed,) = await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
+
+    assert failed.record
+    assert failed.record.error
+    assert failed.record.error.code == "InstanceStopped"
+    assert "terminate it" in failed.record.error.message
+    assert len(workshop.instances("stopped")) == 1
+
+
+# -- ended ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [{"origin": Origin.UP}, {"origin": Origin.SUBMIT, "instance_type": "t3.small"}],
+    ids=["same spec", "other spec"],
+)
+async def test_what_ended_without_a_workload_gets_the_next_generation(
+    workshop: Workshop, wish: dict[str, Any]
+) -> None:
+    async with workshop.working():
+        await ended(workshop)
+        (view,) = await workshop.wish("one", **wish)
+
+    is_next_generation(workshop, view)
+
+
+async def test_a_submitted_workload_that_succeeded_is_done(workshop: Workshop) -> None:
+    async with workshop.working():
+        await ended(workshop, Result.SUCCEEDED, run="make")
+        (view,) = await workshop.wish("one", origin=Origin.SUBMIT, run="make", retry_failed=True)
+
+    assert view.outcome is Outcome.DONE
+    assert workshop.instances("running") == []
+
+
+async def test_a_submitted_workload_that_failed_is_skipped(workshop: Workshop) -> None:
+    async with workshop.working():
+        await ended(workshop, Result.FAILED, run="make")
+        (view,) = await workshop.wish("one", origin=Origin.SUBMIT, run="make")
+
+    assert view.outcome is Outcome.SKIPPED
+    assert view.reason
+    assert "--retry-failed" in view.reason
+    assert workshop.instances("running") == []
+
+
+NEXT: dict[str, tuple[Result, dict[str, Any]]] = {
+    "up after failure": (Result.FAILED, {"origin": Origin.UP, "run": "make"}),
+    "other spec after success": (Result.SUCCEEDED, {"origin": Origin.SUBMIT, "run": "make all"}),
+    "again after success": (Result.SUCCEEDED, {"origin": Origin.SUBMIT, "run": "make", "again": True}),
+    "retry after failure": (Result.TIMED_OUT, {"origin": Origin.SUBMIT, "run": "make", "retry_failed": True}),
+}
+
+
+@pytest.mark.parametrize(("result", "wish"), NEXT.values(), ids=NEXT)
+async def test_an_ended_workload_runs_once_more(workshop: Workshop, result: Result, wish: dict[str, Any]) -> None:
+    async with workshop.working():
+        await ended(workshop, result, run="make")
+        (view,) = await workshop.wish("one", **wish)
+
+    is_next_generation(workshop, view)
+
+
+async def test_a_generation_that_has_ended_keeps_its_row(workshop: Workshop) -> None:
+    async with workshop.working():
+        first = await workshop.client.submit(asked("one"))
+        await workshop.client.wait(batch_id=first, tags=["one"], timeout_s=30)
+        workshop.ec2.terminate_instances(InstanceIds=[i["InstanceId"] for i in workshop.instances()])
+        await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
+        await workshop.wish("one")
+        _, (view,) = await workshop.client.batch(first)
+
+    assert view.row
+    assert (view.row.outcome, view.row.generation) == (Outcome.CREATED, 1)
+
+
+async def test_every_further_address_reaches_a_machine_that_was_there(workshop: Workshop) -> None:
+    async with workshop.working():
+        await workshop.wish("one")
+        await workshop.wish("one", ssh_from=("198.51.100.0/24",))
+        await until("both addresses are let in", lambda: let_in(workshop) == {"192.0.2.7/32", "198.51.100.0/24"})
+
+
+async def test_a_living_machine_that_lacks_the_group_gets_it_beside_its_own(workshop: Workshop) -> None:
+    async with workshop.working():
+        await workshop.wish("one")
+        (instance,) = workshop.instances()
+        (ours,) = [group["GroupId"] for group in instance["SecurityGroups"]]
+        other = workshop.ec2.create_security_group(GroupName="theirs", Description="-", VpcId=instance["VpcId"])
+        workshop.ec2.modify_instance_attribute(InstanceId=instance["InstanceId"], Groups=[other["GroupId"]])
+        await workshop.wish("one", ssh_from=("198.51.100.0/24",))
+        await until(
+            "it has both groups",
+            lambda: {g["GroupId"] for g in workshop.instances()[0]["SecurityGroups"]} == {ours, other["GroupId"]},
+        )
+
+
+def let_in(shop: Workshop) -> set[str]:
+    """What may reach port 22 through Puter's group."""
+    (group,) = shop.ec2.describe_security_groups(GroupNames=["puter-v1"])["SecurityGroups"]
+    (rule,) = group["IpPermissions"]
+    assert (rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) == ("tcp", 22, 22)
+    return {found["CidrIp"] for found in rule["IpRanges"]}
+
+
+def asked(*tags: str, **fields: Any) -> list[Asked]:
+    return [Asked(tag, spec(**fields)) for tag in tags]

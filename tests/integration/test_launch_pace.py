@@ -1,0 +1,210 @@
+"""The pace of launches: inside EC2's budget, fair between namespaces, and honest about the wait."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from puter_client.client import PuterClient
+from puter_client.contract.phase import Phase
+from puter_client.view import WaitFor
+from puter_worker import pacer
+from puter_worker.pacer import INSTANCES, Bucket, Pacer
+from puter_worker.store import names
+from puter_worker.store.workerstore import WorkerStore
+from tests.ec2sim.config import Fault
+from tests.ec2sim.ledger import Entry
+from tests.integration.sim_workshop import FLEET, SimWorkshop, eventually, sim_url, sim_workshop
+
+__all__ = ["sim_url", "sim_workshop"]
+
+TAGS = [f"job-{n}" for n in range(100)]
+
+
+def tokens(shop: SimWorkshop, name: str) -> float:
+    """What a bucket was left with when it was last looked at."""
+    with shop.server.client() as behind:
+        return float(behind.hget(names.bucket(FLEET[:12], "us-east-1", name), "tokens") or "nan")
+
+
+async def launches_between(shop: SimWorkshop, client: PuterClient, tag: str) -> list[Entry]:
+    """Calls by which others were launched while a key stood on the launchpad, as its timeline and the ledger tell."""
+    (awaited,) = [event.at for event in await client.events(tag) if event.event == "launch.awaited"]
+    (record,) = await shop.records(tag, client=client)
+    calls = await shop.calls("RunInstances")
+    (own,) = [call for call in calls if record.instance_id in call.effect]
+    return [call for call in calls if awaited < call.at and call.number < own.number]
+
+
+# -- fairness -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def the_many_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis lists namespaces in any order; here in the one that is worst for who comes later."""
+    pads = WorkerStore.pads
+
+    async def by_name(store: WorkerStore, fleet: str) -> list[str]:
+        return sorted(await pads(store, fleet))
+
+    monkeypatch.setattr(WorkerStore, "pads", by_name)
+
+
+@pytest.mark.usefixtures("the_many_first")
+async def test_one_namespaces_many_groups_do_not_hold_up_anothers_one_key(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pacer.BUCKETS, "RunInstances", Bucket(1, 5))
+    carol = sim_workshop.client_of("carol")
+    async with sim_workshop.working(max_group=5):
+        await sim_workshop.submit(*TAGS)
+        await eventually("the many are being launched", lambda: some_launch(sim_workshop))
+        theirs = await sim_workshop.submit("one", client=carol)
+        await carol.wait(batch_id=theirs, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
+
+    assert len(await launches_between(sim_workshop, carol, "one")) <= 2
+
+
+@pytest.mark.usefixtures("the_many_first")
+async def test_one_namespaces_many_machines_do_not_hold_up_anothers_one(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pacer.BUCKETS, INSTANCES, Bucket(20, 5))
+    carol = sim_workshop.client_of("carol")
+    async with sim_workshop.working():
+        await sim_workshop.submit(*TAGS)
+        await eventually("the many are being launched", lambda: some_launch(sim_workshop))
+        theirs = await sim_workshop.submit("one", client=carol)
+        await carol.wait(batch_id=theirs, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
+
+    before = await launches_between(sim_workshop, carol, "one")
+    assert sum(len(call.effect) for call in before) <= 3
+
+
+@pytest.mark.usefixtures("the_many_first")
+async def test_a_namespace_whose_machines_go_singly_is_not_last(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pacer.BUCKETS, "RunInstances", Bucket(1, 5))
+    carol = sim_workshop.client_of("carol")
+    async with sim_workshop.working(max_group=5):
+        await sim_workshop.submit(*TAGS)
+        await eventually("the many are being launched", lambda: some_launch(sim_workshop))
+        theirs = await sim_workshop.submit("one", client=carol, spot=True)
+        await carol.wait(batch_id=theirs, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
+
+    assert len(await launches_between(sim_workshop, carol, "one")) <= 2
+
+
+async def some_launch(shop: SimWorkshop) -> bool:
+    return bool(await shop.calls("RunInstances"))
+
+
+# -- the budget -----------------------------------------------------------------------------------------------------------
+
+
+async def test_who_waits_for_the_budget_is_told_so_with_an_estimate(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pacer.BUCKETS, "RunInstances", Bucket(1, 0.1))
+    async with sim_workshop.working(max_group=5):
+        await sim_workshop.submit(*TAGS[:20])
+
+        async def told() -> bool:
+            reasons = await sim_workshop.reasons(*TAGS[:20])
+            return any(reason.startswith("waiting for EC2 request budget, about ") for reason in reasons)
+
+        await eventually("the reason is told", told)
+
+
+async def test_what_was_refused_as_too_much_is_slowed_down_and_comes_through(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.faults(Fault(action="RunInstances", code="RequestLimitExceeded", times=3))
+    async with sim_workshop.working():
+        await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
+
+    with sim_workshop.server.client() as behind:
+        assert behind.hexists(names.bucket(FLEET[:12], "us-east-1", "RunInstances"), "slow_until")
+    assert await sim_workshop.refused("RequestLimitExceeded") == 3
+    await sim_workshop.one_each(*TAGS)
+
+
+async def test_a_launch_that_is_repeated_takes_its_machines_from_the_budget_once(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once(monkeypatch, INSTANCES, 500)
+    await sim_workshop.faults(Fault(action="RunInstances", code="RequestLimitExceeded", times=4))
+    async with sim_workshop.working():
+        await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
+
+    assert tokens(sim_workshop, INSTANCES) >= 400
+
+
+async def test_a_launch_that_cannot_be_prepared_costs_nothing_of_the_budget(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once(monkeypatch, INSTANCES, 500)
+    once(monkeypatch, "RunInstances", 3)
+    await sim_workshop.faults(Fault(action="DescribeKeyPairs", code="ExpiredToken"))
+    async with sim_workshop.working():
+        await sim_workshop.submit(*TAGS[:20])
+
+        async def tried() -> bool:
+            return len(await sim_workshop.calls("DescribeKeyPairs")) >= 4
+
+        await eventually("it was tried some times", tried)
+
+        async def all_wait() -> bool:
+            records = await sim_workshop.records(*TAGS[:20])
+            return len(records) == 20 and all(record.phase is Phase.LAUNCHING for record in records)
+
+        await eventually("all wait", all_wait)
+    assert (tokens(sim_workshop, "RunInstances"), tokens(sim_workshop, INSTANCES)) == pytest.approx((3, 500), abs=0.1)
+
+
+def once(monkeypatch: pytest.MonkeyPatch, name: str, amount: int) -> None:
+    """A bucket holds just so many tokens, and hardly any comes back."""
+    monkeypatch.setitem(pacer.BUCKETS, name, Bucket(amount, 0.001))
+
+
+# -- the pacer by itself ----------------------------------------------------------------------------------------------------
+
+
+async def test_two_workers_never_take_more_than_the_bucket_holds(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sim_workshop.working() as one, sim_workshop.working() as other:
+        once(monkeypatch, "CreateTags", 10)
+        pacers = [Pacer(worker.store, FLEET[:12], "us-east-1") for worker in (one, other)]
+        granted = await asyncio.gather(*(pacers[n % 2].take([("CreateTags", 1)]) for n in range(40)))
+
+    assert sum(one.wait_s == 0 for one in granted) == 10
+
+
+async def test_several_buckets_give_together_or_not_at_all(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sim_workshop.working() as worker:
+        once(monkeypatch, "RunInstances", 3)
+        once(monkeypatch, INSTANCES, 40)
+        pacer_of_it = Pacer(worker.store, FLEET[:12], "us-east-1")
+        granted = await pacer_of_it.take([("RunInstances", 1), (INSTANCES, 100)])
+
+    assert granted.wait_s > 0
+    assert (tokens(sim_workshop, "RunInstances"), tokens(sim_workshop, INSTANCES)) == pytest.approx((3, 40), abs=0.1)
+
+
+async def test_a_bucket_that_was_slowed_down_recovers(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacer, "SLOW_FOR_S", 0.2)
+    async with sim_workshop.working() as worker:
+        slowed = Pacer(worker.store, FLEET[:12], "us-east-1")
+        await slowed.slow_down("RunInstances")
+        slow = await slowed.take([("RunInstances", 4)])
+
+        async def full_again() -> bool:
+            return (await slowed.take([("RunInstances", 4)])).wait_s == 0
+
+        await eventually("it gives as much as before", full_again)
+    assert slow.wait_s > 0

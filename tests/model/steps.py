@@ -1,0 +1,187 @@
+"""A world in which nothing happens by itself: time passes when told to, and every request waits to be let through.
+
+Coroutines run on a real event loop whose clock is set by hand. Whatever leaves a process (a write to Redis, a call to
+EC2) is parked first: it may then take effect, fail before its effect or after it, have its answer kept back, or never
+be answered because its process is dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+PROCESS: contextvars.ContextVar[str] = contextvars.ContextVar("process")
+
+
+class Fate(StrEnum):
+    """What becomes of a parked request."""
+
+    WHOLE = "takes effect and is answered"
+    UNSEEN = "takes effect; its answer comes later"
+    LOST = "takes effect; its answer is lost"
+    REFUSED = "fails before its effect"
+
+
+@dataclass(eq=False)
+class Request:
+    """Something that a process asks of the world.
+
+    Attributes:
+        process: whose.
+        what: `redis` or `ec2`.
+        name: of the command or call.
+        effect: carries it out.
+        error: what its process sees if it fails; told whether it may have had its effect.
+        sent_at: when it was parked.
+        answer: of one that has had its effect, kept back.
+    """
+
+    process: str
+    what: str
+    name: str
+    effect: Callable[[], Any]
+    error: Callable[[bool], Exception]
+    sent_at: float
+    future: asyncio.Future[Any]
+    done: bool = False
+    answer: Any = None
+    raised: Exception | None = None
+
+    def take_effect(self) -> None:
+        """Carry it out, if it was not yet; what is refused has no effect and its reason is the answer."""
+        if self.done:
+            return
+        self.done = True
+        try:
+            self.answer = self.effect()
+        except Exception as error:  # noqa: BLE001 - it is the asker's to deal with
+            self.raised = error
+
+    def answered(self) -> None:
+        """Give its process the answer."""
+        if self.future.done():
+            return
+        if self.raised is not None:
+            self.future.set_exception(self.raised)
+        else:
+            self.future.set_result(self.answer)
+
+    def fails(self, *, doubtful: bool) -> None:
+        """Give its process an error instead."""
+        if not self.future.done():
+            self.future.set_exception(self.error(doubtful))
+
+
+class HandLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time is set by hand."""
+
+    def __init__(self) -> None:
+        self.at = 1_000.0
+        super().__init__()
+
+    def time(self) -> float:
+        return self.at
+
+    def run_until_quiet(self) -> None:
+        """Run all that can go on without time passing or a parked request being let through."""
+        inner: Any = self
+        while inner._ready or (inner._scheduled and inner._scheduled[0].when() <= self.at):
+            self.call_soon(self.stop)
+            self.run_forever()
+
+    def next_timer(self) -> float | None:
+        """When the next timer is due."""
+        inner: Any = self
+        return inner._scheduled[0].when() if inner._scheduled else None
+
+
+@dataclass
+class Steps:
+    """The parked requests, and the processes that wait for them."""
+
+    loop: HandLoop = field(default_factory=HandLoop)
+    parked: list[Request] = field(default_factory=list)
+    _tasks: dict[str, set[asyncio.Task[Any]]] = field(default_factory=dict)
+    _dead: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.loop.set_task_factory(self._make_task)  # type: ignore[arg-type]
+        # A process's last words are of no interest: what it raises is looked at by who started it.
+        self.loop.set_exception_handler(lambda _loop, _context: None)
+
+    # -- processes ----------------------------------------------------------------------------------------------
+
+    def start(self, process: str, what: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Begin a coroutine in a process, and run it until it waits."""
+        context = contextvars.copy_context()
+        context.run(PROCESS.set, process)
+        task = self.loop.create_task(what, context=context)
+        self.loop.run_until_quiet()
+        return task
+
+    def kill(self, process: str) -> list[Request]:
+        """End a process as kill -9 would; what it had asked and was not carried out yet."""
+        self._dead.add(process)
+        left = [request for request in self.parked if request.process == process]
+        self.parked = [request for request in self.parked if request.process != process]
+        for task in self._tasks.pop(process, set()):
+            task.cancel()
+        self.loop.run_until_quiet()
+        return [request for request in left if not request.done]
+
+    def _make_task(
+        self, loop: asyncio.AbstractEventLoop, what: Coroutine[Any, Any, Any], **kwargs: Any
+    ) -> asyncio.Task[Any]:
+        context: contextvars.Context | None = kwargs.get("context")
+        process = context.get(PROCESS) if context is not None else PROCESS.get(None)
+        task: asyncio.Task[Any] = asyncio.Task(what, loop=loop, **kwargs)
+        if process is not None:
+            tasks = self._tasks.setdefault(process, set())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        return task
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    async def ask(self, what: str, name: str, effect: Callable[[], Any], error: Callable[[bool], Exception]) -> Any:
+        """Park a request of this process, and wait for its answer."""
+        process = PROCESS.get()
+        if process in self._dead:
+            raise asyncio.CancelledError
+        future: asyncio.Future[Any] = self.loop.create_future()
+        request = Request(process, what, name, effect, error, self.loop.at, future)
+        self.parked.append(request)
+        try:
+            return await future
+        finally:
+            if request in self.parked:
+                self.parked.remove(request)
+
+    def let(self, request: Request, fate: Fate) -> None:
+        """A parked request meets its fate, and its process goes on as far as it can."""
+        if fate is Fate.UNSEEN:
+            request.take_effect()
+            return
+        if fate is Fate.REFUSED and not request.done:
+            request.fails(doubtful=False)
+        elif fate is Fate.WHOLE:
+            request.take_effect()
+            request.answered()
+        else:
+            request.take_effect()
+            request.fails(doubtful=True)
+        self.loop.run_until_quiet()
+
+    def oldest(self, process: str) -> Request | None:
+        """The request of a process that was parked first."""
+        return next((request for request in self.parked if request.process == process), None)
+
+    def close(self) -> None:
+        """End every process and the loop."""
+        for process in list(self._tasks):
+            self.kill(process)
+        self.loop.close()

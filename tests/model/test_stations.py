@@ -1,0 +1,168 @@
+"""Any interleaving of stations, crashes, pauses, lost answers: never two live machines a key, and in the end one.
+
+What runs is the stations themselves, with the stores' scripts on a real Valkey, against a small EC2; only which
+request goes through when, and what becomes of it, is chosen by Hypothesis. PUTER_CHAOS=long tries many more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+import redis
+import structlog
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from puter_worker.stations import quarantine
+from tests.integration.redis_servers import running_server, server_binaries
+from tests.model.steps import Fate
+from tests.model.world import HOSTS, KEYS, VirtualTime, World
+
+LONG = os.environ.get("PUTER_CHAOS") == "long"
+SETTINGS = settings(
+    max_examples=int(os.environ.get("PUTER_MODEL_EXAMPLES", "5000" if LONG else "150")),
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=not LONG,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=False,
+)
+hosts = st.sampled_from(HOSTS)
+keys = st.sampled_from(KEYS)
+
+
+class Stations(RuleBasedStateMachine):
+    """Two workers, three keys, and whatever may go wrong."""
+
+    server: redis.Redis
+    forgetful = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(self.server)
+        self._clock = mock.patch.object(quarantine, "time", VirtualTime(self.world.steps))
+        self._clock.start()
+        # Whose wish may end otherwise than with a machine: withdrawn, refused for good, or ended by itself.
+        self.excused = False
+
+    def teardown(self) -> None:
+        try:
+            self._all_is_as_wished_in_the_end()
+        finally:
+            self._clock.stop()
+            self.world.close()
+
+    # -- what happens -------------------------------------------------------------------------------------------
+
+    @rule(which=st.sets(keys, min_size=1))
+    def wish(self, which: set[Any]) -> None:
+        self.world.wish(*sorted(which))
+
+    @rule(key=keys)
+    def cancel(self, key: Any) -> None:
+        self.excused = True
+        self.world.cancel(key)
+
+    @rule(host=hosts, most=st.integers(0, 40), fate=st.sampled_from(Fate))
+    def work(self, host: str, most: int, fate: Fate) -> None:
+        request = self.world.work(host, most)
+        if request is not None:
+            self.world.steps.let(request, fate)
+
+    @rule(host=hosts, most=st.integers(0, 40))
+    def work_and_pause(self, host: str, most: int) -> None:
+        self.world.work(host, most)
+
+    @rule(host=hosts, delivered=st.booleans())
+    def crash(self, host: str, delivered: bool) -> None:
+        self.world.crash(host, delivered=delivered)
+
+    @rule(seconds=st.sampled_from([0.5, 3.0, 11.0, 31.0, 61.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.let_pass(seconds)
+
+    @rule(lag_s=st.sampled_from([0.0, 2.0]), flaps=st.booleans(), dead=st.booleans())
+    def weather(self, lag_s: float, flaps: bool, dead: bool) -> None:
+        weather = self.world.cloud.weather
+        weather.lag_s, weather.flaps, weather.dead_come_back = lag_s, flaps, dead
+
+    @rule(room=st.sampled_from([None, 0, 1, 2]))
+    def capacity(self, room: int | None) -> None:
+        self.world.cloud.weather.room = room
+
+    @rule(permitted=st.booleans())
+    def permission(self, permitted: bool) -> None:
+        self.excused = self.excused or not permitted
+        self.world.cloud.weather.permitted = permitted
+
+    @rule(calls_now=st.sampled_from([0, 9]))
+    def budget(self, calls_now: int) -> None:
+        self.world.calls_now = calls_now
+
+    @rule(key=keys)
+    def machine_ends(self, key: Any) -> None:
+        for machine in self.world.cloud.live(key):
+            machine.live = False
+            self.excused = True
+
+    @precondition(lambda self: self.forgetful)
+    @rule()
+    def redis_forgets(self) -> None:
+        self.excused = True
+        self.world.lose_redis()
+
+    # -- what must hold -----------------------------------------------------------------------------------------
+
+    @invariant()
+    def no_key_has_two_live_machines(self) -> None:
+        for key in KEYS:
+            live = self.world.cloud.live(key)
+            assert len(live) <= 1, f"{key} has {[(machine.id, machine.token) for machine in live]}"
+
+    def _all_is_as_wished_in_the_end(self) -> None:
+        world = self.world
+        wished = [key for key in KEYS if world.record(key)]
+        if self.excused:
+            assert world.heal(world.is_settled), "a wish is under way for ever"
+            self.no_key_has_two_live_machines()
+            # What is known of a machine may be half a minute old; whoever asks after that gets what there is.
+            world.let_pass(31.0)
+            world.wish(*KEYS)
+            wished = list(KEYS)
+        granted = world.heal(lambda: all(world.is_granted(key) for key in wished))
+        self.no_key_has_two_live_machines()
+        assert granted, [(world.record(key), world.cloud.live(key)) for key in wished if not world.is_granted(key)]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without log lines: there are thousands."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[redis.Redis]:
+    with running_server(server_binaries()["valkey"]) as running, running.client() as client, quiet():
+        client.config_set("appendonly", "no")
+        yield client
+
+
+def test_no_interleaving_launches_a_key_twice_or_loses_it(server: redis.Redis) -> None:
+    machine = type("Here", (Stations,), {"server": server})
+    run_state_machine_as_test(machine, settings=SETTINGS)
+
+
+def test_not_even_a_redis_that_comes_back_empty_launches_a_key_twice(server: redis.Redis) -> None:
+    machine = type("Here", (Stations,), {"server": server, "forgetful": True})
+    run_state_machine_as_test(machine, settings=SETTINGS)

@@ -1,0 +1,352 @@
+"""The stations as they are, a Redis whose writes are parked, a small EC2, and processes that die and come back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import msgspec
+import redis
+
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import LIVE, Origin, Phase
+from puter_client.contract.record import Record
+from puter_client.contract.spec import Spec
+from puter_client.contract.wish import CancelWish, UpWish, Wish
+from puter_client.store import names as public
+from puter_worker.ec2.calls import Caller
+from puter_worker.ec2.groups import SecurityGroup
+from puter_worker.ec2.images import Image
+from puter_worker.ec2.keypairs import KeyPair
+from puter_worker.fleet import Fleet, FleetId
+from puter_worker.memory import Memory, Remembered
+from puter_worker.pacer import Granted
+from puter_worker.stations.ensure import ensure
+from puter_worker.stations.intake import intake
+from puter_worker.stations.label import label
+from puter_worker.stations.launch import Launcher
+from puter_worker.stations.observe import observe
+from puter_worker.stations.quarantine import Quarantine
+from puter_worker.stations.resolve import resolve
+from puter_worker.stations.send import replay
+from puter_worker.store import names
+from puter_worker.store.base import NEEDS_NOTHING
+from puter_worker.store.workerstore import WorkerStore
+from tests.model.cloud import EPOCH_S, Cloud, unanswered
+from tests.model.stepped_redis import SteppedRedis
+from tests.model.steps import Fate, Request, Steps
+
+FLEET = FleetId("123456789012", "us-east-1")
+KEYS = tuple(PuterKey("ann", tag) for tag in ("a", "b", "c"))
+HOSTS = ("one", "two")
+# A request to EC2 that was not carried out by then never is.
+IN_FLIGHT_S = 5.0
+JOB_LOCK_S = 12.0
+# As long as a launchpad waits for more keys.
+GATHERING_S = 0.35
+_AHEAD = "arq:in-progress:"
+
+
+class VirtualTime:
+    """What the quarantine uses of the module `time`."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def time(self) -> float:
+        return EPOCH_S + self._steps.loop.at
+
+    monotonic = time
+
+
+class _Store(WorkerStore):
+    """The workers' store with the model's clock; what it writes is durable at once."""
+
+    def __init__(self, server: redis.Redis, steps: Steps) -> None:
+        super().__init__(cast("Any", SteppedRedis(steps, server)))
+        self._steps = steps
+        self._durability = NEEDS_NOTHING
+
+    def now(self) -> float:
+        return EPOCH_S + self._steps.loop.at
+
+
+class _Caller(Caller):
+    def __init__(self, steps: Steps, cloud: Cloud) -> None:
+        super().__init__(cast("Any", None), profile=None, region=FLEET.region)
+        self._steps = steps
+        self._cloud = cloud
+
+    async def _made(self, action: str, params: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._steps.ask(
+            "ec2", action, lambda: self._cloud.call(action, params), unanswered
+        )
+        return answer
+
+
+class _Pacer:
+    """Says how many calls may be made at once: enough for each key, or so few that keys are launched together."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def take(self, _amounts: Sequence[tuple[str, int]]) -> Granted:
+        return Granted(0.0, self._world.calls_now)
+
+
+class _Fleet(Fleet):
+    """A fleet whose image, key pair, group and zones are given."""
+
+    async def image(self, **_: Any) -> Image:
+        return Image(image_id="ami-1", name="al2023", architecture="x86_64", root_device_name="/dev/xvda")
+
+    async def zones(self) -> list[str]:
+        return ["us-east-1a", "us-east-1b"]
+
+    async def key_pair(self, *_: Any) -> KeyPair:
+        return KeyPair(name="puter-v1", key_pair_id="key-1")
+
+    async def group(self, *_: Any) -> SecurityGroup:
+        return SecurityGroup(group_id="sg-1", vpc_id="vpc-1")
+
+
+class _Fleets:
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def offers(self, _profile: str) -> bool:
+        return True
+
+    async def find(self, _profile: str | None, _region: str | None) -> Fleet:
+        return self._fleet
+
+
+@dataclass
+class Process:
+    """One worker process: what it keeps in memory, and which of its stations are at work."""
+
+    name: str
+    host: str
+    fleet: Fleet
+    gate: Quarantine
+    launcher: Launcher
+    memory: Memory
+    running: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
+
+
+class World:
+    """Everything there is in one example.
+
+    Attributes:
+        steps: what is parked.
+        cloud: EC2.
+        calls_now: how many RunInstances calls the pacer would let through at once.
+        lives: so many processes were started on each host.
+    """
+
+    def __init__(self, server: redis.Redis) -> None:
+        server.flushall()
+        self.server: Any = server
+        self.steps = Steps()
+        self.cloud = Cloud(self.steps.loop)
+        self.store = _Store(server, self.steps)
+        self.calls_now = 0
+        self._memories = {host: Memory(None) for host in HOSTS}
+        self._lives = dict.fromkeys(HOSTS, 0)
+        self._batches = 0
+        self.processes = {host: self._process(host) for host in HOSTS}
+
+    def close(self) -> None:
+        """End it."""
+        self.steps.close()
+
+    def _process(self, host: str) -> Process:
+        self._lives[host] += 1
+        fleet = _Fleet(FLEET, _Caller(self.steps, self.cloud), cast("Any", _Pacer(self)))
+        memory = self._memories[host]  # it is kept in the state folder too
+        gate = Quarantine(self.store, fleet, memory, quarantine_s=10.0)
+        launcher = Launcher(self.store, fleet, gate, most=100)
+        return Process(f"{host}-{self._lives[host]}", host, fleet, gate, launcher, memory)
+
+    # -- clients ------------------------------------------------------------------------------------------------
+
+    def wish(self, *keys: PuterKey) -> None:
+        """Somebody wishes for machines, as one batch."""
+        self._batches += 1
+        for key in keys:
+            self._append(key, UpWish(
+                tag=key.tag, spec=Spec(run=f"echo {key.tag}", region=FLEET.region, public_key="k"), size=len(keys),
+                batch=f"b{self._batches}", user="ann", origin=Origin.UP,
+            ))  # fmt: skip
+
+    def cancel(self, key: PuterKey) -> None:
+        """Somebody withdraws whatever is wished for under a key."""
+        self._append(key, CancelWish(tag=key.tag, user="ann"))
+
+    def _append(self, key: PuterKey, wish: Wish) -> None:
+        self.server.rpush(public.inbox(key.namespace), msgspec.json.encode(wish))
+        self.server.sadd(public.BELL, key.namespace)
+
+    def record(self, key: PuterKey) -> Record | None:
+        """A key's record."""
+        doc = self.server.hget(public.record(key), "doc")
+        return msgspec.json.decode(doc, type=Record) if doc else None
+
+    # -- processes ----------------------------------------------------------------------------------------------
+
+    def stations(self, process: Process) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
+        """What a worker's loops do in one turn, by name."""
+        store, fleet = self.store, process.fleet
+
+        async def take_in() -> None:
+            await intake(store, await store.rung())
+            await store.feed()
+
+        async def restart() -> None:
+            await store.restart_stuck()
+            await store.feed()
+
+        async def take_up() -> None:
+            if await process.gate.open():
+                found = await store.open_intents(str(fleet), store.now())
+                await asyncio.gather(*(replay(store, fleet, kept) for kept in found))
+
+        async def remember() -> None:
+            shown, known = await store.epoch(), process.memory.of(str(fleet))
+            if known is None or not known.contradicts(shown):
+                process.memory.seen_alive.add(str(fleet))
+                process.memory.keep(str(fleet), Remembered(shown, known.launched_at if known else 0.0))
+
+        return {
+            "intake": take_in,
+            "remember": remember,
+            "restart": restart,
+            "ensure": lambda: self._ensure(process),
+            "resolve": lambda: resolve(store, fleet),
+            "launch": process.launcher.turn,
+            "replay": take_up,
+            "label": lambda: label(store, fleet),
+            "observe": lambda: observe(store, fleet),
+        }
+
+    async def _ensure(self, process: Process) -> None:
+        """arq's part: each job once at a time, under a lock that outlives its worker for a while."""
+        for raw in self.server.zrange(names.QUEUE, 0, -1):
+            job = raw.decode()
+            if not self.server.set(_AHEAD + job, self.store.now() + JOB_LOCK_S, nx=True):
+                continue
+            key = PuterKey.parse(job)
+            await ensure(self.store, cast("Any", _Fleets(process.fleet)), key)
+            await self.store.leave_queue(key)
+            self.server.zrem(names.QUEUE, job)
+            self.server.delete(names.JOB + job, _AHEAD + job)
+
+    def work(self, host: str, most: int) -> Request | None:
+        """A worker goes its way until it has made `most` requests, and no further than one turn of each station.
+
+        Returns the request at which it stands then; None if it has nothing to ask.
+        """
+        process = self.processes[host]
+        waiting = list(self.stations(process).items())
+        while True:
+            request = self.steps.oldest(process.name)
+            if request is None:
+                if not waiting:
+                    return None
+                self._begin(process, *waiting.pop(0))
+            elif most > 0:
+                most -= 1
+                self.steps.let(request, Fate.WHOLE)
+            else:
+                return request
+
+    def _begin(self, process: Process, name: str, turn: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        running = process.running.get(name)
+        if running is not None:
+            if not running.done():
+                return
+            if not running.cancelled() and (error := running.exception()) is not None:
+                self._check(error)
+        if name == "launch" and self.server.zcard(names.pad(str(FLEET), KEYS[0].namespace)):
+            self.let_pass(GATHERING_S)
+        process.running[name] = self.steps.start(process.name, turn())
+
+    def _check(self, error: BaseException) -> None:
+        """A station may end with what Redis or EC2 said, never by a defect."""
+        from puter_worker.ec2.errors import Ec2Error
+
+        if not isinstance(error, (*self.store.errors, Ec2Error)):
+            raise error
+
+    def crash(self, host: str, *, delivered: bool) -> None:
+        """kill -9 of a worker, and a new one in its place; what it had just sent is carried out, or is not."""
+        process = self.processes[host]
+        for request in self.steps.kill(process.name):
+            if delivered:
+                request.take_effect()
+        self.processes[host] = self._process(host)
+
+    # -- the world ----------------------------------------------------------------------------------------------
+
+    def let_pass(self, seconds: float) -> None:
+        """Time passes; what needs time happens on the way."""
+        loop, until = self.steps.loop, self.steps.loop.at + seconds
+        while (due := loop.next_timer()) is not None and due <= until:
+            loop.at = max(loop.at, due)
+            loop.run_until_quiet()
+        loop.at = until
+        loop.run_until_quiet()
+        for request in list(self.steps.parked):
+            if request.what == "ec2" and until - request.sent_at > IN_FLIGHT_S:
+                # It was carried out long ago, or never reached EC2 and never will.
+                self.steps.let(request, Fate.LOST if request.done else Fate.REFUSED)
+        self.server.delete(*(names.taking(key.namespace) for key in KEYS))
+        for name in self.server.keys(_AHEAD + "*"):
+            if float(self.server.get(name)) < self.store.now():
+                self.server.delete(name)
+
+    def lose_redis(self) -> None:
+        """Redis comes back empty. What was on its way meanwhile has reached EC2, or never will."""
+        for request in list(self.steps.parked):
+            self.steps.let(request, Fate.WHOLE if request.what == "ec2" else Fate.REFUSED)
+        for request in list(self.steps.parked):
+            self.steps.let(request, Fate.LOST)
+        self.server.flushall()
+
+    def heal(self, as_wished: Callable[[], bool], *, patience: int = 120) -> bool:
+        """Nothing goes wrong any more; whether all comes to be as wished in a while."""
+        self.cloud.weather.room = None
+        self.cloud.weather.permitted = True
+        for turn in range(patience):
+            for host in HOSTS:
+                while self.work(host, 1_000) is not None:
+                    pass
+            if as_wished():
+                return True
+            self.let_pass(0.5 if turn < 10 else 15.0)
+        return False
+
+    def is_granted(self, key: PuterKey) -> bool:
+        """Whether a key has its one machine, and its record and its tags say so."""
+        record, live = self.record(key), self.cloud.live(key)
+        return (
+            len(live) == 1
+            and record is not None
+            and record.phase in LIVE
+            and record.instance_id == live[0].id
+            and record.intent is None
+            and record.labelled
+            and live[0].tags.get("puter:tag") == key.tag
+        )
+
+    def is_settled(self) -> bool:
+        """Whether no wish is under way."""
+        records = [self.record(key) for key in KEYS]
+        under_way = any(r is not None and r.phase in (Phase.QUEUED, Phase.RESOLVING, Phase.LAUNCHING) for r in records)
+        return (
+            not under_way
+            and not self.server.llen(public.inbox("ann"))
+            and not self.server.zcard(names.intents(str(FLEET)))
+        )

@@ -1,0 +1,113 @@
+"""The timeline of a tag, and its lines in the logs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from puter_client.cli.loglines import lines_of
+from puter_client.cli.why import WORDS, timeline
+from puter_client.contract.phase import Phase
+from puter_client.contract.record import ErrorInfo, Event, Record
+from puter_client.view import View
+
+NOW = 1_800_000_000.0
+INSTANCE = "i-0123456789abcdef0"
+
+
+def view(**fields: Any) -> View:
+    known: dict[str, Any] = {"phase": Phase.RUNNING, "created_at": NOW, "changed_at": NOW, "instance_id": INSTANCE}
+    return View(namespace="betty", tag="one", record=Record(namespace="betty", tag="one", **known | fields))
+
+
+def event(name: str, **fields: Any) -> Event:
+    return Event(at=NOW, event=name, generation=fields.pop("generation", 1), phase=Phase.LAUNCHING, **fields)
+
+
+class TestTimeline:
+    def test_events_are_told_in_plain_words(self) -> None:
+        (line, *_) = timeline(view(), [event("instance.launched")], NOW)
+        assert line[10:] == "EC2 launched the machine"
+
+    def test_an_event_that_is_not_known_is_shown_as_it_is_called(self) -> None:
+        (line, *_) = timeline(view(), [event("puter.sublimed", reason="too hot")], NOW)
+        assert line[10:] == "puter.sublimed: too hot"
+
+    def test_request_ids_generations_and_details_stand_below(self) -> None:
+        one = event("instance.launched", request_id="r-1", generation=2, detail={"intent": "abc"})
+        assert timeline(view(), [one], NOW)[1].strip() == "generation 2, intent abc, request id r-1"
+
+    def test_at_the_end_stands_where_it_is_now_and_awss_error(self) -> None:
+        error = ErrorInfo(code="Blocked", message="This account is blocked", request_id="r-2")
+        lines = timeline(view(phase=Phase.FAILED, reason="This account is blocked", error=error), [], NOW + 60)
+        assert lines[1:3] == [
+            "now failed, for 1m: This account is blocked",
+            "error Blocked: This account is blocked (request id r-2)",
+        ]
+
+    def test_nothing_in_it_is_obeyed_by_a_terminal(self) -> None:
+        evil = event("x\x1b[2J", reason="\x07", detail={"notice": "\x9b"}, request_id="\x1b")
+        assert all(line.isprintable() for line in timeline(view(reason="\x1b"), [evil], NOW))
+
+    def test_every_event_that_workers_note_has_its_words(self) -> None:
+        import re
+
+        stations = Path(__file__).parents[2] / "puter_worker" / "stations"
+        noted = {
+            name
+            for path in stations.glob("*.py")
+            for name in re.findall(r'event=(?:None if .*? else )?"([a-z_.]+)"', path.read_text())
+        }
+        assert noted - WORDS.keys() == set()
+
+
+class TestLog:
+    @pytest.fixture
+    def write(self, tmp_path: Path) -> Any:
+        def written(name: str, *lines: dict[str, Any] | str) -> None:
+            texts = [line if isinstance(line, str) else json.dumps({"event": "x.done", **line}) for line in lines]
+            (tmp_path / name).write_text("".join(f"{text}\n" for text in texts))
+
+        return written
+
+    def test_a_line_of_the_key_is_found(self, write: Any, tmp_path: Path) -> None:
+        write("worker.jsonl", {"namespace": "betty", "tag": "one", "why": "a"}, {"job_id": "betty/one", "why": "b"})
+        assert [line.split()[-1] for line in lines_of(tmp_path, view(), [])] == ["why=a", "why=b"]
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            {"namespace": "other", "tag": "one"},
+            {"namespace": "betty", "tag": "one-more"},
+            {"namespace": "betty", "tag": "two", "note": "like one"},
+            "not json, but of one",
+            '["one"]',
+        ],
+    )
+    def test_a_line_of_another_is_not(self, write: Any, tmp_path: Path, line: Any) -> None:
+        write("worker.jsonl", line)
+        assert lines_of(tmp_path, view(), []) == []
+
+    @pytest.mark.parametrize("field", [{"instance_ids": ["i-9", INSTANCE]}, {"intent": "abc"}, {"request_id": "r-1"}])
+    def test_a_line_with_an_id_of_its_launch_is_found(self, write: Any, tmp_path: Path, field: dict[str, Any]) -> None:
+        write("worker.jsonl", field)
+        events = [event("instance.launched", request_id="r-1", detail={"intent": "abc"})]
+        assert len(lines_of(tmp_path, view(), events)) == 1
+
+    def test_a_batch_of_the_client_is_found_by_its_tags(self, write: Any, tmp_path: Path) -> None:
+        write("client.jsonl", {"namespace": "betty", "tags": ["zero", "one"]})
+        assert len(lines_of(tmp_path, view(), [])) == 1
+
+    def test_rotated_files_are_read_and_lines_are_in_the_order_of_time(self, write: Any, tmp_path: Path) -> None:
+        write("worker.jsonl", {"namespace": "betty", "tag": "one", "timestamp": "2026-01-03"})
+        write("worker.jsonl.1", {"namespace": "betty", "tag": "one", "timestamp": "2026-01-01"})
+        write("client.jsonl", {"namespace": "betty", "tag": "one", "timestamp": "2026-01-02"})
+        assert [line[:10] for line in lines_of(tmp_path, view(), [])] == ["2026-01-01", "2026-01-02", "2026-01-03"]
+
+    def test_what_a_terminal_would_obey_is_taken_out(self, write: Any, tmp_path: Path) -> None:
+        write("worker.jsonl", {"namespace": "betty", "tag": "one", "event": "\x1b[2J", "k\x1b": "\x07", "l": ["\x9b"]})
+        (line,) = lines_of(tmp_path, view(), [])
+        assert line.isprintable()
