@@ -143,7 +143,7 @@ class Leader:
 
 
 async def _end(loops: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel the loops until they have ended: before Python 3.12 `asyncio.wait_for`, which redis-py uses, may lose it."""
+    """Cancel the loops until they end: before Python 3.12 `asyncio.wait_for`, which redis-py uses, may lose one."""
     left = set(loops)
     while left:
         for loop in left:

@@ -85,6 +85,10 @@ class Pacer:
         before, wait_s = await self._store.scripts.bucket(keys=keys, args=args)
         return Granted(float(wait_s), int(float(before)))
 
+    async def give_back(self, amounts: Sequence[tuple[str, int]]) -> None:
+        """Put back tokens of a request that was not sent after all."""
+        await self.take([(action, -amount) for action, amount in amounts])
+
     async def pace(self, action: str, _weight: int) -> None:
         """Return when one request of this action may be sent."""
         if action == "RunInstances":

@@ -28,6 +28,7 @@ WORDS = {
     "wish.accepted": "a worker has taken the wish",
     "wish.cancelled": "the wish was withdrawn",
     "wish.delayed": "it has to wait before EC2 can be asked",
+    "intent.lost": "Redis lost its launch; EC2 is asked whether it took place",
     "launch.awaited": "EC2 has no such machine",
     "launch.begun": "its launch has begun",
     "launch.delayed": "its launch is delayed",

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -67,18 +68,21 @@ class Launcher:
         self._fleet = fleet
         self._gate = gate
         self._most = most
-        self._busy: set[PuterKey] = set()
+        self._busy: dict[PuterKey, str | None] = {}  # keys on their way, with their batch
         # Names of the brakes that launches on their way count against; of those that are probes, apart.
         self._used: Counter[str] = Counter()
         self._probed: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
+        # Namespaces by the number of their latest launch: whoever was served longest ago comes first.
+        self._served: dict[str, int] = {}
+        self._launches = 0
         self._explained_at = 0.0
 
     async def turn(self) -> float:
         """Look at the launchpads once and begin what can be launched now; after how long to look again."""
         now = self._store.now()
         waiting: list[Waiting] = []
-        for namespace in await self._store.pads(str(self._fleet)):
+        for namespace in sorted(await self._store.pads(str(self._fleet)), key=lambda ns: self._served.get(ns, 0)):
             since = await self._store.on_pad(str(self._fleet), namespace, now, READ_FROM_PAD)
             on_pad = await self._read([PuterKey(namespace, tag) for tag in since])
             if plan.is_ready(on_pad, since, now, most=self._most):
@@ -89,8 +93,10 @@ class Launcher:
 
     async def _begin_what_may(self, waiting: Sequence[Waiting], now: float) -> float:
         brakes = await self._store.brakes(str(self._fleet))
-        granted = await self._fleet.pacer.take([("RunInstances", 0)])
-        for unit in plan.units(waiting, calls_now=granted.before, most=self._most):
+        calls = await self._fleet.pacer.take([("RunInstances", 0)])
+        machines = await self._fleet.pacer.take([(INSTANCES, 0)])
+        room = machines.before
+        for unit in plan.units(waiting, calls_now=calls.before, most=self._most):
             if len(self._tasks) >= UNITS_AT_ONCE:
                 break
             choice = await self._choose(unit, brakes, now)
@@ -100,17 +106,22 @@ class Launcher:
             names = {capacity_name(choice.place), quota_name(choice.place.instance_type, spot=unit[0].spec.spot)}
             if names & self._probed.keys() or (choice.most < len(unit) and names & self._used.keys()):
                 continue  # what is asked there now tells how much more may be
-            asked = unit[: choice.most]
-            granted = await self._fleet.pacer.take([("RunInstances", 1), (INSTANCES, len(asked))])
+            # No group waits until there are tokens for all of it: who comes next would wait behind it.
+            asked = unit[: min(choice.most, max(1, room))]
+            granted = await self._fleet.pacer.take(_cost(asked))
             if granted.wait_s > 0:
                 await self._explain(waiting, granted.wait_s)
                 return min(granted.wait_s, LOOK_WHILE_PACED_S)
+            room -= len(asked)
             self._begin(asked, choice.place, names, probe=choice.most < FREE)
         return LOOK_EVERY_S
 
     async def _choose(self, unit: Unit, brakes: Mapping[str, Brake], now: float) -> Choice:
         shape = unit[0].shape
-        zones = await self._fleet.zones() if brakes and not shape.subnets else []
+        zones: list[str] = []
+        if brakes and not shape.subnets:
+            with suppress(Ec2Error):  # then EC2 chooses among zones that are not known here
+                zones = await self._fleet.zones()
         wanted = places(shape.instance_types, zones, shape.subnets)
         return choose_place(wanted, brakes, now, spot=shape.spot)
 
@@ -125,7 +136,9 @@ class Launcher:
                 allowed.append(w)
                 continue
             if batch_id not in room:
-                room[batch_id] = most - await self._store.parallel(w.key.namespace, batch_id)
+                # Begun launches first: one that ends meanwhile is then counted twice, never not at all.
+                begun = list(self._busy.values()).count(batch_id)
+                room[batch_id] = most - begun - await self._store.parallel(w.key.namespace, batch_id)
             if room[batch_id] > 0:
                 room[batch_id] -= 1
                 allowed.append(w)
@@ -142,20 +155,21 @@ class Launcher:
         now, txn = self._store.now(), Txn()
         live = await self._store.live_count(str(self._fleet))
         for w in unit:
-            since = w.record.short_since
+            # Waiting for a quota does not count as waiting for capacity.
+            since = None if choice.quota else w.record.short_since
             if since is not None and now - since >= w.spec.give_up_after_s:
                 waited = format_duration(now - since)
                 error = Ec2Error("InsufficientInstanceCapacity", f"{choice.why}; gave up after {waited}")
                 self._fail(txn, w.stored, error, now)
                 continue
             reason = f"{choice.why}, {live} live; next as machines end" if choice.quota else choice.why
-            self._tell_waiting(txn, w, reason, now)
+            self._tell_waiting(txn, w, reason, now, short_since=since)
             self._store.put_on_pad(txn, w.key, str(self._fleet), now + min(choice.wait_s, PLACE_AGAIN_S))
         await self._store.commit(txn)
 
-    def _tell_waiting(self, txn: Txn, w: Waiting, reason: str, now: float) -> None:
+    def _tell_waiting(self, txn: Txn, w: Waiting, reason: str, now: float, **changes: float | None) -> None:
         if w.record.reason != reason:
-            changed = w.record.but(reason=reason, changed_at=now)
+            changed = w.record.but(reason=reason, changed_at=now, **changes)
             self._store.put_record(txn, w.stored, changed, event="launch.delayed")
 
     def _fail(self, txn: Txn, kept: Kept[Record], error: Ec2Error, now: float) -> None:
@@ -172,17 +186,19 @@ class Launcher:
             await asyncio.wait(self._tasks)
 
     def _begin(self, unit: Unit, place: Place, names: set[str], *, probe: bool) -> None:
-        keys = [w.key for w in unit]
-        self._busy.update(keys)
+        keys = {w.key for w in unit}
+        self._busy |= {w.key: w.record.batch_id for w in unit}
+        self._launches += 1
+        self._served[unit[0].record.namespace] = self._launches
         self._used.update(names)
         if probe:
             self._probed.update(names)
-        task = asyncio.create_task(self._launch(unit, place))
+        task = asyncio.create_task(self._launch(unit, place, keys))
         self._tasks.add(task)
 
         def done(ended: asyncio.Task[None]) -> None:
             self._tasks.discard(ended)
-            self._busy.difference_update(keys)
+            self._let_go(keys)  # what was split off is no longer among them
             self._used.subtract(names)
             self._used += Counter()  # drops what is at nought
             if probe:
@@ -193,6 +209,10 @@ class Launcher:
                 _log.error("launch.interrupted", exc_info=error, keys=len(keys))
 
         task.add_done_callback(done)
+
+    def _let_go(self, keys: Iterable[PuterKey]) -> None:
+        for key in keys:
+            self._busy.pop(key, None)
 
     async def _read(self, keys: Sequence[PuterKey]) -> list[Waiting]:
         keys = [key for key in keys if key not in self._busy]
@@ -212,12 +232,13 @@ class Launcher:
                 waiting.append(Waiting(kept, spec))
         return waiting
 
-    async def _launch(self, unit: Unit, place: Place) -> None:
+    async def _launch(self, unit: Unit, place: Place, held: set[PuterKey]) -> None:
+        """Launch a unit whose tokens are taken; `held` are the keys that no other launch begins with meanwhile."""
         try:
             async with asyncio.timeout(60):
                 prepared = await prepare(self._fleet, unit, place, self._store.now())
         except (UserDataTooLarge, ManifestTooLarge) as error:
-            await self._split(unit, place, Ec2Error(error.code, str(error)))
+            await self._split(unit, place, held, Ec2Error(error.code, str(error)))
             return
         except Ec2Error as error:
             await self._not_prepared(unit, error)
@@ -226,26 +247,34 @@ class Launcher:
             slow = Ec2Error("Timeout", "EC2 takes long to answer", handling=Handling.AGAIN)
             await self._not_prepared(unit, slow)
             return
+        except Exception as error:  # noqa: BLE001 - a key that cannot be composed must not hold up all others
+            _log.exception("launch.not_composed", keys=len(unit))
+            defect = Ec2Error(type(error).__name__, "the launch could not be composed", handling=Handling.AGAIN)
+            await self._split(unit, place, held, defect)
+            return
         if self._gate.epoch is None:
+            await self._fleet.pacer.give_back(_cost(unit))
             return
         self._gate.launched()
         opened = await open_intent(self._store, self._fleet, unit, prepared, self._gate.epoch)
         if opened is not None:
             await send(self._store, self._fleet, opened)
 
-    async def _split(self, unit: Unit, place: Place, error: Ec2Error) -> None:
+    async def _split(self, unit: Unit, place: Place, held: set[PuterKey], error: Ec2Error) -> None:
         if len(unit) == 1:
             await self._not_prepared(unit, error)
             return
-        # Each half is prepared anew; its tokens are taken when its turn comes.
+        # The other half is still on the pad: its turn comes like everybody's, with tokens of its own.
         half = len(unit) // 2
-        for part in (unit[:half], unit[half:]):
-            while (wait := await self._fleet.pacer.take([("RunInstances", 1), (INSTANCES, len(part))])).wait_s > 0:
-                await asyncio.sleep(min(wait.wait_s, 1.0))
-            await self._launch(part, place)
+        rest = {w.key for w in unit[half:]}
+        held -= rest
+        self._let_go(rest)
+        await self._fleet.pacer.give_back([(INSTANCES, len(rest))])
+        await self._launch(unit[:half], place, held)
 
     async def _not_prepared(self, unit: Unit, error: Ec2Error) -> None:
         """Nothing was asked of EC2 for these keys: fail them, or let them wait where they are."""
+        await self._fleet.pacer.give_back(_cost(unit))
         now, txn = self._store.now(), Txn()
         reason = reason_after(error)
         for w in unit:
@@ -272,14 +301,23 @@ class Launcher:
                 await self._store.commit(txn)
 
 
+def _cost(unit: Unit) -> list[tuple[str, int]]:
+    """The tokens that one launch takes."""
+    return [("RunInstances", 1), (INSTANCES, len(unit))]
+
+
 async def open_intent(
     store: WorkerStore, fleet: Fleet, unit: Unit, prepared: Prepared, epoch: Epoch
 ) -> Kept[Intent] | None:
     """Make an intent durable and take its keys off the pad, in one transaction; None if a key has moved on."""
     intent, now, txn = prepared.intent, store.now(), Txn()
     store.expect_epoch(txn, epoch)
-    for batch_id in {w.record.batch_id for w in unit if w.record.max_parallel is not None and w.record.batch_id}:
-        store.expect_parallel(txn, intent.namespace, batch_id, await store.parallel(intent.namespace, batch_id))
+    full = False
+    for batch_id, most in {(w.record.batch_id, w.record.max_parallel) for w in unit}:
+        if most is not None and batch_id is not None:
+            count = await store.parallel(intent.namespace, batch_id)
+            full = full or count + len(unit) > most
+            store.expect_parallel(txn, intent.namespace, batch_id, count)
     for w in unit:
         store.expect_on_pad(txn, w.key, str(fleet))
         launching = w.record.but(
@@ -296,8 +334,9 @@ async def open_intent(
     # From here on the end of a send is unknown until it is known: `doubtful` is what a crash leaves behind.
     doubtful = intent.but(doubtful=True)
     kept = store.put_intent(txn, None, doubtful, lease_until=now + LEASE_S)
-    broken, why = await store.commit_durably(txn)
+    broken, why = ([0], None) if full else await store.commit_durably(txn)
     if broken:
+        await fleet.pacer.give_back(_cost(unit))
         return None
     if why is not None:
         _log.error("intent.not_durable", intent=intent.intent_id, why=why)

@@ -85,7 +85,8 @@ def units(waiting: Sequence[Waiting], *, calls_now: int, most: int) -> list[Unit
     """The launches of these keys: one call a key where the calls suffice, else one for each group of a shape.
 
     `calls_now` is how many RunInstances calls may be made at once, `most` how many instances one may launch.
-    Units come in turns of their namespaces, so that a namespace with many does not hold up one with few.
+    Units come in turns of their namespaces, so that a namespace with many does not hold up one with few; whose keys
+    stand first in `waiting` comes first.
     """
     if len(waiting) <= calls_now:
         return in_turns([(w,) for w in waiting])
@@ -97,7 +98,8 @@ def units(waiting: Sequence[Waiting], *, calls_now: int, most: int) -> list[Unit
     grouped = [
         tuple(members[start : start + most]) for members in shapes.values() for start in range(0, len(members), most)
     ]
-    return in_turns([*grouped, *singly])
+    place = {namespace: n for n, namespace in enumerate(dict.fromkeys(w.record.namespace for w in waiting))}
+    return in_turns(sorted([*grouped, *singly], key=lambda unit: place[unit[0].record.namespace]))
 
 
 def in_turns(of: Iterable[Unit]) -> list[Unit]:

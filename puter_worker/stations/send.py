@@ -24,7 +24,6 @@ from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.tags import key_of
 from puter_worker.fleet import Fleet
-from puter_worker.pacer import INSTANCES
 from puter_worker.stations.brakes import after_no_capacity, after_quota, after_success
 from puter_worker.stations.facts import DEAD, choose, with_instance
 from puter_worker.stations.waiting import is_final, reason_after
@@ -45,7 +44,11 @@ SECOND_LOOK_AFTER_S = 30.0
 # Past this nobody can say what EC2 still remembers of a token.
 SAFE_TO_REPEAT_S = 900.0
 BACKOFF_S = 2.0
+# What a launch was prepared with is remembered for minutes; somebody may have deleted it.
+GONE = frozenset({"InvalidKeyPair.NotFound", "InvalidGroup.NotFound", "InvalidAMIID.NotFound"})
+MOST_ATTEMPTS = 3
 CREDENTIALS_S = 5.0
+_HAS_ENDED = "an earlier machine of this name has ended; launching the next"
 
 
 async def send(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], *, first: bool = True) -> None:
@@ -61,6 +64,10 @@ async def send(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], *, first: b
             await _after_error(store, fleet, kept, error, first=first)
             return
         found = by_member(intent, launched)
+        if first and found and all(instance.state in DEAD for instance in found.values()):
+            # The token was used before, by an intent that Redis no longer knows.
+            await _give_back(store, fleet, intent, _HAS_ENDED, 0.0, ended=found)
+            return
         await tell(store, fleet, intent, found, request_id=request_id)
 
 
@@ -72,6 +79,9 @@ async def replay(store: WorkerStore, fleet: Fleet, kept: Kept[Intent]) -> None:
     if await store.commit(txn):
         return  # somebody else has taken it up
     _log.info("intent.taken_up", intent=intent.intent_id, members=len(intent.members), doubtful=intent.doubtful)
+    if intent.token_known:
+        await _adopt_by_key(store, fleet, kept)
+        return
     async with _held(store, intent):
         try:
             found = by_member(intent, await _look_up(fleet, intent)) if intent.doubtful else {}
@@ -88,7 +98,8 @@ async def replay(store: WorkerStore, fleet: Fleet, kept: Kept[Intent]) -> None:
 
 async def _send_again(store: WorkerStore, fleet: Fleet, kept: Kept[Intent]) -> None:
     intent = kept.value
-    granted = await fleet.pacer.take([("RunInstances", 1), (INSTANCES, len(intent.members))])
+    # Its machines were taken from their bucket when it was first sent.
+    granted = await fleet.pacer.take([("RunInstances", 1)])
     if granted.wait_s > 0:
         await store.renew_intent(intent, store.now() + granted.wait_s)
         return
@@ -113,12 +124,15 @@ async def _after_error(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], err
             await put_off(store, kept, open_still, reason_after(error), BACKOFF_S)
         case Handling.CREDENTIALS:
             await put_off(store, kept, open_still, reason_after(error), CREDENTIALS_S)
-        case Handling.IDEMPOTENT_MISMATCH | Handling.IDEMPOTENT_TERMINATED:
-            await _adopt_by_key(store, fleet, kept, error, certain=certain)
+        case Handling.IDEMPOTENT_MISMATCH:
+            await _adopt_by_key(store, fleet, Kept(intent.but(doubtful=True, token_known=True), kept.rev))
+        case Handling.IDEMPOTENT_TERMINATED:
+            await _after_its_end(store, fleet, kept, certain=certain)
         case _ if not certain:
             refused = intent.but(refused=error.code)
             await put_off(store, kept, refused, reason_after(error), BACKOFF_S)
         case _ if is_final(error):
+            fleet.forget()  # what the launch was made of may be gone
             await _fail(store, intent, error)
         case Handling.OTHER_ZONE:
             where = intent.capacity.removeprefix("capacity/").replace("/*", "").replace("/", " in ")
@@ -130,46 +144,82 @@ async def _after_error(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], err
             brake = after_quota(len(intent.members), store.now(), why)
             await _give_back(store, fleet, intent, why, 0.0, brakes={intent.quota: brake})
         case _:
-            if error.handling is Handling.JUST_MADE:
-                fleet.forget()  # a group or key that was remembered is gone
             await _give_back(store, fleet, intent, reason_after(error), BACKOFF_S)
 
 
-async def _adopt_by_key(
-    store: WorkerStore, fleet: Fleet, kept: Kept[Intent], error: Ec2Error, *, certain: bool
-) -> None:
-    """The token was used before, by an intent that Redis no longer knows: what it launched bears the keys' tags.
+async def _adopt_by_key(store: WorkerStore, fleet: Fleet, kept: Kept[Intent]) -> None:
+    """The token is bound to another launch, of an intent that Redis no longer knows: what it launched bears the keys.
 
-    `certain`: this intent itself launched nothing. A dead machine then belongs to a generation that Redis has
-    forgotten, and the wish still wants one; otherwise it may be the very one that was wished for, and has ended.
+    This intent itself has launched nothing. A dead machine belongs to a generation that Redis has forgotten, and the
+    wish still wants one; where none is to be seen, the one that the token stands for may not be shown yet.
     """
     intent = kept.value
     try:
-        shown = await fleet.look_up(intent.namespace, [member.tag for member in intent.members])
-    except Ec2Error as failed:
-        await put_off(store, kept, intent.but(doubtful=True), reason_after(failed), BACKOFF_S)
+        found = await _by_key(fleet, intent)
+    except Ec2Error as error:
+        await put_off(store, kept, intent, reason_after(error), BACKOFF_S)
         return
-    found = {tag: instance for tag, of_tag in shown.items() if (instance := choose(of_tag)) is not None}
-    _log.warning("intent.token_known", intent=intent.intent_id, code=error.code, found=len(found))
-    if certain and all(instance.state in DEAD for instance in found.values()):
-        reason = "an earlier machine of this name has ended; launching the next"
-        await _give_back(store, fleet, intent, reason, 0.0, ended=found)
+    _log.warning("intent.token_known", intent=intent.intent_id, found=len(found))
+    living = {tag: instance for tag, instance in found.items() if instance.state not in DEAD}
+    if living:
+        await tell(store, fleet, intent, living)
     elif len(found) == len(intent.members):
-        await tell(store, fleet, intent, found)
+        await _give_back(store, fleet, intent, _HAS_ENDED, 0.0, ended=found)
+    elif not await _looks_again(store, kept):
+        await _give_back(store, fleet, intent, "its name was asked for before, in vain; launching anew", 0.0)
+
+
+async def _after_its_end(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], *, certain: bool) -> None:
+    """What the token launched has ended.
+
+    `certain`: this intent itself launched nothing, so it was a generation that Redis has forgotten. Otherwise it was
+    the very machine that was wished for.
+    """
+    intent = kept.value
+    try:
+        found = await _by_key(fleet, intent)
+    except Ec2Error as error:
+        await put_off(store, kept, intent.but(doubtful=not certain), reason_after(error), BACKOFF_S)
+        return
+    if certain and all(instance.state in DEAD for instance in found.values()):
+        await _give_back(store, fleet, intent, _HAS_ENDED, 0.0, ended=found)
     else:
-        await _missed(store, fleet, Kept(intent.but(refused=error.code, doubtful=True), kept.rev), found)
+        await tell(store, fleet, intent, found, missing_ended=True)
+
+
+async def _by_key(fleet: Fleet, intent: Intent) -> dict[str, Instance]:
+    """What EC2 shows under the members' keys, by tag; of what has ended, no earlier generation."""
+    shown = await fleet.look_up(intent.namespace, [member.tag for member in intent.members])
+    found: dict[str, Instance] = {}
+    for member in intent.members:
+        of_it = [i for i in shown[member.tag] if i.state not in DEAD or _generation(i) >= member.generation]
+        instance = choose(of_it)
+        if instance is not None:
+            found[member.tag] = instance
+    return found
+
+
+def _generation(instance: Instance) -> int:
+    name = key_of(instance.tags, instance.ami_launch_index)
+    return name[1] if name else 0
 
 
 async def _missed(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], found: Mapping[str, Instance]) -> None:
-    """Some members, or all, were not to be seen: look a second time before concluding that they are not there."""
+    """Some members, or all, were not to be seen."""
+    if not await _looks_again(store, kept):
+        await tell(store, fleet, kept.value, found)
+
+
+async def _looks_again(store: WorkerStore, kept: Kept[Intent]) -> bool:
+    """Put an intent off to look a second time before concluding that what is not to be seen is not there."""
     intent = kept.value
     now = store.now()
     if intent.missed_at is not None and now - intent.missed_at >= SECOND_LOOK_AFTER_S:
-        await tell(store, fleet, intent, found)
-        return
+        return False
     looking = intent if intent.missed_at is not None else intent.but(missed_at=now)
-    wait_s = SECOND_LOOK_AFTER_S if looking is not intent else BACKOFF_S
+    wait_s = SECOND_LOOK_AFTER_S if intent.missed_at is None else BACKOFF_S
     await put_off(store, kept, looking, "not all of the launch is to be seen in EC2 yet; looking again", wait_s)
+    return True
 
 
 async def tell(
@@ -179,8 +229,12 @@ async def tell(
     found: Mapping[str, Instance],
     *,
     request_id: str | None = None,
+    missing_ended: bool = False,
 ) -> None:
-    """Give each member its instance, put those without one back on the launchpad, and close the intent."""
+    """Give each member its instance, put those without one back on the launchpad, and close the intent.
+
+    `missing_ended`: EC2 has said that the machines of those without one have ended.
+    """
     single = len(intent.members) == 1
     brakes = await store.brakes(intent.fleet)
     while True:
@@ -188,18 +242,30 @@ async def tell(
         for member, stored in await _members(store, intent):
             record = stored.value
             instance = found.get(member)
+            if instance is None and missing_ended:
+                over = record.but(
+                    phase=Phase.TERMINATED,
+                    reason="it has ended before it was seen",
+                    intent=None,
+                    changed_at=now,
+                    ended_at=now,
+                )
+                store.put_record(txn, stored, over, event="instance.terminated")
+                continue
             if instance is None:
                 reason = "EC2 launched fewer machines than asked for; waiting for the next launch"
                 _put_back(store, txn, fleet, stored, record, reason, now, 0.0)
                 continue
             labelled = single or instance.tags.get("puter:labelled") == "yes"
-            alive = with_instance(record.but(labelled=labelled, short_since=None), instance, fleet.fleet_id, now)
+            generation = max(record.generation, _generation(instance))
+            launched = record.but(labelled=labelled, short_since=None, generation=generation)
+            alive = with_instance(launched, instance, fleet.fleet_id, now)
             detail = {"instance": instance.instance_id, "intent": intent.intent_id}
             store.put_record(txn, stored, alive, event="instance.launched", request_id=request_id, detail=detail)
         for name in (intent.capacity, intent.quota):
-            if name in brakes:
+            if found and name in brakes:
                 store.put_brake(txn, intent.fleet, name, after_success(brakes[name], len(found)))
-        if len(found) < len(intent.members):
+        if 0 < len(found) < len(intent.members) and not missing_ended:
             # Not all fitted: ask for one, which is told why it does not.
             store.put_brake(txn, intent.fleet, intent.capacity, Brake(now, 1, "EC2 launched fewer than asked for"))
         store.close_intent(txn, intent)
@@ -301,6 +367,10 @@ async def put_off(store: WorkerStore, kept: Kept[Intent], intent: Intent, reason
         broken = await store.commit(txn)
         if not broken or broken[0] < guards:
             return  # written, or the intent itself has been taken up by somebody else
+
+
+async def _attempts(store: WorkerStore, intent: Intent) -> int:
+    return max((kept.value.attempt for _, kept in await _members(store, intent)), default=0)
 
 
 async def _members(store: WorkerStore, intent: Intent) -> list[tuple[str, Kept[Record]]]:

@@ -20,7 +20,7 @@ for i, key in ipairs(KEYS) do
   end
   -- More than a bucket holds is let through when it is full, and owed: it could never be had otherwise.
   local needed = math.min(amount, size)
-  if tokens < needed then
+  if amount > 0 and tokens < needed then  -- less than nothing is given back
     wait = math.max(wait, (needed - tokens) / rate)
   end
 end

@@ -39,6 +39,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         sends: how often it may have been sent.
         doubtful: whether the end of some send is unknown.
         refused: what EC2 said when it refused a later send of a doubtful intent.
+        token_known: EC2 has bound the token to another launch, so this intent launches nothing.
         missed_at: when a look-up, after a refusal or past the time of safe repetition, first found nothing.
     """
 
@@ -54,6 +55,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sends: int = 1
     doubtful: bool = False
     refused: str | None = None
+    token_known: bool = False
     missed_at: float | None = None
 
     @property

@@ -150,7 +150,7 @@ async def test_a_launch_that_cannot_be_prepared_costs_nothing_of_the_budget(
         await sim_workshop.submit(*TAGS[:20])
 
         async def tried() -> bool:
-            return len(await sim_workshop.calls("DescribeKeyPairs")) >= 4
+            return len(await sim_workshop.calls("DescribeKeyPairs")) >= 6
 
         await eventually("it was tried some times", tried)
 
@@ -186,9 +186,10 @@ async def test_several_buckets_give_together_or_not_at_all(
 ) -> None:
     async with sim_workshop.working() as worker:
         once(monkeypatch, "RunInstances", 3)
-        once(monkeypatch, INSTANCES, 40)
-        pacer_of_it = Pacer(worker.store, FLEET[:12], "us-east-1")
-        granted = await pacer_of_it.take([("RunInstances", 1), (INSTANCES, 100)])
+        once(monkeypatch, INSTANCES, 100)
+        shared = Pacer(worker.store, FLEET[:12], "us-east-1")
+        await shared.take([(INSTANCES, 60)])
+        granted = await shared.take([("RunInstances", 1), (INSTANCES, 50)])
 
     assert granted.wait_s > 0
     assert (tokens(sim_workshop, "RunInstances"), tokens(sim_workshop, INSTANCES)) == pytest.approx((3, 40), abs=0.1)

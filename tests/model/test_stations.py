@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 import redis
 import structlog
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -33,6 +33,8 @@ SETTINGS = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
     print_blob=False,
+    # Each example takes a second to heal in vain: to shrink one takes minutes, for whoever wants to.
+    phases=[Phase.generate, Phase.shrink] if os.environ.get("PUTER_MODEL_SHRINK") else [Phase.generate],
 )
 hosts = st.sampled_from(HOSTS)
 keys = st.sampled_from(KEYS)

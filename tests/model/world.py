@@ -27,7 +27,7 @@ from puter_worker.stations.ensure import ensure
 from puter_worker.stations.intake import intake
 from puter_worker.stations.label import label
 from puter_worker.stations.launch import Launcher
-from puter_worker.stations.observe import observe
+from puter_worker.stations.observe import Observer
 from puter_worker.stations.quarantine import Quarantine
 from puter_worker.stations.resolve import resolve
 from puter_worker.stations.send import replay
@@ -41,6 +41,7 @@ from tests.model.steps import Fate, Request, Steps
 FLEET = FleetId("123456789012", "us-east-1")
 KEYS = tuple(PuterKey("ann", tag) for tag in ("a", "b", "c"))
 HOSTS = ("one", "two")
+PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPx8Tn8wJmVvLq1uwRWhGtg5zT8p7xyk8vJ4k8jVvq3Z me"
 # A request to EC2 that was not carried out by then never is.
 IN_FLIGHT_S = 5.0
 JOB_LOCK_S = 12.0
@@ -125,15 +126,17 @@ class _Fleets:
 
 @dataclass
 class Process:
-    """One worker process: what it keeps in memory, and which of its stations are at work."""
+    """One worker process: what it keeps in memory, which of its stations are at work, and whose turn is next."""
 
     name: str
     host: str
     fleet: Fleet
     gate: Quarantine
     launcher: Launcher
+    observer: Observer
     memory: Memory
     running: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
+    turn: int = 0
 
 
 class World:
@@ -168,7 +171,8 @@ class World:
         memory = self._memories[host]  # it is kept in the state folder too
         gate = Quarantine(self.store, fleet, memory, quarantine_s=10.0)
         launcher = Launcher(self.store, fleet, gate, most=100)
-        return Process(f"{host}-{self._lives[host]}", host, fleet, gate, launcher, memory)
+        observer = Observer(self.store, fleet, quiet_s=25.0)
+        return Process(f"{host}-{self._lives[host]}", host, fleet, gate, launcher, observer, memory)
 
     # -- clients ------------------------------------------------------------------------------------------------
 
@@ -177,7 +181,7 @@ class World:
         self._batches += 1
         for key in keys:
             self._append(key, UpWish(
-                tag=key.tag, spec=Spec(run=f"echo {key.tag}", region=FLEET.region, public_key="k"), size=len(keys),
+                tag=key.tag, spec=Spec(run=f"echo {key.tag}", region=FLEET.region, public_key=PUBLIC_KEY), size=len(keys),
                 batch=f"b{self._batches}", user="ann", origin=Origin.UP,
             ))  # fmt: skip
 
@@ -228,7 +232,7 @@ class World:
             "launch": process.launcher.turn,
             "replay": take_up,
             "label": lambda: label(store, fleet),
-            "observe": lambda: observe(store, fleet),
+            "observe": process.observer.turn,
         }
 
     async def _ensure(self, process: Process) -> None:
@@ -248,14 +252,16 @@ class World:
 
         Returns the request at which it stands then; None if it has nothing to ask.
         """
-        process = self.processes[host]
-        waiting = list(self.stations(process).items())
+        process, begun = self.processes[host], 0
+        stations = list(self.stations(process).items())
         while True:
             request = self.steps.oldest(process.name)
             if request is None:
-                if not waiting:
+                if begun == len(stations):
                     return None
-                self._begin(process, *waiting.pop(0))
+                self._begin(process, *stations[process.turn % len(stations)])
+                process.turn += 1
+                begun += 1
             elif most > 0:
                 most -= 1
                 self.steps.let(request, Fate.WHOLE)

@@ -1,0 +1,145 @@
+"""Many keys, many workers, workers that come and go, and a Redis that is killed: each key gets exactly one machine."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from puter_client.client import Asked, PuterClient
+from puter_client.contract.errors import StoreUnavailable
+from puter_client.contract.phase import ENDED, Origin, Outcome, Phase
+from puter_client.view import View
+from puter_worker.worker import Worker
+from tests.integration.station_world import one_machine_each, redis_keeps_its_rules, time_passes, until
+from tests.integration.workshop import Workshop, spec
+
+__all__ = ["redis_keeps_its_rules"]
+pytestmark = pytest.mark.usefixtures("redis_keeps_its_rules")
+
+
+def tags(count: int) -> list[str]:
+    return [f"sweep-{n}" for n in range(count)]
+
+
+async def submitted(shop: Workshop, count: int) -> str:
+    return await shop.client.submit([Asked(tag, spec()) for tag in tags(count)])
+
+
+async def test_a_burst_worker_ends_when_nothing_is_left(workshop: Workshop) -> None:
+    batch = await submitted(workshop, 5)
+    ready = asyncio.Event()
+    async with asyncio.timeout(30):
+        await Worker(workshop.settings(burst=True), on_ready=ready.set).run()
+
+    _, views = await workshop.client.batch(batch)
+    assert ready.is_set()
+    assert len(workshop.instances()) == 5
+    assert all(view.record and view.record.instance_id for view in views)
+
+
+async def test_a_burst_worker_with_nothing_to_do_ends_at_once(workshop: Workshop) -> None:
+    async with asyncio.timeout(10):
+        await Worker(workshop.settings(burst=True)).run()
+
+    assert await workshop.client.workers() == []
+
+
+async def test_what_a_stopped_worker_leaves_another_finishes(workshop: Workshop) -> None:
+    batch = await submitted(workshop, 50)
+    async with workshop.working():
+        await until("it is in the middle", lambda: 5 <= len(workshop.instances()))
+    launched = len(workshop.instances())
+    async with workshop.working():
+        await workshop.client.wait(batch_id=batch, tags=tags(50), timeout_s=40)
+
+    assert launched < 50
+    await one_machine_each(workshop, "betty", tags(50))
+
+
+async def test_a_stopped_worker_says_that_it_is_gone(workshop: Workshop) -> None:
+    async with workshop.working():
+        during = await workshop.client.workers()
+    after = await workshop.client.workers()
+
+    assert [worker.draining for worker in during] == [False]
+    assert after == []
+
+
+async def test_three_workers_launch_each_key_once(workshop: Workshop) -> None:
+    first = await submitted(workshop, 30)
+    async with workshop.working(), workshop.working(), workshop.working():
+        second = await workshop.client.submit([Asked(tag, spec()) for tag in tags(30)], origin=Origin.UP)
+        ones = await workshop.client.wait(batch_id=first, tags=tags(30), timeout_s=40)
+        twos = await workshop.client.wait(batch_id=second, tags=tags(30), timeout_s=40)
+
+    assert {view.outcome for view in ones} == {Outcome.CREATED}
+    assert {view.outcome for view in twos} <= {Outcome.JOINED, Outcome.EXISTING}
+    await one_machine_each(workshop, "betty", tags(30))
+
+
+async def test_wishes_of_two_namespaces_do_not_meet(workshop: Workshop) -> None:
+    anna = workshop.client_of("anna")
+    async with workshop.working():
+        (hers,) = await workshop.wish("one", client=anna)
+        (bettys,) = await workshop.wish("one", instance_type="t3.small")
+    await anna.aclose()
+
+    assert (hers.outcome, bettys.outcome) == (Outcome.CREATED, Outcome.CREATED)
+    await one_machine_each(workshop, "anna", ["one"])
+    await one_machine_each(workshop, "betty", ["one"])
+
+
+async def test_a_group_is_labelled_one_by_one(workshop: Workshop) -> None:
+    with workshop.server.client() as behind:  # one call is all that may be made at once
+        seconds, _ = behind.time()
+        bucket = "puter:_public:bucket:123456789012:us-east-1:RunInstances"
+        behind.hset(bucket, mapping={"tokens": "1", "at": str(seconds)})
+    async with workshop.working(pace=True):
+        await submitted(workshop, 2)
+        await until("the first of the group has its own tags", lambda: own_tags(workshop) >= {"sweep-0"})
+
+    assert {"puter/betty/sweep-0"} <= {tag["Value"] for tag in workshop.instances()[0]["Tags"] if tag["Key"] == "Name"}
+
+
+def own_tags(shop: Workshop) -> set[str]:
+    named = [{tag["Key"]: tag["Value"] for tag in instance["Tags"]} for instance in shop.instances()]
+    return {tags["puter:tag"] for tags in named if tags["puter:labelled"] == "yes"}
+
+
+# -- Redis --------------------------------------------------------------------------------------------------------------
+
+
+async def test_nothing_acknowledged_is_lost_when_redis_is_killed(workshop: Workshop) -> None:
+    batch = await submitted(workshop, 20)
+    async with workshop.working():
+        await until("it is in the middle", lambda: 2 <= len(workshop.instances()))
+        workshop.server.kill()
+        workshop.server.start()
+        time_passes(workshop)  # a lock of a job that Redis interrupted is held for some seconds more
+        views = await patiently(workshop.client, batch, tags(20))
+
+    assert {view.phase for view in views} == {Phase.RUNNING}
+    await one_machine_each(workshop, "betty", tags(20))
+
+
+async def test_wishes_survive_a_redis_that_is_killed_before_any_worker_comes(workshop: Workshop) -> None:
+    batch = await submitted(workshop, 3)
+    workshop.server.kill()
+    workshop.server.start()
+    async with workshop.working():
+        await patiently(workshop.client, batch, tags(3))
+
+    await one_machine_each(workshop, "betty", tags(3))
+
+
+async def patiently(client: PuterClient, batch: str, of: list[str]) -> list[View]:
+    """A wait by somebody who comes back whenever Redis has been away."""
+    async with asyncio.timeout(45):
+        while True:
+            try:
+                views = await client.wait(batch_id=batch, tags=of, timeout_s=45)
+            except StoreUnavailable:
+                continue
+            if all(view.phase is Phase.RUNNING or view.phase in ENDED for view in views):
+                return views

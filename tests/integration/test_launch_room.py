@@ -1,0 +1,259 @@
+"""Launches where there is not room for all: dry zones, quotas, and limits of the user's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from puter_client.contract.phase import Phase
+from puter_client.view import WaitFor
+from puter_worker.stations import brakes
+from tests.ec2sim.config import Capacity, Fault
+from tests.ec2sim.ledger import Entry
+from tests.integration.sim_workshop import (
+    SimWorkshop,
+    eventually,
+    in_groups,
+    no_capacity,
+    sim_url,
+    sim_workshop,
+)
+
+__all__ = ["in_groups", "sim_url", "sim_workshop"]
+
+TAGS = [f"job-{n}" for n in range(100)]
+
+
+async def limit(shop: SimWorkshop, **limits: object) -> None:
+    """From now on there is only so much room."""
+    if "capacity" in limits:
+        rows = limits["capacity"]
+        assert isinstance(rows, tuple)
+        limits["capacity"] = [{"zone": r.zone, "instance_type": r.instance_type, "slots": r.slots} for r in rows]
+    await shop.sim.configure(**limits)
+
+
+async def counts(shop: SimWorkshop) -> list[tuple[int, str]]:
+    """How many machines each call asked for, and what came of it."""
+    return [(int(call.params["MaxCount"]), call.code) for call in await shop.calls("RunInstances")]
+
+
+async def live_count(shop: SimWorkshop) -> int:
+    return len(await shop.living())
+
+
+# -- capacity -------------------------------------------------------------------------------------------------------------
+
+
+async def test_after_a_refusal_each_zone_is_tried_by_itself_with_a_token_of_its_own(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.faults(no_capacity(times=3))
+    async with sim_workshop.working():
+        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED)
+
+    calls = await sim_workshop.calls("RunInstances")
+    zones = [call.params.get("Placement.AvailabilityZone") for call in calls]
+    assert [call.code == "OK" for call in calls] == [False, False, False, True]
+    assert zones[0] is None
+    assert len(set(zones)) == 4
+    assert len({call.params["ClientToken"] for call in calls}) == 4
+
+
+async def test_the_next_of_several_subnets_is_tried_where_the_first_is_full(sim_workshop: SimWorkshop) -> None:
+    found = sim_workshop.ec2.describe_subnets()["Subnets"]
+    first, second = sorted(found, key=lambda subnet: str(subnet["AvailabilityZone"]))[:2]
+    await limit(sim_workshop, capacity=(Capacity(zone=first["AvailabilityZone"], slots=0),))
+    async with sim_workshop.working():
+        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED, subnet=first["SubnetId"], subnets=(second["SubnetId"],))
+
+    (one,) = await sim_workshop.living()
+    assert one.subnet_id == second["SubnetId"]
+
+
+async def test_the_next_of_several_types_is_tried_where_the_first_is_short_everywhere(
+    sim_workshop: SimWorkshop,
+) -> None:
+    await limit(sim_workshop, capacity=(Capacity(instance_type="t3.micro", slots=0),))
+    async with sim_workshop.working():
+        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED, instance_types=("t3.small",))
+
+    (one,) = await sim_workshop.living()
+    (record,) = await sim_workshop.records("one")
+    assert (one.instance_type, record.instance_type) == ("t3.small", "t3.small")
+
+
+async def test_what_is_short_everywhere_for_too_long_fails(sim_workshop: SimWorkshop) -> None:
+    await limit(sim_workshop, capacity=(Capacity(slots=0),))
+    async with sim_workshop.working():
+        (view,) = await sim_workshop.wish("one", wait=WaitFor.LAUNCHED, give_up_after_s=1)
+
+    assert view.record is not None
+    assert view.record.error is not None
+    assert (view.record.phase, view.record.error.code) == (Phase.FAILED, "InsufficientInstanceCapacity")
+    assert "gave up after" in view.record.error.message
+
+
+async def test_what_is_short_everywhere_says_so_while_it_waits(sim_workshop: SimWorkshop) -> None:
+    await limit(sim_workshop, capacity=(Capacity(slots=0),))
+    async with sim_workshop.working():
+        await sim_workshop.submit("one")
+
+        async def told() -> bool:
+            return any("no capacity for t3.micro" in reason for reason in await sim_workshop.reasons("one"))
+
+        await eventually("the reason is told", told)
+        await limit(sim_workshop, capacity=())
+        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED)
+
+    await sim_workshop.one_each("one")
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_a_place_that_was_dry_is_probed_with_one_and_then_with_twice_as_many(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(brakes, "places", lambda types, zones, subnets: [brakes.Place(types[0])])
+    monkeypatch.setattr("puter_worker.stations.launch.places", brakes.places)
+    await sim_workshop.faults(no_capacity(times=1))
+    async with sim_workshop.working():
+        await sim_workshop.wish(*TAGS[:16], wait=WaitFor.LAUNCHED)
+
+    refused, *granted = await counts(sim_workshop)
+    assert refused == (16, "InsufficientInstanceCapacity")
+    assert granted == [(1, "OK"), (2, "OK"), (4, "OK"), (8, "OK"), (1, "OK")]
+    await sim_workshop.one_each(*TAGS[:16])
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_of_a_group_that_fits_partly_the_rest_is_launched_elsewhere(sim_workshop: SimWorkshop) -> None:
+    await limit(sim_workshop, capacity=(Capacity(slots=7),))
+    async with sim_workshop.working():
+        await sim_workshop.wish(*TAGS[:20], wait=WaitFor.LAUNCHED)
+        await eventually("all are labelled", lambda: labelled(sim_workshop, *TAGS[:20]))
+
+    await sim_workshop.one_each(*TAGS[:20])
+    ids = {record.tag: record.instance_id for record in await sim_workshop.records(*TAGS[:20])}
+    assert {one.tags["puter:tag"]: one.id for one in await sim_workshop.living()} == ids
+
+
+async def test_zones_that_may_not_be_listed_do_not_stop_launches(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.faults(Fault(action="DescribeSubnets", code="UnauthorizedOperation"), no_capacity(times=1))
+    async with sim_workshop.working():
+        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED)
+
+    await sim_workshop.one_each("one")
+
+
+async def labelled(shop: SimWorkshop, *tags: str) -> bool:
+    return all(record.labelled for record in await shop.records(*tags))
+
+
+# -- quotas ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_a_quota_is_filled_and_the_rest_waits_without_failing(sim_workshop: SimWorkshop) -> None:
+    await limit(sim_workshop, vcpu_quota={"standard": 14})
+    async with sim_workshop.working():
+        await sim_workshop.submit(*TAGS[:12])
+        await eventually("the rest is told why it waits", lambda: wait_for_quota(sim_workshop, 5, live=7))
+        records = await sim_workshop.records(*TAGS[:12])
+
+    assert await live_count(sim_workshop) == 7
+    assert [record.error for record in records] == [None] * 12
+    assert {record.phase for record in records} <= {Phase.LAUNCHING, Phase.PENDING, Phase.RUNNING}
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_a_refused_group_is_halved_down_to_one(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.faults(Fault(action="RunInstances", code="VcpuLimitExceeded"))
+    async with sim_workshop.working():
+        await sim_workshop.submit(*TAGS[:16])
+        await eventually("all are told why they wait", lambda: wait_for_quota(sim_workshop, 16, live=0))
+
+    asked = [count for count, _ in await counts(sim_workshop)]
+    assert asked[0] in range(2, 17)
+    assert all(later == max(1, earlier // 2) for earlier, later in zip(asked, asked[1:], strict=False))
+    assert asked[-1] == 1
+
+
+async def test_when_a_machine_ends_the_next_one_is_launched(sim_workshop: SimWorkshop) -> None:
+    await limit(sim_workshop, vcpu_quota={"standard": 4})
+    tags = TAGS[:4]
+    async with sim_workshop.working():
+        await sim_workshop.submit(*tags)
+        await eventually("the rest is told why it waits", lambda: wait_for_quota(sim_workshop, 2, live=2))
+        for ended in (1, 2):
+            (first, *_) = await sim_workshop.living()
+            await sim_workshop.sim.shut_down(first.id)
+
+            async def replaced(so_far: int = ended) -> bool:
+                seen = await sim_workshop.sim.instances()
+                return len(seen) == 2 + so_far and sum(one.live for one in seen) == 2
+
+            await eventually("another has taken its place", replaced)
+    records = await sim_workshop.records(*tags)
+    assert all(record.instance_id for record in records)
+
+
+async def test_a_wait_for_a_quota_does_not_count_as_one_for_capacity(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.faults(no_capacity(times=1), Fault(action="RunInstances", code="VcpuLimitExceeded"))
+    async with sim_workshop.working():
+        await sim_workshop.submit("one", give_up_after_s=0)
+        await eventually("it is told why it waits", lambda: wait_for_quota(sim_workshop, 1, live=0))
+        (record,) = await sim_workshop.records("one")
+
+    assert (record.phase, record.short_since) == (Phase.LAUNCHING, None)
+
+
+async def wait_for_quota(shop: SimWorkshop, many: int, *, live: int) -> bool:
+    """Whether so many of the wishes say that they wait for a quota, and how many machines live."""
+    reasons = await shop.reasons(*TAGS[:16], "one")
+    told = [r for r in reasons if r == f"standard quota reached (VcpuLimitExceeded), {live} live; next as machines end"]
+    return len(told) == many
+
+
+# -- max_parallel -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_never_more_of_a_batch_live_than_it_says(sim_workshop: SimWorkshop, workers: int) -> None:
+    tags, most = TAGS[:12], 3
+    await sim_workshop.sim.configure(latency_s=[0.05, 0.1])
+    async with sim_workshop.working(), doubled(sim_workshop, workers):
+        await sim_workshop.submit(*tags, most=most)
+
+        async def all_came_and_went() -> bool:
+            living = await sim_workshop.living()
+            for one in living:
+                if one.state == "running":
+                    await sim_workshop.sim.shut_down(one.id)
+            return not living and len(await sim_workshop.sim.instances()) == len(tags)
+
+        await eventually("all have had their turn", all_came_and_went)
+
+    assert await most_at_once(sim_workshop) <= most
+
+
+async def test_who_waits_for_its_batch_is_told_so(sim_workshop: SimWorkshop) -> None:
+    async with sim_workshop.working():
+        await sim_workshop.submit(*TAGS[:6], most=2)
+
+        async def told() -> bool:
+            reason = "waiting for one of the batch's 2 machines to end (max_parallel)"
+            return (await sim_workshop.reasons(*TAGS[:6])).count(reason) == 4
+
+        await eventually("four are told", told)
+    assert await live_count(sim_workshop) == 2
+
+
+def doubled(shop: SimWorkshop, workers: int):  # type: ignore[no-untyped-def]
+    from contextlib import nullcontext
+
+    return shop.working() if workers == 2 else nullcontext()
+
+
+async def most_at_once(shop: SimWorkshop) -> int:
+    """How many machines lived at a time, at most, by the ledger and their ends."""
+    calls: list[Entry] = await shop.calls("RunInstances")
+    begun = [(call.at, len(call.effect)) for call in calls]
+    ended = [one.ended_at for one in await shop.sim.instances() if one.ended_at is not None]
+    return max(sum(count for at, count in begun if at <= now) - sum(at < now for at in ended) for now, _ in begun)

@@ -1,0 +1,255 @@
+"""The scripts of the workers' store, on a real server: transactions, durability, leases, buckets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from puter_worker.pacer import INSTANCES, SLOW_FOR_S, Granted, Pacer
+from puter_worker.store import names
+from puter_worker.store.txn import Txn
+from puter_worker.store.workerstore import WorkerStore
+from tests.integration.redis_servers import RedisServer
+
+
+@pytest.fixture
+async def store(any_redis: RedisServer) -> AsyncIterator[WorkerStore]:
+    """A worker's view of each kind of server."""
+    redis = Redis.from_url(any_redis.url)
+    opened = WorkerStore(redis)
+    await opened.set_clock()
+    yield opened
+    await redis.aclose()
+
+
+# -- transactions -------------------------------------------------------------------------------------------------------
+
+
+async def test_all_is_written_if_all_holds(store: WorkerStore) -> None:
+    await store.redis.hset("h", "f", "1")
+    await store.redis.zadd("z", {"m": 1})
+    await store.redis.rpush("l", "first", "second")
+    await store.redis.sadd("s", "x")
+    txn = Txn()
+    txn.expect("h", "f", b"1")
+    txn.expect("h", "g", None)
+    txn.expect_member("z", "m")
+    txn.expect_length("l", 2)
+    txn.expect_size("s", 1)
+    txn.do("SET", "written", "yes")
+    txn.do("RPUSH", "list", "a", "b", "c")
+
+    assert await store.commit(txn) == []
+
+    assert await store.redis.get("written") == b"yes"
+    assert await store.redis.lrange("list", 0, -1) == [b"a", b"b", b"c"]
+
+
+async def test_nothing_is_written_if_anything_does_not_hold_and_each_is_named(store: WorkerStore) -> None:
+    txn = Txn()
+    txn.expect("h", "f", b"1")
+    txn.expect("h", "f", None)
+    txn.expect_member("z", "m")
+    txn.expect_length("l", 2)
+    txn.do("SET", "written", "yes")
+
+    assert await store.commit(txn) == [0, 2, 3]
+
+    assert await store.redis.get("written") is None
+
+
+async def test_of_many_that_rest_on_the_same_one_writes(store: WorkerStore) -> None:
+    await store.redis.hset("h", "rev", 1)
+
+    def txn(writer: int) -> Txn:
+        made = Txn()
+        made.expect("h", "rev", b"1")
+        made.do("HSET", "h", "rev", 2)
+        made.do("RPUSH", "writers", writer)
+        return made
+
+    answers = await asyncio.gather(*(store.commit(txn(n)) for n in range(20)))
+
+    assert sorted(answers) == [[], *[[0]] * 19]
+    assert await store.redis.llen("writers") == 1
+
+
+async def test_any_bytes_can_be_written(store: WorkerStore) -> None:
+    value, txn = bytes(range(256)), Txn()
+    txn.do("SET", "b", value)
+
+    await store.commit(txn)
+
+    assert await store.redis.get("b") == value
+
+
+async def test_a_transaction_of_five_hundred_records_fits(store: WorkerStore) -> None:
+    txn = Txn()
+    for n in range(500):
+        txn.expect(f"h{n}", "rev", None)
+        for m in range(10):
+            txn.do("HSET", f"h{n}", f"f{m}", "x" * 200)
+
+    assert await store.commit(txn) == []
+
+    assert await store.redis.hlen("h499") == 10
+
+
+# -- durability ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_durable_write_is_confirmed(store: WorkerStore) -> None:
+    txn = Txn()
+    txn.do("SET", "a", "1")
+
+    assert await store.commit_durably(txn) == ([], None)
+
+
+async def test_a_durable_write_that_does_not_hold_is_not_done(store: WorkerStore) -> None:
+    txn = Txn()
+    txn.expect("h", "f", b"1")
+    txn.do("SET", "a", "1")
+
+    broken, _ = await store.commit_durably(txn)
+
+    assert broken == [0]
+    assert await store.redis.get("a") is None
+
+
+async def test_a_durable_write_survives_a_kill(valkey: RedisServer) -> None:
+    store = WorkerStore(Redis.from_url(valkey.url))
+    txn = Txn()
+    txn.do("SET", "a", "1")
+    await store.commit_durably(txn)
+    await store.redis.aclose()
+    valkey.kill()
+    valkey.start()
+
+    with valkey.client() as behind:
+        assert behind.get("a") == b"1"
+
+
+async def test_a_redis_that_keeps_nothing_on_disk_is_told_what_to_set(store: WorkerStore) -> None:
+    await store.redis.config_set("appendonly", "no")
+    txn = Txn()
+    txn.do("SET", "a", "1")
+    try:
+        broken, why = await store.commit_durably(txn)
+    finally:
+        await store.redis.config_set("appendonly", "yes")
+
+    assert broken == []
+    assert why
+    assert "appendonly yes" in why
+
+
+async def test_scripts_come_back_when_redis_has_forgotten_them(store: WorkerStore) -> None:
+    await store.commit(Txn())
+    await store.redis.script_flush()
+    txn = Txn()
+    txn.do("SET", "a", "1")
+
+    assert await store.commit_durably(txn) == ([], None)
+    assert await store.redis.get("a") == b"1"
+
+
+# -- leases -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_lease_is_one_holders_until_it_gives_it_up(store: WorkerStore) -> None:
+    taken = [await store.lease("puter:_lease:x", holder, 30.0) for holder in ("a", "b", "a")]
+    await store.release("puter:_lease:x", "b")
+    still = await store.lease("puter:_lease:x", "b", 30.0)
+    await store.release("puter:_lease:x", "a")
+
+    assert taken == [True, False, True]
+    assert not still
+    assert await store.lease("puter:_lease:x", "b", 30.0)
+
+
+async def test_what_is_claimed_is_not_claimed_again_before_its_time(store: WorkerStore) -> None:
+    await store.redis.zadd(names.look_ups("f"), {"betty/one": 0, "betty/two": 0, "betty/later": store.now() + 60})
+
+    first = await store.claim_look_ups("f", 1, store.now() + 60)
+    second = await store.claim_look_ups("f", 10, store.now() + 60)
+    third = await store.claim_look_ups("f", 10, store.now() + 60)
+
+    assert [[key.tag for key in keys] for keys in (first, second, third)] == [["one"], ["two"], []]
+
+
+# -- buckets ------------------------------------------------------------------------------------------------------------
+
+
+def pacer(store: WorkerStore) -> Pacer:
+    return Pacer(store, "123456789012", "us-east-1")
+
+
+async def test_a_bucket_gives_what_it_holds_and_then_says_how_long_to_wait(store: WorkerStore) -> None:
+    granted = [await pacer(store).take([("RunInstances", 1)]) for _ in range(5)]
+
+    assert [one.wait_s for one in granted[:4]] == [0, 0, 0, 0]
+    assert [one.before for one in granted[:4]] == [4, 3, 2, 1]
+    assert 0 < granted[4].wait_s <= 0.5
+
+
+async def test_tokens_come_back_at_the_published_rate(store: WorkerStore) -> None:
+    bucket = names.bucket("123456789012", "us-east-1", "RunInstances")
+    await store.redis.hset(bucket, mapping={"tokens": "0", "at": str(store.now() - 1.01)})
+
+    granted = await pacer(store).take([("RunInstances", 0)])
+
+    assert granted.before == 2
+
+
+async def test_of_several_buckets_all_give_or_none(store: WorkerStore) -> None:
+    instances = names.bucket("123456789012", "us-east-1", INSTANCES)
+    await store.redis.hset(instances, mapping={"tokens": "10", "at": str(store.now())})
+
+    refused = await pacer(store).take([("RunInstances", 1), (INSTANCES, 100)])
+    after = await pacer(store).take([("RunInstances", 0)])
+
+    assert 40 < refused.wait_s <= 45
+    assert after.before == 4
+
+
+async def test_more_than_a_bucket_holds_is_given_when_it_is_full_and_owed(store: WorkerStore) -> None:
+    assert (await pacer(store).take([("RunInstances", 6)])).wait_s == 0
+
+    assert (await pacer(store).take([("RunInstances", 1)])).wait_s > 1
+
+
+async def test_all_workers_spend_from_one_bucket(store: WorkerStore) -> None:
+    granted = await asyncio.gather(*(pacer(store).take([("RunInstances", 1)]) for _ in range(20)))
+
+    assert len([one for one in granted if one.wait_s == 0]) == 4
+
+
+async def test_accounts_and_regions_have_buckets_of_their_own(store: WorkerStore) -> None:
+    for _ in range(4):
+        await pacer(store).take([("RunInstances", 1)])
+
+    elsewhere = [Pacer(store, "123456789012", "eu-west-1"), Pacer(store, "210987654321", "us-east-1")]
+
+    assert [(await one.take([("RunInstances", 1)])).wait_s for one in elsewhere] == [0, 0]
+
+
+async def test_a_refusal_empties_the_bucket_and_halves_its_rate_for_a_while(store: WorkerStore) -> None:
+    await pacer(store).slow_down("CreateTags")
+
+    slowed = await pacer(store).take([("CreateTags", 1)])
+    bucket = names.bucket("123456789012", "us-east-1", "CreateTags")
+    await store.redis.hset(bucket, mapping={"at": store.now() - SLOW_FOR_S, "slow_until": store.now() - 1})
+    recovered = await pacer(store).take([("CreateTags", 0)])
+
+    assert slowed.wait_s == pytest.approx(1 / (10 * 0.5), abs=0.05)
+    assert recovered.before == 95
+
+
+async def test_without_limits_nothing_is_asked_of_redis(store: WorkerStore) -> None:
+    free = Pacer(store, "123456789012", "us-east-1", unlimited=True)
+
+    assert await free.take([("RunInstances", 10_000)]) == Granted(0.0, 1_000_000)
+    assert await store.redis.dbsize() == 0
