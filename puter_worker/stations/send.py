@@ -131,8 +131,10 @@ async def _after_error(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], err
         case _ if not certain:
             refused = intent.but(refused=error.code)
             await put_off(store, kept, refused, reason_after(error), BACKOFF_S)
+        case _ if error.code in GONE and await _attempts(store, intent) < MOST_ATTEMPTS:
+            fleet.forget()  # what was remembered has been deleted since: it is made, or looked for, anew
+            await _give_back(store, fleet, intent, reason_after(error), 0.0)
         case _ if is_final(error):
-            fleet.forget()  # what the launch was made of may be gone
             await _fail(store, intent, error)
         case Handling.OTHER_ZONE:
             where = intent.capacity.removeprefix("capacity/").replace("/*", "").replace("/", " in ")
