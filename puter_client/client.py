@@ -219,7 +219,7 @@ class PuterClient:
             on_change: called with all views, at the beginning and after each change.
 
         Raises:
-            WaitTimedOut: with the views in its attribute `views`.
+            WaitTimedOut: what was seen last has been told to `on_change`.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         watch = _Watch(self._store, self.namespace, batch_id, list(tags), size)

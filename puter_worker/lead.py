@@ -6,7 +6,7 @@ Two leaders at once are harmless (each station says why); the lease only keeps t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import structlog
@@ -23,6 +23,7 @@ from puter_worker.stations.resolve import APART_S, resolve
 from puter_worker.stations.send import replay
 from puter_worker.store import names
 from puter_worker.store.workerstore import WorkerStore
+from puter_worker.tasks import cancel_all
 
 _log = structlog.get_logger("puter.lead")
 LEASE_S = 3.0
@@ -33,7 +34,6 @@ REPLAY_AT_ONCE = 16
 LABEL_EVERY_S = 0.1
 OBSERVE_EVERY_S = 0.25
 AFTER_ERROR_S = 1.0
-CANCEL_AGAIN_S = 0.1
 
 
 class Leader:
@@ -106,7 +106,7 @@ class Leader:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._draining.wait(), RENEW_S)
         finally:
-            await _end(loops)
+            await cancel_all(loops)
             await launcher.drain()
             with suppress(*self._store.errors):
                 await self._store.release(name, self._settings.worker_id)
@@ -140,15 +140,6 @@ class Leader:
                 pause_s = AFTER_ERROR_S
                 _log.exception("station.failed", station=what, fleet=str(fleet))
             await asyncio.sleep(pause_s)
-
-
-async def _end(loops: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel the loops until they end: before Python 3.12 `asyncio.wait_for`, which redis-py uses, may lose one."""
-    left = set(loops)
-    while left:
-        for loop in left:
-            loop.cancel()
-        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
 
 
 async def _every(pause_s: float, turn: Awaitable[None]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,6 +30,7 @@ from puter_worker.stations.admit import admit
 from puter_worker.stations.ensure import ensure
 from puter_worker.stations.intake import intake
 from puter_worker.store.workerstore import WorkerStore
+from puter_worker.tasks import cancel_all
 
 if TYPE_CHECKING:
     from arq.typing import WorkerCoroutine
@@ -45,7 +46,6 @@ AFTER_ERROR_S = 1.0
 IDLE_EVERY_S = 1.0
 ALONE_S = 60.0
 BURST_LOOKS = 3
-CANCEL_AGAIN_S = 0.1
 # An ensure job ends well within this.
 JOB_TIMEOUT_S = 10
 # For so long a dead worker's job stays locked; arq's own figure, ten seconds more, serves jobs that must not meet.
@@ -152,7 +152,7 @@ class Worker:
 
     async def _end_when_done(self) -> None:
         for _ in range(BURST_LOOKS):
-            if await self._store.unfinished():
+            if await self._store.unfinished() or await self._store.starting():
                 return
         self.stop()
 
@@ -278,18 +278,6 @@ class Worker:
                 await asyncio.wait(list(self._arq.tasks.values()))
                 await asyncio.sleep(POLL_EVERY_S)  # arq drops ended jobs at its next poll
         await cancel_all([arq])
-
-
-async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended.
-
-    Once is not enough: before Python 3.12, asyncio.wait_for, in which redis-py sends every command, may swallow it.
-    """
-    left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
 
 
 async def _bind(ctx: dict[Any, Any]) -> None:

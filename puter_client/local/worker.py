@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from puter_client import __version__
 from puter_client.contract.errors import EngineError
 from puter_client.contract.key import shown
 from puter_client.local.locks import FileLock, open_log
@@ -41,16 +42,6 @@ _FILES = (
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "PUTER_HOME",
 )
-
-
-def puter_version() -> str:
-    """The version of the installed Puter."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("puter")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def worker_environ(environ: Mapping[str, str]) -> dict[str, str]:
@@ -86,7 +77,7 @@ async def ensure_worker(
         EngineError: it cannot be started, or one that must go does not.
     """
     environ = worker_environ(environ)
-    version = puter_version()
+    version = __version__
     with FileLock(paths.engine / WORKER_LOCK) as lock:
         if not lock.try_lock() and not await _freed_or_ready(lock, paths, patience):
             note = lock.read(WorkerNote)

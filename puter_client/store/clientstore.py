@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -166,28 +166,30 @@ class ClientStore:
     @asynccontextmanager
     async def changes(self, namespace: str) -> AsyncIterator[Changes]:
         """Be told of every change in a namespace while inside."""
-        async with self._asked() as redis:
-            pubsub = redis.pubsub(ignore_subscribe_messages=True)
-            try:
+        pubsub: Any = self._redis.pubsub(ignore_subscribe_messages=True)
+        try:
+            async with self._asked():
                 await pubsub.subscribe(names.channel(namespace))
-                yield Changes(pubsub)
-            finally:
-                await pubsub.aclose()
+            yield Changes(pubsub, self._asked)
+        finally:
+            await pubsub.aclose()
 
 
 class Changes:
     """A subscription to a namespace's channel: a hint to look again, never the state itself."""
 
-    def __init__(self, pubsub: Any) -> None:
+    def __init__(self, pubsub: Any, asked: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
         self._pubsub = pubsub
+        self._asked = asked
 
     async def wait(self, timeout_s: float) -> set[str]:
         """Tags told to have changed, as soon as there is one; empty after `timeout_s`."""
         changed: set[str] = set()
-        message = await self._pubsub.get_message(timeout=timeout_s)
-        while message is not None:
-            changed.add(bytes(message["data"]).decode(errors="replace"))
-            message = await self._pubsub.get_message(timeout=0.0)
+        async with self._asked():
+            message = await self._pubsub.get_message(timeout=timeout_s)
+            while message is not None:
+                changed.add(bytes(message["data"]).decode(errors="replace"))
+                message = await self._pubsub.get_message(timeout=0.0)
         return changed
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY
+from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.record import Event, Record
 from puter_client.contract.spec import Spec
 from puter_client.store import names as public
@@ -35,6 +35,14 @@ class Records(Base):
     async def record(self, key: PuterKey) -> Stored[Record]:
         """One record with its revision."""
         return (await self.records([key]))[0]
+
+    async def starting(self) -> bool:
+        """Whether some machine is launched but does not run yet."""
+        for fleet in await self.redis.zrange(names.FLEETS, 0, -1):
+            keys = [PuterKey.parse(raw.decode()) for raw in await self.redis.zrange(names.live(fleet.decode()), 0, -1)]
+            if any(stored.value and stored.value.phase is Phase.PENDING for stored in await self.records(keys)):
+                return True
+        return False
 
     async def specs(self, keys: Sequence[PuterKey]) -> list[Spec | None]:
         """The specs that the keys' records serve, in the order of the keys."""
