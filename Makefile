@@ -20,7 +20,7 @@ demo: venv
 	@$(BIN)/puter demo
 
 test: lint types
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 lint: venv
 	@$(BIN)/ruff check .

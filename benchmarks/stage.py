@@ -189,8 +189,9 @@ class Stage:
 
 _FIND_AMI = """
 import boto3
-images = boto3.client("ec2").describe_images(Owners=["amazon"], Filters=[
-    {"Name": "name", "Values": ["al2023-ami-2023.*-kernel-6.1-x86_64"]}, {"Name": "state", "Values": ["available"]}])["Images"]
+wanted = {"name": "al2023-ami-2023.*-kernel-6.1-x86_64", "state": "available"}
+images = boto3.client("ec2").describe_images(
+    Owners=["amazon"], Filters=[{"Name": name, "Values": [value]} for name, value in wanted.items()])["Images"]
 print(max(images, key=lambda image: image["CreationDate"])["ImageId"])
 """
 

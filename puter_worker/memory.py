@@ -58,7 +58,7 @@ class Memory:
         if fleet not in self._known and self._folder is not None:
             try:
                 self._known[fleet] = msgspec.json.decode(self._file(fleet).read_bytes(), type=Remembered)
-            except (OSError, msgspec.DecodeError):
+            except (OSError, msgspec.DecodeError, UnicodeDecodeError):
                 return None
         return self._known.get(fleet)
 
@@ -73,6 +73,7 @@ class Memory:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Workers in containers may share this folder, and have the same process id.
             new = self._file(fleet).with_suffix(f".{secrets.token_hex(4)}")
+            new.touch(mode=0o600)
             new.write_bytes(msgspec.json.encode(known))
             new.replace(self._file(fleet))
         except OSError as error:

@@ -256,9 +256,10 @@ class Launcher:
             await self._fleet.pacer.give_back(_cost(unit))
             return
         self._gate.launched()
+        leased_until = self._store.now() + LEASE_S
         opened = await open_intent(self._store, self._fleet, unit, prepared, self._gate.epoch)
         if opened is not None:
-            await send(self._store, self._fleet, opened)
+            await send(self._store, self._fleet, opened, leased_until=leased_until)
 
     async def _split(self, unit: Unit, place: Place, held: set[PuterKey], error: Ec2Error) -> None:
         if len(unit) == 1:

@@ -51,12 +51,18 @@ CREDENTIALS_S = 5.0
 _HAS_ENDED = "an earlier machine of this name has ended; launching the next"
 
 
-async def send(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], *, first: bool = True) -> None:
+async def send(
+    store: WorkerStore, fleet: Fleet, kept: Kept[Intent], *, leased_until: float, first: bool = True
+) -> None:
     """Send a durable intent and tell its members what came of it.
 
-    `first`: this send is known to be the only one, so a refusal means that nothing was launched.
+    `leased_until`: when its lease, as this worker took it, runs out. `first`: this send is known to be the only one,
+    so a refusal means that nothing was launched.
     """
     intent = kept.value
+    if store.now() > leased_until:
+        # This process has stood still: whoever took the intent up may be about to conclude that nothing was launched.
+        return
     async with _held(store, intent):
         try:
             launched, request_id = await ec2.run_instances(fleet.caller, _request(intent))
@@ -66,7 +72,7 @@ async def send(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], *, first: b
         found = by_member(intent, launched)
         if first and found and all(instance.state in DEAD for instance in found.values()):
             # The token was used before, by an intent that Redis no longer knows.
-            await _give_back(store, fleet, intent, _HAS_ENDED, 0.0, ended=found)
+            await _give_back(store, fleet, kept, _HAS_ENDED, 0.0, ended=found)
             return
         await tell(store, fleet, intent, found, request_id=request_id)
 
@@ -104,14 +110,15 @@ async def _send_again(store: WorkerStore, fleet: Fleet, kept: Kept[Intent]) -> N
         await store.renew_intent(intent, store.now() + granted.wait_s)
         return
     txn, again = Txn(), intent.but(doubtful=True, sends=intent.sends + 1)
-    kept = store.put_intent(txn, kept, again, lease_until=store.now() + LEASE_S)
+    leased_until = store.now() + LEASE_S
+    kept = store.put_intent(txn, kept, again, lease_until=leased_until)
     broken, why = await store.commit_durably(txn)
     if broken:
         return
     if why is not None:
         await put_off(store, kept, again, f"{why}; nothing is launched before", CREDENTIALS_S)
         return
-    await send(store, fleet, kept, first=not intent.doubtful)
+    await send(store, fleet, kept, leased_until=leased_until, first=not intent.doubtful)
 
 
 async def _after_error(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], error: Ec2Error, *, first: bool) -> None:
@@ -133,20 +140,20 @@ async def _after_error(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], err
             await put_off(store, kept, refused, reason_after(error), BACKOFF_S)
         case _ if error.code in GONE and await _attempts(store, intent) < MOST_ATTEMPTS:
             fleet.forget()  # what was remembered has been deleted since: it is made, or looked for, anew
-            await _give_back(store, fleet, intent, reason_after(error), 0.0)
+            await _give_back(store, fleet, kept, reason_after(error), 0.0)
         case _ if is_final(error):
-            await _fail(store, intent, error)
+            await _fail(store, kept, error)
         case Handling.OTHER_ZONE:
             where = intent.capacity.removeprefix("capacity/").replace("/*", "").replace("/", " in ")
             why = f"no capacity for {where} ({error.code})"
             brake = after_no_capacity(store.now(), why)
-            await _give_back(store, fleet, intent, f"{why}, trying elsewhere", 0.0, brakes={intent.capacity: brake})
+            await _give_back(store, fleet, kept, f"{why}, trying elsewhere", 0.0, brakes={intent.capacity: brake})
         case Handling.QUOTA | Handling.SPLIT:
             why = f"{intent.quota.removeprefix('quota/')} quota reached ({error.code})"
             brake = after_quota(len(intent.members), store.now(), why)
-            await _give_back(store, fleet, intent, why, 0.0, brakes={intent.quota: brake})
+            await _give_back(store, fleet, kept, why, 0.0, brakes={intent.quota: brake})
         case _:
-            await _give_back(store, fleet, intent, reason_after(error), BACKOFF_S)
+            await _give_back(store, fleet, kept, reason_after(error), BACKOFF_S)
 
 
 async def _adopt_by_key(store: WorkerStore, fleet: Fleet, kept: Kept[Intent]) -> None:
@@ -166,9 +173,9 @@ async def _adopt_by_key(store: WorkerStore, fleet: Fleet, kept: Kept[Intent]) ->
     if living:
         await tell(store, fleet, intent, living)
     elif len(found) == len(intent.members):
-        await _give_back(store, fleet, intent, _HAS_ENDED, 0.0, ended=found)
+        await _give_back(store, fleet, kept, _HAS_ENDED, 0.0, ended=found)
     elif not await _looks_again(store, kept):
-        await _give_back(store, fleet, intent, "its name was asked for before, in vain; launching anew", 0.0)
+        await _give_back(store, fleet, kept, "its name was asked for before, in vain; launching anew", 0.0)
 
 
 async def _after_its_end(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], *, certain: bool) -> None:
@@ -184,7 +191,7 @@ async def _after_its_end(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], *
         await put_off(store, kept, intent.but(doubtful=not certain), reason_after(error), BACKOFF_S)
         return
     if certain and all(instance.state in DEAD for instance in found.values()):
-        await _give_back(store, fleet, intent, _HAS_ENDED, 0.0, ended=found)
+        await _give_back(store, fleet, kept, _HAS_ENDED, 0.0, ended=found)
     else:
         await tell(store, fleet, intent, found, missing_ended=True)
 
@@ -284,9 +291,12 @@ async def tell(
     )
 
 
-async def _fail(store: WorkerStore, intent: Intent, error: Ec2Error) -> None:
+async def _fail(store: WorkerStore, kept: Kept[Intent], error: Ec2Error) -> None:
+    """Close the intent and fail its members, unless somebody else has taken it up: they may be sending it."""
+    intent = kept.value
     while True:
         now, txn = store.now(), Txn()
+        ours = store.expect_intent(txn, kept)
         info = ErrorInfo(code=error.code, message=error.message, request_id=error.request_id)
         for tag, stored in await _members(store, intent):
             record = stored.value
@@ -301,26 +311,29 @@ async def _fail(store: WorkerStore, intent: Intent, error: Ec2Error) -> None:
             store.put_record(txn, stored, failed, event="puter.failed", request_id=error.request_id)
             _log.warning("puter.failed", namespace=intent.namespace, tag=tag, code=error.code)
         store.close_intent(txn, intent)
-        if not await store.commit(txn):
+        broken = await store.commit(txn)
+        if not broken or ours in broken:
             return
 
 
 async def _give_back(
     store: WorkerStore,
     fleet: Fleet,
-    intent: Intent,
+    kept: Kept[Intent],
     reason: str,
     pause_s: float,
     *,
     ended: Mapping[str, Instance] | None = None,
     brakes: Mapping[str, Brake] | None = None,
 ) -> None:
-    """Close the intent and put its members back.
+    """Close the intent and put its members back, unless somebody else has taken it up: they may be sending it.
 
     `ended`: machines of generations that Redis has forgotten. `brakes`: what the refusal taught.
     """
+    intent = kept.value
     while True:
         now, txn = store.now(), Txn()
+        ours = store.expect_intent(txn, kept)
         for name, brake in (brakes or {}).items():
             store.put_brake(txn, intent.fleet, name, brake)
         for tag, stored in await _members(store, intent):
@@ -336,7 +349,8 @@ async def _give_back(
             reached = max(record.generation, known[1] if known else 0)
             _put_back(store, txn, fleet, stored, record.but(generation=reached + 1), reason, now, pause_s)
         store.close_intent(txn, intent)
-        if not await store.commit(txn):
+        broken = await store.commit(txn)
+        if not broken or ours in broken:
             return
 
 

@@ -34,6 +34,10 @@ class Intents(Base):
         txn.do("EXPIRE", names.intents(new.fleet), KEEP_S)
         return Kept(new, str(rev).encode())
 
+    def expect_intent(self, txn: Txn, as_read: Kept[Intent]) -> int:
+        """The intent is still as it was read; the number of the guard."""
+        return txn.expect(names.intent(as_read.value.intent_id), "rev", as_read.rev)
+
     async def open_intents(self, fleet: str, now: float) -> list[Kept[Intent]]:
         """Open intents of the fleet that nobody works on."""
         ids = [raw.decode() for raw in await self.redis.zrangebyscore(names.intents(fleet), "-inf", now)]

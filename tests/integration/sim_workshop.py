@@ -177,7 +177,7 @@ def no_capacity(**where: Any) -> Fault:
     return Fault(action="RunInstances", code="InsufficientInstanceCapacity", **where)
 
 
-# -- fixtures -------------------------------------------------------------------------------------------------------
+# -- fixtures ---
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,14 @@ def time_passes(shop: Workshop) -> None:
         for pattern in ("puter:_lease:*", "puter:_taking:*", "arq:in-progress:*"):
             for key in client.scan_iter(pattern):
                 client.delete(key)
-        for pattern in ("puter:_moving", "puter:_intents:*", "puter:_labels:*", "puter:_admissions", "puter:_pad:*", "puter:_look_ups:*"):
+        for pattern in (
+            "puter:_moving",
+            "puter:_intents:*",
+            "puter:_labels:*",
+            "puter:_admissions",
+            "puter:_pad:*",
+            "puter:_look_ups:*",
+        ):
             for key in client.scan_iter(pattern):
                 for member in client.zrange(key, 0, -1):
                     client.zadd(key, {member: 0}, xx=True)
@@ -182,8 +189,9 @@ def pickles(client: redis.Redis) -> list[bytes]:
     return [key for key in client.scan_iter() if any(is_pickle(value) for value in values(client, key))]
 
 
-def values(client: redis.Redis, key: bytes) -> list[bytes]:
+def values(behind: redis.Redis, key: bytes) -> list[bytes]:
     """All that a key holds."""
+    client: Any = behind  # its types tell of a pipeline, too
     match client.type(key):
         case b"string":
             return [client.get(key) or b""]
@@ -210,7 +218,7 @@ def is_pickle(value: bytes) -> bool:
     return True
 
 
-# -- what EC2 and Redis say -------------------------------------------------------------------------------------------
+# -- what EC2 and Redis say ------------------------------------------------------------------------------------------
 
 
 async def one_machine_each(shop: Workshop, namespace: str, tags: list[str]) -> None:

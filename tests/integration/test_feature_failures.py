@@ -75,9 +75,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
     return checks
 
 
-async def test_a_missing_permission_fails_the_wish_with_awss_own_words(
-    workshop: Workshop, checks: list[Check]
-) -> None:
+async def test_a_missing_permission_fails_the_wish_with_awss_own_words(workshop: Workshop, checks: list[Check]) -> None:
     refused = Ec2Error("UnauthorizedOperation", "You are not authorized.", request_id="4711")
     checks.append(lambda request: refused if request["InstanceType"] == "t3.small" else None)
     async with workshop.working():
@@ -107,9 +105,7 @@ async def test_without_credentials_a_wish_waits_and_says_how_to_sign_in(
                 waiting.set()
 
         batch = await workshop.client.submit([Asked("one", spec())])
-        granted = asyncio.create_task(
-            workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=30, on_change=look)
-        )
+        granted = asyncio.create_task(workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=30, on_change=look))
         await asyncio.wait_for(waiting.wait(), 20)
         before = await workshop.record("one")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", secret)
@@ -137,9 +133,7 @@ async def test_credentials_that_expire_before_the_launch_are_waited_for(
                 waiting.set()
 
         batch = await workshop.client.submit([Asked("one", spec())])
-        granted = asyncio.create_task(
-            workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=30, on_change=look)
-        )
+        granted = asyncio.create_task(workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=30, on_change=look))
         await asyncio.wait_for(waiting.wait(), 20)
         checks.clear()
         (view,) = await granted

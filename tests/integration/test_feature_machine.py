@@ -89,10 +89,12 @@ async def test_its_user_data_is_mime_with_the_deadline_first_and_the_users_part_
     last = parts[-1].get_payload(decode=True)
     assert isinstance(last, bytes)
     assert b"echo mine" in last
-    assert any(b"WHO=betty" in (part.get_payload(decode=True) or b"") for part in parts)  # type: ignore[operator]
+    assert any(b"WHO=betty" in (part.get_payload(decode=True) or b"") for part in parts)
 
 
-@pytest.mark.parametrize(("os", "pattern"), [(Os.AL2023, r"al2023-ami-2023\..*-x86_64"), (Os.AL2, r"amzn2-ami-hvm-2\.0\..*-x86_64-gp2")])
+@pytest.mark.parametrize(
+    ("os", "pattern"), [(Os.AL2023, r"al2023-ami-2023\..*-x86_64"), (Os.AL2, r"amzn2-ami-hvm-2\.0\..*-x86_64-gp2")]
+)
 async def test_it_boots_the_newest_amazon_linux(workshop: Workshop, os: Os, pattern: str) -> None:
     async with workshop.working():
         (view,) = await workshop.wish("one", os=os)
@@ -120,7 +122,9 @@ async def test_it_is_of_the_type_image_and_subnet_asked_for(workshop: Workshop) 
 
     (instance,) = workshop.instances()
     assert (instance["SubnetId"], instance["ImageId"], instance["InstanceType"]) == (subnet, ami, "c5.large")
-    (group,) = workshop.ec2.describe_security_groups(GroupIds=[g["GroupId"] for g in instance["SecurityGroups"]])["SecurityGroups"]
+    (group,) = workshop.ec2.describe_security_groups(GroupIds=[g["GroupId"] for g in instance["SecurityGroups"]])[
+        "SecurityGroups"
+    ]
     assert (group["GroupName"], group["VpcId"]) == ("puter-v1", vpc)
     assert view.record
     assert view.record.vpc_id == vpc
@@ -134,7 +138,9 @@ async def test_key_and_group_are_made_once_for_all_machines(workshop: Workshop) 
 
     (pair,) = workshop.ec2.describe_key_pairs(IncludePublicKey=True)["KeyPairs"]
     assert (pair["KeyName"], pair["PublicKey"].split()[:2]) == ("puter-v1", PUBLIC_KEY.split()[:2])
-    groups = workshop.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["puter-v1"]}])["SecurityGroups"]
+    groups = workshop.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["puter-v1"]}])[
+        "SecurityGroups"
+    ]
     (rule,) = groups[0]["IpPermissions"]
     assert len(groups) == 1
     assert {"Key": "puter:managed", "Value": "true"} in groups[0]["Tags"]
@@ -145,7 +151,7 @@ async def test_key_and_group_are_made_once_for_all_machines(workshop: Workshop) 
     assert {instance["KeyName"] for instance in workshop.instances()} == {"puter-v1"}
 
 
-# -- keys -------------------------------------------------------------------------------------------------------------
+# -- keys ------------------------------------------------------------------------------------------------------------
 
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGuPT0cjPYBF9BZ0fFXDkWhcDN4d2gcTcS0ySMvz4m9H you"
 

@@ -80,7 +80,7 @@ async def test_a_cancelled_key_is_launched_as_it_is_wished_for_now(workshop: Wor
     assert instance["InstanceType"] == "t3.small"
 
 
-# -- on its way -------------------------------------------------------------------------------------------------------
+# -- on its way ------------------------------------------------------------------------------------------------------
 
 
 async def test_a_second_wish_joins_the_first(workshop: Workshop) -> None:
@@ -109,7 +109,7 @@ async def test_another_spec_conflicts_with_a_wish_on_its_way(workshop: Workshop)
     assert instance["InstanceType"] == "t3.micro"
 
 
-# -- alive ------------------------------------------------------------------------------------------------------------
+# -- alive -----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_living_machine_is_existing_whatever_is_not_compared(workshop: Workshop) -> None:
@@ -158,19 +158,6 @@ async def test_what_redis_has_forgotten_counts_as_a_generation(workshop: Worksho
     is_next_generation(workshop, view)
 
 
-async def test_an_old_record_is_confirmed_before_a_wish_is_answered(workshop: Workshop) -> None:
-    async with workshop.working():
-        (view,) = await workshop.wish("one")
-    assert view.record
-    workshop.ec2.terminate_instances(InstanceIds=[view.record.instance_id])
-    rewrite(workshop, observed_at=0.0)
-    batch = await workshop.client.submit(asked("one"), origin=Origin.UP)
-    async with workshop.working(quiet_sweep_s=600.0):
-        (second,) = await workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=30)
-
-    is_next_generation(workshop, second)
-
-
 async def test_a_stopped_machine_is_neither_started_nor_replaced(workshop: Workshop) -> None:
     async with workshop.working():
         (view,) = await workshop.wish("one")
@@ -185,7 +172,7 @@ async def test_a_stopped_machine_is_neither_started_nor_replaced(workshop: Works
     assert len(workshop.instances("stopped")) == 1
 
 
-# -- ended ------------------------------------------------------------------------------------------------------------
+# -- ended -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -193,9 +180,7 @@ async def test_a_stopped_machine_is_neither_started_nor_replaced(workshop: Works
     [{"origin": Origin.UP}, {"origin": Origin.SUBMIT, "instance_type": "t3.small"}],
     ids=["same spec", "other spec"],
 )
-async def test_what_ended_without_a_workload_gets_the_next_generation(
-    workshop: Workshop, wish: dict[str, Any]
-) -> None:
+async def test_what_ended_without_a_workload_gets_the_next_generation(workshop: Workshop, wish: dict[str, Any]) -> None:
     async with workshop.working():
         await ended(workshop)
         (view,) = await workshop.wish("one", **wish)

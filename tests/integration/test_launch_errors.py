@@ -41,6 +41,7 @@ FINAL = (
     "TagPolicyViolation",
     "NeverHeardOf",
 )
+GONE = ("InvalidAMIID.NotFound", "InvalidKeyPair.NotFound", "InvalidGroup.NotFound")
 JUST_MADE = ("InvalidInstanceID.NotFound", "InvalidGroup.NotFound")
 CREDENTIALS = ("ExpiredToken", "RequestExpired", "InvalidClientTokenId", "SignatureDoesNotMatch")
 PREPARING = (
@@ -74,7 +75,7 @@ async def failed(shop: SimWorkshop) -> Record:
     return view.record
 
 
-# -- of RunInstances ------------------------------------------------------------------------------------------------
+# -- of RunInstances ---
 
 
 @pytest.mark.parametrize("code", AGAIN)
@@ -128,15 +129,32 @@ async def test_what_was_too_much_at_once_is_asked_for_in_parts(sim_workshop: Sim
 
 @pytest.mark.parametrize("code", FINAL)
 async def test_what_cannot_be_mended_fails_the_wish_in_ec2s_words(sim_workshop: SimWorkshop, code: str) -> None:
-    await sim_workshop.faults(Fault(action="RunInstances", code=code, message="It cannot be.", times=1))
+    await sim_workshop.faults(Fault(action="RunInstances", code=code, message="It cannot be."))
     async with sim_workshop.working():
         record = await failed(sim_workshop)
-        again = await launched(sim_workshop)
 
-    refused, granted = await sim_workshop.calls("RunInstances")
+    refused = (await sim_workshop.calls("RunInstances"))[-1]
     assert record.error is not None
     assert (record.error.code, record.error.request_id) == (code, refused.request_id)
     assert record.error.message.startswith("It cannot be.")
+
+
+@pytest.mark.parametrize("code", GONE)
+async def test_what_was_deleted_meanwhile_is_made_anew(sim_workshop: SimWorkshop, code: str) -> None:
+    await sim_workshop.faults(Fault(action="RunInstances", code=code, times=1))
+    async with sim_workshop.working():
+        await launched(sim_workshop)
+
+    assert [call.code for call in await sim_workshop.calls("RunInstances")] == [code, "OK"]
+
+
+async def test_a_failed_wish_that_is_wished_again_has_a_token_of_its_own(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.faults(Fault(action="RunInstances", code="InvalidParameterValue", times=1))
+    async with sim_workshop.working():
+        await failed(sim_workshop)
+        again = await launched(sim_workshop)
+
+    refused, granted = await sim_workshop.calls("RunInstances")
     assert refused.params["ClientToken"] != granted.params["ClientToken"]
     assert again.generation == 1
 
@@ -165,7 +183,7 @@ async def says(shop: SimWorkshop, *words: str) -> bool:
     return any(all(word in reason for word in words) for reason in await shop.reasons("one"))
 
 
-# -- of the calls before it ---------------------------------------------------------------------------------------------
+# -- of the calls before it ---
 
 
 @pytest.mark.parametrize("action", PREPARING)

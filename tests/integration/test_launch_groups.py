@@ -77,7 +77,7 @@ async def all_labelled(shop: SimWorkshop, *tags: str) -> None:
     await eventually("every machine bears its own tags", labelled)
 
 
-# -- what a launch consists of ----------------------------------------------------------------------------------------
+# -- what a launch consists of ---
 
 
 async def test_two_hundred_of_two_workers_are_launched_in_groups_with_no_call_refused(
@@ -146,7 +146,7 @@ async def test_spot_machines_are_launched_singly_for_all_would_have_the_same_ind
     await sim_workshop.one_each(*TAGS[:8])
 
 
-# -- what does not fit into one call ------------------------------------------------------------------------------------
+# -- what does not fit into one call ---
 
 
 @pytest.mark.usefixtures("in_groups")
@@ -212,7 +212,7 @@ async def test_a_workload_that_fits_no_machine_fails_alone(sim_workshop: SimWork
     await sim_workshop.one_each(*TAGS[:12])
 
 
-# -- labels ---------------------------------------------------------------------------------------------------------------
+# -- labels ---
 
 
 @pytest.mark.usefixtures("in_groups")

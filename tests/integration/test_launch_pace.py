@@ -37,7 +37,7 @@ async def launches_between(shop: SimWorkshop, client: PuterClient, tag: str) -> 
     return [call for call in calls if awaited < call.at and call.number < own.number]
 
 
-# -- fairness -----------------------------------------------------------------------------------------------------------
+# -- fairness ---
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ async def some_launch(shop: SimWorkshop) -> bool:
     return bool(await shop.calls("RunInstances"))
 
 
-# -- the budget -----------------------------------------------------------------------------------------------------------
+# -- the budget ---
 
 
 async def test_who_waits_for_the_budget_is_told_so_with_an_estimate(
@@ -167,7 +167,7 @@ def once(monkeypatch: pytest.MonkeyPatch, name: str, amount: int) -> None:
     monkeypatch.setitem(pacer.BUCKETS, name, Bucket(amount, 0.001))
 
 
-# -- the pacer by itself ----------------------------------------------------------------------------------------------------
+# -- the pacer by itself ---
 
 
 async def test_two_workers_never_take_more_than_the_bucket_holds(

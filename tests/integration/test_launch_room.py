@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import pairwise
 
 import pytest
 
@@ -48,7 +49,7 @@ async def live_count(shop: SimWorkshop) -> int:
     return len(await shop.living())
 
 
-# -- capacity -------------------------------------------------------------------------------------------------------------
+# -- capacity ---
 
 
 async def test_after_a_refusal_each_zone_is_tried_by_itself_with_a_token_of_its_own(sim_workshop: SimWorkshop) -> None:
@@ -157,7 +158,7 @@ async def labelled(shop: SimWorkshop, *tags: str) -> bool:
     return all(record.labelled for record in await shop.records(*tags))
 
 
-# -- quotas ---------------------------------------------------------------------------------------------------------------
+# -- quotas ---
 
 
 @pytest.mark.usefixtures("in_groups")
@@ -182,7 +183,7 @@ async def test_a_refused_group_is_halved_down_to_one(sim_workshop: SimWorkshop) 
 
     asked = [count for count, _ in await counts(sim_workshop)]
     assert asked[0] in range(2, 17)
-    assert all(later == max(1, earlier // 2) for earlier, later in zip(asked, asked[1:], strict=False))
+    assert all(later == max(1, earlier // 2) for earlier, later in pairwise(asked))
     assert asked[-1] == 1
 
 
@@ -218,6 +219,26 @@ async def test_a_wait_for_a_quota_does_not_count_as_one_for_capacity(
     assert (record.phase, record.short_since) == (Phase.LAUNCHING, None)
 
 
+async def test_nobody_gives_up_on_capacity_while_a_quota_is_what_holds_it(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient(monkeypatch)
+    monkeypatch.setattr(brakes, "DRY_FOR_S", 20.0)
+    await sim_workshop.faults(no_capacity(times=4), Fault(action="RunInstances", code="VcpuLimitExceeded"))
+    async with sim_workshop.working():
+        await sim_workshop.submit("one", give_up_after_s=2)
+        await eventually("no zone has room", lambda: refused_times(sim_workshop, 4))
+        await sim_workshop.submit("two", instance_type="t3.small")
+        await eventually("a quota is in the way", lambda: wait_for_quota(sim_workshop, 1, live=0))
+        (record,) = await sim_workshop.records("one")
+
+    assert (record.phase, record.short_since) == (Phase.LAUNCHING, None)
+
+
+async def refused_times(shop: SimWorkshop, times: int) -> bool:
+    return await shop.refused("InsufficientInstanceCapacity") == times
+
+
 async def wait_for_quota(shop: SimWorkshop, many: int, *, live: int) -> bool:
     """Whether so many of the wishes say that they wait for a quota, and how many machines live."""
     reasons = await shop.reasons(*TAGS[:16], "one")
@@ -225,7 +246,7 @@ async def wait_for_quota(shop: SimWorkshop, many: int, *, live: int) -> bool:
     return len(told) == many
 
 
-# -- max_parallel -----------------------------------------------------------------------------------------------------------
+# -- max_parallel ---
 
 
 @pytest.mark.parametrize("workers", [1, 2])

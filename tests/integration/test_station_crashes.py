@@ -9,10 +9,11 @@ import pytest
 
 from puter_client.client import Asked
 from puter_client.contract.phase import Origin
-from puter_worker import lead, worker
+from puter_worker import lead, pacer, worker
 from puter_worker.ec2.session import Sessions
+from puter_worker.pacer import Bucket
 from puter_worker.stations import send
-from tests.integration.station_world import FLEET, Death, end, one_machine_each, redis_keeps_its_rules, time_passes
+from tests.integration.station_world import Death, end, one_machine_each, redis_keeps_its_rules, time_passes
 from tests.integration.workshop import PATIENCE_S, Workshop, spec
 
 __all__ = ["redis_keeps_its_rules"]
@@ -31,6 +32,7 @@ async def test_a_worker_may_die_at_any_step(
     workshop: Workshop, one_session: Sessions, grouped: bool, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "Sessions", lambda version: one_session)
+    monkeypatch.setitem(pacer.BUCKETS, "RunInstances", Bucket(1, 20))  # paced, two are launched with one call
     # moto launches but one of a group: the others are looked for twice, and then launched anew.
     monkeypatch.setattr(send, "SECOND_LOOK_AFTER_S", 0.1)
     monkeypatch.setattr(send, "BACKOFF_S", 0.1)
@@ -60,9 +62,6 @@ async def _a_life(shop: Workshop, namespace: str, death: Death, *, grouped: bool
     """One way of two wishes, with a worker that dies on it and one that goes on; whether the first one died."""
     with shop.server.client() as behind:
         behind.flushall()
-        if grouped:  # one call is all that may be made at once
-            seconds, _ = behind.time()
-            behind.hset(f"puter:_public:bucket:{FLEET}RunInstances", mapping={"tokens": "1", "at": str(seconds)})
     client = shop.client_of(namespace)
     batch = await client.submit([Asked(tag, spec()) for tag in TAGS], origin=Origin.UP)
     granted = asyncio.create_task(client.wait(batch_id=batch, tags=TAGS, timeout_s=PATIENCE_S))

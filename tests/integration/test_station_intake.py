@@ -184,7 +184,7 @@ async def test_rows_of_a_batch_are_there_as_soon_as_its_head_is(workshop: Worksh
     assert [view.row for view in views] == [BatchRow(outcome=Outcome.CREATED, generation=1, wish=1)] * 2
 
 
-# -- withdrawing --------------------------------------------------------------------------------------------------------
+# -- withdrawing -----------------------------------------------------------------------------------------------------
 
 
 async def test_a_cancel_before_the_launch_wins(workshop: Workshop) -> None:
@@ -221,7 +221,7 @@ async def test_a_batchs_cancel_withdraws_its_own_wishes_only(workshop: Workshop,
     assert one.record.batch_id == first
 
 
-# -- behind the scenes --------------------------------------------------------------------------------------------------
+# -- behind the scenes -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -253,9 +253,9 @@ def append(shop: Workshop, namespace: str, *raws: bytes) -> None:
 
 def left(shop: Workshop, namespace: str) -> int:
     with shop.server.client() as behind:
-        return behind.llen(public.inbox(namespace))
+        return int(behind.llen(public.inbox(namespace)))
 
 
 def rung(shop: Workshop) -> set[bytes]:
     with shop.server.client() as behind:
-        return behind.smembers(public.BELL)
+        return set(behind.smembers(public.BELL))

@@ -158,7 +158,7 @@ async def test_a_record_that_cannot_be_read_is_looked_up_like_an_unknown_key(wor
     assert len(workshop.instances()) == 1
 
 
-# -- by hand ------------------------------------------------------------------------------------------------------------
+# -- by hand ---------------------------------------------------------------------------------------------------------
 
 
 class Hands:

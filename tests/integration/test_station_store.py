@@ -25,7 +25,7 @@ async def store(any_redis: RedisServer) -> AsyncIterator[WorkerStore]:
     await redis.aclose()
 
 
-# -- transactions -------------------------------------------------------------------------------------------------------
+# -- transactions ----------------------------------------------------------------------------------------------------
 
 
 async def test_all_is_written_if_all_holds(store: WorkerStore) -> None:
@@ -98,7 +98,7 @@ async def test_a_transaction_of_five_hundred_records_fits(store: WorkerStore) ->
     assert await store.redis.hlen("h499") == 10
 
 
-# -- durability ---------------------------------------------------------------------------------------------------------
+# -- durability ------------------------------------------------------------------------------------------------------
 
 
 async def test_a_durable_write_is_confirmed(store: WorkerStore) -> None:
@@ -156,7 +156,7 @@ async def test_scripts_come_back_when_redis_has_forgotten_them(store: WorkerStor
     assert await store.redis.get("a") == b"1"
 
 
-# -- leases -------------------------------------------------------------------------------------------------------------
+# -- leases ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_lease_is_one_holders_until_it_gives_it_up(store: WorkerStore) -> None:
@@ -180,7 +180,7 @@ async def test_what_is_claimed_is_not_claimed_again_before_its_time(store: Worke
     assert [[key.tag for key in keys] for keys in (first, second, third)] == [["one"], ["two"], []]
 
 
-# -- buckets ------------------------------------------------------------------------------------------------------------
+# -- buckets ---------------------------------------------------------------------------------------------------------
 
 
 def pacer(store: WorkerStore) -> Pacer:
@@ -197,7 +197,7 @@ async def test_a_bucket_gives_what_it_holds_and_then_says_how_long_to_wait(store
 
 async def test_tokens_come_back_at_the_published_rate(store: WorkerStore) -> None:
     bucket = names.bucket("123456789012", "us-east-1", "RunInstances")
-    await store.redis.hset(bucket, mapping={"tokens": "0", "at": str(store.now() - 1.01)})
+    await store.redis.hset(bucket, mapping={"tokens": "0", "at": str(store.now() - 1.1)})
 
     granted = await pacer(store).take([("RunInstances", 0)])
 

@@ -17,7 +17,14 @@ import redis
 import structlog
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from puter_worker.stations import quarantine
 from tests.integration.redis_servers import running_server, server_binaries
@@ -25,26 +32,30 @@ from tests.model.steps import Fate
 from tests.model.world import HOSTS, KEYS, VirtualTime, World
 
 LONG = os.environ.get("PUTER_CHAOS") == "long"
-SETTINGS = settings(
-    max_examples=int(os.environ.get("PUTER_MODEL_EXAMPLES", "5000" if LONG else "150")),
-    stateful_step_count=30,
-    deadline=None,
-    derandomize=not LONG,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    print_blob=False,
-    # Each example takes a second to heal in vain: to shrink one takes minutes, for whoever wants to.
-    phases=[Phase.generate, Phase.shrink] if os.environ.get("PUTER_MODEL_SHRINK") else [Phase.generate],
-)
+
+
+def tries(examples: int, steps: int) -> settings:
+    """So many examples of so many steps, the same every time; in the long form many more, and others each time."""
+    return settings(
+        max_examples=int(os.environ.get("PUTER_MODEL_EXAMPLES", "0")) or (50 * examples if LONG else examples),
+        stateful_step_count=steps,
+        deadline=None,
+        derandomize=not LONG,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        # An example that heals in vain takes a second: to shrink one takes minutes, for whoever wants to.
+        phases=[Phase.generate, Phase.shrink] if os.environ.get("PUTER_MODEL_SHRINK") else [Phase.generate],
+    )
+
+
 hosts = st.sampled_from(HOSTS)
 keys = st.sampled_from(KEYS)
 
 
-class Stations(RuleBasedStateMachine):
-    """Two workers, three keys, and whatever may go wrong."""
+class Worked(RuleBasedStateMachine):
+    """What all examples have in common: their world, and what must hold in it."""
 
     server: redis.Redis
-    forgetful = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +72,31 @@ class Stations(RuleBasedStateMachine):
             self._clock.stop()
             self.world.close()
 
-    # -- what happens -------------------------------------------------------------------------------------------
+    @invariant()
+    def no_key_has_two_live_machines(self) -> None:
+        for key in KEYS:
+            live = self.world.cloud.live(key)
+            assert len(live) <= 1, f"{key} has {[(machine.id, machine.token) for machine in live]}"
+
+    def _all_is_as_wished_in_the_end(self) -> None:
+        world = self.world
+        wished = [key for key in KEYS if world.record(key)]
+        if self.excused:
+            assert world.heal(world.is_settled), "a wish is under way for ever"
+            self.no_key_has_two_live_machines()
+            # What is known of a machine may be half a minute old; whoever asks after that gets what there is.
+            world.let_pass(31.0)
+            world.wish(*KEYS)
+            wished = list(KEYS)
+        granted = world.heal(lambda: all(world.is_granted(key) for key in wished))
+        self.no_key_has_two_live_machines()
+        assert granted, [(world.record(key), world.cloud.live(key)) for key in wished if not world.is_granted(key)]
+
+
+class Stations(Worked):
+    """Two workers, three keys, and whatever may go wrong, on the whole way of a wish."""
+
+    forgetful = False
 
     @rule(which=st.sets(keys, min_size=1))
     def wish(self, which: set[Any]) -> None:
@@ -120,27 +155,60 @@ class Stations(RuleBasedStateMachine):
         self.excused = True
         self.world.lose_redis()
 
-    # -- what must hold -----------------------------------------------------------------------------------------
 
-    @invariant()
-    def no_key_has_two_live_machines(self) -> None:
-        for key in KEYS:
-            live = self.world.cloud.live(key)
-            assert len(live) <= 1, f"{key} has {[(machine.id, machine.token) for machine in live]}"
+class Launches(Worked):
+    """The part of the way on which a machine could be launched twice, request by request.
 
-    def _all_is_as_wished_in_the_end(self) -> None:
+    Keys are on the launchpad. One worker has begun to launch them and stands still, perhaps past its leases; it goes
+    on, or dies, while another one takes up what it left.
+    """
+
+    @initialize(
+        which=st.sets(keys, min_size=1, max_size=2),
+        calls_now=st.sampled_from([0, 9]),
+        lag_s=st.sampled_from([0.0, 20.0]),
+        room=st.sampled_from([None, 0, 1]),
+        at=st.sampled_from(["opened", "sending", "sent", "told"]),
+        seconds=st.sampled_from([0.5, 11.0, 31.0]),
+    )
+    def a_worker_stands_still(
+        self, which: set[Any], calls_now: int, lag_s: float, room: int | None, at: str, seconds: float
+    ) -> None:
         world = self.world
-        wished = [key for key in KEYS if world.record(key)]
-        if self.excused:
-            assert world.heal(world.is_settled), "a wish is under way for ever"
-            self.no_key_has_two_live_machines()
-            # What is known of a machine may be half a minute old; whoever asks after that gets what there is.
-            world.let_pass(31.0)
-            world.wish(*KEYS)
-            wished = list(KEYS)
-        granted = world.heal(lambda: all(world.is_granted(key) for key in wished))
-        self.no_key_has_two_live_machines()
-        assert granted, [(world.record(key), world.cloud.live(key)) for key in wished if not world.is_granted(key)]
+        world.wish(*sorted(which))
+        world.only = frozenset({"intake", "ensure", "resolve"})
+        while world.work(HOSTS[0], 100) is not None:
+            pass
+        world.only = frozenset({"launch", "replay"})
+        world.calls_now, world.cloud.weather.lag_s, world.cloud.weather.room = calls_now, lag_s, room
+        world.stand_still(HOSTS[0], at)
+        world.let_pass(seconds)
+
+    @rule(host=hosts, fate=st.sampled_from([Fate.WHOLE, *Fate]))
+    def step(self, host: str, fate: Fate) -> None:
+        request = self.world.work(host, 0)
+        if request is not None:
+            self.world.steps.let(request, fate)
+
+    @rule(host=hosts, most=st.integers(1, 25))
+    def steps(self, host: str, most: int) -> None:
+        self.world.work(host, most)
+
+    @rule(host=hosts, at=st.sampled_from(["opened", "sending", "sent", "told"]))
+    def stand_still(self, host: str, at: str) -> None:
+        self.world.stand_still(host, at)
+
+    @rule(seconds=st.sampled_from([2.5, 11.0, 31.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.let_pass(seconds)
+
+    @rule(room=st.sampled_from([None, 0]))
+    def capacity(self, room: int | None) -> None:
+        self.world.cloud.weather.room = room
+
+    @rule(host=hosts, delivered=st.booleans())
+    def crash(self, host: str, delivered: bool) -> None:
+        self.world.crash(host, delivered=delivered)
 
 
 @contextmanager
@@ -160,11 +228,14 @@ def server() -> Iterator[redis.Redis]:
         yield client
 
 
-def test_no_interleaving_launches_a_key_twice_or_loses_it(server: redis.Redis) -> None:
-    machine = type("Here", (Stations,), {"server": server})
-    run_state_machine_as_test(machine, settings=SETTINGS)
+def test_no_interleaving_of_stations_launches_a_key_twice_or_loses_it(server: redis.Redis) -> None:
+    run_state_machine_as_test(type("Here", (Stations,), {"server": server}), settings=tries(100, 30))
+
+
+def test_no_interleaving_of_launches_launches_a_key_twice_or_loses_it(server: redis.Redis) -> None:
+    run_state_machine_as_test(type("Here", (Launches,), {"server": server}), settings=tries(150, 30))
 
 
 def test_not_even_a_redis_that_comes_back_empty_launches_a_key_twice(server: redis.Redis) -> None:
     machine = type("Here", (Stations,), {"server": server, "forgetful": True})
-    run_state_machine_as_test(machine, settings=SETTINGS)
+    run_state_machine_as_test(machine, settings=tries(100, 30))

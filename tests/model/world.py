@@ -96,6 +96,9 @@ class _Pacer:
     async def take(self, _amounts: Sequence[tuple[str, int]]) -> Granted:
         return Granted(0.0, self._world.calls_now)
 
+    async def give_back(self, _amounts: Sequence[tuple[str, int]]) -> None:
+        return None
+
 
 class _Fleet(Fleet):
     """A fleet whose image, key pair, group and zones are given."""
@@ -146,7 +149,8 @@ class World:
         steps: what is parked.
         cloud: EC2.
         calls_now: how many RunInstances calls the pacer would let through at once.
-        lives: so many processes were started on each host.
+        only: stations that take turns; none named: all.
+        processes: the one that runs on each host.
     """
 
     def __init__(self, server: redis.Redis) -> None:
@@ -156,6 +160,7 @@ class World:
         self.cloud = Cloud(self.steps.loop)
         self.store = _Store(server, self.steps)
         self.calls_now = 0
+        self.only: frozenset[str] = frozenset()
         self._memories = {host: Memory(None) for host in HOSTS}
         self._lives = dict.fromkeys(HOSTS, 0)
         self._batches = 0
@@ -180,10 +185,9 @@ class World:
         """Somebody wishes for machines, as one batch."""
         self._batches += 1
         for key in keys:
-            self._append(key, UpWish(
-                tag=key.tag, spec=Spec(run=f"echo {key.tag}", region=FLEET.region, public_key=PUBLIC_KEY), size=len(keys),
-                batch=f"b{self._batches}", user="ann", origin=Origin.UP,
-            ))  # fmt: skip
+            spec = Spec(run=f"echo {key.tag}", region=FLEET.region, public_key=PUBLIC_KEY)
+            batch = f"b{self._batches}"
+            self._append(key, UpWish(tag=key.tag, spec=spec, size=len(keys), batch=batch, user="ann", origin=Origin.UP))
 
     def cancel(self, key: PuterKey) -> None:
         """Somebody withdraws whatever is wished for under a key."""
@@ -253,7 +257,7 @@ class World:
         Returns the request at which it stands then; None if it has nothing to ask.
         """
         process, begun = self.processes[host], 0
-        stations = list(self.stations(process).items())
+        stations = [item for item in self.stations(process).items() if not self.only or item[0] in self.only]
         while True:
             request = self.steps.oldest(process.name)
             if request is None:
@@ -267,6 +271,37 @@ class World:
                 self.steps.let(request, Fate.WHOLE)
             else:
                 return request
+
+    def stand_still(self, host: str, at: str) -> Request | None:
+        """A worker goes its way until it stands at a point of a launch; the request at which it does.
+
+        `opened`: an intent is stored, and it does not know yet. `sending`: RunInstances is about to be carried out.
+        `sent`: it was, and the worker does not know yet. `told`: the same, and it is about to write what came of it.
+        """
+        for _ in range(60):
+            request = self.work(host, 0)
+            if request is None:
+                return None
+            if request.name == "RunInstances":
+                if at == "sending":
+                    return request
+                if at == "sent":
+                    self.steps.let(request, Fate.UNSEEN)
+                    return request
+                self.steps.let(request, Fate.WHOLE)
+                if at == "told":
+                    return self.steps.oldest(self.processes[host].name)
+                continue
+            before = self._intents()
+            request.take_effect()
+            if at == "opened" and self._intents() != before:
+                return request
+            self.steps.let(request, Fate.WHOLE)
+        return None
+
+    def _intents(self) -> list[Any]:
+        ids = self.server.zrange(names.intents(str(FLEET)), 0, -1)
+        return [(raw, self.server.hget(names.intent(raw.decode()), "rev")) for raw in ids]
 
     def _begin(self, process: Process, name: str, turn: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         running = process.running.get(name)
@@ -325,6 +360,7 @@ class World:
         """Nothing goes wrong any more; whether all comes to be as wished in a while."""
         self.cloud.weather.room = None
         self.cloud.weather.permitted = True
+        self.only = frozenset()
         for turn in range(patience):
             for host in HOSTS:
                 while self.work(host, 1_000) is not None:

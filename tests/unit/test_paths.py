@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -13,6 +15,13 @@ from puter_client.paths import SOCKET_PATH_LIMIT_BYTES, Paths, secure_folder
 
 SHARED = Path(f"/tmp/puter-{os.geteuid()}")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives folders away, which root alone may")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder with a short path, wherever the tests run: the length of sockets' paths is what some are about."""
+    with TemporaryDirectory(prefix="p-") as folder:
+        yield Path(folder)
 
 
 def mode(path: Path) -> int:

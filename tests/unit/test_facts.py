@@ -1,0 +1,139 @@
+"""What EC2 shows of an instance, carried over into a record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from puter_client.contract.phase import Phase
+from puter_client.contract.record import Record
+from puter_worker.ec2.instances import Instance
+from puter_worker.fleet import FleetId
+from puter_worker.stations.facts import FORGOTTEN_AFTER_S, OVERDUE_AFTER_S, choose, gone, with_instance
+
+FLEET = FleetId("123456789012", "us-east-1")
+NOW = 1_000_000.0
+
+
+def record(phase: Phase = Phase.LAUNCHING, **changes: Any) -> Record:
+    made = Record(namespace="betty", tag="one", phase=phase, created_at=1.0, changed_at=1.0, ttl_s=3_600, intent="4711")
+    return made.but(**changes)
+
+
+def instance(state: str = "running", **changes: Any) -> Instance:
+    return Instance(instance_id="i-1", state=state, launch_time=NOW - 10, **changes)
+
+
+@pytest.mark.parametrize(
+    ("states", "chosen"),
+    [
+        (["terminated", "running"], 1),
+        (["stopped", "pending"], 1),
+        (["terminated", "stopped"], 1),
+        (["shutting-down", "running", "stopping"], 1),
+        (["terminated"], 0),
+    ],
+)
+def test_the_living_count_before_the_stopped_and_these_before_the_dead(states: list[str], chosen: int) -> None:
+    shown = [Instance(instance_id=f"i-{n}", state=state) for n, state in enumerate(states)]
+
+    assert choose(shown) is shown[chosen]
+
+
+def test_of_two_alike_the_later_counts() -> None:
+    older, newer = (Instance(instance_id=f"i-{at}", state="terminated", launch_time=at) for at in (1.0, 2.0))
+
+    assert choose([older, newer]) is newer
+    assert choose([newer, older]) is newer
+
+
+def test_of_nothing_nothing_counts() -> None:
+    assert choose([]) is None
+
+
+def test_a_pending_instance_makes_a_record_pending() -> None:
+    known = with_instance(record(), instance("pending"), FLEET, NOW)
+
+    assert (known.phase, known.instance_id, known.intent, known.observed_at) == (Phase.PENDING, "i-1", None, NOW)
+    assert (known.launched_at, known.expires_at) == (NOW - 10, NOW - 10 + 3_600)
+
+
+def test_a_running_instance_makes_a_record_running_and_tells_since_when() -> None:
+    known = with_instance(record(Phase.PENDING), instance(public_ip="192.0.2.1"), FLEET, NOW)
+
+    assert (known.phase, known.running_at, known.public_ip) == (Phase.RUNNING, NOW, "192.0.2.1")
+
+
+def test_what_has_run_does_not_become_pending_again() -> None:
+    known = with_instance(record(Phase.RUNNING, running_at=1.0), instance("pending"), FLEET, NOW)
+
+    assert (known.phase, known.running_at) == (Phase.RUNNING, 1.0)
+
+
+@pytest.mark.parametrize("state", ["shutting-down", "terminated"])
+def test_what_has_run_and_is_dead_has_terminated(state: str) -> None:
+    known = with_instance(record(Phase.RUNNING, running_at=1.0, public_ip="192.0.2.1"), instance(state), FLEET, NOW)
+
+    assert (known.phase, known.ended_at, known.error) == (Phase.TERMINATED, NOW, None)
+    assert known.public_ip == "192.0.2.1"
+
+
+def test_what_never_ran_has_failed_for_ec2s_reason() -> None:
+    dead = instance("terminated", state_reason_code="Client.VolumeLimitExceeded", state_reason="Volume limit exceeded")
+    known = with_instance(record(Phase.PENDING), dead, FLEET, NOW)
+
+    assert known.error
+    assert (known.phase, known.error.code) == (Phase.FAILED, "Client.VolumeLimitExceeded")
+    assert known.reason == "Volume limit exceeded"
+
+
+@pytest.mark.parametrize(
+    "code", ["Client.InstanceInitiatedShutdown", "Client.UserInitiatedShutdown", "Server.SpotInstanceTermination"]
+)
+def test_what_ended_itself_before_it_was_seen_to_run_has_not_failed(code: str) -> None:
+    known = with_instance(record(Phase.PENDING), instance("terminated", state_reason_code=code), FLEET, NOW)
+
+    assert known.phase is Phase.TERMINATED
+
+
+@pytest.mark.parametrize("state", ["stopping", "stopped"])
+def test_what_is_stopped_has_failed_and_says_what_to_do(state: str) -> None:
+    known = with_instance(record(Phase.RUNNING), instance(state), FLEET, NOW)
+
+    assert known.error
+    assert (known.phase, known.error.code) == (Phase.FAILED, "InstanceStopped")
+    assert "terminate it in EC2" in known.error.message
+
+
+def test_what_outlives_its_end_is_overdue() -> None:
+    launched = NOW - 3_600 - OVERDUE_AFTER_S
+    late = with_instance(record(Phase.RUNNING, launched_at=launched - 1), instance(), FLEET, NOW)
+    on_time = with_instance(record(Phase.RUNNING, launched_at=launched + 1), instance(), FLEET, NOW)
+
+    assert (late.overdue, on_time.overdue) == (True, False)
+    assert late.reason
+    assert "5m1s ago" in late.reason
+    assert on_time.reason is None
+
+
+def test_what_has_no_end_is_never_overdue() -> None:
+    known = with_instance(record(Phase.RUNNING, launched_at=1.0, ttl_s=None), instance(), FLEET, NOW)
+
+    assert (known.overdue, known.expires_at) == (False, None)
+
+
+def test_nothing_moves_while_nothing_changes() -> None:
+    old = with_instance(record(Phase.PENDING), instance(), FLEET, NOW)
+
+    assert with_instance(old, instance(), FLEET, NOW + 5) == old.but(observed_at=NOW + 5)
+
+
+def test_absence_means_nothing_until_ec2_would_have_forgotten_it() -> None:
+    assert gone(record(Phase.RUNNING, observed_at=NOW - FORGOTTEN_AFTER_S + 1), NOW) is None
+    assert gone(record(Phase.RUNNING, observed_at=None), NOW) is None
+
+    ended = gone(record(Phase.RUNNING, observed_at=NOW - FORGOTTEN_AFTER_S - 1), NOW)
+
+    assert ended
+    assert (ended.phase, ended.ended_at) == (Phase.TERMINATED, NOW)

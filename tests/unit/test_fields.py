@@ -1,0 +1,148 @@
+"""From written fields to a checked spec: what is read, and how a refusal says what to write instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from puter_client.contract.fields import MAX_AWS_TAGS, InvalidSpec, build_spec, parse_cidr, recheck_spec
+from puter_client.contract.phase import Os
+from puter_client.contract.spec import Spec
+
+ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPx8Tn8wJmVvLq1uwRWhGtg5zT8p7xyk8vJ4k8jVvq3Z"
+GOOD: list[tuple[str, Any, str, Any]] = [
+    ("profile", "work", "profile", "work"),
+    ("region", "us-gov-west-1", "region", "us-gov-west-1"),
+    ("instance_type", "u-6tb1.metal", "instance_type", "u-6tb1.metal"),
+    ("os", "al2", "os", Os.AL2),
+    ("ami", "ami-0123456789abcdef0", "ami", "ami-0123456789abcdef0"),
+    ("subnet", "subnet-12345678", "subnet", "subnet-12345678"),
+    ("spot", "true", "spot", True),
+    ("spot", False, "spot", False),
+    ("disk", "30", "disk", 30),
+    ("disk", 65_536, "disk", 65_536),
+    ("run", "make\n", "run", "make\n"),
+    ("key_name", "my key", "key_name", "my key"),
+    ("public_key", f"{ED25519} me@here", "public_key", f"{ED25519} me@here"),
+    ("ssh_from", "192.0.2.1", "ssh_from", ("192.0.2.1/32",)),
+    ("ssh_from", ["2001:db8::/32", "192.0.2.0/24"], "ssh_from", ("192.0.2.0/24", "2001:db8::/32")),
+    ("ssh_from", "none", "ssh_from", ()),
+    ("aws_tags", {"team": "render", "cost": 7}, "aws_tags", {"team": "render", "cost": "7"}),
+    ("ttl", "90m", "ttl_s", 5_400),
+    ("no_shutdown", True, "ttl_s", None),
+    ("no_shutdown", False, "ttl_s", 3_600),
+    ("instance_type", None, "instance_type", "t3.micro"),
+]
+
+
+@pytest.mark.parametrize(("name", "written", "field", "value"), GOOD)
+def test_a_good_field_is_read(name: str, written: Any, field: str, value: Any) -> None:
+    assert getattr(build_spec({name: written}), field) == value
+
+
+BAD: list[tuple[str, Any, str]] = [
+    ("profile", "a/b", "name of an AWS profile"),
+    ("profile", "-x\n", "name of an AWS profile"),
+    ("region", "Virginia", "like us-east-1"),
+    ("instance_type", "t3", "like t3.micro"),
+    ("instance_type", "t3.micro; rm", "like t3.micro"),
+    ("os", "ubuntu", "al2023, al2"),
+    ("ami", "ami-xyz", "like ami-"),
+    ("subnet", "vpc-12345678", "like subnet-"),
+    ("spot", "yes", "true or false"),
+    ("disk", 0, "1 to 65536"),
+    ("disk", 1.5, "1 to 65536"),
+    ("disk", True, "1 to 65536"),
+    ("run", "  ", "is empty"),
+    ("run", "x" * 16_385, "16,385 bytes"),
+    ("run", "a\0b", "NUL"),
+    ("run", ["make"], "is a list"),
+    ("run", "\ud800", "UTF-8"),
+    ("env", {"A": "1"}, "write run as well"),
+    ("env", "A=1", "is a text"),
+    ("key_name", "ключ", "printable ASCII"),
+    ("public_key", "-----BEGIN OPENSSH PRIVATE KEY-----", "OpenSSH public key"),
+    ("public_key", f"ssh-dss {ED25519.split()[1]}", "OpenSSH public key"),
+    ("security_group_name", "sg-12345678", "not sg-"),
+    ("ssh_from", "192.0.2.1/24", "CIDR like"),
+    ("ssh_from", "everywhere", "CIDR like"),
+    ("ssh_from", 7, "is a number"),
+    ("aws_tags", {"Name": "x"}, "are taken"),
+    ("aws_tags", {"puter:tag": "x"}, "are taken"),
+    ("aws_tags", {"aws:x": "x"}, "are taken"),
+    ("aws_tags", {"a b": "x"}, "are taken"),
+    ("aws_tags", {"a": "x" * 257}, "256 characters"),
+    ("aws_tags", {f"k{n}": "" for n in range(MAX_AWS_TAGS + 1)}, f"at most {MAX_AWS_TAGS}"),
+    ("ttl", "60", "like 90s"),
+    ("ttl", "59s", "1m to 365d"),
+    ("ttl", "366d", "1m to 365d"),
+    ("colour", "blue", "known are"),
+]
+
+
+@pytest.mark.parametrize(("name", "written", "remedy"), BAD)
+def test_a_bad_field_is_refused_in_one_line_that_says_what_to_write(name: str, written: Any, remedy: str) -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        build_spec({name: written})
+
+    (problem,) = refused.value.problems
+    assert name in problem
+    assert remedy in problem
+    assert problem.isprintable()
+
+
+def test_every_bad_field_is_told_not_only_the_first() -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        build_spec({"ami": "x", "disk": 0, "spot": "maybe", "region": "us-east-1"})
+
+    assert [problem.field for problem in refused.value.field_problems] == ["ami", "disk", "spot"]
+
+
+def test_a_time_to_live_and_none_exclude_each_other() -> None:
+    with pytest.raises(InvalidSpec, match="exclude each other"):
+        build_spec({"ttl": "1h", "no_shutdown": True})
+
+
+def test_a_refusal_shows_no_value_of_a_variable() -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        build_spec({"run": "x", "env": {"PASSWORD=hunter2": "hunter2", "A": ["hunter2"]}})
+
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "written", "field", "value"), GOOD)
+def test_what_was_built_passes_a_second_check(name: str, written: Any, field: str, value: Any) -> None:
+    del field, value
+
+    recheck_spec(build_spec({name: written}))
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"instance_type": ""},
+        {"instance_type": "../x"},
+        {"ami": ""},
+        {"disk": -1},
+        {"ttl_s": 1},
+        {"ttl_s": 10**12},
+        {"ssh_from": ("192.0.2.1",)},
+        {"ssh_from": ("192.0.2.1/32", "192.0.2.0/32")},
+        {"env": {"A B": "x"}},
+        {"aws_tags": {"puter:owner": "root"}},
+        {"run": "x" * 20_000},
+        {"give_up_after_s": 0},
+    ],
+)
+def test_a_forged_spec_does_not_pass(forged: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSpec):
+        recheck_spec(msgspec.structs.replace(Spec(), **forged))
+
+
+@pytest.mark.parametrize(
+    ("text", "cidr"), [("192.0.2.7", "192.0.2.7/32"), (" 192.0.2.0/24 ", "192.0.2.0/24"), ("::1", "::1/128")]
+)
+def test_an_address_is_written_one_way(text: str, cidr: str) -> None:
+    assert parse_cidr(text) == cidr

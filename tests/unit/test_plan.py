@@ -1,0 +1,135 @@
+"""How waiting keys are put together into launches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from puter_client.contract.phase import Phase
+from puter_client.contract.record import Record
+from puter_client.contract.spec import Spec
+from puter_worker.stations.plan import Waiting, estimate_s, in_turns, is_ready, units
+from puter_worker.store.base import Kept
+
+
+def waiting(
+    tag: str, namespace: str = "betty", *, size: int | None = None, owner: str = "me", **fields: Any
+) -> Waiting:
+    record = Record(
+        namespace=namespace,
+        tag=tag,
+        phase=Phase.LAUNCHING,
+        created_at=0.0,
+        changed_at=0.0,
+        batch_id="b-1",
+        batch_size=size,
+        owner=owner,
+    )
+    return Waiting(Kept(record, b"1"), Spec(**fields))
+
+
+def many(count: int, **fields: Any) -> list[Waiting]:
+    return [waiting(f"t-{n}", **fields) for n in range(count)]
+
+
+def sizes(of: list[Waiting], calls_now: int, most: int = 100) -> list[int]:
+    return [len(unit) for unit in units(of, calls_now=calls_now, most=most)]
+
+
+def test_as_many_as_there_are_calls_for_are_launched_singly() -> None:
+    assert sizes(many(4), calls_now=4) == [1, 1, 1, 1]
+
+
+def test_more_are_launched_in_groups_as_large_as_may_be() -> None:
+    assert sizes(many(205), calls_now=4) == [100, 100, 5]
+
+
+def test_spot_is_launched_singly() -> None:
+    assert sizes(many(5, spot=True), calls_now=4) == [1] * 5
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"instance_type": "c5.large"},
+        {"instance_types": ("c5.large",)},
+        {"os": "al2"},
+        {"ami": "ami-12345678"},
+        {"subnet": "subnet-12345678"},
+        {"disk": 20},
+        {"instance_profile": "p"},
+        {"key_name": "k"},
+        {"public_key": "ssh-ed25519 AAAA"},
+        {"security_group_name": "g"},
+        {"ssh_from": ("192.0.2.1/32",)},
+        {"aws_tags": {"a": "b"}},
+        {"ttl_s": 60},
+        {"namespace": "anna"},
+        {"owner": "you"},
+    ],
+)
+def test_what_one_call_gives_to_all_must_be_the_same_for_all(other: dict[str, Any]) -> None:
+    of = [*many(3), waiting("other", **other)]
+
+    assert sorted(sizes(of, calls_now=0)) == [1, 3]
+
+
+def test_workloads_and_user_data_may_differ_within_a_group() -> None:
+    of = [waiting("a", run="make a"), waiting("b", run="make b", env={"X": "1"}), waiting("c", user_data="#!/bin/sh\n")]
+
+    assert sizes(of, calls_now=0) == [3]
+
+
+def test_namespaces_take_turns() -> None:
+    of = [(one,) for one in [*many(3, namespace="anna"), waiting("x", "betty")]]
+
+    assert [unit[0].key.namespace for unit in in_turns(of)] == ["anna", "betty", "anna", "anna"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["anna", "betty"]), st.sampled_from(["t3.micro", "c5.large"]), st.booleans())),
+    st.integers(0, 10),
+    st.integers(1, 5),
+)
+def test_every_key_is_in_one_launch_and_none_is_too_large(
+    of: list[tuple[str, str, bool]], calls_now: int, most: int
+) -> None:
+    keys = [waiting(f"t-{n}", namespace, instance_type=kind, spot=spot) for n, (namespace, kind, spot) in enumerate(of)]
+    planned = units(keys, calls_now=calls_now, most=most)
+
+    assert sorted(w.key for unit in planned for w in unit) == sorted(w.key for w in keys)
+    assert all(1 <= len(unit) <= most for unit in planned)
+    assert all(len({w.shape for w in unit}) == 1 for unit in planned)
+
+
+@pytest.mark.parametrize(
+    ("count", "since", "now", "ready"),
+    [
+        (0, [], 1.0, False),
+        (1, [1.0], 1.031, True),
+        (1, [1.0], 1.01, False),  # somebody may come yet
+        (2, [0.69, 1.0], 1.0, True),  # somebody has waited for 0.3 s
+        (3, [1.0, 1.0, 1.0], 1.0, True),  # a full group
+    ],
+)
+def test_a_launchpad_waits_a_moment_for_more(count: int, since: list[float], now: float, *, ready: bool) -> None:
+    times = {f"t-{n}": at for n, at in enumerate(since)}
+
+    assert is_ready(many(count, size=count), times, now, most=3) == ready
+
+
+def test_a_batch_that_is_still_coming_in_is_waited_for() -> None:
+    some = many(2, size=3)
+    times = {"t-0": 1.0, "t-1": 1.0}
+
+    assert not is_ready(some, times, 1.2, most=100)
+    assert is_ready(some, times, 1.31, most=100)
+
+
+def test_the_estimate_follows_the_published_rates() -> None:
+    assert estimate_s(1, most=100, calls_wait_s=0.5) == 0.5
+    assert estimate_s(1_000, most=100, calls_wait_s=0.0) == pytest.approx(4.5)  # ten calls, two a second
+    assert estimate_s(3_000, most=100, calls_wait_s=0.0) == pytest.approx(1_000)  # instances, two a second

@@ -1,0 +1,210 @@
+"""What becomes of a wish, cell by cell of the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import ON_ITS_WAY, Origin, Outcome, Phase, Result
+from puter_client.contract.record import Record
+from puter_client.contract.spec import Spec, spec_digest
+from puter_client.contract.wish import CancelWish, UpWish
+from puter_worker.stations.settle import FRESH_S, cancelled, is_stale, settle
+
+KEY = PuterKey("betty", "one")
+SPEC = Spec(region="us-east-1")
+OTHER = Spec(region="us-east-1", instance_type="c5.large", run="make")
+NOW = 1_000_000.0
+LIVING = (Phase.PENDING, Phase.RUNNING)
+
+
+def record(phase: Phase, **changes: Any) -> Record:
+    """A record that serves SPEC; one that has come as far as a machine has one."""
+    known = Record(
+        namespace="betty",
+        tag="one",
+        phase=phase,
+        created_at=1.0,
+        changed_at=1.0,
+        wish=4,
+        generation=3,
+        batch_id="b-old",
+        spec_digest=spec_digest(SPEC),
+        instance_id="i-1" if phase in (*LIVING, Phase.TERMINATED) else None,
+    )
+    return known.but(**changes)
+
+
+def wish(spec: Spec = SPEC, origin: Origin = Origin.UP, *, again: bool = False, retry_failed: bool = False) -> UpWish:
+    return UpWish(
+        tag="one",
+        spec=spec,
+        batch="b-new",
+        size=7,
+        user="anna",
+        origin=origin,
+        again=again,
+        retry_failed=retry_failed,
+    )
+
+
+def outcome(old: Record | None, new: UpWish, served: Spec | None = SPEC) -> tuple[Outcome | None, int | None]:
+    """Outcome and generation that the wish's row tells."""
+    verdict = settle(old, served, new, KEY, NOW)
+    assert (verdict.record is not None) == (verdict.row.outcome is Outcome.CREATED)
+    return verdict.row.outcome, verdict.row.generation
+
+
+@pytest.mark.parametrize("spec", [SPEC, OTHER], ids=["same", "other"])
+@pytest.mark.parametrize("origin", Origin)
+def test_an_unknown_key_is_launched(spec: Spec, origin: Origin) -> None:
+    assert outcome(None, wish(spec, origin), None) == (Outcome.CREATED, 1)
+
+
+@pytest.mark.parametrize("spec", [SPEC, OTHER], ids=["same", "other"])
+@pytest.mark.parametrize("origin", Origin)
+@pytest.mark.parametrize("phase", [Phase.FAILED, Phase.CANCELLED])
+def test_a_failed_or_cancelled_key_is_launched_in_the_same_generation(phase: Phase, origin: Origin, spec: Spec) -> None:
+    assert outcome(record(phase), wish(spec, origin)) == (Outcome.CREATED, 3)
+
+
+def test_a_failed_key_that_had_a_machine_gets_the_next_generation() -> None:
+    assert outcome(record(Phase.FAILED, instance_id="i-1"), wish()) == (Outcome.CREATED, 4)
+
+
+@pytest.mark.parametrize("flags", [{}, {"again": True}, {"retry_failed": True}])
+@pytest.mark.parametrize("phase", sorted(ON_ITS_WAY))
+def test_a_key_on_its_way_is_joined_or_conflicts(phase: Phase, flags: dict[str, bool]) -> None:
+    assert outcome(record(phase), wish(SPEC, Origin.UP, **flags)) == (Outcome.JOINED, 3)
+    assert outcome(record(phase), wish(OTHER, Origin.UP, **flags)) == (Outcome.CONFLICT, 3)
+
+
+@pytest.mark.parametrize("flags", [{}, {"again": True}, {"retry_failed": True}])
+@pytest.mark.parametrize("phase", LIVING)
+def test_a_living_key_is_there_already_or_conflicts(phase: Phase, flags: dict[str, bool]) -> None:
+    assert outcome(record(phase), wish(SPEC, Origin.UP, **flags)) == (Outcome.EXISTING, 3)
+    assert outcome(record(phase), wish(OTHER, Origin.UP, **flags)) == (Outcome.CONFLICT, 3)
+
+
+@pytest.mark.parametrize("spec", [SPEC, OTHER], ids=["same", "other"])
+@pytest.mark.parametrize("origin", Origin)
+def test_what_ended_without_a_workload_gets_the_next_generation(origin: Origin, spec: Spec) -> None:
+    assert outcome(record(Phase.TERMINATED), wish(spec, origin)) == (Outcome.CREATED, 4)
+
+
+WORKLOADS: list[tuple[Result | None, Origin, dict[str, bool], Outcome]] = [
+    (Result.SUCCEEDED, Origin.SUBMIT, {}, Outcome.DONE),
+    (Result.SUCCEEDED, Origin.SUBMIT, {"retry_failed": True}, Outcome.DONE),
+    (Result.SUCCEEDED, Origin.SUBMIT, {"again": True}, Outcome.CREATED),
+    (Result.SUCCEEDED, Origin.UP, {}, Outcome.CREATED),
+    *(
+        (result, origin, flags, expected)
+        for result in (None, Result.FAILED, Result.TIMED_OUT, Result.INTERRUPTED, Result.LOST)
+        for origin, flags, expected in (
+            (Origin.SUBMIT, {}, Outcome.SKIPPED),
+            (Origin.SUBMIT, {"retry_failed": True}, Outcome.CREATED),
+            (Origin.SUBMIT, {"again": True}, Outcome.CREATED),
+            (Origin.UP, {}, Outcome.CREATED),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("result", "origin", "flags", "expected"), WORKLOADS)
+def test_an_ended_workload_counts_for_submit_alone(
+    result: Result | None, origin: Origin, flags: dict[str, bool], expected: Outcome
+) -> None:
+    old = record(Phase.TERMINATED, has_workload=True, result=result)
+
+    assert outcome(old, wish(SPEC, origin, **flags)) == (expected, 4 if expected is Outcome.CREATED else 3)
+
+
+@pytest.mark.parametrize("result", [None, *Result])
+@pytest.mark.parametrize("origin", Origin)
+def test_another_spec_runs_whatever_became_of_the_ended_workload(origin: Origin, result: Result | None) -> None:
+    old = record(Phase.TERMINATED, has_workload=True, result=result)
+
+    assert outcome(old, wish(OTHER, origin)) == (Outcome.CREATED, 4)
+
+
+def test_a_conflict_names_the_fields_that_differ_and_says_what_to_do() -> None:
+    message = settle(record(Phase.RUNNING), SPEC, wish(OTHER), KEY, NOW).row.message
+
+    assert message == "running with another instance-type, run: use another tag, or wait until it has ended"
+
+
+def test_a_conflict_with_a_spec_that_is_lost_is_still_told() -> None:
+    message = settle(record(Phase.RUNNING), None, wish(OTHER), KEY, NOW).row.message
+
+    assert message
+    assert "its specification" in message
+
+
+@pytest.mark.parametrize(
+    "same", [{"ttl_s": 60}, {"ssh_from": ("192.0.2.1/32",)}, {"key_name": "k"}, {"aws_tags": {"a": "b"}}]
+)
+def test_what_is_not_compared_does_not_conflict(same: dict[str, Any]) -> None:
+    spec = Spec(region="us-east-1", **same)
+
+    assert outcome(record(Phase.RUNNING), wish(spec))[0] is Outcome.EXISTING
+
+
+def test_a_new_record_says_what_was_wished_and_forgets_the_old_machine() -> None:
+    old = record(Phase.TERMINATED, intent=None, error=None, public_ip="192.0.2.1", attempt=2, labelled=True)
+    new = settle(old, SPEC, wish(OTHER), KEY, NOW).record
+
+    assert new
+    assert (new.wish, new.generation, new.attempt) == (5, 4, 0)
+    assert (new.batch_id, new.batch_size, new.owner) == ("b-new", 7, "anna")
+    assert (new.phase, new.created_at, new.spec_digest) == (Phase.QUEUED, NOW, spec_digest(OTHER))
+    assert (new.instance_id, new.public_ip, new.labelled, new.has_workload) == (None, None, False, True)
+
+
+def test_each_launch_of_a_generation_has_its_own_token() -> None:
+    new = settle(record(Phase.FAILED, attempt=2), SPEC, wish(), KEY, NOW).record
+
+    assert new
+    assert (new.generation, new.attempt) == (3, 3)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_only_a_living_record_can_be_too_old_to_answer_from(phase: Phase) -> None:
+    assert is_stale(record(phase, observed_at=NOW - FRESH_S - 1), NOW) == (phase in LIVING)
+    assert not is_stale(record(phase, observed_at=NOW - FRESH_S + 1), NOW)
+
+
+def test_nothing_known_is_not_old() -> None:
+    assert not is_stale(None, NOW)
+
+
+# -- cancel ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", sorted(ON_ITS_WAY))
+def test_what_was_not_asked_of_ec2_can_be_withdrawn(phase: Phase) -> None:
+    gone = cancelled(record(phase), CancelWish(tag="one", user="anna"), NOW)
+
+    assert gone
+    assert (gone.phase, gone.reason, gone.ended_at) == (Phase.CANCELLED, "cancelled by anna", NOW)
+
+
+@pytest.mark.parametrize("phase", sorted(set(Phase) - ON_ITS_WAY))
+def test_what_is_there_or_has_ended_cannot_be_withdrawn(phase: Phase) -> None:
+    assert cancelled(record(phase), CancelWish(tag="one", user="anna"), NOW) is None
+
+
+def test_what_was_asked_of_ec2_cannot_be_withdrawn() -> None:
+    assert cancelled(record(Phase.LAUNCHING, intent="4711"), CancelWish(tag="one", user="anna"), NOW) is None
+
+
+@pytest.mark.parametrize(("batch", "withdrawn"), [("b-old", True), ("b-other", False), (None, True)])
+def test_a_batch_withdraws_its_own_wish_only(batch: str | None, *, withdrawn: bool) -> None:
+    gone = cancelled(record(Phase.QUEUED), CancelWish(tag="one", user="anna", batch=batch), NOW)
+
+    assert (gone is not None) == withdrawn
+
+
+def test_a_key_that_nobody_wished_for_cannot_be_withdrawn() -> None:
+    assert cancelled(None, CancelWish(tag="one", user="anna"), NOW) is None
