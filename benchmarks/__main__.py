@@ -10,6 +10,8 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import structlog
+
 from benchmarks import machine
 from benchmarks.launches import launch_few, launch_many, unlimited
 from benchmarks.live import live_many
@@ -62,6 +64,7 @@ def main() -> int:
         if not options.quiet:
             print(f"{time.monotonic() - began:6.1f} s  {line}", file=sys.stderr, flush=True)
 
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # stations that run in this process
     try:
         rows, others = asyncio.run(_run_all(names, Run(TINY if options.tiny else Sizes(), say)))
     except BenchmarkFailed as error:

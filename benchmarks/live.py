@@ -6,7 +6,7 @@ import time
 
 import redis.asyncio
 
-from benchmarks.result import BenchmarkFailed, Row, times
+from benchmarks.result import BenchmarkFailed, Row, seconds, times
 from benchmarks.sizes import Run
 from benchmarks.stage import Stage, asked, until
 from puter_client.client import Asked
@@ -39,7 +39,7 @@ async def live_many(run: Run) -> list[Row]:
         plain_run = await stage.baseline(n, "--prefix", "t-")
     if plain_run.found != n:
         raise BenchmarkFailed(f"the baseline found {plain_run.found} of {n}")
-    baseline = f"{plain_run.seconds:.1f} s, {plain_run.requests:,} calls"
+    baseline = f"{seconds([plain_run.seconds])}, {plain_run.requests:,} calls"
     return [
         Row(
             work=f"{n:,} tags already live, {what}",

@@ -152,7 +152,7 @@ class Worker:
 
     async def _end_when_done(self) -> None:
         for _ in range(BURST_LOOKS):
-            if await self._store.unfinished() or await self._store.starting():
+            if await self._store.unfinished() or await self._store.any_starting():
                 return
         self.stop()
 

@@ -168,8 +168,8 @@ async def create_tags(caller: Caller, ids: Sequence[str], tags: Mapping[str, str
     await caller.call("CreateTags", Answer, Resources=list(ids), Tags=as_ec2(tags))
 
 
-async def add_group(caller: Caller, instance: Instance, group_id: str) -> bool:
-    """Adds a security group to those an instance has.
+async def add_group(caller: Caller, instance_id: str, group_ids: Sequence[str], group_id: str) -> bool:
+    """Adds a security group to those an instance has (`group_ids`).
 
     Returns:
         Whether it had to be added.
@@ -177,14 +177,9 @@ async def add_group(caller: Caller, instance: Instance, group_id: str) -> bool:
     Raises:
         Ec2Error: see Caller.call.
     """
-    if group_id in instance.group_ids:
+    if group_id in group_ids:
         return False
-    await caller.call(
-        "ModifyInstanceAttribute",
-        Answer,
-        InstanceId=instance.instance_id,
-        Groups=[*instance.group_ids, group_id],
-    )
+    await caller.call("ModifyInstanceAttribute", Answer, InstanceId=instance_id, Groups=[*group_ids, group_id])
     return True
 
 

@@ -47,13 +47,16 @@ async def _admit(store: WorkerStore, fleets: Fleets, admission: Admission) -> bo
     if not fleets.offers(fleet_id.profile):
         return False
     fleet = fleets.get(fleet_id)
-    instance = (await fleet.describe([record.instance_id])).get(record.instance_id)
-    if instance is None:
-        return False
+    vpc_id, group_ids = admission.vpc_id, admission.group_ids
+    if group_ids is None:
+        instance = (await fleet.describe([record.instance_id])).get(record.instance_id)
+        if instance is None:
+            return False
+        vpc_id, group_ids = instance.vpc_id, instance.group_ids
     name = (spec.security_group_name if spec else None) or DEFAULT_GROUP_NAME
-    group = await fleet.group(name, instance.vpc_id, admission.cidrs, {MANAGED: "true"})
-    if group.group_id not in instance.group_ids:
-        await ec2.add_group(fleet.caller, instance, group.group_id)
+    group = await fleet.group(name, vpc_id, admission.cidrs, {MANAGED: "true"})
+    if group.group_id not in group_ids:
+        await ec2.add_group(fleet.caller, record.instance_id, group_ids, group.group_id)
     _log.info("admission.made", namespace=record.namespace, tag=record.tag, group_id=group.group_id,
               cidrs=list(admission.cidrs), notice=group.notice)  # fmt: skip
     return True

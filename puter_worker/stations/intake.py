@@ -27,6 +27,7 @@ from puter_worker.ec2.userdata import check_user_data
 from puter_worker.stations.settle import cancelled, is_stale, settle
 from puter_worker.store import names
 from puter_worker.store.base import Stored
+from puter_worker.store.machines import Admission
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
 
@@ -152,7 +153,7 @@ def settle_one(store: WorkerStore, settling: Settling, key: PuterKey, wish: Wish
     elif outcome in (Outcome.EXISTING, Outcome.JOINED):
         missing = set(wish.spec.ssh_from) - set(served.ssh_from if served else ())
         if missing:
-            store.put_admission(txn, key, sorted(missing), now)
+            store.put_admission(txn, Admission(key.namespace, key.tag, tuple(sorted(missing))), now)
 
 
 def write_records(store: WorkerStore, settling: Settling) -> None:

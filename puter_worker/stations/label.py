@@ -22,7 +22,7 @@ from puter_worker.store.workerstore import WorkerStore
 _log = structlog.get_logger("puter.label")
 # As many as the bucket refills in two seconds: what is claimed is soon written.
 AT_ONCE = 20
-CLAIM_S = 30.0
+CLAIM_S = 12.0  # what a dead worker had claimed is another's within 15 s
 AGAIN_S = 2.0
 # EC2 may refuse tags of an instance that it does not show yet, as not found or as not permitted (a policy that
 # asks for tags cannot see them yet).

@@ -6,9 +6,7 @@ stays as it was, until it has not been seen for over an hour.
 
 from __future__ import annotations
 
-from puter_client.contract.phase import LIVE, Phase
-from puter_client.contract.record import Record
-from puter_worker.ec2.instances import Instance
+from puter_client.contract.phase import LIVE
 from puter_worker.fleet import Fleet
 from puter_worker.stations.resolve import confirm
 from puter_worker.store.txn import Txn
@@ -27,21 +25,18 @@ class Observer:
         self._fleet = fleet
         self._quiet_s = quiet_s
         self._swept_at = 0.0
-        self._starting = True
 
     async def turn(self) -> None:
         """Sweep if a sweep is due; to be called again and again."""
         now = self._store.now()
-        newest = await self._store.newest_live(str(self._fleet))
-        busy = self._starting or (newest is not None and newest > self._swept_at)
-        if newest is None or now - self._swept_at < (min(BUSY_EVERY_S, self._quiet_s) if busy else self._quiet_s):
-            return
-        self._swept_at = now
-        self._starting = await observe(self._store, self._fleet)
+        starting = await self._store.starting(str(self._fleet))
+        if now - self._swept_at >= (min(BUSY_EVERY_S, self._quiet_s) if starting else self._quiet_s):
+            self._swept_at = now
+            await observe(self._store, self._fleet)
 
 
-async def observe(store: WorkerStore, fleet: Fleet) -> bool:
-    """One sweep of the fleet; whether some machine is still starting."""
+async def observe(store: WorkerStore, fleet: Fleet) -> None:
+    """One sweep of the fleet."""
     keys = await store.live_keys(str(fleet))
     living = [k for one in await store.records(keys) if (k := one.kept) is not None and k.value.phase in LIVE]
     # A sweep asks for known ids: the tags of an ended instance fade before itself does.
@@ -54,9 +49,3 @@ async def observe(store: WorkerStore, fleet: Fleet) -> bool:
         await store.commit(txn)
     for kept in living:
         await confirm(store, fleet, kept, shown.get(kept.value.instance_id or ""))
-    return any(kept.value.phase is Phase.PENDING and _state(shown, kept.value) in ("pending", None) for kept in living)
-
-
-def _state(shown: dict[str, Instance], record: Record) -> str | None:
-    instance = shown.get(record.instance_id or "")
-    return instance.state if instance else None

@@ -30,6 +30,7 @@ from puter_worker.stations.facts import DEAD, choose, gone, with_instance
 from puter_worker.stations.waiting import reason_after
 from puter_worker.store.base import Kept
 from puter_worker.store.brake import Brake
+from puter_worker.store.machines import Admission
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
 
@@ -109,7 +110,9 @@ def _decide(
         store.put_record(txn, kept, adopted, event="instance.found", detail={"instance": instance.instance_id})
         if adopted.phase in LIVE:
             _tell(store, txn, record, Outcome.EXISTING, generation)
-            store.put_admission(txn, record.key, spec.ssh_from if spec else (), now)
+            cidrs = spec.ssh_from if spec else ()
+            door = Admission(record.namespace, record.tag, cidrs, instance.vpc_id, instance.group_ids)
+            store.put_admission(txn, door, now)
     else:
         # Tags of the dead tell how far generations have got, should Redis have forgotten it.
         following = max(record.generation, generation + 1) if instance else record.generation

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from puter_client.contract.key import PuterKey
 from puter_worker.store import names
-from puter_worker.store.base import KEEP_S, Base, encode
+from puter_worker.store.base import KEEP_S, Base, decode, encode
 from puter_worker.store.txn import Txn
 
 
@@ -26,17 +25,27 @@ class Label:
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(msgspec.Struct, frozen=True, array_like=True):
     """Addresses that shall reach a machine which was there, or on its way, already.
 
     Attributes:
-        key: whose.
+        namespace: of its key.
+        tag: of its key.
         cidrs: of ssh's callers; none: only the group is seen to.
+        vpc_id: its network, if it was just looked at.
+        group_ids: its security groups, if it was just looked at; None: EC2 is asked.
     """
 
-    key: PuterKey
+    namespace: str
+    tag: str
     cidrs: tuple[str, ...]
+    vpc_id: str | None = None
+    group_ids: tuple[str, ...] | None = None
+
+    @property
+    def key(self) -> PuterKey:
+        """Whose machine it is."""
+        return PuterKey(self.namespace, self.tag)
 
 
 class Machines(Base):
@@ -50,10 +59,9 @@ class Machines(Base):
         """How many machines of the fleet live."""
         return int(await self.redis.zcard(names.live(fleet)))
 
-    async def newest_live(self, fleet: str) -> float | None:
-        """Since when the latest living machine of the fleet lives; None if none does."""
-        newest = await self.redis.zrange(names.live(fleet), 0, 0, desc=True, withscores=True)
-        return newest[0][1] if newest else None
+    async def starting(self, fleet: str) -> int:
+        """How many machines of the fleet are launched but do not run yet."""
+        return int(await self.redis.scard(names.starting(fleet)))
 
     async def claim_labels(self, fleet: str, most: int, until: float) -> list[Label]:
         """Labels to write that nobody is at, claimed until a time; one is taken off by `put_labelled` alone."""
@@ -75,18 +83,14 @@ class Machines(Base):
     async def claim_admissions(self, most: int, until: float) -> list[Admission]:
         """Admissions that nobody is at, claimed until a time."""
         raws = await self.scripts.claim(keys=[names.ADMISSIONS], args=[self.now(), until, most])
-        claimed: list[Admission] = []
-        for raw in raws:
-            namespace, tag, cidrs = msgspec.json.decode(raw, type=tuple[str, str, tuple[str, ...]])
-            claimed.append(Admission(PuterKey(namespace, tag), cidrs))
-        return claimed
+        found = [decode(raw, Admission, names.ADMISSIONS) for raw in raws]
+        return [admission for admission in found if admission is not None]
 
     async def drop_admission(self, admission: Admission) -> None:
         """The admission is made, or no longer wanted."""
-        key = admission.key
-        await self.redis.zrem(names.ADMISSIONS, encode([key.namespace, key.tag, list(admission.cidrs)]))
+        await self.redis.zrem(names.ADMISSIONS, encode(admission))
 
-    def put_admission(self, txn: Txn, key: PuterKey, cidrs: Sequence[str], now: float) -> None:
-        """Somebody at these addresses shall reach the key's machine, which is there or on its way already."""
-        txn.do("ZADD", names.ADMISSIONS, now, encode([key.namespace, key.tag, list(cidrs)]))
+    def put_admission(self, txn: Txn, admission: Admission, now: float) -> None:
+        """Somebody shall reach a machine that is there or on its way already."""
+        txn.do("ZADD", names.ADMISSIONS, now, encode(admission))
         txn.do("EXPIRE", names.ADMISSIONS, KEEP_S)

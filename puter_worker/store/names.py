@@ -11,7 +11,7 @@ MOVING = "puter:_moving"  # sorted set: key → when it shall be looked at again
 BACKLOGS = "puter:_backlogs"  # set: namespaces whose backlog holds something
 EPOCH = "puter:_epoch"  # hash: a random id, made when Redis was first seen empty, and how many launches since
 
-ADMISSIONS = "puter:_admissions"  # sorted set: JSON of [namespace, tag, CIDRs] → when to let them in
+ADMISSIONS = "puter:_admissions"  # sorted set: JSON of [namespace, tag, CIDRs, …] → when to let them in
 TAKEN = "puter:_taken"  # hash: namespace → how often its inbox has been taken from
 
 
@@ -78,6 +78,11 @@ def intent(intent_id: str) -> str:
 def live(fleet: str) -> str:
     """Sorted set: keys of the fleet whose machine is alive, by the time it became so."""
     return f"puter:_live:{fleet}"
+
+
+def starting(fleet: str) -> str:
+    """Set: keys of the fleet whose machine is launched but does not run yet."""
+    return f"puter:_starting:{fleet}"
 
 
 def labels(fleet: str) -> str:

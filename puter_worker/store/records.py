@@ -36,14 +36,6 @@ class Records(Base):
         """One record with its revision."""
         return (await self.records([key]))[0]
 
-    async def starting(self) -> bool:
-        """Whether some machine is launched but does not run yet."""
-        for fleet in await self.redis.zrange(names.FLEETS, 0, -1):
-            keys = [PuterKey.parse(raw.decode()) for raw in await self.redis.zrange(names.live(fleet.decode()), 0, -1)]
-            if any(stored.value and stored.value.phase is Phase.PENDING for stored in await self.records(keys)):
-                return True
-        return False
-
     async def specs(self, keys: Sequence[PuterKey]) -> list[Spec | None]:
         """The specs that the keys' records serve, in the order of the keys."""
         if not keys:
@@ -119,11 +111,17 @@ class Records(Base):
             txn.do("ZADD", names.live(new.fleet), new.changed_at, key)
             txn.do("EXPIRE", names.live(new.fleet), KEEP_S)
             self.put_fleet(txn, new.fleet, new.changed_at)
+            if new.phase is Phase.PENDING:
+                txn.do("SADD", names.starting(new.fleet), key)
+                txn.do("EXPIRE", names.starting(new.fleet), KEEP_S)
+            else:
+                txn.do("SREM", names.starting(new.fleet), key)
             if not new.labelled:
                 txn.do("ZADD", names.labels(new.fleet), "NX", new.changed_at, f"{key}#{new.generation}")
                 txn.do("EXPIRE", names.labels(new.fleet), KEEP_S)
         elif old and old.fleet and old.phase in LIVE:
             txn.do("ZREM", names.live(old.fleet), key)
+            txn.do("SREM", names.starting(old.fleet), key)
             txn.do("ZREM", names.labels(old.fleet), f"{key}#{old.generation}")
 
     def put_fleet(self, txn: Txn, fleet: str, now: float) -> None:

@@ -78,6 +78,11 @@ class Workers(Base):
                 pipe.zcard(names.intents(fleet))
             return sum(await pipe.execute())
 
+    async def any_starting(self) -> bool:
+        """Whether some machine is launched but does not run yet."""
+        counts = [await self.redis.scard(names.starting(fleet)) for fleet in await self.fleets()]
+        return any(counts)
+
     async def in_use(self) -> bool:
         """Whether anything is alive or on its way."""
         if await self.unfinished():

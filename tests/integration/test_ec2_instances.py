@@ -213,7 +213,7 @@ async def test_a_group_is_added_to_those_a_machine_has(caller: Caller) -> None:
     (instance,) = await launched(caller)
     further = await ensure_group(caller, name="further", vpc_id=None, cidrs=[], tags={})
 
-    assert await add_group(caller, instance, further.group_id)
+    assert await add_group(caller, instance.instance_id, instance.group_ids, further.group_id)
 
     found = (await describe_by_ids(caller, [instance.instance_id]))[instance.instance_id]
     assert set(found.group_ids) == {*instance.group_ids, further.group_id}
@@ -222,7 +222,7 @@ async def test_a_group_is_added_to_those_a_machine_has(caller: Caller) -> None:
 async def test_a_group_that_a_machine_has_is_not_added(caller: Caller) -> None:
     (instance,) = await launched(caller)
 
-    assert not await add_group(caller, instance, instance.group_ids[0])
+    assert not await add_group(caller, instance.instance_id, instance.group_ids, instance.group_ids[0])
 
 
 async def test_a_console_is_read(caller: Caller) -> None:

@@ -252,7 +252,7 @@ async def wait_for_quota(shop: SimWorkshop, many: int, *, live: int) -> bool:
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_never_more_of_a_batch_live_than_it_says(sim_workshop: SimWorkshop, workers: int) -> None:
     tags, most = TAGS[:12], 3
-    await sim_workshop.sim.configure(latency_s=[0.05, 0.1])
+    await sim_workshop.faults(Fault(action="DescribeImages", delay_s=1.0, times=1))
     async with sim_workshop.working(), sim_workshop.working() if workers == 2 else nullcontext():
         await sim_workshop.submit(*tags, most=most)
 

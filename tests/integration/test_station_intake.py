@@ -155,6 +155,23 @@ async def _take_unlocked(behind: Any, store: WorkerStore) -> None:
     await intake(store, ["betty"])
 
 
+async def test_an_intake_that_was_overtaken_trims_nothing(workshop: Workshop, store: WorkerStore) -> None:
+    append(workshop, "betty", b"{")  # writes no record: only the count of takings tells that it is gone
+    commit = store.commit
+
+    async def overtaken(txn: Any) -> list[int]:
+        store.commit = commit  # type: ignore[method-assign]
+        with workshop.server.client() as behind:
+            await _take_unlocked(behind, store)
+        await workshop.client.submit([Asked("one", spec())])
+        return await commit(txn)
+
+    store.commit = overtaken  # type: ignore[method-assign]
+
+    assert await intake(store, ["betty"]) == 0
+    assert left(workshop, "betty") == 1
+
+
 async def test_a_wish_that_comes_while_another_is_settled_is_kept(workshop: Workshop, store: WorkerStore) -> None:
     await workshop.client.submit([Asked("one", spec())])
     commit = store.commit

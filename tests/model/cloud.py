@@ -68,7 +68,7 @@ class Weather:
     """How EC2 behaves for now.
 
     Attributes:
-        lag_s: until a new machine, or a new tag, is to be seen.
+        lag_s: until all new machines of a launch, or a new tag, are to be seen.
         flaps: whether it is then missed again for as long.
         room: machines that EC2 has capacity for; None is any number.
         dead_come_back: whether a token whose machines have ended answers them, or an error.
@@ -138,7 +138,8 @@ class Cloud:
 
     def _launched(self, index: int, token: str, params: Mapping[str, Any]) -> Machine:
         tags = {tag["Key"]: tag["Value"] for tag in params["TagSpecifications"][0]["Tags"]}
-        now, lag = self.now, self.weather.lag_s
+        # Of the machines of one launch some are to be seen sooner than others.
+        now, lag = self.now, self.weather.lag_s * (index + 1) / int(params["MaxCount"])
         seen = (
             (now + lag / 3, now + 2 * lag / 3, now + lag) if self.weather.flaps else (now + lag, now + lag, now + lag)
         )

@@ -7,14 +7,9 @@ request goes through when, and what becomes of it, is chosen by Hypothesis. PUTE
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
-import pytest
 import redis
-import structlog
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -26,10 +21,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from puter_worker.stations import quarantine
-from tests.integration.redis_servers import running_server, server_binaries
 from tests.model.steps import Fate
-from tests.model.world import HOSTS, KEYS, VirtualTime, World
+from tests.model.world import HOSTS, KEYS, World
 
 LONG = os.environ.get("PUTER_CHAOS") == "long"
 
@@ -60,8 +53,6 @@ class Worked(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World(self.server)
-        self._clock = mock.patch.object(quarantine, "time", VirtualTime(self.world.steps))
-        self._clock.start()
         # Whose wish may end otherwise than with a machine: withdrawn, refused for good, or ended by itself.
         self.excused = False
 
@@ -69,7 +60,6 @@ class Worked(RuleBasedStateMachine):
         try:
             self._all_is_as_wished_in_the_end()
         finally:
-            self._clock.stop()
             self.world.close()
 
     @invariant()
@@ -209,23 +199,6 @@ class Launches(Worked):
     @rule(host=hosts, delivered=st.booleans())
     def crash(self, host: str, delivered: bool) -> None:
         self.world.crash(host, delivered=delivered)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without log lines: there are thousands."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
-    try:
-        yield
-    finally:
-        structlog.reset_defaults()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[redis.Redis]:
-    with running_server(server_binaries()["valkey"]) as running, running.client() as client, quiet():
-        client.config_set("appendonly", "no")
-        yield client
 
 
 def test_no_interleaving_of_stations_launches_a_key_twice_or_loses_it(server: redis.Redis) -> None:

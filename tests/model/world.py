@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
+from unittest import mock
 
 import msgspec
 import redis
@@ -22,7 +23,8 @@ from puter_worker.ec2.images import Image
 from puter_worker.ec2.keypairs import KeyPair
 from puter_worker.fleet import Fleet, FleetId
 from puter_worker.memory import Memory, Remembered
-from puter_worker.pacer import Granted
+from puter_worker.pacer import BUCKETS, INSTANCES, Granted
+from puter_worker.stations import quarantine
 from puter_worker.stations.ensure import ensure
 from puter_worker.stations.intake import intake
 from puter_worker.stations.label import label
@@ -93,8 +95,8 @@ class _Pacer:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def take(self, _amounts: Sequence[tuple[str, int]]) -> Granted:
-        return Granted(0.0, self._world.calls_now)
+    async def take(self, amounts: Sequence[tuple[str, int]]) -> Granted:
+        return Granted(0.0, self._world.calls_now if amounts[0][0] == "RunInstances" else int(BUCKETS[INSTANCES].size))
 
     async def give_back(self, _amounts: Sequence[tuple[str, int]]) -> None:
         return None
@@ -165,10 +167,13 @@ class World:
         self._lives = dict.fromkeys(HOSTS, 0)
         self._batches = 0
         self.processes = {host: self._process(host) for host in HOSTS}
+        self._clock = mock.patch.object(quarantine, "time", VirtualTime(self.steps))
+        self._clock.start()
 
     def close(self) -> None:
         """End it."""
         self.steps.close()
+        self._clock.stop()
 
     def _process(self, host: str) -> Process:
         self._lives[host] += 1
@@ -340,9 +345,8 @@ class World:
         loop.at = until
         loop.run_until_quiet()
         for request in list(self.steps.parked):
-            if request.what == "ec2" and until - request.sent_at > IN_FLIGHT_S:
-                # It was carried out long ago, or never reached EC2 and never will.
-                self.steps.let(request, Fate.LOST if request.done else Fate.REFUSED)
+            if request.what == "ec2" and not request.done and until - request.sent_at > IN_FLIGHT_S:
+                self.steps.let(request, Fate.REFUSED)
         self.server.delete(*(names.taking(key.namespace) for key in KEYS))
         for name in self.server.keys(_AHEAD + "*"):
             if float(self.server.get(name)) < self.store.now():

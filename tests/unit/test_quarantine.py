@@ -38,7 +38,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         made.adopted += 1
 
     monkeypatch.setattr(quarantine, "adopt_living", adopt_living)
-    monkeypatch.setattr(quarantine.time, "monotonic", lambda: made.now)
+    monkeypatch.setattr("puter_worker.stations.quarantine.time.monotonic", lambda: made.now)
     return made
 
 
