@@ -257,7 +257,9 @@ class _Watch:
     @property
     def complete(self) -> bool:
         """Whether all tags are known."""
-        return self._size is None or len(self._views) >= self._size
+        if self._size is None:
+            return self._batch_id is None
+        return len(self._views) >= self._size
 
     def in_order(self) -> list[View]:
         """The views."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 from puter_client.contract.record import Record
 
+# Paths that mean themselves within double quotes, whatever shell they are pasted into.
+_PLAIN = re.compile(r"[A-Za-z0-9_./~@%+=:,-]+")
 SSH_USER = "ec2-user"  # on every Amazon Linux
 
 
@@ -44,5 +47,8 @@ def rsync_command(record: Record) -> str | None:
     host = address(record)
     if host is None:
         return None
-    shell = f"ssh -i {shlex.quote(record.private_key_path)}" if record.private_key_path else "ssh"
+    path = record.private_key_path
+    if path and not _PLAIN.fullmatch(path):
+        return shlex.join(rsync_argv(record, "./", "~/") or [])
+    shell = f"ssh -i {path}" if path else "ssh"
     return f'rsync -Paq --exclude .git -e "{shell}" ./ {SSH_USER}@{host}:~/'

@@ -123,12 +123,14 @@ class Worker:
     # -- loops --------------------------------------------------------------------------------------------------
 
     async def _intake(self) -> None:
-        namespaces = await self._store.rung()
-        random.shuffle(namespaces)  # workers that start at the same one would only meet each other
-        while namespaces and await intake(self._store, namespaces):
-            await self._store.feed()
+        try:
             namespaces = await self._store.rung()
-        await self._store.feed()
+            random.shuffle(namespaces)  # workers that start at the same one would only meet each other
+            while namespaces and await intake(self._store, namespaces):
+                await self._store.feed()
+                namespaces = await self._store.rung()
+        finally:
+            await self._store.feed()
 
     async def _restart(self) -> None:
         stuck = await self._store.restart_stuck()

@@ -1,4 +1,4 @@
-"""admit: lets further addresses reach a machine that was there already. A loop of the fleet's leader.
+"""admit: lets further addresses reach a machine that was there already. A loop of every worker.
 
 May run twice: a rule or a group that is there is fine. Killed anywhere: an admission is taken off the list last.
 """
@@ -48,15 +48,15 @@ async def _admit(store: WorkerStore, fleets: Fleets, admission: Admission) -> bo
         return False
     fleet = fleets.get(fleet_id)
     vpc_id, group_ids = admission.vpc_id, admission.group_ids
-    if group_ids is None:
+    name = (spec.security_group_name if spec else None) or DEFAULT_GROUP_NAME
+    group = None if group_ids is None else await fleet.group(name, vpc_id, admission.cidrs, {MANAGED: "true"})
+    if group is None or group.group_id not in (group_ids or ()):
+        # The call replaces the groups that a machine has: they are read right before.
         instance = (await fleet.describe([record.instance_id])).get(record.instance_id)
         if instance is None:
             return False
-        vpc_id, group_ids = instance.vpc_id, instance.group_ids
-    name = (spec.security_group_name if spec else None) or DEFAULT_GROUP_NAME
-    group = await fleet.group(name, vpc_id, admission.cidrs, {MANAGED: "true"})
-    if group.group_id not in group_ids:
-        await ec2.add_group(fleet.caller, record.instance_id, group_ids, group.group_id)
+        group = group or await fleet.group(name, instance.vpc_id, admission.cidrs, {MANAGED: "true"})
+        await ec2.add_group(fleet.caller, record.instance_id, instance.group_ids, group.group_id)
     _log.info("admission.made", namespace=record.namespace, tag=record.tag, group_id=group.group_id,
               cidrs=list(admission.cidrs), notice=group.notice)  # fmt: skip
     return True

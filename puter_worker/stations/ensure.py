@@ -12,10 +12,11 @@ import asyncio
 import structlog
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import LIVE, ON_ITS_WAY, Phase
+from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.record import ErrorInfo, Record
 from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.fleet import FleetId, Fleets
+from puter_worker.stations.intake import settle_parked
 from puter_worker.stations.waiting import is_final, reason_after
 from puter_worker.store.base import Kept
 from puter_worker.store.records import NOT_RESTARTED_S
@@ -33,7 +34,9 @@ CREDENTIALS_AGAIN_S = 5.0
 async def ensure(store: WorkerStore, fleets: Fleets, key: PuterKey) -> None:
     """Bring one key from `queued` to its fleet's look-up."""
     kept = (await store.record(key)).kept
-    if kept is None:
+    if kept is None or kept.value.phase in ENDED:
+        # What ended while wishes waited for EC2's word on it needs no further word.
+        await settle_parked(store, key)
         return
     record = kept.value
     if record.phase in LIVE and record.fleet:

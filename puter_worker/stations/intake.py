@@ -77,7 +77,12 @@ async def intake(store: WorkerStore, namespaces: Sequence[str]) -> int:
             _log.warning("namespace.refused", namespace=namespace[:60])
             await store.silence(namespace)
             continue
-        taken += await _take(store, namespace)
+        try:
+            taken += await _take(store, namespace)
+        except store.refusals as error:
+            # What one client made of its inbox must not stop the others.
+            _log.error("inbox.refused", namespace=namespace, error=type(error).__name__)
+            await store.silence(namespace)
     return taken
 
 
@@ -162,6 +167,23 @@ def write_records(store: WorkerStore, settling: Settling) -> None:
         event = "wish.cancelled" if record.ended_at else "wish.accepted"
         detail = {"batch": record.batch_id or "", "owner": record.owner or ""}
         store.put_record(settling.txn, settling.read[key], record, event=event, detail=detail)
+
+
+async def settle_parked(store: WorkerStore, key: PuterKey) -> None:
+    """Decide the wishes that waited for EC2's word on the key's record; it is as true now as it can be."""
+    while raws := await store.parked(key):
+        txn, now = Txn(), store.now()
+        settling = await open_settling(store, txn, [key], now)
+        store.put_unparked(txn, key, raws)
+        for raw in raws:
+            try:
+                wish = decode_wish(raw)
+            except InvalidInput as error:  # parked by a worker of another version
+                refuse(store, txn, key.namespace, raw, str(error), now)
+            else:
+                settle_one(store, settling, key, wish)
+        write_records(store, settling)
+        await store.commit(txn)
 
 
 def decode_wish(raw: bytes) -> Wish:

@@ -206,7 +206,14 @@ class Launcher:
                 self._probed += Counter()
             if not ended.cancelled() and (error := ended.exception()) is not None:
                 # What the unit left behind is in Redis: on the pad, or an open intent that is replayed.
-                _log.error("launch.interrupted", exc_info=error, keys=len(keys))
+                # The text of a RedisError may quote what was written.
+                quoting = isinstance(error, self._store.errors)
+                _log.error(
+                    "launch.interrupted",
+                    error=type(error).__name__,
+                    exc_info=None if quoting else error,
+                    keys=len(keys),
+                )
 
         task.add_done_callback(done)
 

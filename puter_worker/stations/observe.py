@@ -46,6 +46,7 @@ async def observe(store: WorkerStore, fleet: Fleet) -> None:
         # As long as a machine lives, its fleet is not forgotten.
         txn = Txn()
         store.put_fleet(txn, str(fleet), store.now())
+        store.renew_sets(txn, str(fleet), {kept.value.namespace for kept in living})
         await store.commit(txn)
     for kept in living:
         await confirm(store, fleet, kept, shown.get(kept.value.instance_id or ""))

@@ -50,15 +50,18 @@ async def resolve(store: WorkerStore, fleet: Fleet) -> int:
     keys = await store.claim_look_ups(str(fleet), AT_ONCE, store.now() + CLAIM_S)
     if not keys:
         return 0
-    kept = [k for one in await store.records(keys) if (k := one.kept) is not None]
+    stored = await store.records(keys)
+    kept = [k for one in stored if (k := one.kept) is not None]
     new = [k for k in kept if k.value.phase in (Phase.RESOLVING, Phase.LAUNCHING) and k.value.intent is None]
     live = [k for k in kept if k.value.phase in LIVE]
     moved_on = set(keys) - {k.value.key for k in (*new, *live)}
-    if moved_on:
-        txn = Txn()
-        for key in moved_on:
+    for key, as_read in zip(keys, stored, strict=True):
+        if key in moved_on:
+            await intake.settle_parked(store, key)
+            txn = Txn()
+            store.expect_record(txn, key, as_read)
             store.put_off_look_up(txn, key, str(fleet))
-        await store.commit(txn)
+            await store.commit(txn)
     await asyncio.gather(_resolve_new(store, fleet, new), _confirm_live(store, fleet, live))
     return len(keys)
 
@@ -150,7 +153,7 @@ async def _confirm_live(store: WorkerStore, fleet: Fleet, live: Sequence[Kept[Re
         return
     for kept in live:
         await confirm(store, fleet, kept, shown.get(kept.value.instance_id or ""))
-        await settle_parked(store, kept.value.key)
+        await intake.settle_parked(store, kept.value.key)
         txn = Txn()
         store.put_off_look_up(txn, kept.value.key, str(fleet))
         await store.commit(txn)
@@ -195,22 +198,3 @@ async def confirm(store: WorkerStore, fleet: Fleet, kept: Kept[Record], instance
             instance_id=changed.instance_id,
             reason=changed.reason,
         )
-
-
-async def settle_parked(store: WorkerStore, key: PuterKey) -> None:
-    """Decide the wishes that waited for EC2's word on the key's record."""
-    raws = await store.parked(key)
-    if not raws:
-        return
-    txn, now = Txn(), store.now()
-    settling = await intake.open_settling(store, txn, [key], now)
-    store.put_unparked(txn, key, len(raws))
-    for raw in raws:
-        try:
-            wish = intake.decode_wish(raw)
-        except InvalidInput as error:  # parked by a worker of another version
-            intake.refuse(store, txn, key.namespace, raw, str(error), now)
-        else:
-            intake.settle_one(store, settling, key, wish)
-    intake.write_records(store, settling)
-    await store.commit(txn)

@@ -32,6 +32,7 @@ from puter_worker.store.brake import Brake
 from puter_worker.store.intent import Intent
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
+from puter_worker.tasks import cancel_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -437,4 +438,4 @@ async def _held(store: WorkerStore, intent: Intent) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        renewing.cancel()
+        await cancel_all([renewing])

@@ -60,9 +60,11 @@ class Base:
     """The connection and what every part does with it.
 
     Attributes:
+        refusals: what a command raises that Redis understands and refuses.
         errors: what any method raises while Redis does not answer; what was to be written may be.
     """
 
+    refusals: ClassVar[tuple[type[Exception], ...]] = (ResponseError,)
     errors: ClassVar[tuple[type[Exception], ...]] = (RedisError, OSError)
 
     def __init__(self, redis: Redis) -> None:

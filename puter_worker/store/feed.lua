@@ -12,6 +12,7 @@ for _ = 1, math.min(room, redis.call('LLEN', KEYS[1])) do
   if redis.call('EXISTS', 'arq:in-progress:' .. id) == 1 then
     -- The job that runs now may have read the record before it changed, and its end takes its id out of the queue.
     redis.call('RPUSH', KEYS[1], tag)
+    redis.call('EXPIRE', KEYS[1], 2678400)
   else
     local body = '{"t":null,"f":"ensure_puter","a":["' .. ARGV[1] .. '","' .. tag .. '"],"k":{},"et":' .. ARGV[2] .. '}'
     redis.call('SET', 'arq:job:' .. id, body, 'NX', 'PX', 86400000)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import structlog
+from redis.exceptions import ResponseError
+
 from puter_client.contract.key import PuterKey
 from puter_client.contract.wish import MAX_WISH_BYTES
 from puter_client.store import names as public
 from puter_worker.store import names
 from puter_worker.store.base import KEEP_S
-from puter_worker.store.queue import Queue
-from puter_worker.store.records import NOT_RESTARTED_S
+from puter_worker.store.queue import RESTART_AFTER_S, Queue
 from puter_worker.store.txn import Txn
 
+_log = structlog.get_logger("puter.store")
 TAKE_WISHES = 500
 TAKE_BYTES = 1_000_000
 TAKING_MS = 2_000
@@ -20,12 +25,19 @@ class Inboxes(Queue):
     """Inboxes, their bell, and parked wishes."""
 
     async def rung(self) -> list[str]:
-        """Namespaces whose inbox may hold something; a client writes them, so they are only text yet."""
-        return [raw.decode(errors="replace") for raw in await self.redis.smembers(public.BELL)]
+        """Namespaces whose inbox may hold something; clients write them: what is no UTF-8 is in surrogates."""
+        try:
+            raws = await self.redis.smembers(public.BELL)
+        except ResponseError:
+            # Somebody made it another type of key, which would stop all; inboxes ring again with the next wish.
+            _log.error("bell.removed", why="it was no set")
+            await self.redis.unlink(public.BELL)
+            return []
+        return [raw.decode(errors="surrogateescape") for raw in raws]
 
     async def silence(self, namespace: str) -> None:
         """Take a namespace off the bell, whatever its inbox holds."""
-        await self.redis.srem(public.BELL, namespace)
+        await self.redis.srem(public.BELL, namespace.encode(errors="surrogateescape"))
 
     async def unring(self, namespace: str) -> None:
         """Take a namespace off the bell if its inbox is empty."""
@@ -59,15 +71,18 @@ class Inboxes(Queue):
         """Keep a wish with its key until EC2 has confirmed the key's record; its station runs now."""
         txn.do("RPUSH", names.parked(key), wish)
         txn.do("EXPIRE", names.parked(key), KEEP_S)
-        txn.do("ZADD", names.MOVING, now + NOT_RESTARTED_S, str(key))
-        txn.do("EXPIRE", names.MOVING, KEEP_S)
+        txn.do("ZADD", names.PARKED, now + RESTART_AFTER_S, str(key))
+        txn.do("EXPIRE", names.PARKED, KEEP_S)
         self.enqueue(txn, key)
 
-    def put_unparked(self, txn: Txn, key: PuterKey, wishes: int) -> None:
+    def put_unparked(self, txn: Txn, key: PuterKey, wishes: Sequence[bytes]) -> None:
         """Trim what was settled of the key's parked wishes, if none was settled by somebody else."""
-        txn.expect_length(names.parked(key), wishes)
-        txn.do("UNLINK", names.parked(key))
-        txn.do("ZREM", names.MOVING, str(key))
+        if len(wishes) < TAKE_WISHES:
+            txn.expect_length(names.parked(key), len(wishes))
+            txn.do("ZREM", names.PARKED, str(key))
+        else:  # there may be more, which come next
+            txn.expect_head(names.parked(key), wishes[0])
+        txn.do("LTRIM", names.parked(key), len(wishes), -1)
 
     async def parked(self, key: PuterKey) -> list[bytes]:
         """Wishes that wait until EC2 has confirmed the key's record."""

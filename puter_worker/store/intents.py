@@ -43,10 +43,11 @@ class Intents(Base):
         ids = [raw.decode() for raw in await self.redis.zrangebyscore(names.intents(fleet), "-inf", now)]
         found: list[Kept[Intent]] = []
         for intent_id in ids:
-            kept = (await self.intent(intent_id)).kept
-            if kept is not None:
-                found.append(kept)
-                continue
+            stored = await self.intent(intent_id)
+            if stored.kept is not None:
+                found.append(stored.kept)
+            if stored.rev is not None:
+                continue  # one that does not decode is another version's to take up
             _log.error("intent.lost", intent=intent_id)
             await self.redis.zrem(names.intents(fleet), intent_id)
         return found

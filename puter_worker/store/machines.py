@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from puter_client.contract.key import PuterKey
+from puter_client.store import names as public
 from puter_worker.store import names
 from puter_worker.store.base import KEEP_S, Base, decode, encode
 from puter_worker.store.txn import Txn
@@ -58,6 +59,11 @@ class Machines(Base):
     async def live_count(self, fleet: str) -> int:
         """How many machines of the fleet live."""
         return int(await self.redis.zcard(names.live(fleet)))
+
+    def renew_sets(self, txn: Txn, fleet: str, namespaces: set[str]) -> None:
+        """As long as a machine lives, the sets that it is in live."""
+        for name in (names.live(fleet), names.starting(fleet), *map(public.index, namespaces)):
+            txn.do("EXPIRE", name, KEEP_S)
 
     async def starting(self, fleet: str) -> int:
         """How many machines of the fleet are launched but do not run yet."""

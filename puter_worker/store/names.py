@@ -9,6 +9,7 @@ JOB = "arq:job:"  # + job id: arq's own
 FLEETS = "puter:_fleets"  # sorted set: fleet id → when it last had something to do
 MOVING = "puter:_moving"  # sorted set: key → when it shall be looked at again if nothing has moved it
 BACKLOGS = "puter:_backlogs"  # set: namespaces whose backlog holds something
+PARKED = "puter:_parked_keys"  # sorted set: keys with parked wishes → when their station runs again
 EPOCH = "puter:_epoch"  # hash: a random id, made when Redis was first seen empty, and how many launches since
 
 ADMISSIONS = "puter:_admissions"  # sorted set: JSON of [namespace, tag, CIDRs, …] → when to let them in

@@ -40,14 +40,14 @@ class Queue(Base):
     async def restart_stuck(self, limit: int = 500) -> list[PuterKey]:
         """Enqueue keys that nothing has moved for their time; a station may always run once more."""
         now = self.now()
-        stuck = [
-            PuterKey.parse(raw.decode())
-            for raw in await self.redis.zrangebyscore(names.MOVING, "-inf", now, start=0, num=limit)
-        ]
+        stuck: list[PuterKey] = []
         txn = Txn()
-        for key in stuck:
-            txn.do("ZADD", names.MOVING, "XX", now + RESTART_AFTER_S, str(key))
-            self.enqueue(txn, key)
+        for of in (names.MOVING, names.PARKED):
+            for raw in await self.redis.zrangebyscore(of, "-inf", now, start=0, num=limit):
+                key = PuterKey.parse(raw.decode())
+                stuck.append(key)
+                txn.do("ZADD", of, "XX", now + RESTART_AFTER_S, str(key))
+                self.enqueue(txn, key)
         if txn:
             await self.commit(txn)
         return stuck

@@ -69,6 +69,7 @@ class Records(Base):
         guard = txn.expect(public.record(key), "rev", old.rev)
         txn.do("HSET", public.record(key), "doc", encode(new), "rev", int(old.rev or 0) + 1)
         txn.do("EXPIRE", public.record(key), KEEP_S + max(0, (new.ttl_s or 0)))
+        txn.do("EXPIRE", public.events(key), KEEP_S)
         if event is None and old.value is not None and old.value.phase is new.phase:
             return guard
         was = old.value.phase if old.value else None

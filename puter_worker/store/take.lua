@@ -2,6 +2,10 @@
 -- A wish of over ARGV[3] bytes is answered as an empty one: it is refused without being carried over.
 -- KEYS: inbox, taking, taken. ARGV[4]: namespace; ARGV[5]: for how many ms no other intake reads it.
 -- Answers the count of takings ('' if there was none), then the wishes.
+local kind = redis.call('TYPE', KEYS[1])['ok']
+if kind ~= 'list' and kind ~= 'none' then
+  redis.call('UNLINK', KEYS[1])  -- clients append: whatever else lies there is nobody's wish
+end
 local answer, bytes, at = {redis.call('HGET', KEYS[3], ARGV[4]) or ''}, 0, 0
 if redis.call('LLEN', KEYS[1]) == 0 or not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[5]) then
   return answer

@@ -72,6 +72,7 @@ class Workers(Base):
             pipe.scard(public.BELL)
             pipe.scard(names.BACKLOGS)
             pipe.zcard(names.MOVING)
+            pipe.zcard(names.PARKED)
             pipe.zcard(names.QUEUE)
             for fleet in fleets:
                 pipe.zcard(names.labels(fleet))

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from puter_client.contract.phase import Outcome, Phase
+from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
 from puter_worker import lead
-from puter_worker.ec2.tags import birth_tags, encode_manifest, specification
 from puter_worker.stations import launch, send
 from tests.ec2sim.config import Fault
 from tests.integration.sim_workshop import (
@@ -280,41 +279,3 @@ async def test_a_living_leaders_launch_that_takes_long_is_left_to_it(sim_worksho
     tokens = [call.params["ClientToken"] for call in await sim_workshop.calls("RunInstances")]
     assert len(tokens) == len(set(tokens))
     await sim_workshop.one_each(*TAGS)
-
-
-# -- machines that are there already ---
-
-
-async def test_one_look_up_finds_a_thousand_machines_that_redis_has_forgotten_with_ten_calls(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # How many look-ups there are depends on how fast keys come in; here all of them are in before the first.
-    monkeypatch.setattr(lead, "RESOLVE_EVERY_S", 8.0)
-    tags = [f"live-{n}" for n in range(1_000)]
-    launch_unseen(sim_workshop, tags)
-    async with sim_workshop.working(quiet_sweep_s=25.0):
-        assert await described(sim_workshop, tags) <= 10
-
-
-def launch_unseen(shop: SimWorkshop, tags: list[str]) -> None:
-    """Groups as Puter launches them, of which this Redis knows nothing."""
-    image = shop.ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
-    for start in range(0, len(tags), 100):
-        members = [(tag, 1) for tag in tags[start : start + 100]]
-        born = birth_tags(namespace="betty", intent=f"lost-{start}", batch=None, owner="betty", expires_at=None)
-        shop.ec2.run_instances(
-            ImageId=image,
-            InstanceType="t3.micro",
-            MinCount=100,
-            MaxCount=100,
-            TagSpecifications=[specification("instance", born | encode_manifest(members))],
-        )
-
-
-async def described(shop: SimWorkshop, tags: list[str]) -> int:
-    """With how many calls machines that are there already are found."""
-    before = len(await shop.sim.ledger())
-    batch = await shop.submit(*tags)
-    views = await shop.client.wait(batch_id=batch, tags=tags, wait=WaitFor.LAUNCHED, timeout_s=60)
-    assert {view.outcome for view in views} == {Outcome.EXISTING}
-    return len(await shop.sim.ledger(since=before, action="DescribeInstances"))

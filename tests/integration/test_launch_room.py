@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from puter_client.client import Asked
 from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
 from puter_worker.stations import brakes, intake
@@ -20,10 +21,12 @@ from tests.integration.sim_workshop import (
     sim_url,
     sim_workshop,
 )
+from tests.integration.workshop import spec
 
 __all__ = ["in_groups", "sim_url", "sim_workshop"]
 
 TAGS = [f"job-{n}" for n in range(100)]
+BATCH_IS_FULL = "waiting for one of the batch's {} machines to end (max_parallel)"
 
 
 async def limit(shop: SimWorkshop, **limits: object) -> None:
@@ -251,32 +254,28 @@ async def wait_for_quota(shop: SimWorkshop, many: int, *, live: int) -> bool:
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_never_more_of_a_batch_live_than_it_says(sim_workshop: SimWorkshop, workers: int) -> None:
-    tags, most = TAGS[:12], 3
-    await sim_workshop.faults(Fault(action="DescribeImages", delay_s=1.0, times=1))
+    tags, most = TAGS[:8], 3
+    await sim_workshop.sim.configure(latency_s=[0.0, 0.2])
     async with sim_workshop.working(), sim_workshop.working() if workers == 2 else nullcontext():
-        await sim_workshop.submit(*tags, most=most)
+        # Each is prepared by itself, some quickly and some slowly.
+        asked = [Asked(tag, spec(ssh_from=(f"192.0.2.{n}/32",))) for n, tag in enumerate(tags)]
+        await sim_workshop.client.submit(asked, max_parallel=most)
 
-        async def all_came_and_went() -> bool:
-            living = await sim_workshop.living()
-            for one in living:
-                if one.state == "running":
-                    await sim_workshop.sim.shut_down(one.id)
-            return not living and len(await sim_workshop.sim.instances()) == len(tags)
+        for ended in range(len(tags)):
+            left = len(tags) - ended
 
-        await eventually("all have had their turn", all_came_and_went)
+            async def settled(live: int = min(most, left), wait: int = max(0, left - most)) -> bool:
+                told = (await sim_workshop.reasons(*tags)).count(BATCH_IS_FULL.format(most))
+                return await running(sim_workshop) >= live and told == wait
+
+            await eventually("as many live as may, and the others wait for them", settled)
+            await sim_workshop.sim.shut_down((await sim_workshop.living())[0].id)
 
     assert await most_at_once(sim_workshop) <= most
 
 
-async def test_who_waits_for_its_batch_is_told_so(sim_workshop: SimWorkshop) -> None:
-    async with sim_workshop.working():
-        await sim_workshop.submit(*TAGS[:6], most=2)
-
-        async def told() -> bool:
-            reason = "waiting for one of the batch's 2 machines to end (max_parallel)"
-            return (await sim_workshop.reasons(*TAGS[:6])).count(reason) == 4
-
-        await eventually("four are told", told)
+async def running(shop: SimWorkshop) -> int:
+    return sum(one.state == "running" for one in await shop.living())
 
 
 async def most_at_once(shop: SimWorkshop) -> int:

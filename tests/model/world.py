@@ -18,6 +18,7 @@ from puter_client.contract.spec import Spec
 from puter_client.contract.wish import CancelWish, UpWish, Wish
 from puter_client.store import names as public
 from puter_worker.ec2.calls import Caller
+from puter_worker.ec2.errors import Ec2Error
 from puter_worker.ec2.groups import SecurityGroup
 from puter_worker.ec2.images import Image
 from puter_worker.ec2.keypairs import KeyPair
@@ -321,8 +322,6 @@ class World:
 
     def _check(self, error: BaseException) -> None:
         """A station may end with what Redis or EC2 said, never by a defect."""
-        from puter_worker.ec2.errors import Ec2Error
-
         if not isinstance(error, (*self.store.errors, Ec2Error)):
             raise error
 
