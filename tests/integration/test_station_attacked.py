@@ -1,0 +1,181 @@
+"""One client, or bad luck, against everybody: what must not stop, lose or forget anything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+from structlog.testing import capture_logs
+
+from puter_client.client import Asked
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import Origin, Outcome, Phase
+from puter_client.contract.record import Record
+from puter_client.store import names as public
+from puter_client.view import WaitFor
+from puter_worker.fleet import Fleets
+from puter_worker.stations.ensure import ensure
+from puter_worker.stations.intake import intake
+from puter_worker.stations.observe import observe
+from puter_worker.store import names
+from puter_worker.store.workerstore import WorkerStore
+from tests.integration.station_world import FLEET, keys_for_good, until
+from tests.integration.workshop import Workshop, spec
+
+KEY = PuterKey("betty", "one")
+
+
+@pytest.fixture
+async def store(workshop: Workshop) -> AsyncIterator[WorkerStore]:
+    redis = Redis.from_url(workshop.server.url)
+    opened = WorkerStore(redis)
+    await opened.set_clock()
+    yield opened
+    await redis.aclose()
+
+
+def rewrite(shop: Workshop, **changes: Any) -> None:
+    with shop.server.client() as behind:
+        raw = behind.hget(public.record(KEY), "doc")
+        assert raw
+        changed = msgspec.json.decode(raw, type=Record).but(**changes)
+        behind.hset(public.record(KEY), "doc", msgspec.json.encode(changed))
+        behind.hincrby(public.record(KEY), "rev", 1)
+
+
+async def test_a_parked_wish_is_settled_also_if_observe_sees_the_end_first(workshop: Workshop) -> None:
+    async with workshop.working():
+        (view,) = await workshop.wish("one")
+    assert view.record
+    workshop.ec2.terminate_instances(InstanceIds=[view.record.instance_id])
+    rewrite(workshop, observed_at=0.0)
+    batch = await workshop.client.submit([Asked("one", spec())], origin=Origin.UP)
+    async with workshop.working():
+        (second,) = await workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=30)
+
+    assert second.outcome is Outcome.CREATED
+    assert second.record
+    assert second.record.generation == 2
+
+
+@pytest.mark.parametrize("command", ["SET", "SADD"])
+async def test_an_inbox_of_another_type_stops_nobody_else(workshop: Workshop, command: str) -> None:
+    with workshop.server.client() as behind:
+        behind.execute_command(command, public.inbox("mallory"), "x")
+        behind.sadd(public.BELL, "mallory")
+    anna = workshop.client_of("anna")
+    try:
+        async with workshop.working():
+            (view,) = await workshop.wish("one", client=anna)
+    finally:
+        await anna.aclose()
+
+    assert view.phase is Phase.RUNNING
+
+
+async def test_a_bell_of_another_type_stops_nobody_for_good(workshop: Workshop) -> None:
+    """Whoever may RPUSH and SADD can make the bell a list while it is silent."""
+    with workshop.server.client() as behind:
+        behind.rpush(public.BELL, "mallory")
+        async with workshop.working():
+            await until("the bell is a set again", lambda: behind.type(public.BELL) != b"list", for_s=10)
+            (view,) = await workshop.wish("one")
+
+    assert view.phase is Phase.RUNNING
+
+
+async def test_a_bell_for_what_is_no_text_falls_silent(workshop: Workshop, store: WorkerStore) -> None:
+    with workshop.server.client() as behind:
+        behind.sadd(public.BELL, b"\xff\xfe")
+        await intake(store, await store.rung())
+
+        assert behind.smembers(public.BELL) == set()
+
+
+async def test_a_backlog_that_is_put_back_keeps_its_end(workshop: Workshop, store: WorkerStore) -> None:
+    await workshop.client.submit([Asked("one", spec())])
+    await intake(store, ["betty"])
+    with workshop.server.client() as behind:
+        behind.set("arq:in-progress:betty/one", "1", px=20_000)  # its job runs elsewhere
+        await store.feed()
+
+        assert keys_for_good(behind) == []
+
+
+async def test_a_fleets_list_of_the_living_lives_as_long_as_they_do(workshop: Workshop, store: WorkerStore) -> None:
+    async with workshop.working() as worker:
+        await workshop.wish("one", ttl_s=None)
+        with workshop.server.client() as behind:
+            for name in (names.live(FLEET), public.index("betty")):
+                behind.expire(name, 60)
+        fleets: Fleets = worker._fleets
+        (fleet,) = fleets._fleets.values()
+        await observe(store, fleet)
+        with workshop.server.client() as behind:
+            assert [behind.ttl(name) > 60 for name in (names.live(FLEET), public.index("betty"))] == [True, True]
+
+
+async def test_no_text_of_an_error_of_redis_is_logged(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def commit_durably(*_: Any) -> Any:
+        raise ResponseError("ERR in 'EVALSHA' with args beginning with: 'PASSWORD=hunter2'")
+
+    monkeypatch.setattr(WorkerStore, "commit_durably", commit_durably)
+    with capture_logs() as logs:
+        async with workshop.working():
+            await workshop.client.submit([Asked("one", spec())])
+            await until("it is tried", lambda: any(line["event"] == "launch.interrupted" for line in logs))
+
+    assert not [line for line in logs if "hunter2" in str(line) or "hunter2" in repr(line.get("exc_info"))]
+
+
+async def test_a_wait_for_a_batch_that_no_worker_has_taken_waits(workshop: Workshop) -> None:
+    batch = await workshop.client.submit([Asked("one", spec())])
+    waiting = asyncio.create_task(workshop.client.wait(batch_id=batch, wait=WaitFor.RUNNING, timeout_s=30))
+    async with workshop.working():
+        views = await waiting
+
+    assert [(view.tag, view.phase) for view in views] == [("one", Phase.RUNNING)]
+
+
+async def test_more_wishes_than_are_read_at_once_are_settled_too(workshop: Workshop) -> None:
+    async with workshop.working():
+        await workshop.wish("one")
+    rewrite(workshop, observed_at=0.0)
+    batches = [await workshop.client.submit([Asked("one", spec())]) for _ in range(501)]
+    async with workshop.working(quiet_sweep_s=600.0):
+        (view,) = await workshop.client.wait(batch_id=batches[-1], tags=["one"], timeout_s=20)
+
+    assert view.outcome is Outcome.EXISTING
+
+
+async def test_a_look_up_of_a_wish_that_was_withdrawn_does_not_swallow_the_next_ones(
+    workshop: Workshop, store: WorkerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is read as queued, comes into its look-up, and is taken off it by the look-up of the wish before."""
+    await workshop.client.submit([Asked("one", spec())])
+    await intake(store, ["betty"])
+    async with workshop.working() as worker:  # lends its fleets
+        worker.stop()
+        fleets: Fleets = worker._fleets
+        fleet = await fleets.find(None, "us-east-1")
+        with workshop.server.client() as behind:
+            behind.zadd(names.look_ups(FLEET), {"betty/one": 0})  # left by a wish that was withdrawn
+        real = store.records
+
+        async def records(keys: Any) -> Any:
+            answer = await real(keys)
+            monkeypatch.undo()
+            await ensure(store, fleets, KEY)
+            return answer
+
+        from puter_worker.stations.resolve import resolve
+
+        monkeypatch.setattr(store, "records", records)
+        await resolve(store, fleet)
+        with workshop.server.client() as behind:
+            assert behind.zrange(names.look_ups(FLEET), 0, -1) == [b"betty/one"]
