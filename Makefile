@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: venv demo test lint types bench lock clean
+.PHONY: venv demo test chaos lint types bench lock clean
 
 venv: $(READY)
 
@@ -21,6 +21,10 @@ demo: venv
 
 test: lint types
 	@$(BIN)/pytest -n 2 --dist loadfile
+
+# The long form: 1,000 keys, 4 workers killed in turn, a Redis killed, an EC2 that loses answers. Seeds: PUTER_CHAOS_SEEDS="1 2".
+chaos: venv
+	@PUTER_CHAOS=long $(BIN)/pytest -s tests/chaos
 
 lint: venv
 	@$(BIN)/ruff check .

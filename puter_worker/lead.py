@@ -6,6 +6,7 @@ Two leaders at once are harmless (each station says why); the lease only keeps t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -13,7 +14,7 @@ import structlog
 
 from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.fleet import Fleet, FleetId, Fleets
-from puter_worker.memory import Memory, Remembered
+from puter_worker.memory import Memory
 from puter_worker.settings import Settings
 from puter_worker.stations.label import label
 from puter_worker.stations.launch import Launcher
@@ -73,8 +74,7 @@ class Leader:
         for fleet in fleets:
             known = self._memory.of(fleet)
             if known is None or not known.contradicts(shown):
-                self._memory.seen_alive.add(fleet)
-                self._memory.keep(fleet, Remembered(shown, known.launched_at if known else 0.0))
+                self._memory.saw(fleet, shown, time.time())
 
     async def drain(self) -> None:
         """Let the launches in hand end, and give every lease up."""

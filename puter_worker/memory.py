@@ -33,7 +33,8 @@ class Remembered(msgspec.Struct, frozen=True):
 
     Attributes:
         epoch: the furthest that was seen.
-        launched_at: when the last launch known here was sent, seconds of this host's clock; 0 is never.
+        launched_at: when the last launch known here, by whichever worker, was sent; seconds of this host's clock, 0 is
+            never.
     """
 
     epoch: Epoch
@@ -79,6 +80,17 @@ class Memory:
         except OSError as error:
             _log.warning("memory.not_kept", folder=str(self._folder), error=type(error).__name__)
             self._folder = None
+
+    def saw(self, fleet: str, shown: Epoch, now: float) -> None:
+        """Redis has shown itself this far, at a time of this host's clock.
+
+        What other workers have launched since counts as launched now: this one may be all that remembers it.
+        """
+        known = self.of(fleet)
+        before = known.epoch.launches if known is not None and not known.contradicts(shown) else 0
+        launched_at = now if shown.launches > before else known.launched_at if known is not None else 0.0
+        self.seen_alive.add(fleet)
+        self.keep(fleet, Remembered(shown, launched_at))
 
     def _file(self, fleet: str) -> Path:
         assert self._folder is not None

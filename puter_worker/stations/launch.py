@@ -128,19 +128,20 @@ class Launcher:
     async def _in_parallel(self, waiting: Sequence[Waiting]) -> list[Waiting]:
         """Those that may be launched beside what already lives of their batches."""
         allowed: list[Waiting] = []
-        room: dict[str, int] = {}
+        room: dict[tuple[str, str], int] = {}
         txn, now = Txn(), self._store.now()
         for w in waiting:
             most, batch_id = w.record.max_parallel, w.record.batch_id
             if most is None or batch_id is None:
                 allowed.append(w)
                 continue
-            if batch_id not in room:
+            batch = (w.key.namespace, batch_id)
+            if batch not in room:
                 # Begun launches first: one that ends meanwhile is then counted twice, never not at all.
-                begun = list(self._busy.values()).count(batch_id)
-                room[batch_id] = most - begun - await self._store.parallel(w.key.namespace, batch_id)
-            if room[batch_id] > 0:
-                room[batch_id] -= 1
+                begun = sum((key.namespace, of) == batch for key, of in self._busy.items())
+                room[batch] = most - begun - await self._store.parallel(*batch)
+            if room[batch] > 0:
+                room[batch] -= 1
                 allowed.append(w)
             else:
                 reason = f"waiting for one of the batch's {most} machines to end (max_parallel)"

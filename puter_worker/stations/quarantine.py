@@ -59,8 +59,7 @@ class Quarantine:
                 return False
             await adopt_living(self._store, self._fleet)
         self._until = None
-        self._memory.seen_alive.add(name)
-        self._memory.keep(name, Remembered(shown, known.launched_at if known else 0.0))
+        self._memory.saw(name, shown, time.time())
         self.epoch = shown
         return True
 

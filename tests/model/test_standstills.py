@@ -101,17 +101,33 @@ def test_the_part_of_a_launch_that_is_not_shown_yet_is_not_launched_again(world:
     in_the_end_each_has_one(world, KEY, NEIGHBOUR)
 
 
-def test_what_a_redis_that_comes_back_empty_has_forgotten_is_not_launched_again(world: World) -> None:
-    world.only = frozenset({"remember"})  # the other worker has seen how far Redis had got
-    world.work(OTHER, 10)
+@pytest.mark.parametrize("survivor", [ONE, OTHER], ids=["by-who-launched-it", "by-who-saw-it"])
+def test_what_a_redis_that_comes_back_empty_has_forgotten_is_not_launched_again(world: World, survivor: str) -> None:
     on_the_launchpad(world, KEY, NEIGHBOUR, calls_now=TOGETHER)
     world.cloud.weather.lag_s = 2.0
     goes_on(world, ONE)
     world.lose_redis()
     world.only = frozenset()
+    for host in HOSTS:
+        world.crash(host, delivered=False)
     world.wish(KEY, NEIGHBOUR)
+    goes_on(world, survivor)
 
     in_the_end_each_has_one(world, KEY, NEIGHBOUR)
+
+
+def test_a_launch_whose_answer_is_lost_and_that_is_not_shown_yet_is_repeated_as_it_was(world: World) -> None:
+    on_the_launchpad(world, KEY)
+    world.cloud.weather.lag_s = 20.0
+    request = world.stand_still(ONE, "sending")
+    assert request
+    world.steps.let(request, Fate.LOST)
+    world.let_pass(11.0)
+
+    goes_on(world, OTHER)
+
+    assert world.cloud.calls.count("RunInstances") == 2
+    in_the_end_each_has_one(world, KEY)
 
 
 def test_a_launch_whose_worker_died_before_ec2_answered_is_found_again(world: World) -> None:

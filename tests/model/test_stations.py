@@ -206,7 +206,7 @@ def test_no_interleaving_of_stations_launches_a_key_twice_or_loses_it(server: re
 
 
 def test_no_interleaving_of_launches_launches_a_key_twice_or_loses_it(server: redis.Redis) -> None:
-    run_state_machine_as_test(type("Here", (Launches,), {"server": server}), settings=tries(150, 30))
+    run_state_machine_as_test(type("Here", (Launches,), {"server": server}), settings=tries(100, 30))
 
 
 def test_not_even_a_redis_that_comes_back_empty_launches_a_key_twice(server: redis.Redis) -> None:

@@ -23,7 +23,7 @@ from puter_worker.ec2.groups import SecurityGroup
 from puter_worker.ec2.images import Image
 from puter_worker.ec2.keypairs import KeyPair
 from puter_worker.fleet import Fleet, FleetId
-from puter_worker.memory import Memory, Remembered
+from puter_worker.memory import Memory
 from puter_worker.pacer import BUCKETS, INSTANCES, Granted
 from puter_worker.stations import quarantine
 from puter_worker.stations.ensure import ensure
@@ -164,7 +164,7 @@ class World:
         self.store = _Store(server, self.steps)
         self.calls_now = 0
         self.only: frozenset[str] = frozenset()
-        self._memories = {host: Memory(None) for host in HOSTS}
+        self._memories: dict[str, Memory] = {}
         self._lives = dict.fromkeys(HOSTS, 0)
         self._batches = 0
         self.processes = {host: self._process(host) for host in HOSTS}
@@ -179,7 +179,10 @@ class World:
     def _process(self, host: str) -> Process:
         self._lives[host] += 1
         fleet = _Fleet(FLEET, _Caller(self.steps, self.cloud), cast("Any", _Pacer(self)))
-        memory = self._memories[host]  # it is kept in the state folder too
+        memory, name = Memory(None), str(FLEET)
+        if host in self._memories and (known := self._memories[host].of(name)) is not None:
+            memory.keep(name, known)  # as from the state folder
+        self._memories[host] = memory
         gate = Quarantine(self.store, fleet, memory, quarantine_s=10.0)
         launcher = Launcher(self.store, fleet, gate, most=100)
         observer = Observer(self.store, fleet, quiet_s=25.0)
@@ -230,8 +233,7 @@ class World:
         async def remember() -> None:
             shown, known = await store.epoch(), process.memory.of(str(fleet))
             if known is None or not known.contradicts(shown):
-                process.memory.seen_alive.add(str(fleet))
-                process.memory.keep(str(fleet), Remembered(shown, known.launched_at if known else 0.0))
+                process.memory.saw(str(fleet), shown, store.now())
 
         return {
             "intake": take_in,
@@ -352,7 +354,15 @@ class World:
                 self.server.delete(name)
 
     def lose_redis(self) -> None:
-        """Redis comes back empty. What was on its way meanwhile has reached EC2, or never will."""
+        """Redis comes back empty. What was on its way meanwhile has reached EC2, or never will.
+
+        Each worker had seen how far Redis had got: they look four times a second.
+        """
+        for process in self.processes.values():
+            seen = self.steps.start(process.name, self.stations(process)["remember"]())
+            while not seen.done():
+                request = next(r for r in self.steps.parked if r.process == process.name and r.name == "pipeline")
+                self.steps.let(request, Fate.WHOLE)
         for request in list(self.steps.parked):
             self.steps.let(request, Fate.WHOLE if request.what == "ec2" else Fate.REFUSED)
         for request in list(self.steps.parked):
