@@ -69,9 +69,9 @@ async def each_has_its_own(shop: SimWorkshop, folder: Path, runs: dict[str, str]
     """Each machine runs the workload of the tag that it bears."""
     if not has_cloud_init():
         pytest.skip(f"{SYSTEM_PYTHON} has no cloudinit: install Debian's package cloud-init")
-    for launch in by_launch(await shop.seen()):
-        own = tasks(folder, launch[0].user_data, [one.launch_index for one in launch])
-        for one in launch:
+    for of_one_call in by_launch(await shop.seen()):
+        own = tasks(folder, of_one_call[0].user_data, [one.launch_index for one in of_one_call])
+        for one in of_one_call:
             assert f"printf %s '{runs[one.tags['puter:tag']]}' >" in own[one.launch_index]
 
 
