@@ -14,12 +14,7 @@ from puter_client.client import Asked
 from puter_client.contract.phase import Origin, Phase
 from puter_client.view import WaitFor
 from puter_worker import pacer
-from puter_worker.fleet import Fleet
 from puter_worker.pacer import INSTANCES, Bucket
-from puter_worker.stations import launch
-from puter_worker.stations.brakes import Place
-from puter_worker.stations.plan import Unit
-from puter_worker.stations.prepare import Prepared
 from puter_worker.store import names
 from tests.ec2sim.config import Fault
 from tests.ec2sim.reports import Seen
@@ -69,9 +64,9 @@ async def each_has_its_own(shop: SimWorkshop, folder: Path, runs: dict[str, str]
     """Each machine runs the workload of the tag that it bears."""
     if not has_cloud_init():
         pytest.skip(f"{SYSTEM_PYTHON} has no cloudinit: install Debian's package cloud-init")
-    for of_one_call in by_launch(await shop.seen()):
-        own = tasks(folder, of_one_call[0].user_data, [one.launch_index for one in of_one_call])
-        for one in of_one_call:
+    for launch in by_launch(await shop.seen()):
+        own = tasks(folder, launch[0].user_data, [one.launch_index for one in launch])
+        for one in launch:
             assert f"printf %s '{runs[one.tags['puter:tag']]}' >" in own[one.launch_index]
 
 
@@ -214,27 +209,6 @@ async def test_a_workload_that_fits_no_machine_fails_alone(sim_workshop: SimWork
     (large,) = await sim_workshop.records("large")
     assert large.error is not None
     assert (large.phase, large.error.code) == (Phase.FAILED, "UserDataTooLarge")
-    await sim_workshop.one_each(*TAGS[:12])
-
-
-@pytest.mark.usefixtures("in_groups")
-async def test_a_key_that_cannot_be_composed_holds_up_nobody(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = launch.prepare
-
-    async def prepare(fleet: Fleet, unit: Unit, place: Place, now: float) -> Prepared:
-        if any(w.key.tag == "odd" for w in unit):
-            raise RuntimeError("nobody has thought of this")
-        return await whole(fleet, unit, place, now)
-
-    monkeypatch.setattr(launch, "prepare", prepare)
-    async with sim_workshop.working():
-        batch = await sim_workshop.submit(*TAGS[:6], "odd", *TAGS[6:12])
-        await sim_workshop.client.wait(batch_id=batch, tags=TAGS[:12], wait=WaitFor.LAUNCHED, timeout_s=30)
-        (odd,) = await sim_workshop.records("odd")
-
-    assert (odd.phase, odd.error) == (Phase.LAUNCHING, None)
     await sim_workshop.one_each(*TAGS[:12])
 
 
