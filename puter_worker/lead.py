@@ -20,7 +20,7 @@ from puter_worker.stations.label import label
 from puter_worker.stations.launch import Launcher
 from puter_worker.stations.observe import Observer
 from puter_worker.stations.quarantine import Quarantine
-from puter_worker.stations.resolve import APART_S, resolve
+from puter_worker.stations.resolve import resolve
 from puter_worker.stations.send import replay
 from puter_worker.store import names
 from puter_worker.store.workerstore import WorkerStore
@@ -29,7 +29,6 @@ from puter_worker.tasks import cancel_all
 _log = structlog.get_logger("puter.lead")
 LEASE_S = 3.0
 RENEW_S = 1.0
-RESOLVE_EVERY_S = 0.025
 REPLAY_EVERY_S = 1.0
 REPLAY_AT_ONCE = 16
 LABEL_EVERY_S = 0.1
@@ -88,12 +87,16 @@ class Leader:
         launcher = Launcher(self._store, fleet, gate, most=self._settings.max_group)
         observer = Observer(self._store, fleet, quiet_s=self._settings.quiet_sweep_s)
         _log.info("lease.taken", fleet=str(fleet))
+        over = asyncio.Event()
         loops = [
-            asyncio.create_task(self._repeat(fleet, "resolve", lambda: self._resolve(fleet))),
-            asyncio.create_task(self._repeat(fleet, "launch", launcher.turn)),
-            asyncio.create_task(self._repeat(fleet, "replay", lambda: self._replay(fleet, gate))),
-            asyncio.create_task(self._repeat(fleet, "label", lambda: self._label(fleet))),
-            asyncio.create_task(self._repeat(fleet, "observe", lambda: _every(OBSERVE_EVERY_S, observer.turn()))),
+            asyncio.create_task(self._repeat(fleet, over, what, once))
+            for what, once in (
+                ("resolve", lambda: resolve(self._store, fleet)),
+                ("launch", launcher.turn),
+                ("replay", lambda: self._replay(fleet, gate)),
+                ("label", lambda: self._label(fleet)),
+                ("observe", lambda: _every(OBSERVE_EVERY_S, observer.turn())),
+            )
         ]
         try:
             while not self._draining.is_set():
@@ -106,14 +109,16 @@ class Leader:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._draining.wait(), RENEW_S)
         finally:
-            await cancel_all(loops)
-            await launcher.drain()
+            over.set()
+            try:
+                # What a turn has claimed would else be nobody's until its claim runs out.
+                await asyncio.wait(loops)
+                await launcher.drain()
+            finally:
+                await cancel_all(loops)
             with suppress(*self._store.errors):
                 await self._store.release(name, self._settings.worker_id)
             _log.info("lease.released", fleet=str(fleet))
-
-    async def _resolve(self, fleet: Fleet) -> float:
-        return APART_S if await resolve(self._store, fleet) else RESOLVE_EVERY_S
 
     async def _replay(self, fleet: Fleet, gate: Quarantine) -> float:
         if not await gate.open():
@@ -125,9 +130,9 @@ class Leader:
     async def _label(self, fleet: Fleet) -> float:
         return 0.0 if await label(self._store, fleet) else LABEL_EVERY_S
 
-    async def _repeat(self, fleet: Fleet, what: str, once: Callable[[], Awaitable[float]]) -> None:
-        """Run a station again and again; what it raises is told, and it goes on."""
-        while True:
+    async def _repeat(self, fleet: Fleet, over: asyncio.Event, what: str, once: Callable[[], Awaitable[float]]) -> None:
+        """Run a station again and again until it is over; what it raises is told, and it goes on."""
+        while not over.is_set():
             try:
                 pause_s = await once()
             except Ec2Error as error:
@@ -139,7 +144,8 @@ class Leader:
             except Exception:  # noqa: BLE001 - a defect in one station must not end the others
                 pause_s = AFTER_ERROR_S
                 _log.exception("station.failed", station=what, fleet=str(fleet))
-            await asyncio.sleep(pause_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), pause_s)
 
 
 async def _every(pause_s: float, turn: Awaitable[None]) -> float:

@@ -5,58 +5,108 @@ May run twice: a rule or a group that is there is fine. Killed anywhere: an admi
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
 import structlog
 
 from puter_client.contract.phase import LIVE, ON_ITS_WAY
+from puter_client.contract.record import Record
 from puter_client.contract.spec import DEFAULT_GROUP_NAME
 from puter_worker.ec2 import instances as ec2
 from puter_worker.ec2.errors import Ec2Error
 from puter_worker.ec2.tags import MANAGED
-from puter_worker.fleet import FleetId, Fleets
+from puter_worker.fleet import Fleet, FleetId, Fleets
 from puter_worker.stations.waiting import is_final
 from puter_worker.store.machines import Admission
 from puter_worker.store.workerstore import WorkerStore
 
 _log = structlog.get_logger("puter.admit")
-AT_ONCE = 20
+AT_ONCE = 200  # as many as one look at EC2 is for
 CLAIM_S = 15.0
+
+
+class Door(msgspec.Struct, frozen=True):
+    """A machine that shall let somebody in: what is known of its place, without asking or from one look."""
+
+    admission: Admission
+    record: Record
+    group_name: str
+    vpc_id: str | None = None
+    group_ids: tuple[str, ...] | None = None
 
 
 async def admit(store: WorkerStore, fleets: Fleets) -> None:
     """Carry out the admissions that are due."""
-    for admission in await store.claim_admissions(AT_ONCE, store.now() + CLAIM_S):
+    until = store.now() + CLAIM_S
+    claimed = await store.claim_admissions(AT_ONCE, until)
+    doors: dict[str, list[Door]] = defaultdict(list)
+    for door in await _doors(store, claimed):
+        if fleets.offers(FleetId.parse(door.record.fleet or "").profile):
+            doors[door.record.fleet or ""].append(door)
+    for text, of_fleet in doors.items():
+        fleet = fleets.get(FleetId.parse(text))
         try:
-            done = await _admit(store, fleets, admission)
+            looked_at = await _looked_at(fleet, of_fleet)
         except Ec2Error as error:
-            # A machine that runs never fails for its door: what is missing is told, and tried again.
-            done = is_final(error)
-            _log.warning("admission.refused", namespace=admission.key.namespace, tag=admission.key.tag,
-                         code=error.code, message=error.message, final=done)  # fmt: skip
-        if done:
+            _log.warning("station.refused", station="admit", fleet=text, code=error.code, message=error.message)
+            continue
+        for door in looked_at:
+            if store.now() > until:
+                return  # the others may be somebody else's by now
+            if await _open(fleet, door):
+                await store.drop_admission(door.admission)
+
+
+async def _doors(store: WorkerStore, claimed: Sequence[Admission]) -> list[Door]:
+    """The machines that live; admissions to such as will not are dropped, others wait for their claim to run out."""
+    keys = [admission.key for admission in claimed]
+    stored, specs = await asyncio.gather(store.records(keys), store.specs(keys))
+    doors: list[Door] = []
+    for admission, one, spec in zip(claimed, stored, specs, strict=True):
+        record = one.value
+        if record is not None and record.phase in ON_ITS_WAY:
+            continue
+        if record is None or record.phase not in LIVE or not record.instance_id or not record.fleet:
             await store.drop_admission(admission)
+            continue
+        name = (spec.security_group_name if spec else None) or DEFAULT_GROUP_NAME
+        doors.append(Door(admission, record, name, admission.vpc_id, admission.group_ids))
+    return doors
 
 
-async def _admit(store: WorkerStore, fleets: Fleets, admission: Admission) -> bool:
-    record = (await store.record(admission.key)).value
-    (spec,) = await store.specs([admission.key])
-    if record is None or record.phase in ON_ITS_WAY:
-        return record is None
-    if record.phase not in LIVE or not record.instance_id or not record.fleet:
-        return True
-    fleet_id = FleetId.parse(record.fleet)
-    if not fleets.offers(fleet_id.profile):
-        return False
-    fleet = fleets.get(fleet_id)
-    vpc_id, group_ids = admission.vpc_id, admission.group_ids
-    name = (spec.security_group_name if spec else None) or DEFAULT_GROUP_NAME
-    group = None if group_ids is None else await fleet.group(name, vpc_id, admission.cidrs, {MANAGED: "true"})
-    if group is None or group.group_id not in (group_ids or ()):
-        # The call replaces the groups that a machine has: they are read right before.
-        instance = (await fleet.describe([record.instance_id])).get(record.instance_id)
-        if instance is None:
-            return False
-        group = group or await fleet.group(name, instance.vpc_id, admission.cidrs, {MANAGED: "true"})
-        await ec2.add_group(fleet.caller, record.instance_id, instance.group_ids, group.group_id)
+async def _looked_at(fleet: Fleet, doors: Sequence[Door]) -> list[Door]:
+    """The doors with their networks and groups; without those that EC2 does not show."""
+    shown = await fleet.describe([door.record.instance_id or "" for door in doors if door.group_ids is None])
+    found: list[Door] = []
+    for door in doors:
+        instance = shown.get(door.record.instance_id or "")
+        if instance is not None:
+            found.append(msgspec.structs.replace(door, vpc_id=instance.vpc_id, group_ids=instance.group_ids))
+        elif door.group_ids is not None:
+            found.append(door)
+    return found
+
+
+async def _open(fleet: Fleet, door: Door) -> bool:
+    """Whether the admission is made, or never can be."""
+    record, cidrs = door.record, door.admission.cidrs
+    try:
+        group = await fleet.group(door.group_name, door.vpc_id, cidrs, {MANAGED: "true"})
+        if group.group_id not in (door.group_ids or ()):
+            # The call replaces the groups that a machine has: they are read right before.
+            instance = (await fleet.describe([record.instance_id or ""])).get(record.instance_id or "")
+            if instance is None:
+                return False
+            await ec2.add_group(fleet.caller, instance.instance_id, instance.group_ids, group.group_id)
+    except Ec2Error as error:
+        # A machine that runs never fails for its door: what is missing is told, and tried again.
+        done = is_final(error)
+        _log.warning("admission.refused", namespace=record.namespace, tag=record.tag,
+                     code=error.code, message=error.message, final=done)  # fmt: skip
+        return done
     _log.info("admission.made", namespace=record.namespace, tag=record.tag, group_id=group.group_id,
-              cidrs=list(admission.cidrs), notice=group.notice)  # fmt: skip
+              cidrs=list(cidrs), notice=group.notice)  # fmt: skip
     return True

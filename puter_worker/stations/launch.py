@@ -53,7 +53,9 @@ READ_FROM_PAD = 1_000
 # A wait shorter than this needs no explanation; a longer one is explained anew after as long.
 EXPLAIN_AFTER_S = 2.0
 EXPLAIN_AT_ONCE = 500
+PREPARE_S = 60.0
 TRY_AGAIN_S = 5.0
+AFTER_REDIS_S = 1.0
 PARALLEL_AGAIN_S = 1.0
 LOOK_EVERY_S = 0.025
 LOOK_WHILE_PACED_S = 0.25
@@ -194,7 +196,7 @@ class Launcher:
         self._used.update(names)
         if probe:
             self._probed.update(names)
-        task = asyncio.create_task(self._launch(unit, place, keys))
+        task = asyncio.create_task(self._launch_alone(unit, place, keys))
         self._tasks.add(task)
 
         def done(ended: asyncio.Task[None]) -> None:
@@ -205,18 +207,19 @@ class Launcher:
             if probe:
                 self._probed.subtract(names)
                 self._probed += Counter()
-            if not ended.cancelled() and (error := ended.exception()) is not None:
-                # What the unit left behind is in Redis: on the pad, or an open intent that is replayed.
-                # The text of a RedisError may quote what was written.
-                quoting = isinstance(error, self._store.errors)
-                _log.error(
-                    "launch.interrupted",
-                    error=type(error).__name__,
-                    exc_info=None if quoting else error,
-                    keys=len(keys),
-                )
 
         task.add_done_callback(done)
+
+    async def _launch_alone(self, unit: Unit, place: Place, held: set[PuterKey]) -> None:
+        """Launch a unit; if that is interrupted, what it leaves is in Redis: keys on the pad, or an open intent."""
+        try:
+            await self._launch(unit, place, held)
+        except self._store.errors as error:
+            # Its text may quote what was written.
+            _log.error("launch.interrupted", error=type(error).__name__, keys=len(unit))
+            await asyncio.sleep(AFTER_REDIS_S)
+        except Exception:  # noqa: BLE001 - a defect in one launch must not end the others
+            _log.exception("launch.interrupted", keys=len(unit))
 
     def _let_go(self, keys: Iterable[PuterKey]) -> None:
         for key in keys:
@@ -243,35 +246,41 @@ class Launcher:
     async def _launch(self, unit: Unit, place: Place, held: set[PuterKey]) -> None:
         """Launch a unit whose tokens are taken; `held` are the keys that no other launch begins with meanwhile."""
         try:
-            async with asyncio.timeout(60):
-                prepared = await prepare(self._fleet, unit, place, self._store.now())
+            prepared = await self._prepare(unit, place)
+            if self._gate.epoch is None:
+                await self._fleet.pacer.give_back(_cost(unit))
+                return
+            self._gate.launched()
+            leased_until = self._store.now() + LEASE_S
+            opened = await open_intent(self._store, self._fleet, unit, prepared, self._gate.epoch)
         except (UserDataTooLarge, ManifestTooLarge) as error:
             await self._split(unit, place, held, Ec2Error(error.code, str(error)))
-            return
         except Ec2Error as error:
             await self._not_prepared(unit, error)
-            return
-        except TimeoutError:
-            slow = Ec2Error("Timeout", "EC2 takes long to answer", handling=Handling.AGAIN)
-            await self._not_prepared(unit, slow)
-            return
+        except self._store.errors:
+            raise
         except Exception as error:  # noqa: BLE001 - a key that cannot be composed must not hold up all others
             _log.exception("launch.not_composed", keys=len(unit))
-            defect = Ec2Error(type(error).__name__, "the launch could not be composed", handling=Handling.AGAIN)
-            await self._split(unit, place, held, defect)
-            return
-        if self._gate.epoch is None:
-            await self._fleet.pacer.give_back(_cost(unit))
-            return
-        self._gate.launched()
-        leased_until = self._store.now() + LEASE_S
-        opened = await open_intent(self._store, self._fleet, unit, prepared, self._gate.epoch)
-        if opened is not None:
-            await send(self._store, self._fleet, opened, leased_until=leased_until)
+            defect = Ec2Error(type(error).__name__, "", handling=Handling.AGAIN)
+            why = f"a defect of Puter's ({defect.code}) keeps it from its launch, see the worker's log; trying again"
+            await self._split(unit, place, held, defect, why)
+        else:
+            if opened is not None:
+                await send(self._store, self._fleet, opened, leased_until=leased_until)
 
-    async def _split(self, unit: Unit, place: Place, held: set[PuterKey], error: Ec2Error) -> None:
+    async def _prepare(self, unit: Unit, place: Place) -> Prepared:
+        try:
+            async with asyncio.timeout(PREPARE_S):
+                return await prepare(self._fleet, unit, place, self._store.now())
+        except TimeoutError:
+            raise Ec2Error("Timeout", "EC2 takes long to answer", handling=Handling.AGAIN) from None
+
+    async def _split(
+        self, unit: Unit, place: Place, held: set[PuterKey], error: Ec2Error, reason: str | None = None
+    ) -> None:
+        """Launch half of a unit that cannot be launched as it is; of one key: wait, or fail it."""
         if len(unit) == 1:
-            await self._not_prepared(unit, error)
+            await self._not_prepared(unit, error, reason)
             return
         # The other half is still on the pad: its turn comes like everybody's, with tokens of its own.
         half = len(unit) // 2
@@ -281,11 +290,11 @@ class Launcher:
         await self._fleet.pacer.give_back([(INSTANCES, len(rest))])
         await self._launch(unit[:half], place, held)
 
-    async def _not_prepared(self, unit: Unit, error: Ec2Error) -> None:
+    async def _not_prepared(self, unit: Unit, error: Ec2Error, reason: str | None = None) -> None:
         """Nothing was asked of EC2 for these keys: fail them, or let them wait where they are."""
         await self._fleet.pacer.give_back(_cost(unit))
         now, txn = self._store.now(), Txn()
-        reason = reason_after(error)
+        reason = reason or reason_after(error)
         for w in unit:
             if is_final(error):
                 self._fail(txn, w.stored, error, now)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from puter_client.contract.phase import LIVE
 from puter_worker.fleet import Fleet
-from puter_worker.stations.resolve import confirm
+from puter_worker.stations.confirm import confirm
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
 
@@ -48,5 +48,4 @@ async def observe(store: WorkerStore, fleet: Fleet) -> None:
         store.put_fleet(txn, str(fleet), store.now())
         store.renew_sets(txn, str(fleet), {kept.value.namespace for kept in living})
         await store.commit(txn)
-    for kept in living:
-        await confirm(store, fleet, kept, shown.get(kept.value.instance_id or ""))
+    await confirm(store, fleet, living, shown)

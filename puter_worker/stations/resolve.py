@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import structlog
@@ -17,19 +17,19 @@ import structlog
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import ENDED, LIVE, Outcome, Phase
+from puter_client.contract.phase import LIVE, Outcome, Phase
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_client.contract.wish import UpWish
 from puter_worker.ec2.errors import Ec2Error
-from puter_worker.ec2.instances import Instance
+from puter_worker.ec2.instances import MAX_FILTER_VALUES, Instance
 from puter_worker.ec2.tags import LABELLED, key_of
 from puter_worker.fleet import Fleet
 from puter_worker.stations import ensure, intake
-from puter_worker.stations.facts import DEAD, choose, gone, with_instance
+from puter_worker.stations.confirm import confirm
+from puter_worker.stations.facts import DEAD, choose, with_instance
 from puter_worker.stations.waiting import reason_after
-from puter_worker.store.base import Kept
-from puter_worker.store.brake import Brake
+from puter_worker.store.base import Kept, Stored
 from puter_worker.store.machines import Admission
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
@@ -37,19 +37,60 @@ from puter_worker.store.workerstore import WorkerStore
 _log = structlog.get_logger("puter.resolve")
 AT_ONCE = 1_000
 CLAIM_S = 15.0
-# Look-ups begin at least so long apart: each costs a token however few keys it is for.
+LOOK_EVERY_S = 0.025
+# Look-ups that are not full begin at least so long apart: each costs a token however few keys it is for.
 APART_S = 0.2
-WRITE_AT_ONCE = 50
+# A batch that is still coming in is worth the wait; so long after its latest key it is no longer.
+IDLE_S = 0.1
+LONGEST_WAIT_S = 1.0
+SETTLE_AT_ONCE = 20
 AGAIN_S = 2.0
 # For so long EC2 may still show a machine that the record knows to have ended.
 STALE_VIEW_S = 60.0
 
 
-async def resolve(store: WorkerStore, fleet: Fleet) -> int:
-    """Look up the keys that are due, up to AT_ONCE; how many they were."""
-    keys = await store.claim_look_ups(str(fleet), AT_ONCE, store.now() + CLAIM_S)
-    if not keys:
-        return 0
+async def resolve(store: WorkerStore, fleet: Fleet) -> float:
+    """Look up the keys that are due, up to AT_ONCE; after how long to look again."""
+    now = store.now()
+    since = await store.look_ups(str(fleet), now, AT_ONCE)
+    full = in_full_calls(since)
+    rest = [key for key in since if key not in full]
+    if rest and (waited_enough(since.values(), now) or all_there(await store.records(list(since)))):
+        keys = list(since)
+        pause_s = APART_S
+    else:
+        keys = list(full)
+        pause_s = 0.0 if full else LOOK_EVERY_S
+    if keys:
+        await store.claim_look_ups(str(fleet), keys, now + CLAIM_S)
+        await _look_up(store, fleet, keys)
+    return pause_s
+
+
+def in_full_calls(since: Iterable[PuterKey]) -> set[PuterKey]:
+    """As many of the keys as fill calls to the last filter value; a call is for keys of one namespace. Pure."""
+    of: dict[str, list[PuterKey]] = defaultdict(list)
+    for key in since:
+        of[key.namespace].append(key)
+    return {key for keys in of.values() for key in keys[: len(keys) // MAX_FILTER_VALUES * MAX_FILTER_VALUES]}
+
+
+def waited_enough(since: Iterable[float], now: float) -> bool:
+    """Whether keys that are due since these times wait no longer for others to come. Pure."""
+    times = list(since)
+    return now - max(times) >= IDLE_S or now - min(times) >= LONGEST_WAIT_S
+
+
+def all_there(stored: Sequence[Stored[Record]]) -> bool:
+    """Whether the batches of these keys have no others that may still come. Pure."""
+    expected: dict[str | None, int] = {}
+    for record in (one.value for one in stored):
+        if record is not None and record.phase not in LIVE:
+            expected[record.batch_id] = record.batch_size or 1
+    return len(stored) >= sum(expected.values())
+
+
+async def _look_up(store: WorkerStore, fleet: Fleet, keys: Sequence[PuterKey]) -> None:
     stored = await store.records(keys)
     kept = [k for one in stored if (k := one.kept) is not None]
     new = [k for k in kept if k.value.phase in (Phase.RESOLVING, Phase.LAUNCHING) and k.value.intent is None]
@@ -63,7 +104,6 @@ async def resolve(store: WorkerStore, fleet: Fleet) -> int:
             store.put_off_look_up(txn, key, str(fleet))
             await store.commit(txn)
     await asyncio.gather(_resolve_new(store, fleet, new), _confirm_live(store, fleet, live))
-    return len(keys)
 
 
 async def _resolve_new(store: WorkerStore, fleet: Fleet, new: Sequence[Kept[Record]]) -> None:
@@ -78,21 +118,11 @@ async def _resolve_new(store: WorkerStore, fleet: Fleet, new: Sequence[Kept[Reco
         return
     found = dict(zip(tags, looked_up, strict=True))
     specs = await store.specs([kept.value.key for kept in new])
-    pairs = list(zip(new, specs, strict=True))
-    for start in range(0, len(pairs), WRITE_AT_ONCE):
-        chunk = [
-            (kept, spec, choose(found[kept.value.namespace][kept.value.tag]))
-            for kept, spec in pairs[start : start + WRITE_AT_ONCE]
-        ]
-        txn = Txn()
-        for kept, spec, instance in chunk:
-            _decide(store, txn, fleet, kept, spec, instance)
-        if await store.commit(txn):
-            # Some record has moved on: the others are written one by one, and it is left to whoever moved it.
-            for kept, spec, instance in chunk:
-                txn = Txn()
-                _decide(store, txn, fleet, kept, spec, instance)
-                await store.commit(txn)
+    look_ups = [
+        (kept, spec, choose(found[kept.value.namespace][kept.value.tag])) for kept, spec in zip(new, specs, strict=True)
+    ]
+    # What has moved on meanwhile is left to whoever moved it.
+    await store.commit_each(look_ups, lambda txn, one: _decide(store, txn, fleet, *one))
 
 
 def _decide(
@@ -151,12 +181,15 @@ async def _confirm_live(store: WorkerStore, fleet: Fleet, live: Sequence[Kept[Re
         for kept in live:
             await _tell_parked(store, fleet, kept.value.key, f"{kept.value.instance_id}: {reason_after(error)}")
         return
-    for kept in live:
-        await confirm(store, fleet, kept, shown.get(kept.value.instance_id or ""))
-        await intake.settle_parked(store, kept.value.key)
-        txn = Txn()
-        store.put_off_look_up(txn, kept.value.key, str(fleet))
-        await store.commit(txn)
+    await confirm(store, fleet, live, shown)
+    at_once = asyncio.Semaphore(SETTLE_AT_ONCE)
+
+    async def settle(key: PuterKey) -> None:
+        async with at_once:
+            await intake.settle_parked(store, key)
+
+    await asyncio.gather(*(settle(kept.value.key) for kept in live))
+    await store.commit_each(live, lambda txn, kept: store.put_off_look_up(txn, kept.value.key, str(fleet)))
 
 
 async def _tell_parked(store: WorkerStore, fleet: Fleet, key: PuterKey, why: str) -> None:
@@ -170,31 +203,3 @@ async def _tell_parked(store: WorkerStore, fleet: Fleet, key: PuterKey, why: str
     store.put_off_look_up(txn, key, str(fleet))
     store.look_again(txn, key, store.now() + ensure.CREDENTIALS_AGAIN_S)
     await store.commit(txn)
-
-
-async def confirm(store: WorkerStore, fleet: Fleet, kept: Kept[Record], instance: Instance | None) -> None:
-    """Carry over what EC2 shows of a living machine into its record."""
-    record, now, txn = kept.value, store.now(), Txn()
-    changed = with_instance(record, instance, fleet.fleet_id, now) if instance else gone(record, now)
-    if changed is None:
-        return
-    event = None
-    if changed.phase is not record.phase:
-        event = f"instance.{changed.phase.value}"
-    elif changed.overdue != record.overdue:
-        event = "instance.overdue"
-    store.put_record(txn, kept, changed, event=event)
-    if changed.phase in ENDED:
-        # Its place under the quota is free: whoever waits for it tries again.
-        for name, brake in (await store.brakes(str(fleet))).items():
-            if name.startswith("quota/"):
-                store.put_brake(txn, str(fleet), name, Brake(0.0, brake.most, brake.why))
-    if not await store.commit(txn) and event:
-        _log.info(
-            event,
-            namespace=record.namespace,
-            tag=record.tag,
-            generation=record.generation,
-            instance_id=changed.instance_id,
-            reason=changed.reason,
-        )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -16,6 +18,8 @@ from puter_worker.store.txn import Txn
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+# Redis serves nobody else while a transaction runs.
+WRITE_AT_ONCE = 50
 KEEP_S = 31 * 86_400  # records outlive their end by 30 days
 NEEDS_NOTHING = "nothing"  # every write is on disk before it is answered
 
@@ -87,6 +91,27 @@ class Base:
         """Carry a transaction out; the numbers of the guards that did not hold (then nothing was written)."""
         broken = await self.scripts.txn(args=txn.args())
         return [int(number) - 1 for number in broken]
+
+    async def commit_each(self, items: Sequence[T], put: Callable[[Txn, T], None]) -> list[T]:
+        """Write many things in few transactions, each thing resting on guards of its own.
+
+        `put` adds one to a transaction. What has moved on since it was read is left as it is; returns the others.
+        """
+        written: list[T] = []
+        for start in range(0, len(items), WRITE_AT_ONCE):
+            left = list(items[start : start + WRITE_AT_ONCE])
+            while left:
+                txn, ends = Txn(), []
+                for item in left:
+                    put(txn, item)
+                    ends.append(txn.guards)
+                broken = await self.commit(txn)
+                moved_on = {bisect_right(ends, guard) for guard in broken}
+                left = [item for number, item in enumerate(left) if number not in moved_on]
+                if not broken:
+                    written += left
+                    break
+        return written
 
     async def commit_durably(self, txn: Txn) -> tuple[list[int], str | None]:
         """Carry a transaction out and wait until it will survive a crash of Redis.

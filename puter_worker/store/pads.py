@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from puter_client.contract.key import PuterKey
 from puter_worker.store import names
 from puter_worker.store.base import KEEP_S, decode, encode
@@ -43,10 +45,14 @@ class Pads(Records):
         """The key is looked up, or no longer to be."""
         txn.do("ZREM", names.look_ups(fleet), str(key))
 
-    async def claim_look_ups(self, fleet: str, most: int, until: float) -> list[PuterKey]:
-        """Keys to be looked up that nobody is at, claimed until a time."""
-        raws = await self.scripts.claim(keys=[names.look_ups(fleet)], args=[self.now(), until, most])
-        return [PuterKey.parse(raw.decode()) for raw in raws]
+    async def look_ups(self, fleet: str, now: float, most: int) -> dict[PuterKey, float]:
+        """Keys that are to be looked up and that nobody is at, with the time from which, the earliest first."""
+        pairs = await self.redis.zrangebyscore(names.look_ups(fleet), "-inf", now, start=0, num=most, withscores=True)
+        return {PuterKey.parse(raw.decode()): at for raw, at in pairs}
+
+    async def claim_look_ups(self, fleet: str, keys: Sequence[PuterKey], until: float) -> None:
+        """Nobody else shall look these keys up until a time."""
+        await self.redis.zadd(names.look_ups(fleet), {str(key): until for key in keys}, xx=True)
 
     async def pads(self, fleet: str) -> list[str]:
         """Namespaces with a launchpad of the fleet that is not empty."""

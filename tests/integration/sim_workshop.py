@@ -235,6 +235,7 @@ def swift(monkeypatch: pytest.MonkeyPatch) -> None:
         (lead, "REPLAY_EVERY_S", 0.1),
         (lead, "AFTER_ERROR_S", 0.1),
         (worker, "RESTART_EVERY_S", 0.1),
+        (worker, "LEAD_EVERY_S", 0.05),
         (ensure, "AGAIN_S", 0.1),
         (ensure, "CREDENTIALS_AGAIN_S", 0.1),
         (resolve, "AGAIN_S", 0.2),

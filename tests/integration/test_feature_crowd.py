@@ -49,7 +49,8 @@ async def test_a_burst_worker_with_nothing_to_do_ends_at_once(workshop: Workshop
 
 async def test_what_a_stopped_worker_leaves_another_finishes(workshop: Workshop) -> None:
     batch = await submitted(workshop, 50)
-    async with workshop.working():
+    # At EC2's published rates, two machines a call, it would need ten seconds for all of them.
+    async with workshop.working(pace=True, max_group=2):
         await until("it is in the middle", lambda: len(workshop.instances()) >= 5)
     launched = len(workshop.instances())
     time_passes(workshop)  # what it had claimed is anybody's again

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -12,6 +12,7 @@ from puter_client.contract.phase import Os, Phase
 from puter_client.contract.spec import DEFAULT_GROUP_NAME
 from puter_worker.ec2.tags import MANAGED, birth_tags, encode_manifest, specification
 from puter_worker.fleet import Fleet
+from puter_worker.stations import resolve as station
 from puter_worker.stations import settle
 from puter_worker.stations.admit import admit
 from puter_worker.stations.ensure import ensure
@@ -57,6 +58,29 @@ async def test_a_thousand_machines_are_found_with_ten_calls_forgotten_or_not_see
     assert len(await sim_workshop.calls("RunInstances")) == 10
 
 
+async def test_a_call_is_made_for_part_of_a_batch_only_when_it_is_full_or_nobody_comes_any_more(
+    sim_workshop: SimWorkshop, idle: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(station, "IDLE_S", 3_600.0)
+    monkeypatch.setattr(station, "LONGEST_WAIT_S", 3_600.0)
+    fleet = await idle._fleets.find(None, "us-east-1")
+    await taken_in(sim_workshop, idle, TAGS[:250])
+    looked_up: list[int] = []
+    for coming in (TAGS[:150], TAGS[150:230], TAGS[230:249]):
+        await ensured(idle, coming)
+        await resolve(idle.store, fleet)
+        looked_up.append(await on_pad(sim_workshop))
+    monkeypatch.setattr(station, "IDLE_S", 0.0)
+    await resolve(idle.store, fleet)
+
+    assert [*looked_up, await on_pad(sim_workshop)] == [0, 200, 200, 249]
+
+
+async def on_pad(shop: SimWorkshop) -> int:
+    """How many keys wait for their launch."""
+    return sum(record.phase is Phase.LAUNCHING for record in await shop.records(*TAGS))
+
+
 async def launch_unseen(shop: SimWorkshop, fleet: Fleet) -> None:
     """Groups as Puter launches them, of which this Redis knows nothing."""
     image = await fleet.image(ami=None, os=Os.AL2023, instance_type="t3.micro")
@@ -76,9 +100,19 @@ async def launch_unseen(shop: SimWorkshop, fleet: Fleet) -> None:
 
 async def asked_for(shop: SimWorkshop, idle: Worker) -> None:
     """Every machine is wished for, and waits for the fleet's look-up."""
-    await shop.submit(*TAGS)
+    await taken_in(shop, idle, TAGS)
+    await ensured(idle, TAGS)
+
+
+async def taken_in(shop: SimWorkshop, idle: Worker, tags: Sequence[str]) -> None:
+    """One batch is past intake."""
+    await shop.submit(*tags)
     while await intake(idle.store, ["betty"]):
         pass
-    for start in range(0, len(TAGS), 50):
-        keys = [PuterKey("betty", tag) for tag in TAGS[start : start + 50]]
+
+
+async def ensured(idle: Worker, tags: Sequence[str]) -> None:
+    """These tags wait for the fleet's look-up."""
+    for start in range(0, len(tags), 50):
+        keys = [PuterKey("betty", tag) for tag in tags[start : start + 50]]
         await asyncio.gather(*(ensure(idle.store, idle._fleets, key) for key in keys))

@@ -6,6 +6,7 @@ import random
 import subprocess
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,6 +16,8 @@ from puter_client.contract.phase import Origin, Phase
 from puter_client.view import WaitFor
 from puter_worker import pacer
 from puter_worker.pacer import INSTANCES, Bucket
+from puter_worker.stations import launch
+from puter_worker.stations.plan import Unit
 from puter_worker.store import names
 from tests.ec2sim.config import Fault
 from tests.ec2sim.reports import Seen
@@ -64,9 +67,9 @@ async def each_has_its_own(shop: SimWorkshop, folder: Path, runs: dict[str, str]
     """Each machine runs the workload of the tag that it bears."""
     if not has_cloud_init():
         pytest.skip(f"{SYSTEM_PYTHON} has no cloudinit: install Debian's package cloud-init")
-    for launch in by_launch(await shop.seen()):
-        own = tasks(folder, launch[0].user_data, [one.launch_index for one in launch])
-        for one in launch:
+    for of_one_call in by_launch(await shop.seen()):
+        own = tasks(folder, of_one_call[0].user_data, [one.launch_index for one in of_one_call])
+        for one in of_one_call:
             assert f"printf %s '{runs[one.tags['puter:tag']]}' >" in own[one.launch_index]
 
 
@@ -209,6 +212,34 @@ async def test_a_workload_that_fits_no_machine_fails_alone(sim_workshop: SimWork
     (large,) = await sim_workshop.records("large")
     assert large.error is not None
     assert (large.phase, large.error.code) == (Phase.FAILED, "UserDataTooLarge")
+    await sim_workshop.one_each(*TAGS[:12])
+
+
+@pytest.mark.usefixtures("in_groups")
+@pytest.mark.parametrize("step", ["prepare", "open_intent"])
+async def test_a_key_that_cannot_be_composed_holds_up_nobody(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    whole = getattr(launch, step)
+
+    async def broken(to: Any, of: Any, *given: Any) -> Any:
+        unit: Unit = given[0] if step == "open_intent" else of
+        if any(w.key.tag == "odd" for w in unit):
+            raise RuntimeError("nobody has thought of this")
+        return await whole(to, of, *given)
+
+    async def told() -> bool:
+        return any("a defect of Puter's (RuntimeError)" in why for why in await sim_workshop.reasons("odd"))
+
+    monkeypatch.setattr(launch, step, broken)
+    monkeypatch.setattr(launch, "TRY_AGAIN_S", 60.0)
+    async with sim_workshop.working():
+        await sim_workshop.submit(*TAGS[:6], "odd", *TAGS[6:12])
+        await sim_workshop.client.wait(tags=TAGS[:12], wait=WaitFor.LAUNCHED, timeout_s=30)
+        await eventually("it is told", told)
+        (odd,) = await sim_workshop.records("odd")
+
+    assert (odd.phase, odd.error) == (Phase.LAUNCHING, None)
     await sim_workshop.one_each(*TAGS[:12])
 
 

@@ -76,8 +76,8 @@ async def test_a_launch_whose_answer_was_lost_and_that_ec2_does_not_show_yet_is_
 async def test_a_refusal_after_a_lost_answer_launches_nothing_twice(
     sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(send, "SECOND_LOOK_AFTER_S", 2.0)
-    await sim_workshop.sim.configure(list_lag_s=[1.0, 1.0])
+    monkeypatch.setattr(send, "SECOND_LOOK_AFTER_S", 1.5)
+    await sim_workshop.sim.configure(list_lag_s=[0.7, 0.7])
     await sim_workshop.faults(
         Fault(action="RunInstances", drop=True, when="after", times=1),
         Fault(action="RunInstances", code="InvalidParameterValue", times=1),
@@ -106,8 +106,8 @@ async def test_a_refusal_after_a_request_that_was_lost_goes_back_to_the_launchpa
 async def test_a_token_that_a_forgotten_launch_has_used_leads_to_its_machine(
     sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(send, "SECOND_LOOK_AFTER_S", 3.0)
-    await sim_workshop.sim.configure(list_lag_s=[1.5, 1.5])
+    monkeypatch.setattr(send, "SECOND_LOOK_AFTER_S", 2.0)
+    await sim_workshop.sim.configure(list_lag_s=[1.0, 1.0])
     async with sim_workshop.working():
         await sim_workshop.wish("one", wait=WaitFor.LAUNCHED)
     forget_everything(sim_workshop)
@@ -212,11 +212,11 @@ async def test_what_lives_and_was_not_asked_for_again_has_its_record_back(sim_wo
 async def test_a_worker_that_comes_back_remembers_what_redis_has_forgotten(
     sim_workshop: SimWorkshop, tmp_path: Path
 ) -> None:
-    await sim_workshop.sim.configure(list_lag_s=[1.5, 1.5])
+    await sim_workshop.sim.configure(list_lag_s=[1.0, 1.0])
     async with sim_workshop.working(memory_folder=tmp_path / "fleets"):
         await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
     forget_everything(sim_workshop)
-    async with sim_workshop.working(quarantine_s=2.0, memory_folder=tmp_path / "fleets"):
+    async with sim_workshop.working(quarantine_s=1.5, memory_folder=tmp_path / "fleets"):
         await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each(*TAGS)

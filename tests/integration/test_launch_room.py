@@ -253,8 +253,8 @@ async def wait_for_quota(shop: SimWorkshop, many: int, *, live: int) -> bool:
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_never_more_of_a_batch_live_than_it_says(sim_workshop: SimWorkshop, workers: int) -> None:
-    tags, most = TAGS[:6], 2
-    await sim_workshop.sim.configure(latency_s=[0.0, 0.2])
+    tags, most = TAGS[:5], 2
+    await sim_workshop.sim.configure(latency_s=[0.0, 0.15])
     async with sim_workshop.working(), sim_workshop.working() if workers == 2 else nullcontext():
         # Each is prepared by itself, some quickly and some slowly.
         asked = [Asked(tag, spec(ssh_from=(f"192.0.2.{n}/32",))) for n, tag in enumerate(tags)]

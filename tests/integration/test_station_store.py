@@ -8,8 +8,11 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
+from puter_client.contract.key import PuterKey
 from puter_worker.pacer import INSTANCES, SLOW_FOR_S, Granted, Pacer
 from puter_worker.store import names
+from puter_worker.store.base import encode
+from puter_worker.store.machines import Admission
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
 from tests.integration.redis_servers import RedisServer
@@ -171,13 +174,47 @@ async def test_a_lease_is_one_holders_until_it_gives_it_up(store: WorkerStore) -
 
 
 async def test_what_is_claimed_is_not_claimed_again_before_its_time(store: WorkerStore) -> None:
-    await store.redis.zadd(names.look_ups("f"), {"betty/one": 0, "betty/two": 0, "betty/later": store.now() + 60})
+    for tag in ("one", "two"):
+        await store.redis.zadd(names.ADMISSIONS, {encode(Admission("betty", tag, ())): 0})
+    await store.redis.zadd(names.ADMISSIONS, {encode(Admission("betty", "later", ())): store.now() + 60})
 
-    first = await store.claim_look_ups("f", 1, store.now() + 60)
-    second = await store.claim_look_ups("f", 10, store.now() + 60)
-    third = await store.claim_look_ups("f", 10, store.now() + 60)
+    first = await store.claim_admissions(1, store.now() + 60)
+    second = await store.claim_admissions(10, store.now() + 60)
+    third = await store.claim_admissions(10, store.now() + 60)
 
-    assert [[key.tag for key in keys] for keys in (first, second, third)] == [["one"], ["two"], []]
+    assert [[one.tag for one in some] for some in (first, second, third)] == [["one"], ["two"], []]
+
+
+async def test_a_look_up_that_is_claimed_is_nobody_elses_before_its_time(store: WorkerStore) -> None:
+    one, two, over = (PuterKey("betty", tag) for tag in ("one", "two", "over"))
+    await store.redis.zadd(names.look_ups("f"), {str(one): 1, str(two): 2, "betty/later": store.now() + 60})
+
+    before = await store.look_ups("f", store.now(), 10)
+    await store.claim_look_ups("f", [one, over], store.now() + 60)
+
+    assert before == {one: 1.0, two: 2.0}
+    assert await store.look_ups("f", store.now(), 10) == {two: 2.0}
+    assert await store.redis.zscore(names.look_ups("f"), str(over)) is None
+
+
+async def test_of_many_writes_those_that_rest_on_what_has_moved_on_are_left_out(store: WorkerStore) -> None:
+    await store.redis.hset("moved", "rev", 2)
+
+    def put(txn: Txn, name: str) -> None:
+        if name != "free":
+            txn.expect(name, "rev", None)
+            txn.expect("moved" if name == "late" else name, "rev", None)
+        txn.do("HSET", name, "rev", 1)
+
+    written = await store.commit_each(["free", "one", "moved", "two", "late", "three"], put)
+
+    assert written == ["free", "one", "two", "three"]
+    assert [await store.redis.hget(name, "rev") for name in ("one", "moved", "late", "three")] == [
+        b"1",
+        b"2",
+        None,
+        b"1",
+    ]
 
 
 # -- buckets ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,72 @@
+"""What EC2 shows of living machines, carried over into their records.
+
+May run twice, and on stale data: a record only moves on, and is written only if it is still as it was read. Killed
+before a quota is set free: it is asked for again within a minute all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from puter_client.contract.phase import ENDED
+from puter_client.contract.record import Record
+from puter_worker.ec2.instances import Instance
+from puter_worker.fleet import Fleet
+from puter_worker.stations.facts import gone, with_instance
+from puter_worker.store.base import Kept
+from puter_worker.store.brake import Brake
+from puter_worker.store.txn import Txn
+from puter_worker.store.workerstore import WorkerStore
+
+_log = structlog.get_logger("puter.confirm")
+Confirmed = tuple[Kept[Record], Record]
+
+
+async def confirm(
+    store: WorkerStore, fleet: Fleet, living: Sequence[Kept[Record]], shown: Mapping[str, Instance]
+) -> None:
+    """Bring records of living machines up to what EC2 shows of them, by the ids of their instances."""
+    now = store.now()
+    confirmed: list[Confirmed] = []
+    for kept in living:
+        instance = shown.get(kept.value.instance_id or "")
+        changed = with_instance(kept.value, instance, fleet.fleet_id, now) if instance else gone(kept.value, now)
+        if changed is not None:
+            confirmed.append((kept, changed))
+
+    def put(txn: Txn, one: Confirmed) -> None:
+        kept, changed = one
+        store.put_record(txn, kept, changed, event=_event(one))
+
+    written = await store.commit_each(confirmed, put)
+    for kept, changed in written:
+        if (event := _event((kept, changed))) is not None:
+            _log.info(
+                event,
+                namespace=changed.namespace,
+                tag=changed.tag,
+                generation=changed.generation,
+                instance_id=changed.instance_id,
+                reason=changed.reason,
+            )
+    if any(changed.phase in ENDED for _, changed in written):
+        await _free_quota(store, str(fleet))
+
+
+def _event(one: Confirmed) -> str | None:
+    kept, changed = one
+    if changed.phase is not kept.value.phase:
+        return f"instance.{changed.phase.value}"
+    return "instance.overdue" if changed.overdue and not kept.value.overdue else None
+
+
+async def _free_quota(store: WorkerStore, fleet: str) -> None:
+    """A machine has ended, and its place under the quota is free: whoever waits for it tries again."""
+    txn = Txn()
+    for name, brake in (await store.brakes(fleet)).items():
+        if name.startswith("quota/"):
+            store.put_brake(txn, fleet, name, Brake(0.0, brake.most, brake.why))
+    if txn:
+        await store.commit(txn)

@@ -1,0 +1,63 @@
+"""Which of the keys that wait to be looked up are looked up now."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import Phase
+from puter_client.contract.record import Record
+from puter_worker.stations.resolve import all_there, in_full_calls, waited_enough
+from puter_worker.store.base import Stored
+
+
+def keys(count: int, namespace: str = "betty") -> list[PuterKey]:
+    return [PuterKey(namespace, f"t-{n}") for n in range(count)]
+
+
+def stored(tag: str, *, batch_id: str | None, size: int | None, phase: Phase = Phase.RESOLVING) -> Stored[Record]:
+    record = Record(
+        namespace="betty", tag=tag, phase=phase, created_at=0, changed_at=0, batch_id=batch_id, batch_size=size
+    )
+    return Stored(record, b"1")
+
+
+def test_full_calls_are_taken_out_of_what_each_namespace_has() -> None:
+    full = in_full_calls([*keys(450), *keys(199, "carol"), *keys(200, "dave")])
+
+    assert Counter(key.namespace for key in full) == {"betty": 400, "dave": 200}
+
+
+def test_the_earliest_come_first_into_full_calls() -> None:
+    assert in_full_calls(keys(201)) == set(keys(200))
+
+
+@pytest.mark.parametrize(
+    ("since", "now", "enough"),
+    [
+        ([1.0], 1.05, False),
+        ([1.0], 1.11, True),  # nobody has come for a while
+        ([1.0, 1.5], 1.55, False),
+        ([1.0, 1.95], 2.0, True),  # somebody has waited for long
+    ],
+)
+def test_keys_wait_for_others_but_not_for_long(since: list[float], now: float, *, enough: bool) -> None:
+    assert waited_enough(since, now) == enough
+
+
+def test_a_batch_is_waited_for_until_it_is_there() -> None:
+    two = [stored(f"t-{n}", batch_id="b", size=3) for n in range(2)]
+
+    assert not all_there(two)
+    assert all_there([*two, stored("t-2", batch_id="b", size=3)])
+
+
+def test_one_batch_is_not_there_because_another_is() -> None:
+    assert not all_there([stored("a", batch_id="one", size=1), stored("b", batch_id="many", size=100)])
+
+
+def test_who_has_no_batch_and_who_lives_already_wait_for_nobody() -> None:
+    assert all_there([stored("a", batch_id=None, size=None)])
+    assert all_there([stored("a", batch_id="b", size=100, phase=Phase.RUNNING), Stored(None, None)])
