@@ -63,16 +63,16 @@ class Inboxes(Queue):
         """Trim what was taken; of two intakes that read the same wishes, the second one's transaction fails."""
         txn.expect(names.TAKEN, namespace, count)
         txn.do("HINCRBY", names.TAKEN, namespace, 1)
-        txn.do("EXPIRE", names.TAKEN, KEEP_S)
+        txn.keep(names.TAKEN, KEEP_S)
         txn.do("LTRIM", public.inbox(namespace), wishes, -1)
         txn.do("UNLINK", names.taking(namespace))
 
     def park(self, txn: Txn, key: PuterKey, wish: bytes, now: float) -> None:
         """Keep a wish with its key until EC2 has confirmed the key's record; its station runs now."""
         txn.do("RPUSH", names.parked(key), wish)
-        txn.do("EXPIRE", names.parked(key), KEEP_S)
+        txn.keep(names.parked(key), KEEP_S)
         txn.do("ZADD", names.PARKED, now + RESTART_AFTER_S, str(key))
-        txn.do("EXPIRE", names.PARKED, KEEP_S)
+        txn.keep(names.PARKED, KEEP_S)
         self.enqueue(txn, key)
 
     def put_unparked(self, txn: Txn, key: PuterKey, wishes: Sequence[bytes]) -> None:

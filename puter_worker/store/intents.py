@@ -29,9 +29,9 @@ class Intents(Base):
         rev = next_rev(old.rev if old else None)
         txn.expect(name, "rev", old.rev if old else None)
         txn.do("HSET", name, "doc", encode(new), "rev", rev)
-        txn.do("EXPIRE", name, KEEP_S)
+        txn.keep(name, KEEP_S)
         txn.do("ZADD", names.intents(new.fleet), lease_until, new.intent_id)
-        txn.do("EXPIRE", names.intents(new.fleet), KEEP_S)
+        txn.keep(names.intents(new.fleet), KEEP_S)
         return Kept(new, str(rev).encode())
 
     def expect_intent(self, txn: Txn, as_read: Kept[Intent]) -> int:

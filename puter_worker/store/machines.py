@@ -63,7 +63,7 @@ class Machines(Base):
     def renew_sets(self, txn: Txn, fleet: str, namespaces: set[str]) -> None:
         """As long as a machine lives, the sets that it is in live."""
         for name in (names.live(fleet), names.starting(fleet), *map(public.index, namespaces)):
-            txn.do("EXPIRE", name, KEEP_S)
+            txn.keep(name, KEEP_S)
 
     async def starting(self, fleet: str) -> int:
         """How many machines of the fleet are launched but do not run yet."""
@@ -99,4 +99,4 @@ class Machines(Base):
     def put_admission(self, txn: Txn, admission: Admission, now: float) -> None:
         """Somebody shall reach a machine that is there or on its way already."""
         txn.do("ZADD", names.ADMISSIONS, now, encode(admission))
-        txn.do("EXPIRE", names.ADMISSIONS, KEEP_S)
+        txn.keep(names.ADMISSIONS, KEEP_S)

@@ -22,9 +22,9 @@ class Pads(Records):
         """
         pad = names.pad(fleet, key.namespace)
         txn.do("ZADD", pad, *(["NX"] if again else []), at, key.tag)
-        txn.do("EXPIRE", pad, KEEP_S)
-        txn.do("SADD", names.pads(fleet), key.namespace)
-        txn.do("EXPIRE", names.pads(fleet), KEEP_S)
+        txn.keep(pad, KEEP_S)
+        txn.once("SADD", names.pads(fleet), key.namespace)
+        txn.keep(names.pads(fleet), KEEP_S)
         self.put_fleet(txn, fleet, at)
 
     def put_off_pad(self, txn: Txn, key: PuterKey, fleet: str) -> None:
@@ -38,7 +38,7 @@ class Pads(Records):
     def put_on_look_up(self, txn: Txn, key: PuterKey, fleet: str, at: float) -> None:
         """The key shall be looked up in EC2, from this time on."""
         txn.do("ZADD", names.look_ups(fleet), at, str(key))
-        txn.do("EXPIRE", names.look_ups(fleet), KEEP_S)
+        txn.keep(names.look_ups(fleet), KEEP_S)
         self.put_fleet(txn, fleet, at)
 
     def put_off_look_up(self, txn: Txn, key: PuterKey, fleet: str) -> None:
@@ -85,7 +85,7 @@ class Pads(Records):
             txn.do("HDEL", names.brakes(fleet), name)
             return
         txn.do("HSET", names.brakes(fleet), name, encode(brake))
-        txn.do("EXPIRE", names.brakes(fleet), KEEP_S)
+        txn.keep(names.brakes(fleet), KEEP_S)
 
     async def parallel(self, namespace: str, batch_id: str) -> int:
         """How many of a batch's tags are launched or alive, of a batch with `max_parallel`."""

@@ -18,9 +18,9 @@ class Queue(Base):
     def enqueue(self, txn: Txn, key: PuterKey) -> None:
         """Let the key's station run: its tag goes to the backlog, which `feed` empties into arq's queue."""
         txn.do("RPUSH", names.backlog(key.namespace), key.tag)
-        txn.do("EXPIRE", names.backlog(key.namespace), KEEP_S)
-        txn.do("SADD", names.BACKLOGS, key.namespace)
-        txn.do("EXPIRE", names.BACKLOGS, KEEP_S)
+        txn.keep(names.backlog(key.namespace), KEEP_S)
+        txn.once("SADD", names.BACKLOGS, key.namespace)
+        txn.keep(names.BACKLOGS, KEEP_S)
 
     async def feed(self) -> int:
         """Move tags from the backlogs to arq's queue, each namespace within its room there; how many."""

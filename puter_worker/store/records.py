@@ -68,8 +68,8 @@ class Records(Base):
         key, text = new.key, str(new.key)
         guard = txn.expect(public.record(key), "rev", old.rev)
         txn.do("HSET", public.record(key), "doc", encode(new), "rev", int(old.rev or 0) + 1)
-        txn.do("EXPIRE", public.record(key), KEEP_S + max(0, (new.ttl_s or 0)))
-        txn.do("EXPIRE", public.events(key), KEEP_S)
+        txn.keep(public.record(key), KEEP_S + max(0, (new.ttl_s or 0)))
+        txn.keep(public.events(key), KEEP_S)
         if event is None and old.value is not None and old.value.phase is new.phase:
             return guard
         was = old.value.phase if old.value else None
@@ -79,7 +79,7 @@ class Records(Base):
             parallel = names.parallel(new.namespace, new.batch_id)
             if new.intent is not None or new.phase in LIVE:
                 txn.do("SADD", parallel, new.tag)
-                txn.do("EXPIRE", parallel, KEEP_S)
+                txn.keep(parallel, KEEP_S)
             else:
                 txn.do("SREM", parallel, new.tag)
         if event:
@@ -94,32 +94,32 @@ class Records(Base):
             )
             txn.do("RPUSH", public.events(key), encode(line))
             txn.do("LTRIM", public.events(key), -KEEP_EVENTS, -1)
-            txn.do("EXPIRE", public.events(key), KEEP_S)
-        txn.do("PUBLISH", public.channel(key.namespace), text.partition("/")[2])
+            txn.keep(public.events(key), KEEP_S)
+        txn.once("PUBLISH", public.channel(key.namespace), text.partition("/")[2])
         return guard
 
     def _put_in_sets(self, txn: Txn, old: Record | None, new: Record) -> None:
         key, index = str(new.key), public.index(new.namespace)
         ended = new.phase in ENDED
         txn.do("ZADD", index, new.changed_at if ended else "+inf", new.tag)
-        txn.do("EXPIRE", index, KEEP_S)
+        txn.keep(index, KEEP_S)
         if new.phase in ON_ITS_WAY:
             txn.do("ZADD", names.MOVING, new.changed_at + NOT_RESTARTED_S, key)
-            txn.do("EXPIRE", names.MOVING, KEEP_S)
+            txn.keep(names.MOVING, KEEP_S)
         else:
             txn.do("ZREM", names.MOVING, key)
         if new.fleet and new.phase in LIVE:
             txn.do("ZADD", names.live(new.fleet), new.changed_at, key)
-            txn.do("EXPIRE", names.live(new.fleet), KEEP_S)
+            txn.keep(names.live(new.fleet), KEEP_S)
             self.put_fleet(txn, new.fleet, new.changed_at)
             if new.phase is Phase.PENDING:
                 txn.do("SADD", names.starting(new.fleet), key)
-                txn.do("EXPIRE", names.starting(new.fleet), KEEP_S)
+                txn.keep(names.starting(new.fleet), KEEP_S)
             else:
                 txn.do("SREM", names.starting(new.fleet), key)
             if not new.labelled:
                 txn.do("ZADD", names.labels(new.fleet), "NX", new.changed_at, f"{key}#{new.generation}")
-                txn.do("EXPIRE", names.labels(new.fleet), KEEP_S)
+                txn.keep(names.labels(new.fleet), KEEP_S)
         elif old and old.fleet and old.phase in LIVE:
             txn.do("ZREM", names.live(old.fleet), key)
             txn.do("SREM", names.starting(old.fleet), key)
@@ -127,18 +127,18 @@ class Records(Base):
 
     def put_fleet(self, txn: Txn, fleet: str, now: float) -> None:
         """The fleet has something to do: some worker shall lead it."""
-        txn.do("ZADD", names.FLEETS, now, fleet)
-        txn.do("EXPIRE", names.FLEETS, KEEP_S)
+        txn.once("ZADD", names.FLEETS, now, fleet)
+        txn.keep(names.FLEETS, KEEP_S)
 
     def put_batch(self, txn: Txn, info: BatchInfo) -> None:
         """Keep the head of a batch, as it was first seen."""
         name = public.batch(info.namespace, info.batch_id)
-        txn.do("HSETNX", name, public.BATCH_INFO, encode(info))
-        txn.do("EXPIRE", name, KEEP_S)
-        txn.do("ZADD", public.batches(info.namespace), "NX", info.created_at, info.batch_id)
-        txn.do("EXPIRE", public.batches(info.namespace), KEEP_S)
+        txn.once("HSETNX", name, public.BATCH_INFO, encode(info))
+        txn.keep(name, KEEP_S)
+        txn.once("ZADD", public.batches(info.namespace), "NX", info.created_at, info.batch_id)
+        txn.keep(public.batches(info.namespace), KEEP_S)
 
     def put_row(self, txn: Txn, key: PuterKey, batch_id: str, row: BatchRow) -> None:
         """Tell in a batch what became of its wish for this key."""
         txn.do("HSET", public.batch(key.namespace, batch_id), key.tag, encode(row))
-        txn.do("PUBLISH", public.channel(key.namespace), key.tag)
+        txn.once("PUBLISH", public.channel(key.namespace), key.tag)

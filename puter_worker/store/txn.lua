@@ -1,43 +1,50 @@
--- Compare, then write: all commands or none.
--- ARGV: number of guards; each guard as kind, key, field, expected; then each command as its length and its words.
+-- Compare, then write. Redis runs nothing else meanwhile, so no guard can break between its test and the commands.
+-- ARGV[1]: in MessagePack, {guards, commands}; a guard is {kind, key, field, expected}, a command a list of words.
+-- A word that is {n} is ARGV[n]: Redis's MessagePack knows no bytes that are not text.
 -- Answers the 1-based numbers of the guards that did not hold; nothing was written unless there are none.
-local at = 1
-local function word()
-  local value = ARGV[at]
-  at = at + 1
-  return value
+-- A command that Redis refuses (out of memory, wrong type) ends the script there: what went before it stays written.
+local guards, commands = unpack(cmsgpack.unpack(ARGV[1]))
+
+local holds = {
+  ['hash'] = function(key, field, expected)  -- the field has this value
+    return redis.call('HGET', key, field) == expected
+  end,
+  ['no-hash'] = function(key, field)         -- the field is not there
+    return not redis.call('HGET', key, field)
+  end,
+  ['member'] = function(key, member)         -- the sorted set holds this member
+    return redis.call('ZSCORE', key, member)
+  end,
+  ['head'] = function(key, _, expected)      -- the list begins with exactly this
+    return redis.call('LINDEX', key, 0) == expected
+  end,
+  ['size'] = function(key, _, expected)      -- the set holds that many
+    return redis.call('SCARD', key) == expected
+  end,
+  ['length'] = function(key, _, expected)    -- the list is that long
+    return redis.call('LLEN', key) == expected
+  end,
+}
+
+local function with_bytes(words)
+  for place, word in ipairs(words) do
+    if type(word) == 'table' then
+      words[place] = ARGV[word[1]]
+    end
+  end
+  return words
 end
 
 local broken = {}
-for number = 1, tonumber(word()) do
-  local kind, key, field, expected = word(), word(), word(), word()
-  local holds
-  if kind == 'hash' then         -- the field has this value
-    holds = redis.call('HGET', key, field) == expected
-  elseif kind == 'no-hash' then  -- the field is not there
-    holds = not redis.call('HGET', key, field)
-  elseif kind == 'member' then   -- the sorted set holds this member
-    holds = redis.call('ZSCORE', key, field)
-  elseif kind == 'head' then     -- the list begins with exactly this
-    holds = redis.call('LINDEX', key, 0) == expected
-  elseif kind == 'size' then     -- the set holds that many
-    holds = redis.call('SCARD', key) == tonumber(expected)
-  elseif kind == 'length' then   -- the list is that long
-    holds = redis.call('LLEN', key) == tonumber(expected)
-  else
-    return redis.error_reply('ERR unknown kind of guard')
-  end
-  if not holds then
+for number, guard in ipairs(guards) do
+  guard = with_bytes(guard)
+  if not holds[guard[1]](guard[2], guard[3], guard[4]) then
     broken[#broken + 1] = number
   end
 end
-if #broken > 0 then
-  return broken
-end
-
-while at <= #ARGV do
-  local size = tonumber(word())
-  redis.call(unpack(ARGV, at, at + size - 1))
-  at = at + size
+if #broken == 0 then
+  for _, command in ipairs(commands) do
+    redis.call(unpack(with_bytes(command)))
+  end
 end
 return broken

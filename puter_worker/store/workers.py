@@ -56,7 +56,7 @@ class Workers(Base):
         """Redis has forgotten nothing since it was asked how far it has got; one launch more."""
         txn.expect(names.EPOCH, "id", epoch.epoch_id)
         txn.do("HINCRBY", names.EPOCH, "launches", 1)
-        txn.do("EXPIRE", names.EPOCH, KEEP_S)
+        txn.keep(names.EPOCH, KEEP_S)
 
     async def offered_profiles(self) -> set[str]:
         """AWS profiles that some living worker announces."""

@@ -163,7 +163,7 @@ class Death:
 
 
 def _shown(args: tuple[Any, ...]) -> list[str]:
-    words = args[0]._commands if args and isinstance(args[0], Txn) else args
+    words = [word for command in args[0].commands for word in command] if args and isinstance(args[0], Txn) else args
     return [word for word in words if isinstance(word, str)][:4]
 
 
