@@ -13,8 +13,6 @@ import msgspec
 import structlog
 from arq import Retry
 from arq.connections import ArqRedis
-from arq.worker import Worker as ArqWorker
-from arq.worker import func
 
 import puter_worker
 from puter_client.contract.health import WorkerHealth
@@ -24,6 +22,7 @@ from puter_client.paths import Paths
 from puter_client.store.connection import connection_pool
 from puter_worker.ec2.session import Sessions
 from puter_worker.fleet import Fleets
+from puter_worker.jobs import JobWorker
 from puter_worker.lead import Leader
 from puter_worker.settings import Settings
 from puter_worker.stations.admit import admit
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("puter.worker")
 INTAKE_EVERY_S = 0.03
-POLL_EVERY_S = 0.05
 RESTART_EVERY_S = 0.5
 HEALTH_EVERY_S = 10.0
 LEAD_EVERY_S = 0.25
@@ -46,12 +44,6 @@ AFTER_ERROR_S = 1.0
 IDLE_EVERY_S = 1.0
 ALONE_S = 60.0
 BURST_LOOKS = 3
-# An ensure job ends well within this.
-JOB_TIMEOUT_S = 10
-# For so long a dead worker's job stays locked; arq's own figure, ten seconds more, serves jobs that must not meet.
-JOB_LOCK_S = JOB_TIMEOUT_S + 2
-# arq counts every start, SIGTERM included; real attempts are counted in the record.
-MAX_TRIES = 50
 
 
 class Worker:
@@ -77,7 +69,7 @@ class Worker:
         )
         self._leader = Leader(self._store, self._fleets, settings)
         self._stop = asyncio.Event()
-        self._arq: ArqWorker | None = None
+        self._arq: JobWorker | None = None
         self._started_at = 0.0
         self._idle_since: float | None = None
         self._alone_since: float | None = None
@@ -204,8 +196,9 @@ class Worker:
 
     async def _run_arq(self) -> None:
         """Keep an arq worker running: a Redis error around a job ends it, and leaves nothing that is lost."""
+        ensure_puter = cast("WorkerCoroutine", self._ensure_puter)
         while not self._stop.is_set():
-            self._arq = arq = self._new_arq_worker()
+            self._arq = arq = JobWorker(self._redis, ensure_puter, max_jobs=self._settings.max_jobs)
             try:
                 await arq.async_run()
             except asyncio.CancelledError:
@@ -219,26 +212,6 @@ class Worker:
             await asyncio.gather(*arq.tasks.values(), return_exceptions=True)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), AFTER_ERROR_S)
-
-    def _new_arq_worker(self) -> ArqWorker:
-        arq = ArqWorker(
-            functions=[func(cast("WorkerCoroutine", self._ensure_puter), name="ensure_puter", keep_result=0)],
-            redis_pool=self._redis,
-            handle_signals=False,
-            max_jobs=self._settings.max_jobs,
-            queue_read_limit=4 * self._settings.max_jobs,
-            job_timeout=JOB_TIMEOUT_S,
-            poll_delay=POLL_EVERY_S,
-            max_tries=MAX_TRIES,
-            keep_result=0,
-            health_check_interval=3_600,
-            job_serializer=msgspec.json.encode,
-            job_deserializer=msgspec.json.decode,
-            on_job_start=_bind,
-            log_results=False,
-        )
-        arq.in_progress_timeout_s = JOB_LOCK_S
-        return arq
 
     async def _ensure_puter(self, _ctx: dict[str, Any], namespace: str, tag: str) -> None:
         key = PuterKey.checked(namespace, tag)
@@ -274,16 +247,8 @@ class Worker:
             _log.info("worker.ended")
 
     async def _end_arq(self, arq: asyncio.Task[None]) -> None:
-        if self._arq is not None:
-            self._arq.allow_pick_jobs = False
-            while self._arq.tasks and not arq.done():
-                await asyncio.wait(list(self._arq.tasks.values()))
-                await asyncio.sleep(POLL_EVERY_S)  # arq drops ended jobs at its next poll
-        await cancel_all([arq])
-
-
-async def _bind(ctx: dict[Any, Any]) -> None:
-    """Every log line of a job names its key."""
-    structlog.contextvars.clear_contextvars()
-    namespace, _, tag = str(ctx.get("job_id", "")).partition("/")
-    structlog.contextvars.bind_contextvars(namespace=namespace, tag=tag, job_id=ctx.get("job_id"))
+        draining = asyncio.create_task(self._arq.drain()) if self._arq else arq
+        try:
+            await asyncio.wait({arq, draining}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancel_all({arq, draining})

@@ -55,7 +55,7 @@ async def resolve(store: WorkerStore, fleet: Fleet) -> float:
     since = await store.look_ups(str(fleet), now, AT_ONCE)
     full = in_full_calls(since)
     rest = [key for key in since if key not in full]
-    if rest and (waited_enough(since.values(), now) or all_there(await store.records(list(since)))):
+    if rest and (waited_enough(since.values(), now) or await _none_is_missing(store, list(since))):
         keys = list(since)
         pause_s = APART_S
     else:
@@ -81,13 +81,19 @@ def waited_enough(since: Iterable[float], now: float) -> bool:
     return now - max(times) >= IDLE_S or now - min(times) >= LONGEST_WAIT_S
 
 
-def all_there(stored: Sequence[Stored[Record]]) -> bool:
-    """Whether the batches of these keys have no others that may still come. Pure."""
+async def _none_is_missing(store: WorkerStore, keys: Sequence[PuterKey]) -> bool:
+    # The last one alone most often tells that others are to come.
+    latest = await store.records(keys[-1:])
+    return all_there(latest, among=len(keys)) and all_there(await store.records(keys), among=len(keys))
+
+
+def all_there(stored: Iterable[Stored[Record]], *, among: int) -> bool:
+    """Whether the batches of these keys, which are among so many, have no others that may still come. Pure."""
     expected: dict[str | None, int] = {}
     for record in (one.value for one in stored):
         if record is not None and record.phase not in LIVE:
             expected[record.batch_id] = record.batch_size or 1
-    return len(stored) >= sum(expected.values())
+    return among >= sum(expected.values())
 
 
 async def _look_up(store: WorkerStore, fleet: Fleet, keys: Sequence[PuterKey]) -> None:

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import msgspec
 
-from puter_worker import __main__, pacer, worker
+from puter_worker import __main__, jobs, pacer
 from puter_worker.stations import admit, ensure, label, launch, resolve, send
 from puter_worker.store import queue
 
@@ -28,8 +28,8 @@ _WAITS: tuple[tuple[ModuleType, str], ...] = (
     (send, "LEASE_S"),
     (send, "RENEW_S"),
     (send, "SECOND_LOOK_AFTER_S"),
-    (worker, "JOB_LOCK_S"),
-    (worker, "JOB_TIMEOUT_S"),
+    (jobs, "JOB_LOCK_S"),
+    (jobs, "JOB_TIMEOUT_S"),
 )
 
 

@@ -50,14 +50,16 @@ def test_keys_wait_for_others_but_not_for_long(since: list[float], now: float, *
 def test_a_batch_is_waited_for_until_it_is_there() -> None:
     two = [stored(f"t-{n}", batch_id="b", size=3) for n in range(2)]
 
-    assert not all_there(two)
-    assert all_there([*two, stored("t-2", batch_id="b", size=3)])
+    assert not all_there(two, among=2)
+    assert all_there([*two, stored("t-2", batch_id="b", size=3)], among=3)
 
 
 def test_one_batch_is_not_there_because_another_is() -> None:
-    assert not all_there([stored("a", batch_id="one", size=1), stored("b", batch_id="many", size=100)])
+    two = [stored("a", batch_id="one", size=1), stored("b", batch_id="many", size=100)]
+
+    assert not all_there(two, among=2)
 
 
 def test_who_has_no_batch_and_who_lives_already_wait_for_nobody() -> None:
-    assert all_there([stored("a", batch_id=None, size=None)])
-    assert all_there([stored("a", batch_id="b", size=100, phase=Phase.RUNNING), Stored(None, None)])
+    assert all_there([stored("a", batch_id=None, size=None)], among=1)
+    assert all_there([stored("a", batch_id="b", size=100, phase=Phase.RUNNING), Stored(None, None)], among=2)

@@ -1,0 +1,78 @@
+"""arq's worker as Puter runs it: one kind of job, `ensure_puter`, one job a key."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+from arq.worker import Worker as ArqWorker
+from arq.worker import func
+
+if TYPE_CHECKING:
+    from arq.connections import ArqRedis
+    from arq.typing import WorkerCoroutine
+
+POLL_EVERY_S = 0.05
+# An ensure job ends well within this.
+JOB_TIMEOUT_S = 10
+# For so long a dead worker's job stays locked; arq's own figure, ten seconds more, serves jobs that must not meet.
+JOB_LOCK_S = JOB_TIMEOUT_S + 2
+# arq counts every start, SIGTERM included; real attempts are counted in the record.
+MAX_TRIES = 50
+START_AT_ONCE = 32
+
+
+class JobWorker(ArqWorker):
+    """Runs `ensure_puter` jobs of arq's queue, with JSON where arq would use pickle, and without kept results."""
+
+    def __init__(self, redis: ArqRedis, ensure_puter: WorkerCoroutine, *, max_jobs: int) -> None:
+        """`redis` must read and write JSON; `ensure_puter` is called with a context, a namespace and a tag."""
+        super().__init__(
+            functions=[func(ensure_puter, name="ensure_puter", keep_result=0)],
+            redis_pool=redis,
+            handle_signals=False,
+            max_jobs=max_jobs,
+            queue_read_limit=4 * max_jobs,
+            job_timeout=JOB_TIMEOUT_S,
+            poll_delay=POLL_EVERY_S,
+            max_tries=MAX_TRIES,
+            keep_result=0,
+            health_check_interval=3_600,
+            job_serializer=msgspec.json.encode,
+            job_deserializer=msgspec.json.decode,
+            on_job_start=_bind,
+            log_results=False,
+        )
+        self.in_progress_timeout_s = JOB_LOCK_S
+
+    async def start_jobs(self, job_ids: list[bytes]) -> None:
+        """Start these jobs, unless they run already.
+
+        arq starts one after the other, with four round trips each; that many wait here for their answers at once.
+        Workers that took them in the same order would only meet each other.
+        """
+        random.shuffle(job_ids)
+        one_by_one, left = super().start_jobs, list(job_ids)
+        while left and (room := self.max_jobs - self.job_counter) > 0:
+            at_once = min(room, START_AT_ONCE)
+            some, left = left[:at_once], left[at_once:]
+            for outcome in await asyncio.gather(*(one_by_one([job_id]) for job_id in some), return_exceptions=True):
+                if outcome is not None:
+                    raise outcome
+
+    async def drain(self) -> None:
+        """Take no more jobs, and wait for those that run."""
+        self.allow_pick_jobs = False
+        while self.tasks:
+            await asyncio.wait(list(self.tasks.values()))
+            await asyncio.sleep(POLL_EVERY_S)  # arq drops ended jobs at its next poll
+
+
+async def _bind(ctx: dict[Any, Any]) -> None:
+    """Every log line of a job names its key."""
+    structlog.contextvars.clear_contextvars()
+    namespace, _, tag = str(ctx.get("job_id", "")).partition("/")
+    structlog.contextvars.bind_contextvars(namespace=namespace, tag=tag, job_id=ctx.get("job_id"))
