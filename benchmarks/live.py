@@ -31,6 +31,7 @@ async def live_many(run: Run) -> list[Row]:
         await stage.sim.control.configure(throttle=True)
         stage.pace = True
         await stage.start_workers(WORKERS)
+        await _looked_at_all(stage, wishes)
         rows = [await _again(run, stage, wishes, "one submit, records known")]
         async with redis.asyncio.Redis.from_url(stage.server.url) as plain:
             await plain.flushall()
@@ -62,6 +63,18 @@ async def _make(stage: Stage, wishes: list[Asked]) -> None:
         return all(view.record and view.record.labelled for view in await stage.client.views(tags))
 
     await until(all_labelled, PATIENCE_S, "not all are labelled", every_s=0.2)
+
+
+async def _looked_at_all(stage: Stage, wishes: list[Asked]) -> None:
+    """Wait until the new workers have looked at all machines: nobody's submit is the reason for these calls."""
+    tags = [one.tag for one in wishes]
+    began = max(view.record.observed_at or 0.0 for view in await stage.client.views(tags) if view.record)
+
+    async def seen() -> bool:
+        views = await stage.client.views(tags)
+        return all(view.record and (view.record.observed_at or 0.0) > began for view in views)
+
+    await until(seen, PATIENCE_S, "the machines are not looked at", every_s=0.2)
 
 
 async def _again(run: Run, stage: Stage, wishes: list[Asked], what: str) -> tuple[str, float, int]:

@@ -12,6 +12,7 @@ import msgspec
 from puter_client.contract.phase import Os
 from puter_worker.ec2 import groups, images, instances, keypairs
 from puter_worker.ec2.calls import Caller
+from puter_worker.ec2.errors import Ec2Error
 from puter_worker.ec2.groups import SecurityGroup, Subnet
 from puter_worker.ec2.images import Image
 from puter_worker.ec2.instances import Instance
@@ -174,6 +175,16 @@ class Fleets:
         region = region or self.sessions.region_of(profile) or DEFAULT_REGION
         account = await self.sessions.account_id(profile, region)
         return self.get(FleetId(account, region, profile or ""))
+
+    async def reaches(self, fleet_id: FleetId) -> bool:
+        """Whether this host's credentials are the fleet's: a profile of the same name may be another account's."""
+        if not self.offers(fleet_id.profile):
+            return False
+        try:
+            account = await self.sessions.account_id(fleet_id.profile or None, fleet_id.region)
+        except Ec2Error:
+            return False
+        return account == fleet_id.account
 
     def get(self, fleet_id: FleetId) -> Fleet:
         """The fleet itself."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from arq.connections import ArqRedis
     from arq.typing import WorkerCoroutine
 
+    from puter_worker.store.workerstore import WorkerStore
+
 POLL_EVERY_S = 0.05
 # An ensure job ends well within this.
 JOB_TIMEOUT_S = 10
@@ -22,14 +24,14 @@ JOB_TIMEOUT_S = 10
 JOB_LOCK_S = JOB_TIMEOUT_S + 2
 # arq counts every start, SIGTERM included; real attempts are counted in the record.
 MAX_TRIES = 50
-START_AT_ONCE = 32
 
 
 class JobWorker(ArqWorker):
     """Runs `ensure_puter` jobs of arq's queue, with JSON where arq would use pickle, and without kept results."""
 
-    def __init__(self, redis: ArqRedis, ensure_puter: WorkerCoroutine, *, max_jobs: int) -> None:
+    def __init__(self, store: WorkerStore, redis: ArqRedis, ensure_puter: WorkerCoroutine, *, max_jobs: int) -> None:
         """`redis` must read and write JSON; `ensure_puter` is called with a context, a namespace and a tag."""
+        self._store = store
         super().__init__(
             functions=[func(ensure_puter, name="ensure_puter", keep_result=0)],
             redis_pool=redis,
@@ -49,19 +51,19 @@ class JobWorker(ArqWorker):
         self.in_progress_timeout_s = JOB_LOCK_S
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
-        """Start these jobs, unless they run already.
+        """Start these jobs, unless they run already or somebody else starts them.
 
-        arq starts one after the other, with four round trips each; that many wait here for their answers at once.
+        arq does this with four round trips for each job, one job after the other; here one is for all of them.
         Workers that took them in the same order would only meet each other.
         """
         random.shuffle(job_ids)
-        one_by_one, left = super().start_jobs, list(job_ids)
-        while left and (room := self.max_jobs - self.job_counter) > 0:
-            at_once = min(room, START_AT_ONCE)
-            some, left = left[:at_once], left[at_once:]
-            for outcome in await asyncio.gather(*(one_by_one([job_id]) for job_id in some), return_exceptions=True):
-                if outcome is not None:
-                    raise outcome
+        room = max(0, self.max_jobs - self.job_counter)
+        locked = await self._store.lock_jobs([job_id.decode() for job_id in job_ids[:room]], self.in_progress_timeout_s)
+        for job_id, score in locked.items():
+            await self.sem.acquire()
+            self.job_counter += 1
+            self.tasks[job_id] = task = self.loop.create_task(self.run_job(job_id, score))
+            task.add_done_callback(lambda _: self._release_sem_dec_counter_on_complete())
 
     async def drain(self) -> None:
         """Take no more jobs, and wait for those that run."""

@@ -1,4 +1,4 @@
-"""The loops of a fleet's leader: resolve, launch, label and observe, as long as this worker holds the fleet's lease.
+"""The loops of a fleet's leader: resolve, launch, replay and observe, as long as this worker holds the fleet's lease.
 
 Two leaders at once are harmless (each station says why); the lease only keeps them from working for nothing.
 """
@@ -16,7 +16,6 @@ from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.fleet import Fleet, FleetId, Fleets
 from puter_worker.memory import Memory
 from puter_worker.settings import Settings
-from puter_worker.stations.label import label
 from puter_worker.stations.launch import Launcher
 from puter_worker.stations.observe import Observer
 from puter_worker.stations.quarantine import Quarantine
@@ -31,7 +30,6 @@ LEASE_S = 3.0
 RENEW_S = 1.0
 REPLAY_EVERY_S = 1.0
 REPLAY_AT_ONCE = 16
-LABEL_EVERY_S = 0.1
 OBSERVE_EVERY_S = 0.25
 AFTER_ERROR_S = 1.0
 
@@ -60,7 +58,7 @@ class Leader:
                 with suppress(asyncio.CancelledError):
                     running.result()
             fleet_id = FleetId.parse(text)
-            if self._draining.is_set() or not self._fleets.offers(fleet_id.profile):
+            if self._draining.is_set() or not await self._fleets.reaches(fleet_id):
                 continue
             if await self._store.lease(names.lease(text), self._settings.worker_id, LEASE_S):
                 self._leading[text] = asyncio.create_task(self._lead(self._fleets.get(fleet_id)))
@@ -94,12 +92,13 @@ class Leader:
                 ("resolve", lambda: resolve(self._store, fleet)),
                 ("launch", launcher.turn),
                 ("replay", lambda: self._replay(fleet, gate)),
-                ("label", lambda: self._label(fleet)),
                 ("observe", lambda: _every(OBSERVE_EVERY_S, observer.turn())),
             )
         ]
         try:
             while not self._draining.is_set():
+                if not await self._fleets.reaches(fleet.fleet_id):
+                    break
                 try:
                     if not await self._store.lease(name, self._settings.worker_id, LEASE_S):
                         break
@@ -126,9 +125,6 @@ class Leader:
         found = await self._store.open_intents(str(fleet), self._store.now())
         await asyncio.gather(*(replay(self._store, fleet, kept) for kept in found[:REPLAY_AT_ONCE]))
         return 0.0 if len(found) > REPLAY_AT_ONCE else REPLAY_EVERY_S
-
-    async def _label(self, fleet: Fleet) -> float:
-        return 0.0 if await label(self._store, fleet) else LABEL_EVERY_S
 
     async def _repeat(self, fleet: Fleet, over: asyncio.Event, what: str, once: Callable[[], Awaitable[float]]) -> None:
         """Run a station again and again until it is over; what it raises is told, and it goes on."""

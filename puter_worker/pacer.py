@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from math import inf
 
 import msgspec
 import structlog
@@ -44,6 +45,8 @@ BUCKETS = {
     "ModifyInstanceAttribute": Bucket(45, 5),
     "AuthorizeSecurityGroupIngress": Bucket(45, 5),
 }
+# Of these a station takes the tokens itself: how many there are decides what it asks for.
+TAKEN_BEFORE = frozenset({"RunInstances", "CreateTags"})
 SLOW_FOR_S = 20.0
 SLOW_FACTOR = 0.5
 # A wait longer than this is slept in parts, so that a rate that has recovered is noticed.
@@ -66,7 +69,7 @@ class Pacer:
     """Token buckets of one account and region, shared through Redis."""
 
     def __init__(self, store: WorkerStore, account: str, region: str, *, unlimited: bool = False) -> None:
-        """`unlimited`: let everything through, for endpoints that have no limits (stand-ins)."""
+        """`unlimited`: buckets are always full, for endpoints that have no limits (stand-ins)."""
         self._store = store
         self._account = account
         self._region = region
@@ -75,7 +78,7 @@ class Pacer:
     async def take(self, amounts: Sequence[tuple[str, int]]) -> Granted:
         """Take tokens of several buckets at once, or none: (action, amount) each."""
         if self._unlimited:
-            return Granted(0.0, 1_000_000)
+            return Granted(0.0, int(BUCKETS.get(amounts[0][0], _DESCRIBE).size))
         keys = [names.bucket(self._account, self._region, name) for name, _ in amounts]
         args = [
             word
@@ -85,16 +88,23 @@ class Pacer:
         before, wait_s = await self._store.scripts.bucket(keys=keys, args=args)
         return Granted(float(wait_s), int(float(before)))
 
+    async def take_one(self, action: str, *, until: float) -> bool:
+        """Take one token, waiting for it until a time (of Redis); whether it was had."""
+        while (granted := await self.take([(action, 1)])).wait_s > 0:
+            if self._store.now() + granted.wait_s > until:
+                return False
+            await asyncio.sleep(min(granted.wait_s, LONGEST_NAP_S))
+        return True
+
     async def give_back(self, amounts: Sequence[tuple[str, int]]) -> None:
-        """Put back tokens of a request that was not sent after all."""
+        """Put back tokens of requests that were not sent after all."""
         await self.take([(action, -amount) for action, amount in amounts])
 
     async def pace(self, action: str, _weight: int) -> None:
         """Return when one request of this action may be sent."""
-        if action == "RunInstances":
-            return  # the launch station takes its tokens before it decides how to launch
-        while (granted := await self.take([(action, 1)])).wait_s > 0:
-            await asyncio.sleep(min(granted.wait_s, LONGEST_NAP_S))
+        if action in TAKEN_BEFORE:
+            return
+        await self.take_one(action, until=inf)
 
     async def slow_down(self, action: str) -> None:
         """EC2 refused a request for being one too many: spend less for a while, and start from nothing."""

@@ -28,6 +28,7 @@ from puter_worker.settings import Settings
 from puter_worker.stations.admit import admit
 from puter_worker.stations.ensure import ensure
 from puter_worker.stations.intake import intake
+from puter_worker.stations.label import label
 from puter_worker.store.workerstore import WorkerStore
 from puter_worker.tasks import cancel_all
 
@@ -38,7 +39,8 @@ _log = structlog.get_logger("puter.worker")
 INTAKE_EVERY_S = 0.03
 RESTART_EVERY_S = 0.5
 HEALTH_EVERY_S = 10.0
-LEAD_EVERY_S = 0.25
+LEAD_EVERY_S = 0.1
+LABEL_EVERY_S = 0.1
 ADMIT_EVERY_S = 0.2
 AFTER_ERROR_S = 1.0
 IDLE_EVERY_S = 1.0
@@ -55,7 +57,7 @@ class Worker:
         self._on_ready = on_ready
         # arq's serializer is pickle unless told otherwise: whoever can write to Redis could run code here.
         self._redis = ArqRedis(
-            pool_or_conn=connection_pool(settings.redis_url, max_connections=settings.max_jobs + 64),
+            pool_or_conn=connection_pool(settings.redis_url, max_connections=48),
             job_serializer=msgspec.json.encode,
             job_deserializer=msgspec.json.decode,
         )
@@ -92,6 +94,7 @@ class Worker:
                 ("restart", self._restart, RESTART_EVERY_S),
                 ("health", self._announce, HEALTH_EVERY_S),
                 ("lead", self._leader.turn, LEAD_EVERY_S),
+                ("label", self._label, LABEL_EVERY_S),
                 ("admit", lambda: admit(self._store, self._fleets), ADMIT_EVERY_S),
             )
         ]
@@ -118,11 +121,15 @@ class Worker:
         try:
             namespaces = await self._store.rung()
             random.shuffle(namespaces)  # workers that start at the same one would only meet each other
-            while namespaces and await intake(self._store, namespaces):
+            while namespaces and not self._stop.is_set() and await intake(self._store, namespaces):
                 await self._store.feed()
                 namespaces = await self._store.rung()
         finally:
             await self._store.feed()
+
+    async def _label(self) -> None:
+        while await label(self._store, self._fleets) and not self._stop.is_set():
+            pass
 
     async def _restart(self) -> None:
         stuck = await self._store.restart_stuck()
@@ -179,8 +186,8 @@ class Worker:
             os._exit(0)  # the server is gone with all its data on disk: there is nothing left to put in order
 
     async def _repeat(self, what: str, once: Callable[[], Awaitable[Any]], every_s: float) -> None:
-        """Run a loop for good; what it raises is told, and it goes on."""
-        while True:
+        """Run a loop until this worker stops; what it raises is told, and it goes on."""
+        while not self._stop.is_set():
             pause_s = every_s
             try:
                 await once()
@@ -190,7 +197,8 @@ class Worker:
             except Exception:  # noqa: BLE001 - a defect in one station must not end the others
                 pause_s = AFTER_ERROR_S
                 _log.exception("loop.failed", loop=what)
-            await asyncio.sleep(pause_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), pause_s)
 
     # -- arq ----------------------------------------------------------------------------------------------------
 
@@ -198,7 +206,7 @@ class Worker:
         """Keep an arq worker running: a Redis error around a job ends it, and leaves nothing that is lost."""
         ensure_puter = cast("WorkerCoroutine", self._ensure_puter)
         while not self._stop.is_set():
-            self._arq = arq = JobWorker(self._redis, ensure_puter, max_jobs=self._settings.max_jobs)
+            self._arq = arq = JobWorker(self._store, self._redis, ensure_puter, max_jobs=self._settings.max_jobs)
             try:
                 await arq.async_run()
             except asyncio.CancelledError:
@@ -223,22 +231,21 @@ class Worker:
         except Exception:  # noqa: BLE001 - a defect in one station must not end the others
             # A defect fails this job alone; its key is restarted when nothing has moved it.
             _log.exception("station.failed", station="ensure")
-        await self._store.leave_queue(key)
 
     # -- drain --------------------------------------------------------------------------------------------------
 
     async def _drain(self, arq: asyncio.Task[None], loops: list[asyncio.Task[None]]) -> None:
         _log.info("worker.draining", for_s=self._settings.drain_s)
-        await cancel_all(loops)
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 with suppress(*self._store.errors):
                     await self._announce()
-                await asyncio.gather(self._end_arq(arq), self._leader.drain())
+                # What a turn has claimed would else be nobody's until its claim runs out.
+                await asyncio.gather(asyncio.wait(loops), self._end_arq(arq), self._leader.drain())
         except TimeoutError:
             _log.warning("worker.not_drained", why="what is in hand is left to other workers")
         finally:
-            await cancel_all([arq])
+            await cancel_all([arq, *loops])
             with suppress(*self._store.errors):
                 await self._store.withdraw(self._settings.worker_id)
             await self._sessions.aclose()

@@ -44,10 +44,12 @@ async def admit(store: WorkerStore, fleets: Fleets) -> None:
     claimed = await store.claim_admissions(AT_ONCE, until)
     doors: dict[str, list[Door]] = defaultdict(list)
     for door in await _doors(store, claimed):
-        if fleets.offers(FleetId.parse(door.record.fleet or "").profile):
-            doors[door.record.fleet or ""].append(door)
+        doors[door.record.fleet or ""].append(door)
     for text, of_fleet in doors.items():
-        fleet = fleets.get(FleetId.parse(text))
+        fleet_id = FleetId.parse(text)
+        if not await fleets.reaches(fleet_id):
+            continue
+        fleet = fleets.get(fleet_id)
         try:
             looked_at = await _looked_at(fleet, of_fleet)
         except Ec2Error as error:

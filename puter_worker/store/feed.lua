@@ -3,7 +3,7 @@
 -- The job's body is what arq's own enqueue_job would store with a JSON serializer; the alphabets of namespaces
 -- and tags hold nothing that JSON escapes.
 local now, fed = tonumber(ARGV[2]), 0
--- A place is given back by the job; one that was lost with its worker is free again after a minute.
+-- A place is given back when its job starts; one that was lost is free again after a minute.
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - 60000)
 local room = tonumber(ARGV[3]) - redis.call('ZCARD', KEYS[2])
 for _ = 1, math.min(room, redis.call('LLEN', KEYS[1])) do

@@ -65,12 +65,18 @@ class Machines(Base):
         for name in (names.live(fleet), names.starting(fleet), *map(public.index, namespaces)):
             txn.keep(name, KEEP_S)
 
-    async def starting(self, fleet: str) -> int:
-        """How many machines of the fleet are launched but do not run yet."""
-        return int(await self.redis.scard(names.starting(fleet)))
+    async def starting_keys(self, fleet: str) -> list[PuterKey]:
+        """Keys of the fleet whose machine is launched but does not run yet."""
+        return [PuterKey.parse(raw.decode()) for raw in await self.redis.smembers(names.starting(fleet))]
+
+    async def labels_due(self, fleet: str) -> int:
+        """How many labels are to be written that nobody is at."""
+        return int(await self.redis.zcount(names.labels(fleet), "-inf", self.now()))
 
     async def claim_labels(self, fleet: str, most: int, until: float) -> list[Label]:
         """Labels to write that nobody is at, claimed until a time; one is taken off by `put_labelled` alone."""
+        if not most:
+            return []
         raws = await self.scripts.claim(keys=[names.labels(fleet)], args=[self.now(), until, most])
         claimed: list[Label] = []
         for raw in raws:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from puter_client.contract.key import PuterKey
 from puter_worker.store import names
 from puter_worker.store.base import KEEP_S, Base
@@ -33,9 +35,13 @@ class Queue(Base):
             )
         return fed
 
-    async def leave_queue(self, key: PuterKey) -> None:
-        """The key's job has ended: its place in the queue is another's."""
-        await self.redis.zrem(names.fed(key.namespace), key.tag)
+    async def lock_jobs(self, ids: Sequence[str], for_s: float) -> dict[str, int]:
+        """Lock those of these jobs that are due and that nobody runs; their scores in the queue."""
+        if not ids:
+            return {}
+        args = [int(self.now() * 1000), int(for_s * 1000), names.fed(""), *ids]
+        locked = iter(await self.scripts.start(keys=[names.QUEUE], args=args))
+        return {job_id.decode(): int(float(score)) for job_id, score in zip(locked, locked, strict=True)}
 
     async def restart_stuck(self, limit: int = 500) -> list[PuterKey]:
         """Enqueue keys that nothing has moved for their time; a station may always run once more."""

@@ -15,6 +15,7 @@ class Scripts:
 
         self.txn = registered("txn")
         self.feed = registered("feed")
+        self.start = registered("start")
         self.take = registered("take")
         self.unring = registered("unring")
         self.unpad = registered("unpad")

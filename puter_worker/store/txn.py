@@ -6,6 +6,7 @@ changed meanwhile. Whoever loses the race reads again and decides anew, so two w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -76,7 +77,9 @@ class Txn:
         """What `txn.lua` takes as ARGV: guards and commands, then the bytes in them, which stand there as [place]."""
         args = [b""]
 
-        def without_bytes(words: tuple[Word, ...]) -> list[Word | tuple[int]]:
+        def without_bytes(words: tuple[Word, ...]) -> Sequence[Word | tuple[int]]:
+            if bytes not in map(type, words):
+                return words
             said: list[Word | tuple[int]] = []
             for word in words:
                 if isinstance(word, bytes):

@@ -115,7 +115,7 @@ async def test_a_fleets_list_of_the_living_lives_as_long_as_they_do(workshop: Wo
                 behind.expire(name, 60)
         fleets: Fleets = worker._fleets
         (fleet,) = fleets._fleets.values()
-        await observe(store, fleet)
+        await observe(store, fleet, [PuterKey("betty", "one")])
         with workshop.server.client() as behind:
             assert [behind.ttl(name) > 60 for name in (names.live(FLEET), public.index("betty"))] == [True, True]
 

@@ -93,7 +93,7 @@ async def test_observing_twice_at_once_tells_an_end_once(workshop: Workshop) -> 
         assert view.record
         workshop.ec2.terminate_instances(InstanceIds=[view.record.instance_id])
         (fleet,) = worker._fleets._fleets.values()
-        await asyncio.gather(*(observe(worker.store, fleet) for _ in range(4)))
+        await asyncio.gather(*(observe(worker.store, fleet, [KEY]) for _ in range(4)))
         events = [event.event for event in await workshop.client.events("one")]
 
     assert events.count("instance.terminated") == 1
@@ -102,10 +102,9 @@ async def test_observing_twice_at_once_tells_an_end_once(workshop: Workshop) -> 
 async def test_labelling_and_admitting_twice_at_once_is_harmless(workshop: Workshop) -> None:
     async with workshop.working() as worker:
         await workshop.wish("one")
-        (fleet,) = worker._fleets._fleets.values()
         with workshop.server.client() as behind:
             behind.zadd(names.labels(FLEET), {"betty/one#1": 0})
-        await asyncio.gather(*(label(worker.store, fleet) for _ in range(3)))
+        await asyncio.gather(*(label(worker.store, worker._fleets) for _ in range(3)))
         await workshop.wish("one", ssh_from=("198.51.100.0/24",))
         await asyncio.gather(*(admit(worker.store, worker._fleets) for _ in range(3)))
         with workshop.server.client() as behind:
@@ -118,10 +117,9 @@ async def test_labelling_and_admitting_twice_at_once_is_harmless(workshop: Works
 async def test_a_label_of_an_earlier_generation_is_dropped(workshop: Workshop) -> None:
     async with workshop.working() as worker:
         await workshop.wish("one")
-        (fleet,) = worker._fleets._fleets.values()
         with workshop.server.client() as behind:
             behind.zadd(names.labels(FLEET), {"betty/one#7": 0})
-        await label(worker.store, fleet)
+        await label(worker.store, worker._fleets)
 
     (instance,) = workshop.instances()
     assert workshop.tags(instance["InstanceId"])["puter:generation"] == "1"

@@ -288,5 +288,6 @@ async def test_a_refusal_empties_the_bucket_and_halves_its_rate_for_a_while(stor
 async def test_without_limits_nothing_is_asked_of_redis(store: WorkerStore) -> None:
     free = Pacer(store, "123456789012", "us-east-1", unlimited=True)
 
-    assert await free.take([("RunInstances", 10_000)]) == Granted(0.0, 1_000_000)
+    assert await free.take([("RunInstances", 10_000), (INSTANCES, 10_000)]) == Granted(0.0, 4)
+    assert await free.take_one("CreateTags", until=0.0)
     assert await store.redis.dbsize() == 0

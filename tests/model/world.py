@@ -99,6 +99,9 @@ class _Pacer:
     async def take(self, amounts: Sequence[tuple[str, int]]) -> Granted:
         return Granted(0.0, self._world.calls_now if amounts[0][0] == "RunInstances" else int(BUCKETS[INSTANCES].size))
 
+    async def take_one(self, _action: str, *, until: float) -> bool:
+        return until > 0
+
     async def give_back(self, _amounts: Sequence[tuple[str, int]]) -> None:
         return None
 
@@ -125,6 +128,12 @@ class _Fleets:
 
     def offers(self, _profile: str) -> bool:
         return True
+
+    async def reaches(self, _fleet: FleetId) -> bool:
+        return True
+
+    def get(self, _fleet: FleetId) -> Fleet:
+        return self._fleet
 
     async def find(self, _profile: str | None, _region: str | None) -> Fleet:
         return self._fleet
@@ -243,7 +252,7 @@ class World:
             "resolve": lambda: resolve(store, fleet),
             "launch": process.launcher.turn,
             "replay": take_up,
-            "label": lambda: label(store, fleet),
+            "label": lambda: label(store, cast("Any", _Fleets(fleet))),
             "observe": process.observer.turn,
         }
 
@@ -253,9 +262,9 @@ class World:
             job = raw.decode()
             if not self.server.set(_AHEAD + job, self.store.now() + JOB_LOCK_S, nx=True):
                 continue
+            self.server.zrem(names.fed(job.partition("/")[0]), job.partition("/")[2])
             key = PuterKey.parse(job)
             await ensure(self.store, cast("Any", _Fleets(process.fleet)), key)
-            await self.store.leave_queue(key)
             self.server.zrem(names.QUEUE, job)
             self.server.delete(names.JOB + job, _AHEAD + job)
 
