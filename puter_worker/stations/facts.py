@@ -6,6 +6,7 @@ from puter_client.contract.duration import format_duration
 from puter_client.contract.phase import LIVE, Phase
 from puter_client.contract.record import ErrorInfo, Record
 from puter_worker.ec2.instances import Instance
+from puter_worker.ec2.tags import key_of
 from puter_worker.fleet import FleetId
 
 OVERDUE_AFTER_S = 300.0  # a machine needs a moment to shut down; after this it is told as overdue
@@ -21,6 +22,12 @@ def choose(instances: list[Instance]) -> Instance | None:
     """Of all that EC2 shows under one key, the one that counts: the living first, then the latest."""
     rank = {"running": 0, "pending": 0, "stopping": 1, "stopped": 1}
     return min(instances, key=lambda i: (rank.get(i.state, 2), -(i.launch_time or 0.0), i.instance_id), default=None)
+
+
+def generation_of(instance: Instance) -> int:
+    """The generation that its tags tell; 0 if they tell none."""
+    name = key_of(instance.tags, instance.ami_launch_index)
+    return name[1] if name else 0
 
 
 def with_instance(record: Record, instance: Instance, fleet: FleetId, now: float) -> Record:

@@ -35,10 +35,11 @@ from puter_worker.stations.brakes import (
     places,
     quota_name,
 )
+from puter_worker.stations.members import put_off
 from puter_worker.stations.plan import Unit, Waiting
 from puter_worker.stations.prepare import Prepared, prepare
 from puter_worker.stations.quarantine import Quarantine
-from puter_worker.stations.send import LEASE_S, put_off, send
+from puter_worker.stations.send import LEASE_S, send
 from puter_worker.stations.waiting import is_final, reason_after
 from puter_worker.store.base import Kept
 from puter_worker.store.brake import Brake

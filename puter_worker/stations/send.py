@@ -17,18 +17,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from puter_client.contract.phase import Phase
-from puter_client.contract.record import ErrorInfo, Record
 from puter_worker.ec2 import instances as ec2
 from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.instances import Instance
-from puter_worker.ec2.tags import key_of
 from puter_worker.fleet import Fleet
-from puter_worker.stations.brakes import after_no_capacity, after_quota, after_success
-from puter_worker.stations.facts import DEAD, choose, with_instance
+from puter_worker.stations.brakes import after_no_capacity, after_quota
+from puter_worker.stations.facts import DEAD, choose, generation_of
+from puter_worker.stations.members import attempts, fail, give_back, put_off, tell
 from puter_worker.stations.waiting import is_final, reason_after
 from puter_worker.store.base import Kept
-from puter_worker.store.brake import Brake
 from puter_worker.store.intent import Intent
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
@@ -73,7 +70,7 @@ async def send(
         found = by_member(intent, launched)
         if first and found and all(instance.state in DEAD for instance in found.values()):
             # The token was used before, by an intent that Redis no longer knows.
-            await _give_back(store, fleet, kept, _HAS_ENDED, 0.0, ended=found)
+            await give_back(store, fleet, kept, _HAS_ENDED, 0.0, ended=found)
             return
         await tell(store, fleet, intent, found, request_id=request_id)
 
@@ -139,22 +136,22 @@ async def _after_error(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], err
         case _ if not certain:
             refused = intent.but(refused=error.code)
             await put_off(store, kept, refused, reason_after(error), BACKOFF_S)
-        case _ if error.code in GONE and await _attempts(store, intent) < MOST_ATTEMPTS:
+        case _ if error.code in GONE and await attempts(store, intent) < MOST_ATTEMPTS:
             fleet.forget()  # what was remembered has been deleted since: it is made, or looked for, anew
-            await _give_back(store, fleet, kept, reason_after(error), 0.0)
+            await give_back(store, fleet, kept, reason_after(error), 0.0)
         case _ if is_final(error):
-            await _fail(store, kept, error)
+            await fail(store, kept, error)
         case Handling.OTHER_ZONE:
             where = intent.capacity.removeprefix("capacity/").replace("/*", "").replace("/", " in ")
             why = f"no capacity for {where} ({error.code})"
             brake = after_no_capacity(store.now(), why)
-            await _give_back(store, fleet, kept, f"{why}, trying elsewhere", 0.0, brakes={intent.capacity: brake})
+            await give_back(store, fleet, kept, f"{why}, trying elsewhere", 0.0, brakes={intent.capacity: brake})
         case Handling.QUOTA | Handling.SPLIT:
             why = f"{intent.quota.removeprefix('quota/')} quota reached ({error.code})"
             brake = after_quota(len(intent.members), store.now(), why)
-            await _give_back(store, fleet, kept, why, 0.0, brakes={intent.quota: brake})
+            await give_back(store, fleet, kept, why, 0.0, brakes={intent.quota: brake})
         case _:
-            await _give_back(store, fleet, kept, reason_after(error), BACKOFF_S)
+            await give_back(store, fleet, kept, reason_after(error), BACKOFF_S)
 
 
 async def _adopt_by_key(store: WorkerStore, fleet: Fleet, kept: Kept[Intent]) -> None:
@@ -174,9 +171,9 @@ async def _adopt_by_key(store: WorkerStore, fleet: Fleet, kept: Kept[Intent]) ->
     if living:
         await tell(store, fleet, intent, living)
     elif len(found) == len(intent.members):
-        await _give_back(store, fleet, kept, _HAS_ENDED, 0.0, ended=found)
+        await give_back(store, fleet, kept, _HAS_ENDED, 0.0, ended=found)
     elif not await _looks_again(store, kept):
-        await _give_back(store, fleet, kept, "its name was asked for before, in vain; launching anew", 0.0)
+        await give_back(store, fleet, kept, "its name was asked for before, in vain; launching anew", 0.0)
 
 
 async def _after_its_end(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], *, certain: bool) -> None:
@@ -192,7 +189,7 @@ async def _after_its_end(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], *
         await put_off(store, kept, intent.but(doubtful=not certain), reason_after(error), BACKOFF_S)
         return
     if certain and all(instance.state in DEAD for instance in found.values()):
-        await _give_back(store, fleet, kept, _HAS_ENDED, 0.0, ended=found)
+        await give_back(store, fleet, kept, _HAS_ENDED, 0.0, ended=found)
     else:
         await tell(store, fleet, intent, found, missing_ended=True)
 
@@ -202,16 +199,11 @@ async def _by_key(fleet: Fleet, intent: Intent) -> dict[str, Instance]:
     shown = await fleet.look_up(intent.namespace, [member.tag for member in intent.members])
     found: dict[str, Instance] = {}
     for member in intent.members:
-        of_it = [i for i in shown[member.tag] if i.state not in DEAD or _generation(i) >= member.generation]
+        of_it = [i for i in shown[member.tag] if i.state not in DEAD or generation_of(i) >= member.generation]
         instance = choose(of_it)
         if instance is not None:
             found[member.tag] = instance
     return found
-
-
-def _generation(instance: Instance) -> int:
-    name = key_of(instance.tags, instance.ami_launch_index)
-    return name[1] if name else 0
 
 
 async def _missed(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], found: Mapping[str, Instance]) -> None:
@@ -230,174 +222,6 @@ async def _looks_again(store: WorkerStore, kept: Kept[Intent]) -> bool:
     wait_s = SECOND_LOOK_AFTER_S if intent.missed_at is None else BACKOFF_S
     await put_off(store, kept, looking, "not all of the launch is to be seen in EC2 yet; looking again", wait_s)
     return True
-
-
-async def tell(
-    store: WorkerStore,
-    fleet: Fleet,
-    intent: Intent,
-    found: Mapping[str, Instance],
-    *,
-    request_id: str | None = None,
-    missing_ended: bool = False,
-) -> None:
-    """Give each member its instance, put those without one back on the launchpad, and close the intent.
-
-    `missing_ended`: EC2 has said that the machines of those without one have ended.
-    """
-    single = len(intent.members) == 1
-    brakes = await store.brakes(intent.fleet)
-    while True:
-        now, txn = store.now(), Txn()
-        for member, stored in await _members(store, intent):
-            record = stored.value
-            instance = found.get(member)
-            if instance is None and missing_ended:
-                over = record.but(
-                    phase=Phase.TERMINATED,
-                    reason="it has ended before it was seen",
-                    intent=None,
-                    changed_at=now,
-                    ended_at=now,
-                )
-                store.put_record(txn, stored, over, event="instance.terminated")
-                continue
-            if instance is None:
-                reason = "EC2 launched fewer machines than asked for; waiting for the next launch"
-                _put_back(store, txn, fleet, stored, record, reason, now, 0.0)
-                continue
-            labelled = single or instance.tags.get("puter:labelled") == "yes"
-            generation = max(record.generation, _generation(instance))
-            launched = record.but(labelled=labelled, short_since=None, generation=generation)
-            alive = with_instance(launched, instance, fleet.fleet_id, now)
-            detail = {"instance": instance.instance_id, "intent": intent.intent_id}
-            store.put_record(txn, stored, alive, event="instance.launched", request_id=request_id, detail=detail)
-        for name in (intent.capacity, intent.quota):
-            if found and name in brakes:
-                store.put_brake(txn, intent.fleet, name, after_success(brakes[name], len(found)))
-        if 0 < len(found) < len(intent.members) and not missing_ended:
-            # Not all fitted: ask for one, which is told why it does not.
-            store.put_brake(txn, intent.fleet, intent.capacity, Brake(now, 1, "EC2 launched fewer than asked for"))
-        store.close_intent(txn, intent)
-        if not await store.commit(txn):
-            break
-    _log.info(
-        "intent.closed",
-        intent=intent.intent_id,
-        namespace=intent.namespace,
-        members=len(intent.members),
-        launched=len(found),
-        request_id=request_id,
-        instance_ids=[instance.instance_id for instance in found.values()],
-    )
-
-
-async def _fail(store: WorkerStore, kept: Kept[Intent], error: Ec2Error) -> None:
-    """Close the intent and fail its members, unless somebody else has taken it up: they may be sending it."""
-    intent = kept.value
-    while True:
-        now, txn = store.now(), Txn()
-        ours = store.expect_intent(txn, kept)
-        info = ErrorInfo(code=error.code, message=error.message, request_id=error.request_id)
-        for tag, stored in await _members(store, intent):
-            record = stored.value
-            failed = record.but(
-                phase=Phase.FAILED,
-                reason=error.message,
-                error=info,
-                intent=None,
-                changed_at=now,
-                ended_at=now,
-            )
-            store.put_record(txn, stored, failed, event="puter.failed", request_id=error.request_id)
-            _log.warning("puter.failed", namespace=intent.namespace, tag=tag, code=error.code)
-        store.close_intent(txn, intent)
-        broken = await store.commit(txn)
-        if not broken or ours in broken:
-            return
-
-
-async def _give_back(
-    store: WorkerStore,
-    fleet: Fleet,
-    kept: Kept[Intent],
-    reason: str,
-    pause_s: float,
-    *,
-    ended: Mapping[str, Instance] | None = None,
-    brakes: Mapping[str, Brake] | None = None,
-) -> None:
-    """Close the intent and put its members back, unless somebody else has taken it up: they may be sending it.
-
-    `ended`: machines of generations that Redis has forgotten. `brakes`: what the refusal taught.
-    """
-    intent = kept.value
-    while True:
-        now, txn = store.now(), Txn()
-        ours = store.expect_intent(txn, kept)
-        for name, brake in (brakes or {}).items():
-            store.put_brake(txn, intent.fleet, name, brake)
-        for tag, stored in await _members(store, intent):
-            record = stored.value
-            if brakes is not None:
-                # Waiting for a quota does not count as waiting for capacity.
-                short = record.short_since or now if intent.capacity in brakes else None
-                record = record.but(short_since=short)
-            if ended is None:
-                _put_back(store, txn, fleet, stored, record, reason, now, pause_s)
-                continue
-            known = key_of(ended[tag].tags, ended[tag].ami_launch_index) if tag in ended else None
-            reached = max(record.generation, known[1] if known else 0)
-            _put_back(store, txn, fleet, stored, record.but(generation=reached + 1), reason, now, pause_s)
-        store.close_intent(txn, intent)
-        broken = await store.commit(txn)
-        if not broken or ours in broken:
-            return
-
-
-def _put_back(
-    store: WorkerStore,
-    txn: Txn,
-    fleet: Fleet,
-    stored: Kept[Record],
-    record: Record,
-    reason: str,
-    now: float,
-    pause_s: float,
-) -> None:
-    waiting = record.but(intent=None, attempt=record.attempt + 1, reason=reason, changed_at=now)
-    store.put_record(txn, stored, waiting, event="launch.put_off")
-    store.put_on_pad(txn, record.key, str(fleet), now + pause_s)
-
-
-async def put_off(store: WorkerStore, kept: Kept[Intent], intent: Intent, reason: str, pause_s: float) -> None:
-    """Leave an intent open, to be taken up after a pause, and tell its members why."""
-    while True:
-        now, txn = store.now(), Txn()
-        store.put_intent(txn, kept, intent, lease_until=now + pause_s)
-        guards = txn.guards
-        for _, member in await _members(store, intent):
-            record = member.value
-            if record.reason != reason:
-                told = record.but(reason=reason, changed_at=now)
-                store.put_record(txn, member, told, event="launch.delayed")
-        broken = await store.commit(txn)
-        if not broken or broken[0] < guards:
-            return  # written, or the intent itself has been taken up by somebody else
-
-
-async def _attempts(store: WorkerStore, intent: Intent) -> int:
-    return max((kept.value.attempt for _, kept in await _members(store, intent)), default=0)
-
-
-async def _members(store: WorkerStore, intent: Intent) -> list[tuple[str, Kept[Record]]]:
-    """The members whose records still wait for this intent, by tag."""
-    records = await store.records(intent.keys)
-    return [
-        (member.tag, kept)
-        for member, stored in zip(intent.members, records, strict=True)
-        if (kept := stored.kept) is not None and kept.value.intent == intent.intent_id
-    ]
 
 
 async def _look_up(fleet: Fleet, intent: Intent) -> Sequence[Instance]:
