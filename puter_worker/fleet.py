@@ -24,6 +24,9 @@ from puter_worker.pacer import Pacer
 from puter_worker.store.workerstore import WorkerStore
 
 DEFAULT_REGION = "us-east-1"
+# Whose the credentials are is not asked for longer, nor again so soon, where it cannot be told.
+UNSURE_AFTER_S = 2.0
+UNSURE_FOR_S = 5.0
 CACHED_S = 600.0  # a new Amazon Linux is noticed within ten minutes
 # An instance that Redis does not know and that has no tags of its own yet is another Redis's, or was there before
 # this one was emptied: it need not be looked for with every key.
@@ -165,6 +168,7 @@ class Fleets:
         self._pace = pace
         self._private_keys = private_keys
         self._fleets: dict[FleetId, Fleet] = {}
+        self._unsure_until: dict[FleetId, float] = {}
 
     async def find(self, profile: str | None, region: str | None) -> Fleet:
         """The fleet of a profile and region as asked.
@@ -177,13 +181,21 @@ class Fleets:
         return self.get(FleetId(account, region, profile or ""))
 
     async def reaches(self, fleet_id: FleetId) -> bool:
-        """Whether this host's credentials are the fleet's: a profile of the same name may be another account's."""
+        """Whether this host's credentials may be the fleet's: a profile of the same name may be another account's.
+
+        Where that cannot be told, they may be: each call makes sure, and says what is wrong with them.
+        """
         if not self.offers(fleet_id.profile):
             return False
+        now = asyncio.get_running_loop().time()
+        if now < self._unsure_until.get(fleet_id, 0.0):
+            return True
         try:
-            account = await self.sessions.account_id(fleet_id.profile or None, fleet_id.region)
-        except Ec2Error:
-            return False
+            async with asyncio.timeout(UNSURE_AFTER_S):
+                account = await self.sessions.account_id(fleet_id.profile or None, fleet_id.region)
+        except (Ec2Error, TimeoutError):
+            self._unsure_until[fleet_id] = now + UNSURE_FOR_S
+            return True
         return account == fleet_id.account
 
     def get(self, fleet_id: FleetId) -> Fleet:
@@ -195,6 +207,7 @@ class Fleets:
                 self.sessions,
                 profile=fleet_id.profile or None,
                 region=fleet_id.region,
+                account=fleet_id.account,
                 pace=pacer.pace,
                 throttled=pacer.slow_down,
             )

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
+from arq.utils import timestamp_ms
 from arq.worker import Worker as ArqWorker
 from arq.worker import func
+
+from puter_worker.turns import take_turns
 
 if TYPE_CHECKING:
     from arq.connections import ArqRedis
@@ -32,6 +35,7 @@ class JobWorker(ArqWorker):
     def __init__(self, store: WorkerStore, redis: ArqRedis, ensure_puter: WorkerCoroutine, *, max_jobs: int) -> None:
         """`redis` must read and write JSON; `ensure_puter` is called with a context, a namespace and a tag."""
         self._store = store
+        self._starting = asyncio.Lock()
         super().__init__(
             functions=[func(ensure_puter, name="ensure_puter", keep_result=0)],
             redis_pool=redis,
@@ -54,20 +58,27 @@ class JobWorker(ArqWorker):
         """Start these jobs, unless they run already or somebody else starts them.
 
         arq does this with four round trips for each job, one job after the other; here one is for all of them.
-        Workers that took them in the same order would only meet each other.
+        Workers that took them in the same order would only meet each other. Killed after the locks are taken, the
+        jobs wait until these run out, as arq's own do.
         """
         random.shuffle(job_ids)
-        room = max(0, self.max_jobs - self.job_counter)
-        locked = await self._store.lock_jobs([job_id.decode() for job_id in job_ids[:room]], self.in_progress_timeout_s)
-        for job_id, score in locked.items():
-            await self.sem.acquire()
-            self.job_counter += 1
-            self.tasks[job_id] = task = self.loop.create_task(self.run_job(job_id, score))
-            task.add_done_callback(lambda _: self._release_sem_dec_counter_on_complete())
+        async with self._starting:
+            # Of a namespace with many and one with few, the few do not wait for the many.
+            job_ids = take_turns(job_ids, lambda job_id: job_id.partition(b"/")[0])
+            room = max(0, self.max_jobs - self.job_counter) if self.allow_pick_jobs else 0
+            ids = [job_id.decode() for job_id in job_ids[:room]]
+            locked = await self._store.lock_jobs(ids, now_ms=timestamp_ms(), for_s=self.in_progress_timeout_s)
+            for job_id, score in locked.items():
+                await self.sem.acquire()
+                self.job_counter += 1
+                self.tasks[job_id] = task = self.loop.create_task(self.run_job(job_id, score))
+                task.add_done_callback(lambda _: self._release_sem_dec_counter_on_complete())
 
     async def drain(self) -> None:
         """Take no more jobs, and wait for those that run."""
         self.allow_pick_jobs = False
+        async with self._starting:
+            pass
         while self.tasks:
             await asyncio.wait(list(self.tasks.values()))
             await asyncio.sleep(POLL_EVERY_S)  # arq drops ended jobs at its next poll

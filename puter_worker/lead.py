@@ -1,4 +1,4 @@
-"""The loops of a fleet's leader: resolve, launch, replay and observe, as long as this worker holds the fleet's lease.
+"""The loops of a fleet's leader: resolve, launch, replay, explain and observe, as long as it holds the fleet's lease.
 
 Two leaders at once are harmless (each station says why); the lease only keeps them from working for nothing.
 """
@@ -16,6 +16,7 @@ from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.fleet import Fleet, FleetId, Fleets
 from puter_worker.memory import Memory
 from puter_worker.settings import Settings
+from puter_worker.stations.explain import explain
 from puter_worker.stations.launch import Launcher
 from puter_worker.stations.observe import Observer
 from puter_worker.stations.quarantine import Quarantine
@@ -91,6 +92,7 @@ class Leader:
             for what, once in (
                 ("resolve", lambda: resolve(self._store, fleet)),
                 ("launch", launcher.turn),
+                ("explain", lambda: explain(self._store, fleet, most=self._settings.max_group, busy=launcher.is_busy)),
                 ("replay", lambda: self._replay(fleet, gate)),
                 ("observe", lambda: _every(OBSERVE_EVERY_S, observer.turn())),
             )

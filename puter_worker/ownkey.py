@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import TextIO
 
 import msgspec
 
@@ -35,7 +36,7 @@ async def own_key(caller: Caller, folder: Path) -> OwnKey:
 
     Raises:
         Ec2Error: the key cannot be made.
-        OSError: its file cannot be written; a pair that EC2 then holds admits nobody.
+        OSError: its file cannot be made.
     """
     for path in _kept(folder):
         try:
@@ -48,14 +49,19 @@ async def own_key(caller: Caller, folder: Path) -> OwnKey:
     while True:
         path = folder / f"{name}.pem"
         if path not in _kept(folder):
-            try:
-                pair, private = await create_key_pair(caller, name, {})
-            except Ec2Error as error:
-                if error.handling is not Handling.ALREADY_THERE:
-                    raise
-            else:
-                _write_private(path, private)
-                return OwnKey(pair, str(path))
+            # The file comes first: EC2 tells the private half once, and a pair without it is of no use to anybody.
+            with _private_file(path) as file:
+                try:
+                    pair, private = await create_key_pair(caller, name, {})
+                except BaseException as error:
+                    path.unlink()
+                    if not isinstance(error, Ec2Error) or error.handling is not Handling.ALREADY_THERE:
+                        raise
+                else:
+                    file.write(private)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    return OwnKey(pair, str(path))
         # Somebody else's, or another region's: a name of its own, so that nobody's machine admits another's key.
         name = f"{DEFAULT_KEY_NAME}-{secrets.token_hex(4)}"
 
@@ -64,10 +70,6 @@ def _kept(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{DEFAULT_KEY_NAME}*.pem"))
 
 
-def _write_private(path: Path, private: str) -> None:
+def _private_file(path: Path) -> TextIO:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(private)
-        file.flush()
-        os.fsync(file.fileno())
+    return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600), "w")

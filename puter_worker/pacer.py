@@ -27,17 +27,20 @@ class Bucket(msgspec.Struct, frozen=True):
     Attributes:
         size: tokens it holds when full.
         rate: tokens it gets back a second.
+        reserve: tokens that are left in it once it is no longer full. EC2's own bucket begins to refill when the
+            first request arrives, not when its tokens are taken here; where there is no room for a smaller size.
     """
 
     size: float
     rate: float
+    reserve: float = 0.0
 
 
 INSTANCES = "RunInstances.instances"  # the second bucket of RunInstances counts machines, not calls
 _DESCRIBE = Bucket(95, 20)
 BUCKETS = {
     "RunInstances": Bucket(4, 2),
-    INSTANCES: Bucket(1000, 2),
+    INSTANCES: Bucket(1000, 2, reserve=3),
     "CreateTags": Bucket(95, 10),
     "CreateSecurityGroup": Bucket(45, 5),
     "ImportKeyPair": Bucket(45, 5),
@@ -58,11 +61,27 @@ class Granted(msgspec.Struct, frozen=True):
 
     Attributes:
         wait_s: 0 if they were taken; else how long until they are there.
-        before: whole tokens that the first bucket held before.
+        before: whole tokens that the first bucket had to give before.
     """
 
     wait_s: float
     before: int
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """What launches may spend.
+
+    Attributes:
+        calls: RunInstances calls, now.
+        calls_rate: a second.
+        machines: that they may launch, now.
+        machines_rate: a second.
+    """
+
+    calls: float
+    calls_rate: float
+    machines: float
+    machines_rate: float
 
 
 class Pacer:
@@ -83,10 +102,24 @@ class Pacer:
         args = [
             word
             for name, amount in amounts
-            for word in (BUCKETS.get(name, _DESCRIBE).size, BUCKETS.get(name, _DESCRIBE).rate, amount)
+            for bucket in (BUCKETS.get(name, _DESCRIBE),)
+            for word in (bucket.size, bucket.rate, bucket.reserve, amount)
         ]
         before, wait_s = await self._store.scripts.bucket(keys=keys, args=args)
         return Granted(float(wait_s), int(float(before)))
+
+    async def budget(self) -> Budget:
+        """What launches may spend now, and how fast that comes back."""
+        if self._unlimited:
+            return Budget(inf, inf, inf, inf)
+        now, spend = self._store.now(), []
+        for action in ("RunInstances", INSTANCES):
+            held = (await self.take([(action, 0)])).before
+            name = names.bucket(self._account, self._region, action)
+            slow_until, factor = await self._store.redis.hmget(name, "slow_until", "factor")
+            slowed = slow_until is not None and now < float(slow_until)
+            spend += [held, BUCKETS[action].rate * (float(factor) if slowed else 1.0)]
+        return Budget(*spend)
 
     async def take_one(self, action: str, *, until: float) -> bool:
         """Take one token, waiting for it until a time (of Redis); whether it was had."""
@@ -101,7 +134,7 @@ class Pacer:
         await self.take([(action, -amount) for action, amount in amounts])
 
     async def pace(self, action: str, _weight: int) -> None:
-        """Return when one request of this action may be sent."""
+        """Return when one request of this action may be sent; of those TAKEN_BEFORE, at once."""
         if action in TAKEN_BEFORE:
             return
         await self.take_one(action, until=inf)

@@ -30,7 +30,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         pace: whether to stay inside EC2's published rates; off only for stand-ins without limits.
         quarantine_s: how long a fleet waits after Redis has forgotten its launches.
         memory_folder: where is kept what must outlive both Redis and this process; None: nowhere.
-        quiet_sweep_s: how often living machines are looked at while nothing starts.
+        quiet_sweep_s: how often living machines are looked at while nobody waits for an end.
         max_group: most instances one RunInstances call may launch.
         log_folder: where the JSON log goes; None: to standard error.
     """

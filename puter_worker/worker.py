@@ -1,4 +1,4 @@
-"""A worker: intake, arq's ensure jobs, and the loops of the fleets it leads, from start to drain."""
+"""A worker: intake, arq's ensure jobs, label and admit, and the loops of the fleets it leads, from start to drain."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from puter_worker.settings import Settings
 from puter_worker.stations.admit import admit
 from puter_worker.stations.ensure import ensure
 from puter_worker.stations.intake import intake
-from puter_worker.stations.label import label
+from puter_worker.stations.label import Labeller
 from puter_worker.store.workerstore import WorkerStore
 from puter_worker.tasks import cancel_all
 
@@ -57,7 +57,7 @@ class Worker:
         self._on_ready = on_ready
         # arq's serializer is pickle unless told otherwise: whoever can write to Redis could run code here.
         self._redis = ArqRedis(
-            pool_or_conn=connection_pool(settings.redis_url, max_connections=48),
+            pool_or_conn=connection_pool(settings.redis_url, max_connections=96),
             job_serializer=msgspec.json.encode,
             job_deserializer=msgspec.json.decode,
         )
@@ -69,6 +69,7 @@ class Worker:
             pace=settings.pace,
             private_keys=settings.embedded / "private_keys" if settings.embedded else None,
         )
+        self._labeller = Labeller(self._store, self._fleets)
         self._leader = Leader(self._store, self._fleets, settings)
         self._stop = asyncio.Event()
         self._arq: JobWorker | None = None
@@ -94,7 +95,7 @@ class Worker:
                 ("restart", self._restart, RESTART_EVERY_S),
                 ("health", self._announce, HEALTH_EVERY_S),
                 ("lead", self._leader.turn, LEAD_EVERY_S),
-                ("label", self._label, LABEL_EVERY_S),
+                ("label", self._labeller.turn, LABEL_EVERY_S),
                 ("admit", lambda: admit(self._store, self._fleets), ADMIT_EVERY_S),
             )
         ]
@@ -126,10 +127,6 @@ class Worker:
                 namespaces = await self._store.rung()
         finally:
             await self._store.feed()
-
-    async def _label(self) -> None:
-        while await label(self._store, self._fleets) and not self._stop.is_set():
-            pass
 
     async def _restart(self) -> None:
         stuck = await self._store.restart_stuck()
@@ -241,7 +238,9 @@ class Worker:
                 with suppress(*self._store.errors):
                     await self._announce()
                 # What a turn has claimed would else be nobody's until its claim runs out.
-                await asyncio.gather(asyncio.wait(loops), self._end_arq(arq), self._leader.drain())
+                await asyncio.gather(
+                    asyncio.wait(loops), self._end_arq(arq), self._leader.drain(), self._labeller.drain()
+                )
         except TimeoutError:
             _log.warning("worker.not_drained", why="what is in hand is left to other workers")
         finally:

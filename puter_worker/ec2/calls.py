@@ -65,11 +65,13 @@ class Caller:
         *,
         profile: str | None,
         region: str,
+        account: str | None = None,
         pace: Pace = _at_once,
         throttled: Throttled = _unheard,
     ) -> None:
         self.profile = profile
         self.region = region
+        self._account = account
         self._sessions = sessions
         self._pace = pace
         self._throttled = throttled
@@ -135,7 +137,7 @@ class Caller:
     async def _made(self, action: str, params: Mapping[str, Any]) -> dict[str, Any]:
         lent = None
         try:
-            async with self._sessions.ec2(self.profile, self.region) as lent:
+            async with self._sessions.ec2(self.profile, self.region, account=self._account) as lent:
                 raw: dict[str, Any] = await getattr(lent, xform_name(action))(**params)
                 return raw
         except Exception as unread:

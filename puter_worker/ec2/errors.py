@@ -160,6 +160,15 @@ class ProfileMissing(Ec2Error):
     """This worker's host has no such AWS profile; another worker's may."""
 
 
+class WrongAccount(Ec2Error):
+    """The credentials have become another account's: what belongs to this one waits until they are put right."""
+
+    def __init__(self, profile: str | None, *, wanted: str, found: str) -> None:
+        of = f"profile {profile!r}" if profile else "the default profile"
+        message = f"the credentials of {of} are account {found}'s now, not {wanted}'s: put them right where workers run"
+        super().__init__("WrongAccount", message, handling=Handling.CREDENTIALS)
+
+
 def handling_of(code: str, http_status: int | None = None) -> Handling:
     """What to do about an error code of EC2's.
 

@@ -22,7 +22,7 @@ from aiobotocore.config import AioConfig
 from botocore.loaders import Loader
 from botocore.utils import parse_timestamp
 
-from puter_worker.ec2.errors import Handling, ec2_error, is_of_a_call
+from puter_worker.ec2.errors import Handling, WrongAccount, ec2_error, is_of_a_call
 
 if TYPE_CHECKING:
     from types_aiobotocore_ec2.client import EC2Client
@@ -115,10 +115,7 @@ class Sessions:
         try:
             known = self._profile(profile)
             async with known.making:
-                if known.account_id is None:
-                    async with known.session.client("sts", region_name=region, config=self._config) as sts:
-                        known.account_id = (await sts.get_caller_identity())["Account"]
-            return known.account_id
+                return await self._account_of(known, region)
         except Exception as unread:
             if not is_of_a_call(unread):
                 raise
@@ -128,13 +125,14 @@ class Sessions:
         raise error
 
     @contextlib.asynccontextmanager
-    async def ec2(self, profile: str | None, region: str) -> AsyncIterator[EC2Client]:
-        """Lends the EC2 client of a profile and region.
+    async def ec2(self, profile: str | None, region: str, *, account: str | None = None) -> AsyncIterator[EC2Client]:
+        """Lends the EC2 client of a profile and region; never one of another account than `account`, if that is given.
 
         Raises:
+            WrongAccount: a profile's credentials may be replaced at any time, by those of another account too.
             botocore's errors where it cannot be made, such as for a profile that is not there.
         """
-        client = await self._client(profile, region)
+        client = await self._client(profile, region, account)
         client.users += 1
         try:
             yield client.ec2
@@ -176,12 +174,24 @@ class Sessions:
             self._profiles[name] = _Profile(self._session(name))
         return self._profiles[name]
 
-    async def _client(self, profile: str | None, region: str) -> _Client:
+    async def _account_of(self, known: _Profile, region: str) -> str:
+        """Asked once for a session; while `known.making` is held."""
+        if known.account_id is None:
+            async with known.session.client("sts", region_name=region, config=self._config) as sts:
+                known.account_id = (await sts.get_caller_identity())["Account"]
+        return known.account_id
+
+    async def _client(self, profile: str | None, region: str, account: str | None) -> _Client:
         while True:
             known = self._profile(profile)
             async with known.making:
                 if self._profiles.get(profile) is not known:  # forgotten while this call waited
                     continue
+                if account is not None and (found := await self._account_of(known, region)) != account:
+                    if self._profiles.get(profile) is known:
+                        del self._profiles[profile]  # read anew next time: they may be put right by then
+                    await _retire(known)
+                    raise WrongAccount(profile, wanted=account, found=found)
                 if region not in known.clients:
                     stack = contextlib.AsyncExitStack()
                     made = known.session.client("ec2", region_name=region, config=self._config)

@@ -25,7 +25,8 @@ from puter_worker.store.workerstore import WorkerStore
 
 _log = structlog.get_logger("puter.admit")
 AT_ONCE = 200  # as many as one look at EC2 is for
-CLAIM_S = 15.0
+CLAIM_S = 14.0  # what a dead worker had claimed is another's within 15 s
+ANOTHER_WORKER_S = 1.0
 
 
 class Door(msgspec.Struct, frozen=True):
@@ -45,21 +46,25 @@ async def admit(store: WorkerStore, fleets: Fleets) -> None:
     doors: dict[str, list[Door]] = defaultdict(list)
     for door in await _doors(store, claimed):
         doors[door.record.fleet or ""].append(door)
-    for text, of_fleet in doors.items():
-        fleet_id = FleetId.parse(text)
-        if not await fleets.reaches(fleet_id):
-            continue
-        fleet = fleets.get(fleet_id)
-        try:
-            looked_at = await _looked_at(fleet, of_fleet)
-        except Ec2Error as error:
-            _log.warning("station.refused", station="admit", fleet=text, code=error.code, message=error.message)
-            continue
-        for door in looked_at:
-            if store.now() > until:
-                return  # the others may be somebody else's by now
-            if await _open(fleet, door):
-                await store.drop_admission(door.admission)
+    await asyncio.gather(*(_admit(store, fleets, text, of_fleet, until) for text, of_fleet in doors.items()))
+
+
+async def _admit(store: WorkerStore, fleets: Fleets, text: str, doors: Sequence[Door], until: float) -> None:
+    fleet_id = FleetId.parse(text)
+    if not await fleets.reaches(fleet_id):
+        await store.put_admissions_off([door.admission for door in doors], store.now() + ANOTHER_WORKER_S)
+        return
+    fleet = fleets.get(fleet_id)
+    try:
+        looked_at = await _looked_at(fleet, doors)
+    except Ec2Error as error:
+        _log.warning("station.refused", station="admit", fleet=text, code=error.code, message=error.message)
+        return
+    for door in looked_at:
+        if store.now() > until:
+            return  # the others may be somebody else's by now
+        if await _open(fleet, door):
+            await store.drop_admission(door.admission)
 
 
 async def _doors(store: WorkerStore, claimed: Sequence[Admission]) -> list[Door]:

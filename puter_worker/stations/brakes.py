@@ -75,6 +75,23 @@ def quota_name(instance_type: str, *, spot: bool) -> str:
     return f"quota/{'spot ' if spot else ''}{name}"
 
 
+def quota_reached(code: str, quota: str) -> str:
+    """In plain words what EC2 said with a code about the quota of this name (see `quota_name`)."""
+    family = quota.removeprefix("quota/")
+    of = "" if family == "standard" else f" of {family} types"
+    match code:
+        case "VcpuLimitExceeded":
+            return f"vCPU quota{of} reached"
+        case "InstanceLimitExceeded":
+            return f"instance quota{of} reached"
+        case "MaxSpotInstanceCountExceeded":
+            return "Spot quota reached"
+        case "PendingVerification":
+            return "AWS is still verifying the account"
+        case _:
+            return f"EC2 takes no more at once ({code})"
+
+
 def places(types: Sequence[str], zones: Sequence[str], subnets: Sequence[str]) -> list[Place]:
     """Where machines may be launched, the most wanted first.
 

@@ -1,12 +1,14 @@
 """label: writes each group-launched instance its own tags, at AWS's pace. A loop of every worker.
 
 May run twice: the same tags are written again. Killed anywhere: a label is claimed for a time and taken off the list
-only in the transaction that notes it in the record, so it comes up again.
+only in a transaction that rests on the record, and notes it there if it is still wanted; so it comes up again. All
+workers take their tokens from one bucket, and leave what they cannot write within their claim.
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import structlog
 
@@ -27,28 +29,58 @@ AT_ONCE = 20
 SENT_AT_ONCE = 8
 CLAIM_S = 12.0  # what a dead worker had claimed is another's within 15 s
 AGAIN_S = 2.0
+AFTER_ERROR_S = 1.0
 # EC2 may refuse tags of an instance that it does not show yet, as not found or as not permitted (a policy that
 # asks for tags cannot see them yet).
 NEWBORN_S = 60.0
 GIVE_UP_S = 300.0
 
 
-async def label(store: WorkerStore, fleets: Fleets) -> int:
-    """Write the labels that are due, up to AT_ONCE a fleet; how many were at hand."""
-    at_hand = 0
-    for text in await store.fleets():
-        fleet_id = FleetId.parse(text)
-        if await fleets.reaches(fleet_id):
-            at_hand += await _label_fleet(store, fleets.get(fleet_id))
-    return at_hand
+class Labeller:
+    """The label station of one worker: a task for each fleet that has labels to be written."""
+
+    def __init__(self, store: WorkerStore, fleets: Fleets) -> None:
+        self._store = store
+        self._fleets = fleets
+        self._at_work: dict[str, asyncio.Task[None]] = {}
+        self._draining = False
+
+    async def turn(self) -> None:
+        """Begin with fleets that nobody of this worker is at; to be called again and again."""
+        for text in await self._store.fleets():
+            if text in self._at_work or not await self._store.labels_due(text):
+                continue
+            fleet_id = FleetId.parse(text)
+            if await self._fleets.reaches(fleet_id):
+                self._at_work[text] = task = asyncio.create_task(self._write_all(self._fleets.get(fleet_id)))
+                task.add_done_callback(partial(self._ended, text))
+
+    def _ended(self, text: str, _: asyncio.Task[None]) -> None:
+        del self._at_work[text]
+
+    async def drain(self) -> None:
+        """Let what is claimed be written."""
+        self._draining = True
+        while self._at_work:
+            await asyncio.wait(list(self._at_work.values()))
+
+    async def _write_all(self, fleet: Fleet) -> None:
+        try:
+            while not self._draining and await label(self._store, fleet):
+                pass
+        except self._store.errors as error:
+            _log.warning("redis.unavailable", station="label", error=type(error).__name__)
+            await asyncio.sleep(AFTER_ERROR_S)
+        except Exception:  # noqa: BLE001 - a defect in one fleet must not end the others
+            _log.exception("station.failed", station="label", fleet=str(fleet))
+            await asyncio.sleep(AFTER_ERROR_S)
 
 
-async def _label_fleet(store: WorkerStore, fleet: Fleet) -> int:
-    if not await store.labels_due(str(fleet)):
-        return 0
-    # No more than can be written soon: the others are for whoever has time before.
+async def label(store: WorkerStore, fleet: Fleet) -> int:
+    """Write labels that are due, up to AT_ONCE and no more than there are tokens for; how many were at hand."""
     tokens = await fleet.pacer.take([("CreateTags", 0)])
     until = store.now() + CLAIM_S
+    # No more than can be written soon: the others are for whoever has time before.
     claimed = await store.claim_labels(str(fleet), min(AT_ONCE, tokens.before), until)
     stored = await store.records([one.key for one in claimed])
     at_once = asyncio.Semaphore(SENT_AT_ONCE)
@@ -57,8 +89,8 @@ async def _label_fleet(store: WorkerStore, fleet: Fleet) -> int:
         async with at_once:
             return await _write(store, fleet, one, read, until)
 
-    written = await asyncio.gather(*map(write, claimed, stored))
-    labelled = [one for one, done in zip(claimed, written, strict=True) if done]
+    outcomes = await asyncio.gather(*map(write, claimed, stored), return_exceptions=True)
+    labelled = [one for one, outcome in zip(claimed, outcomes, strict=True) if outcome is True]
     while labelled:
         stored = await store.records([one.key for one in labelled])
         noted = await store.commit_each(
@@ -66,6 +98,9 @@ async def _label_fleet(store: WorkerStore, fleet: Fleet) -> int:
         )
         # What was observed meanwhile is read anew.
         labelled = [one for one in labelled if one not in {label for label, _ in noted}]
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
     return len(claimed)
 
 
@@ -102,6 +137,8 @@ async def _write(store: WorkerStore, fleet: Fleet, one: Label, stored: Stored[Re
 
 def _note(store: WorkerStore, txn: Txn, fleet: Fleet, one: Label, stored: Stored[Record]) -> None:
     """Take a label off the list, and say in the record that it is written, if the record still speaks of it."""
-    if stored.value is not None and _wants(stored.value, one):
+    if stored.value is None or not _wants(stored.value, one):
+        store.expect_record(txn, one.key, stored)
+    else:
         store.put_record(txn, stored, stored.value.but(labelled=True), event="instance.labelled")
     store.put_labelled(txn, str(fleet), one)

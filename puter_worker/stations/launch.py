@@ -50,16 +50,14 @@ from puter_worker.store.workerstore import WorkerStore
 _log = structlog.get_logger("puter.launch")
 # More at a time would only wait for each other's tokens.
 UNITS_AT_ONCE = 24
-READ_FROM_PAD = 1_000
-# A wait shorter than this needs no explanation; a longer one is explained anew after as long.
-EXPLAIN_AFTER_S = 2.0
-EXPLAIN_AT_ONCE = 500
+# Of one namespace, each time: as many as four calls launch, the burst that EC2 allows.
+READ_FROM_PAD = 400
 PREPARE_S = 60.0
 TRY_AGAIN_S = 5.0
 AFTER_REDIS_S = 1.0
 PARALLEL_AGAIN_S = 1.0
 LOOK_EVERY_S = 0.025
-LOOK_WHILE_PACED_S = 0.25
+LOOK_WHILE_PACED_S = 0.1
 PLACE_AGAIN_S = 5.0
 
 
@@ -79,27 +77,32 @@ class Launcher:
         # Namespaces by the number of their latest launch: whoever was served longest ago comes first.
         self._served: dict[str, int] = {}
         self._launches = 0
-        self._explained_at = 0.0
+
+    def is_busy(self, key: PuterKey) -> bool:
+        """Whether a launch with this key is on its way."""
+        return key in self._busy
 
     async def turn(self) -> float:
         """Look at the launchpads once and begin what can be launched now; after how long to look again."""
         now = self._store.now()
+        calls = (await self._fleet.pacer.take([("RunInstances", 0)])).before
+        room = (await self._fleet.pacer.take([(INSTANCES, 0)])).before
+        if min(calls, room) < 1:
+            return LOOK_WHILE_PACED_S  # nothing could be begun: what waits need not be read
         waiting: list[Waiting] = []
         for namespace in sorted(await self._store.pads(str(self._fleet)), key=lambda ns: self._served.get(ns, 0)):
             since = await self._store.on_pad(str(self._fleet), namespace, now, READ_FROM_PAD)
-            on_pad = await self._read([PuterKey(namespace, tag) for tag in since])
+            keys = [key for tag in since if (key := PuterKey(namespace, tag)) not in self._busy]
+            on_pad = await self._read(keys)
             if plan.is_ready(on_pad, since, now, most=self._most):
                 waiting += on_pad
         if waiting and await self._gate.open():
-            return await self._begin_what_may(await self._in_parallel(waiting), now)
+            return await self._begin_what_may(await self._in_parallel(waiting), now, calls=calls, room=room)
         return LOOK_EVERY_S
 
-    async def _begin_what_may(self, waiting: Sequence[Waiting], now: float) -> float:
+    async def _begin_what_may(self, waiting: Sequence[Waiting], now: float, *, calls: int, room: int) -> float:
         brakes = await self._store.brakes(str(self._fleet))
-        calls = await self._fleet.pacer.take([("RunInstances", 0)])
-        machines = await self._fleet.pacer.take([(INSTANCES, 0)])
-        room = machines.before
-        for unit in plan.units(waiting, calls_now=calls.before, most=self._most):
+        for unit in plan.units(waiting, calls_now=calls, most=self._most):
             if len(self._tasks) >= UNITS_AT_ONCE:
                 break
             choice = await self._choose(unit, brakes, now)
@@ -113,7 +116,6 @@ class Launcher:
             asked = unit[: min(choice.most, max(1, room))]
             granted = await self._fleet.pacer.take(_cost(asked))
             if granted.wait_s > 0:
-                await self._explain(waiting, granted.wait_s)
                 return min(granted.wait_s, LOOK_WHILE_PACED_S)
             room -= len(asked)
             self._begin(asked, choice.place, names, probe=choice.most < FREE)
@@ -227,7 +229,6 @@ class Launcher:
             self._busy.pop(key, None)
 
     async def _read(self, keys: Sequence[PuterKey]) -> list[Waiting]:
-        keys = [key for key in keys if key not in self._busy]
         stored, specs = await asyncio.gather(self._store.records(keys), self._store.specs(keys))
         waiting: list[Waiting] = []
         for key, one, spec in zip(keys, stored, specs, strict=True):
@@ -258,6 +259,10 @@ class Launcher:
             await self._split(unit, place, held, Ec2Error(error.code, str(error)))
         except Ec2Error as error:
             await self._not_prepared(unit, error)
+        except self._store.refusals:
+            with suppress(*self._store.errors):
+                await self._fleet.pacer.give_back(_cost(unit))  # Redis has refused the intent: nothing is sent
+            raise
         except self._store.errors:
             raise
         except Exception as error:  # noqa: BLE001 - a key that cannot be composed must not hold up all others
@@ -275,6 +280,10 @@ class Launcher:
                 return await prepare(self._fleet, unit, place, self._store.now())
         except TimeoutError:
             raise Ec2Error("Timeout", "EC2 takes long to answer", handling=Handling.AGAIN) from None
+        except OSError as error:
+            # The file of a key that EC2 shall make for this host.
+            _log.error("key.not_kept", error=type(error).__name__, path=error.filename)
+            raise Ec2Error(type(error).__name__, error.strerror or "", handling=Handling.AGAIN) from None
 
     async def _split(
         self, unit: Unit, place: Place, held: set[PuterKey], error: Ec2Error, reason: str | None = None
@@ -294,30 +303,20 @@ class Launcher:
     async def _not_prepared(self, unit: Unit, error: Ec2Error, reason: str | None = None) -> None:
         """Nothing was asked of EC2 for these keys: fail them, or let them wait where they are."""
         await self._fleet.pacer.give_back(_cost(unit))
-        now, txn = self._store.now(), Txn()
-        reason = reason or reason_after(error)
-        for w in unit:
+        told = reason or reason_after(error)
+
+        def put(txn: Txn, w: Waiting) -> None:
+            now = self._store.now()
             if is_final(error):
                 self._fail(txn, w.stored, error, now)
-                continue
-            self._tell_waiting(txn, w, reason, now)
+                return
+            self._tell_waiting(txn, w, told, now)
             self._store.put_on_pad(txn, w.key, str(self._fleet), now + TRY_AGAIN_S)
-        await self._store.commit(txn)
 
-    async def _explain(self, waiting: Sequence[Waiting], calls_wait_s: float) -> None:
-        """Say of keys that have waited for a while what they wait for, and how long by the published rates."""
-        now = self._store.now()
-        if now - self._explained_at < EXPLAIN_AFTER_S:
-            return
-        self._explained_at = now
-        seconds = plan.estimate_s(len(waiting), most=self._most, calls_wait_s=calls_wait_s)
-        reason = f"waiting for EC2 request budget, about {format_duration(max(1, seconds))}"
-        for w in waiting[:EXPLAIN_AT_ONCE]:
-            if now - w.record.changed_at >= EXPLAIN_AFTER_S and w.record.reason != reason and w.key not in self._busy:
-                txn = Txn()
-                changed = w.record.but(reason=reason, changed_at=now)
-                self._store.put_record(txn, w.stored, changed, event="launch.delayed")
-                await self._store.commit(txn)
+        left: Sequence[Waiting] = unit
+        while left:
+            written = {w.key for w in await self._store.commit_each(left, put)}
+            left = await self._read([w.key for w in left if w.key not in written])
 
 
 def _cost(unit: Unit) -> list[tuple[str, int]]:

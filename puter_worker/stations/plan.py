@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
 
 import msgspec
 
+from puter_client.contract.duration import format_duration
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Os
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
-from puter_worker.pacer import BUCKETS, INSTANCES
+from puter_worker.pacer import Budget
 from puter_worker.store.base import Kept
+from puter_worker.turns import take_turns
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -104,12 +107,7 @@ def units(waiting: Sequence[Waiting], *, calls_now: int, most: int) -> list[Unit
 
 def in_turns(of: Iterable[Unit]) -> list[Unit]:
     """Units ordered so that namespaces take turns."""
-    queues: dict[str, list[Unit]] = defaultdict(list)
-    for unit in of:
-        queues[unit[0].record.namespace].append(unit)
-    turns = [list(units) for units in queues.values()]
-    longest = max((len(units) for units in turns), default=0)
-    return [units[turn] for turn in range(longest) for units in turns if turn < len(units)]
+    return take_turns(of, lambda unit: unit[0].record.namespace)
 
 
 def is_ready(waiting: Sequence[Waiting], since: Mapping[str, float], now: float, *, most: int) -> bool:
@@ -128,9 +126,17 @@ def is_ready(waiting: Sequence[Waiting], since: Mapping[str, float], now: float,
     return now - max(times) >= IDLE_S and len(waiting) >= expected
 
 
-def estimate_s(keys: int, *, most: int, calls_wait_s: float) -> float:
-    """In how many seconds the last of so many waiting keys can be launched, by EC2's published rates."""
-    calls = -(-keys // most)
-    by_calls = calls_wait_s + max(0, calls - 1) / BUCKETS["RunInstances"].rate
-    by_instances = max(0.0, keys - BUCKETS[INSTANCES].size) / BUCKETS[INSTANCES].rate
-    return max(by_calls, by_instances)
+def estimate_s(budget: Budget, *, machines: int, calls: float) -> float:
+    """In how many seconds so many machines can have been launched with so many calls, within a budget.
+
+    A part of a call is one that others share.
+    """
+    by_calls = (ceil(calls - 1e-6) - budget.calls) / budget.calls_rate
+    by_machines = (machines - budget.machines) / budget.machines_rate
+    return max(0.0, by_calls, by_machines)
+
+
+def about(seconds: float) -> str:
+    """An estimate as it is told: rounded up, so coarsely that it need not be told anew all the time."""
+    step = 5 if seconds < 60 else 30 if seconds < 600 else 300
+    return format_duration(max(1, -(-seconds // step)) * step)

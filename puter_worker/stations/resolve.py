@@ -1,8 +1,10 @@
 """resolve: looks keys up in EC2, many with one request: is the machine there already? A loop of the fleet's leader.
 
-May run twice: every key is decided in a transaction that rests on its record, and is taken off the list in it; killed
-before, the key comes up again when its claim runs out. An empty look-up means unknown, not absent: what protects
-against a second launch is the record, its intent, the intent's tag and its token, never this look-up.
+May run twice: every new key is decided in a transaction that rests on its record, and is taken off the list in it;
+killed before, the key comes up again when its claim runs out. A living one is taken off when its parked wishes are
+settled; one that is parked in that moment is seen to when its station is run again. An empty look-up means unknown,
+not absent: what protects against a second launch is the record, its intent, the intent's tag and its token, never
+this look-up.
 """
 
 from __future__ import annotations
@@ -35,8 +37,10 @@ from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
 
 _log = structlog.get_logger("puter.resolve")
-AT_ONCE = 1_000
-CLAIM_S = 15.0
+READ_AT_ONCE = 4_000
+# Of one namespace: with more, another that has few would wait for its turn for longer.
+AT_ONCE = 400
+CLAIM_S = 12.0  # what a dead leader had claimed is another's within 15 s, its lease included
 LOOK_EVERY_S = 0.025
 # Look-ups that are not full begin at least so long apart: each costs a token however few keys it is for.
 APART_S = 0.2
@@ -50,29 +54,24 @@ STALE_VIEW_S = 60.0
 
 
 async def resolve(store: WorkerStore, fleet: Fleet) -> float:
-    """Look up the keys that are due, up to AT_ONCE; after how long to look again."""
+    """Look up keys that are due, up to AT_ONCE of a namespace; after how long to look again."""
     now = store.now()
-    since = await store.look_ups(str(fleet), now, AT_ONCE)
-    full = in_full_calls(since)
-    rest = [key for key in since if key not in full]
-    if rest and (waited_enough(since.values(), now) or await _none_is_missing(store, list(since))):
-        keys = list(since)
-        pause_s = APART_S
-    else:
-        keys = list(full)
-        pause_s = 0.0 if full else LOOK_EVERY_S
+    since = await store.look_ups(str(fleet), now, READ_AT_ONCE)
+    of: dict[str, dict[PuterKey, float]] = defaultdict(dict)
+    for key, at in since.items():
+        of[key.namespace][key] = at
+    keys: list[PuterKey] = []
+    pause_s = LOOK_EVERY_S
+    for some in of.values():  # a call is for keys of one namespace
+        full = min(AT_ONCE, len(some) // MAX_FILTER_VALUES * MAX_FILTER_VALUES)
+        rest = full < len(some) < AT_ONCE
+        if rest and (waited_enough(some.values(), now) or await _none_is_missing(store, list(some))):
+            full, pause_s = len(some), APART_S
+        keys += list(some)[:full]
     if keys:
         await store.claim_look_ups(str(fleet), keys, now + CLAIM_S)
         await _look_up(store, fleet, keys)
     return pause_s
-
-
-def in_full_calls(since: Iterable[PuterKey]) -> set[PuterKey]:
-    """As many of the keys as fill calls to the last filter value; a call is for keys of one namespace. Pure."""
-    of: dict[str, list[PuterKey]] = defaultdict(list)
-    for key in since:
-        of[key.namespace].append(key)
-    return {key for keys in of.values() for key in keys[: len(keys) // MAX_FILTER_VALUES * MAX_FILTER_VALUES]}
 
 
 def waited_enough(since: Iterable[float], now: float) -> bool:
@@ -193,9 +192,11 @@ async def _confirm_live(store: WorkerStore, fleet: Fleet, live: Sequence[Kept[Re
     async def settle(key: PuterKey) -> None:
         async with at_once:
             await intake.settle_parked(store, key)
+            txn = Txn()
+            store.put_off_look_up(txn, key, str(fleet))
+            await store.commit(txn)
 
     await asyncio.gather(*(settle(kept.value.key) for kept in live))
-    await store.commit_each(live, lambda txn, kept: store.put_off_look_up(txn, kept.value.key, str(fleet)))
 
 
 async def _tell_parked(store: WorkerStore, fleet: Fleet, key: PuterKey, why: str) -> None:

@@ -21,7 +21,7 @@ from puter_worker.ec2 import instances as ec2
 from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.instances import Instance
 from puter_worker.fleet import Fleet
-from puter_worker.stations.brakes import after_no_capacity, after_quota
+from puter_worker.stations.brakes import after_no_capacity, after_quota, quota_reached
 from puter_worker.stations.facts import DEAD, choose, generation_of
 from puter_worker.stations.members import attempts, fail, give_back, put_off, tell
 from puter_worker.stations.waiting import is_final, reason_after
@@ -147,7 +147,7 @@ async def _after_error(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], err
             brake = after_no_capacity(store.now(), why)
             await give_back(store, fleet, kept, f"{why}, trying elsewhere", 0.0, brakes={intent.capacity: brake})
         case Handling.QUOTA | Handling.SPLIT:
-            why = f"{intent.quota.removeprefix('quota/')} quota reached ({error.code})"
+            why = quota_reached(error.code, intent.quota)
             brake = after_quota(len(intent.members), store.now(), why)
             await give_back(store, fleet, kept, why, 0.0, brakes={intent.quota: brake})
         case _:

@@ -1,12 +1,14 @@
 -- Takes tokens from several buckets at once, or from none: a request may cost one call and a hundred instances.
--- KEYS: buckets. ARGV: for each, its size, its refill a second, and what is taken.
--- Answers two texts: how many whole tokens the first bucket held before, and the seconds to wait (0: they were taken).
+-- KEYS: buckets. ARGV: for each, its size, its refill a second, what is left in it once it is no longer full, and what
+-- is taken.
+-- Answers two texts: how many whole tokens the first bucket had to give, and the seconds to wait (0: they were taken).
 -- A bucket remembers a slower rate that EC2's refusals taught it; it recovers by itself in time.
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
 local wait, first, held = 0, 0, {}
 for i, key in ipairs(KEYS) do
-  local size, rate, amount = tonumber(ARGV[3 * i - 2]), tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i])
+  local size, rate = tonumber(ARGV[4 * i - 3]), tonumber(ARGV[4 * i - 2])
+  local reserve, amount = tonumber(ARGV[4 * i - 1]), tonumber(ARGV[4 * i])
   local state = redis.call('HMGET', key, 'tokens', 'at', 'slow_until', 'factor')
   local at = tonumber(state[2]) or now
   if state[3] and now < tonumber(state[3]) then
@@ -15,17 +17,18 @@ for i, key in ipairs(KEYS) do
   end
   local tokens = math.min(size, (tonumber(state[1]) or size) + math.max(0, now - at) * rate)
   held[i] = tokens
+  local free = tokens < size and tokens - reserve or tokens
   if i == 1 then
-    first = math.floor(tokens)
+    first = math.floor(free)
   end
   -- More than a bucket holds is let through when it is full, and owed: it could never be had otherwise.
   local needed = math.min(amount, size)
-  if amount > 0 and tokens < needed then  -- less than nothing is given back
-    wait = math.max(wait, (needed - tokens) / rate)
+  if amount > 0 and free < needed then  -- less than nothing is given back
+    wait = math.max(wait, (needed - free) / rate)
   end
 end
 for i, key in ipairs(KEYS) do
-  local taken = wait == 0 and tonumber(ARGV[3 * i]) or 0
+  local taken = wait == 0 and tonumber(ARGV[4 * i]) or 0
   redis.call('HSET', key, 'tokens', tostring(held[i] - taken), 'at', string.format('%.6f', now))
   redis.call('EXPIRE', key, 7200)
 end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -50,7 +51,7 @@ class Admission(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Machines(Base):
-    """What a fleet's leader does with living machines."""
+    """What workers do with living machines."""
 
     async def live_keys(self, fleet: str) -> list[PuterKey]:
         """Keys of the fleet whose machine is alive as far as is known."""
@@ -97,6 +98,10 @@ class Machines(Base):
         raws = await self.scripts.claim(keys=[names.ADMISSIONS], args=[self.now(), until, most])
         found = [decode(raw, Admission, names.ADMISSIONS) for raw in raws]
         return [admission for admission in found if admission is not None]
+
+    async def put_admissions_off(self, admissions: Sequence[Admission], at: float) -> None:
+        """Leave claimed admissions to another worker, from a time on."""
+        await self.redis.zadd(names.ADMISSIONS, {encode(admission): at for admission in admissions}, xx=True)
 
     async def drop_admission(self, admission: Admission) -> None:
         """The admission is made, or no longer wanted."""

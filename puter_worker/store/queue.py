@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 
 from puter_client.contract.key import PuterKey
@@ -9,7 +10,7 @@ from puter_worker.store import names
 from puter_worker.store.base import KEEP_S, Base
 from puter_worker.store.txn import Txn
 
-RESTART_AFTER_S = 15.0
+RESTART_AFTER_S = 14.0  # and half a second: `restart` looks that often
 # A namespace's share of the queue: its 10,000 do not hold up another's one.
 ROOM_IN_QUEUE = 500
 
@@ -35,11 +36,15 @@ class Queue(Base):
             )
         return fed
 
-    async def lock_jobs(self, ids: Sequence[str], for_s: float) -> dict[str, int]:
-        """Lock those of these jobs that are due and that nobody runs; their scores in the queue."""
+    async def lock_jobs(self, ids: Sequence[str], *, now_ms: int, for_s: float) -> dict[str, int]:
+        """Lock those of these jobs that are due and that nobody runs; their scores in the queue.
+
+        `now_ms`: by the clock by which arq has picked them.
+        """
         if not ids:
             return {}
-        args = [int(self.now() * 1000), int(for_s * 1000), names.fed(""), *ids]
+        # If the answer is lost, the connection asks again: its own locks are told from those of others.
+        args = [now_ms, int(for_s * 1000), names.fed(""), secrets.token_hex(8), *ids]
         locked = iter(await self.scripts.start(keys=[names.QUEUE], args=args))
         return {job_id.decode(): int(float(score)) for job_id, score in zip(locked, locked, strict=True)}
 

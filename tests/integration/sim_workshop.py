@@ -229,7 +229,6 @@ def swift(monkeypatch: pytest.MonkeyPatch) -> None:
         (launch, "TRY_AGAIN_S", 0.1),
         (launch, "PARALLEL_AGAIN_S", 0.1),
         (launch, "PLACE_AGAIN_S", 0.2),
-        (launch, "EXPLAIN_AFTER_S", 0.2),
         (label, "AGAIN_S", 0.2),
         (observe, "STARTING_EVERY_S", 0.3),
         (observe, "WAITED_FOR_EVERY_S", 0.3),
@@ -249,8 +248,9 @@ def swift(monkeypatch: pytest.MonkeyPatch) -> None:
 def hasten(monkeypatch: pytest.MonkeyPatch, speed: float) -> None:
     """Buckets of the published sizes that refill so many times as fast."""
     for name, bucket in pacer.BUCKETS.items():
-        monkeypatch.setitem(pacer.BUCKETS, name, Bucket(bucket.size, bucket.rate * speed))
-    monkeypatch.setattr(pacer, "_DESCRIBE", Bucket(95, 20 * speed))
+        monkeypatch.setitem(pacer.BUCKETS, name, msgspec.structs.replace(bucket, rate=bucket.rate * speed))
+    describe = pacer._DESCRIBE
+    monkeypatch.setattr(pacer, "_DESCRIBE", msgspec.structs.replace(describe, rate=describe.rate * speed))
 
 
 @pytest.fixture

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from puter_worker.ec2.answers import Vpcs
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.errors import Ec2Error, Handling, ProfileMissing
+from puter_worker.ec2.errors import Ec2Error, Handling, ProfileMissing, WrongAccount
 from puter_worker.ec2.session import Sessions
+from puter_worker.fleet import FleetId, Fleets
+from puter_worker.store.workerstore import WorkerStore
 from tests.integration.moto_server import REGION
 
 
@@ -97,3 +100,55 @@ async def test_what_is_closed_can_be_opened_again(sessions: Sessions) -> None:
     await sessions.aclose()
 
     assert (await caller.call("DescribeVpcs", Vpcs)).vpcs
+
+
+ELSEWHERE = "210987654321"
+
+
+async def test_nothing_is_asked_of_another_account(sessions: Sessions) -> None:
+    with pytest.raises(WrongAccount, match=f"account 123456789012's now, not {ELSEWHERE}'s") as caught:
+        await Caller(sessions, profile=None, region=REGION, account=ELSEWHERE).call("DescribeVpcs", Vpcs)
+
+    assert caught.value.handling is Handling.CREDENTIALS
+
+
+async def test_credentials_that_have_become_another_accounts_are_not_used_and_read_anew(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts = [ELSEWHERE, "123456789012"]
+
+    async def account_of(_self: Sessions, known: object, _region: str) -> str:
+        return accounts[0] if known is first else accounts[1]
+
+    caller = Caller(sessions, profile=None, region=REGION, account="123456789012")
+    first = sessions._profile(None)
+    monkeypatch.setattr(Sessions, "_account_of", account_of)
+    with pytest.raises(WrongAccount):
+        await caller.call("DescribeVpcs", Vpcs)
+
+    assert (await caller.call("DescribeVpcs", Vpcs)).vpcs
+
+
+async def test_a_host_takes_up_its_own_accounts_fleets_alone(sessions: Sessions) -> None:
+    fleets = Fleets(cast("WorkerStore", None), sessions)
+
+    assert await fleets.reaches(FleetId("123456789012", REGION))
+    assert not await fleets.reaches(FleetId(ELSEWHERE, REGION))
+    assert not await fleets.reaches(FleetId("123456789012", REGION, "lab"))  # a profile that is not here
+
+
+async def test_where_an_account_cannot_be_told_the_calls_say_why(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    fleets = Fleets(cast("WorkerStore", None), sessions)
+    asked: list[str] = []
+
+    async def account_id(_self: Sessions, _profile: str | None, region: str) -> str:
+        asked.append(region)
+        raise Ec2Error("NoCredentials", "there are none", handling=Handling.CREDENTIALS)
+
+    monkeypatch.setattr(Sessions, "account_id", account_id)
+
+    assert [await fleets.reaches(FleetId(ELSEWHERE, REGION)) for _ in range(5)] == [True] * 5
+    assert asked == [REGION]  # not again and again

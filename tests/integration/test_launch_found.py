@@ -45,12 +45,12 @@ async def test_a_thousand_machines_are_found_with_ten_calls_forgotten_or_not_see
     await launch_unseen(sim_workshop, fleet)
 
     await asked_for(sim_workshop, idle)
-    await resolve(idle.store, fleet)
+    await resolved(idle, fleet)
     await admit(idle.store, idle._fleets)
     forgotten = len(await sim_workshop.calls("DescribeInstances"))
     monkeypatch.setattr(settle, "FRESH_S", 0.0)
     await asked_for(sim_workshop, idle)
-    await resolve(idle.store, fleet)
+    await resolved(idle, fleet)
     not_seen = len(await sim_workshop.calls("DescribeInstances")) - forgotten
 
     assert max(forgotten, not_seen) <= 10, (forgotten, not_seen)
@@ -74,6 +74,12 @@ async def test_a_call_is_made_for_part_of_a_batch_only_when_it_is_full_or_nobody
     await resolve(idle.store, fleet)
 
     assert [*looked_up, await on_pad(sim_workshop)] == [0, 200, 200, 249]
+
+
+async def resolved(idle: Worker, fleet: Fleet) -> None:
+    """All that waits to be looked up is."""
+    while await idle.store.look_ups(str(fleet), idle.store.now(), 1):
+        await resolve(idle.store, fleet)
 
 
 async def on_pad(shop: SimWorkshop) -> int:

@@ -12,10 +12,13 @@ import msgspec
 import pytest
 
 from puter_client.client import Asked
+from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Origin, Phase
 from puter_client.view import WaitFor
 from puter_worker import pacer
+from puter_worker.ec2.tags import own_tags
 from puter_worker.pacer import INSTANCES, Bucket
+from puter_worker.stations import label as label_station
 from puter_worker.stations import launch
 from puter_worker.stations.plan import Unit
 from puter_worker.store import names
@@ -288,6 +291,24 @@ async def test_a_policy_that_cannot_see_the_newborns_tags_yet_is_asked_again(sim
     async with sim_workshop.working():
         await sim_workshop.wish(*TAGS[:8], wait=WaitFor.LAUNCHED)
         await all_labelled(sim_workshop, *TAGS[:8])
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_a_label_that_meets_a_defect_holds_up_no_other(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def some_own_tags(key: PuterKey, generation: int) -> dict[str, str]:
+        if key.tag == TAGS[3]:
+            raise RuntimeError("nobody has thought of this")
+        return own_tags(key, generation)
+
+    monkeypatch.setattr(label_station, "own_tags", some_own_tags)
+    async with sim_workshop.working():
+        await sim_workshop.wish(*TAGS[:8], wait=WaitFor.LAUNCHED)
+        await all_labelled(sim_workshop, *TAGS[:3], *TAGS[4:8])
+        (odd,) = await sim_workshop.records(TAGS[3])
+
+    assert not odd.labelled
 
 
 @pytest.mark.usefixtures("in_groups")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import pytest
 
@@ -11,6 +12,7 @@ from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
 from puter_worker import pacer
 from puter_worker.pacer import INSTANCES, Bucket, Pacer
+from puter_worker.stations import explain
 from puter_worker.store import names
 from puter_worker.store.workerstore import WorkerStore
 from tests.ec2sim.config import Fault
@@ -107,15 +109,21 @@ async def some_launch(shop: SimWorkshop) -> bool:
 async def test_who_waits_for_the_budget_is_told_so_with_an_estimate(
     sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(pacer.BUCKETS, "RunInstances", Bucket(1, 0.1))
+    monkeypatch.setattr(explain, "AFTER_S", 0.2)
+    monkeypatch.setattr(explain, "EVERY_S", 0.2)
+    monkeypatch.setitem(pacer.BUCKETS, "RunInstances", Bucket(1, 0.01))  # one call in 100 s
     async with sim_workshop.working(max_group=5):
         await sim_workshop.submit(*TAGS[:20])
 
         async def told() -> bool:
-            reasons = await sim_workshop.reasons(*TAGS[:20])
-            return any(reason.startswith("waiting for EC2 request budget, about ") for reason in reasons)
+            return sum("request budget" in reason for reason in await sim_workshop.reasons(*TAGS[:20])) == 15
 
-        await eventually("the reason is told", told)
+        await eventually("all are told who are not of the first call", told)
+        reasons = Counter(reason for reason in await sim_workshop.reasons(*TAGS[:20]) if "budget" in reason)
+
+    # The second, third and fourth call are due in 100, 200 and 300 s; told is what they are in coarse steps.
+    about = {"2m": 5, "3m30s": 5, "5m": 5}
+    assert reasons == {f"waiting for EC2 request budget, about {told}": many for told, many in about.items()}
 
 
 async def test_what_was_refused_as_too_much_is_slowed_down_and_comes_through(sim_workshop: SimWorkshop) -> None:

@@ -104,7 +104,7 @@ async def test_labelling_and_admitting_twice_at_once_is_harmless(workshop: Works
         await workshop.wish("one")
         with workshop.server.client() as behind:
             behind.zadd(names.labels(FLEET), {"betty/one#1": 0})
-        await asyncio.gather(*(label(worker.store, worker._fleets) for _ in range(3)))
+        await asyncio.gather(*(label(worker.store, next(iter(worker._fleets._fleets.values()))) for _ in range(3)))
         await workshop.wish("one", ssh_from=("198.51.100.0/24",))
         await asyncio.gather(*(admit(worker.store, worker._fleets) for _ in range(3)))
         with workshop.server.client() as behind:
@@ -119,7 +119,7 @@ async def test_a_label_of_an_earlier_generation_is_dropped(workshop: Workshop) -
         await workshop.wish("one")
         with workshop.server.client() as behind:
             behind.zadd(names.labels(FLEET), {"betty/one#7": 0})
-        await label(worker.store, worker._fleets)
+        await label(worker.store, next(iter(worker._fleets._fleets.values())))
 
     (instance,) = workshop.instances()
     assert workshop.tags(instance["InstanceId"])["puter:generation"] == "1"

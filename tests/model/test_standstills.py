@@ -10,7 +10,7 @@ from tests.model.world import HOSTS, KEYS, World
 
 ONE, OTHER = HOSTS
 KEY, NEIGHBOUR = KEYS[:2]
-AT_ONCE, TOGETHER = 9, 0
+AT_ONCE, TOGETHER = 9, 1
 
 
 def on_the_launchpad(world: World, *keys: object, calls_now: int = AT_ONCE) -> None:

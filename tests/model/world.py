@@ -171,7 +171,7 @@ class World:
         self.steps = Steps()
         self.cloud = Cloud(self.steps.loop)
         self.store = _Store(server, self.steps)
-        self.calls_now = 0
+        self.calls_now = 1
         self.only: frozenset[str] = frozenset()
         self._memories: dict[str, Memory] = {}
         self._lives = dict.fromkeys(HOSTS, 0)
@@ -252,7 +252,7 @@ class World:
             "resolve": lambda: resolve(store, fleet),
             "launch": process.launcher.turn,
             "replay": take_up,
-            "label": lambda: label(store, cast("Any", _Fleets(fleet))),
+            "label": lambda: label(store, fleet),
             "observe": process.observer.turn,
         }
 

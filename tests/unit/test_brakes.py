@@ -16,6 +16,7 @@ from puter_worker.stations.brakes import (
     choose_place,
     places,
     quota_name,
+    quota_reached,
 )
 from puter_worker.store.brake import Brake
 
@@ -151,3 +152,18 @@ def test_a_small_success_does_not_take_back_what_was_learned() -> None:
 
 def test_a_brake_that_lets_a_whole_group_through_is_off() -> None:
     assert after_success(Brake(NOW, 50, "why"), 50) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "instance_type", "spot", "told"),
+    [
+        ("VcpuLimitExceeded", "t3.micro", False, "vCPU quota reached"),
+        ("VcpuLimitExceeded", "g5.xlarge", False, "vCPU quota of G and VT types reached"),
+        ("InstanceLimitExceeded", "p4d.24xlarge", False, "instance quota of P types reached"),
+        ("MaxSpotInstanceCountExceeded", "t3.micro", True, "Spot quota reached"),
+        ("PendingVerification", "t3.micro", False, "AWS is still verifying the account"),
+        ("ResourceCountExceeded", "t3.micro", False, "EC2 takes no more at once (ResourceCountExceeded)"),
+    ],
+)
+def test_a_quota_is_told_in_plain_words(code: str, instance_type: str, spot: bool, told: str) -> None:
+    assert quota_reached(code, quota_name(instance_type, spot=spot)) == told

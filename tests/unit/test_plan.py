@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
-from puter_worker.stations.plan import Waiting, estimate_s, in_turns, is_ready, units
+from puter_worker.pacer import Budget
+from puter_worker.stations.plan import Waiting, about, estimate_s, in_turns, is_ready, units
 from puter_worker.store.base import Kept
 
 
@@ -129,7 +130,27 @@ def test_a_batch_that_is_still_coming_in_is_waited_for() -> None:
     assert is_ready(some, times, 1.31, most=100)
 
 
-def test_the_estimate_follows_the_published_rates() -> None:
-    assert estimate_s(1, most=100, calls_wait_s=0.5) == 0.5
-    assert estimate_s(1_000, most=100, calls_wait_s=0.0) == pytest.approx(4.5)  # ten calls, two a second
-    assert estimate_s(3_000, most=100, calls_wait_s=0.0) == pytest.approx(1_000)  # instances, two a second
+BURST = Budget(calls=4, calls_rate=2.0, machines=1_000, machines_rate=2.0)
+
+
+def test_what_fits_the_budget_does_not_wait() -> None:
+    assert estimate_s(BURST, machines=400, calls=4.0) == 0
+
+
+def test_the_estimate_follows_whichever_budget_is_scarcer() -> None:
+    assert estimate_s(BURST, machines=1_000, calls=10.0) == pytest.approx(3.0)  # six more calls, two a second
+    assert estimate_s(BURST, machines=500, calls=500.0) == pytest.approx(248)  # each its own call
+    assert estimate_s(BURST, machines=3_000, calls=30.0) == pytest.approx(1_000)  # machines, two a second
+
+
+def test_the_estimate_counts_what_is_spent_and_what_is_slowed_down() -> None:
+    spent = Budget(calls=0, calls_rate=1.0, machines=0, machines_rate=1.0)
+
+    assert estimate_s(spent, machines=9_000, calls=90.0) == pytest.approx(9_000)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.0, "5s"), (5.1, "10s"), (61.0, "1m30s"), (3_601.0, "1h5m"), (4_500.0, "1h15m")]
+)
+def test_an_estimate_is_told_coarsely_and_never_too_short(seconds: float, told: str) -> None:
+    assert about(seconds) == told

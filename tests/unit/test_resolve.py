@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
-from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
-from puter_worker.stations.resolve import all_there, in_full_calls, waited_enough
+from puter_worker.stations.resolve import all_there, waited_enough
 from puter_worker.store.base import Stored
-
-
-def keys(count: int, namespace: str = "betty") -> list[PuterKey]:
-    return [PuterKey(namespace, f"t-{n}") for n in range(count)]
 
 
 def stored(tag: str, *, batch_id: str | None, size: int | None, phase: Phase = Phase.RESOLVING) -> Stored[Record]:
@@ -22,16 +15,6 @@ def stored(tag: str, *, batch_id: str | None, size: int | None, phase: Phase = P
         namespace="betty", tag=tag, phase=phase, created_at=0, changed_at=0, batch_id=batch_id, batch_size=size
     )
     return Stored(record, b"1")
-
-
-def test_full_calls_are_taken_out_of_what_each_namespace_has() -> None:
-    full = in_full_calls([*keys(450), *keys(199, "carol"), *keys(200, "dave")])
-
-    assert Counter(key.namespace for key in full) == {"betty": 400, "dave": 200}
-
-
-def test_the_earliest_come_first_into_full_calls() -> None:
-    assert in_full_calls(keys(201)) == set(keys(200))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""explain: tells keys on launchpads that they wait for EC2's request budget, and for how long. A loop of the leader.
+
+May run twice, and on stale data: it writes nothing but a reason, into records that are still as they were read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import Phase
+from puter_client.contract.record import Record
+from puter_worker.fleet import Fleet
+from puter_worker.stations import plan
+from puter_worker.store.base import Kept
+from puter_worker.store.txn import Txn
+from puter_worker.store.workerstore import WorkerStore
+from puter_worker.turns import take_turns
+
+EVERY_S = 5.0
+# A wait shorter than this needs no explanation.
+AFTER_S = 2.0
+READ_AT_ONCE = 500
+# So many keys are looked through each time; more of them less often.
+EVERY_FOR = 2_000
+MOST = 50_000
+_REASON = "waiting for EC2 request budget, about "
+
+
+async def explain(
+    store: WorkerStore, fleet: Fleet, *, most: int, busy: Callable[[PuterKey], bool] = lambda _: False
+) -> float:
+    """Explain all waits that are due to the budget, `most` machines a call; after how long to do so again.
+
+    `busy`: whether a key is being launched right now; to write its record would only undo that.
+    """
+    since = store.now() - AFTER_S
+    due = [
+        PuterKey(namespace, tag)
+        for namespace in await store.pads(str(fleet))
+        # What waits for a place, a quota or its batch is on the pad from a later time on, and has its reason.
+        for tag in await store.on_pad(str(fleet), namespace, since, MOST)
+    ]
+    budget = await fleet.pacer.budget()
+    machines, calls = 0, 0.0
+    keys = take_turns(due, lambda key: key.namespace)
+    for start in range(0, len(keys), READ_AT_ONCE):
+        some = keys[start : start + READ_AT_ONCE]
+        told: list[tuple[Kept[Record], Record]] = []
+        for one, spec in zip(await store.records(some), await store.specs(some), strict=True):
+            kept = one.kept
+            if kept is None or spec is None or kept.value.phase is not Phase.LAUNCHING or kept.value.intent:
+                continue
+            machines, calls = machines + 1, calls + (1 if spec.spot else 1 / most)
+            seconds = plan.estimate_s(budget, machines=machines, calls=calls)
+            reason = _REASON + plan.about(seconds)
+            if kept.value.reason != reason and not busy(kept.value.key):
+                told.append((kept, kept.value.but(reason=reason, changed_at=store.now())))
+
+        def put(txn: Txn, one: tuple[Kept[Record], Record]) -> None:
+            kept, changed = one
+            # Its timeline tells once that it waits, not each new estimate.
+            first = not (kept.value.reason or "").startswith(_REASON)
+            store.put_record(txn, kept, changed, event="launch.delayed" if first else None)
+
+        await store.commit_each(told, put)
+    return EVERY_S * max(1.0, len(keys) / EVERY_FOR)
