@@ -135,7 +135,8 @@ def _environ(url: str) -> dict[str, str]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "PUTER_PACE": "off",  # moto has no request rates, and of a group's call it grants one machine
+        "PUTER_PACE": "off",  # moto has no request rates
+        "PUTER_MAX_GROUP": "1",  # and of a group's call it grants one machine
         "PUTER_DRAIN_S": "1",  # nothing is left for another worker
     }
 

@@ -58,6 +58,7 @@ class CliWorld:
             "PUTER_HOME": str(self.home),
             "PUTER_NAMESPACE": "betty",
             "PUTER_PACE": "off",
+            "PUTER_MAX_GROUP": "1",  # of a group's call moto grants one machine
             "PUTER_DRAIN_S": "2",
             "LOGNAME": "betty",
             "AWS_ENDPOINT_URL": aws,

@@ -30,6 +30,7 @@ def start_worker(valkey: RedisServer, moto: str, tmp_path: Path) -> Iterator[Sta
 
     def start(*options: str) -> subprocess.Popen[bytes]:
         environ = {**os.environ, "PUTER_REDIS_URL": valkey.url, "PUTER_PACE": "off", "PUTER_HOME": str(tmp_path)}
+        environ["PUTER_MAX_GROUP"] = "1"  # of a group's call moto grants one machine
         with (tmp_path / "worker.log").open("ab") as log:
             worker = subprocess.Popen([sys.executable, "-m", "puter_worker", *options], env=environ, stderr=log)
         started.append(worker)

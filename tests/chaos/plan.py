@@ -10,9 +10,14 @@ import msgspec
 from tests.ec2sim.config import Fault, SimConfig, adverse
 
 NAMESPACES = ("ann", "bob", "cy")
-LAG_S = 2.0
+# Of instances and tags, from when they are there until they are seen: up to 2 s, and seldom much less.
+LAG_S = (1.0, 2.0)
+REFUSED = 0.05
+LOST = 0.10
+# Answers that are wrong in other ways, besides: halved, or an error though the effect took place.
+MANGLED = 0.01
 # The calls of Puter's that change something.
-_MUTATING = ("RunInstances", "Create*", "Import*", "Authorize*", "Modify*")
+MUTATING = ("RunInstances", "Create*", "Import*", "Authorize*", "Modify*")
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,21 +83,25 @@ def any_seed() -> int:
 
 
 def bad_day(seed: int, speed: float) -> SimConfig:
-    """EC2 as it behaves meanwhile: 10 % of mutating calls lose their answer, 5 % of all are refused with a 503."""
+    """EC2 as it behaves meanwhile.
+
+    Five of a hundred calls are refused with a 503; of the others that change something, ten lose their answer after
+    the effect. The refusals come first, so that none of them hides a lost answer.
+    """
     lost = tuple(
         fault
-        for action in _MUTATING
+        for action in MUTATING
         for fault in (
-            Fault(action=action, drop=True, when="after", probability=0.05),
-            Fault(action=action, cut=True, when="after", probability=0.03),
-            Fault(action=action, code="InternalError", when="after", probability=0.02),
+            Fault(action=action, drop=True, when="after", probability=LOST),
+            Fault(action=action, cut=True, when="after", probability=MANGLED),
+            Fault(action=action, code="InternalError", when="after", probability=MANGLED),
         )
     )
     return msgspec.structs.replace(
         adverse(seed, speed),
-        faults=(*lost, Fault(code="ServiceUnavailable", probability=0.05)),
-        id_lag_s=(0.0, LAG_S),
-        list_lag_s=(0.0, LAG_S),
-        create_tags_lag_s=(0.0, LAG_S),
-        tag_lag_s=(0.0, LAG_S),
+        faults=(Fault(code="ServiceUnavailable", probability=REFUSED), *lost),
+        id_lag_s=LAG_S,
+        list_lag_s=LAG_S,
+        create_tags_lag_s=LAG_S,
+        tag_lag_s=LAG_S,
     )

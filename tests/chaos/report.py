@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from puter_client.contract.record import Event
 from puter_client.store import names as public
 from puter_worker.ec2.tags import INTENT
 from puter_worker.store import names
+from tests.chaos.plan import MUTATING
 from tests.chaos.verdict import FLEET, Finding, read_records
 from tests.ec2sim.ledger import Entry
 from tests.ec2sim.reports import Seen
@@ -70,6 +72,14 @@ def open_intents(client: Any) -> Iterable[str]:
         doc = client.hget(names.intent(intent_id.decode()), "doc")
         told = {k: v for k, v in (msgspec.json.decode(doc) if doc else {}).items() if k != "request"}
         yield f"{intent_id.decode()} from {_clock(at)}: {told}"
+
+
+def shares(ledger: Sequence[Entry]) -> str:
+    """How much went wrong, as the ledger has it: the refused of all calls, and the lost of what had an effect."""
+    changing = [e for e in ledger if e.code == "OK" and any(fnmatchcase(e.action, each) for each in MUTATING)]
+    refused = sum(e.code == "ServiceUnavailable" for e in ledger) / max(1, len(ledger))
+    lost = sum(e.answer == "dropped" for e in changing) / max(1, len(changing))
+    return f"{refused:.1%} of calls refused with 503, {lost:.1%} of {len(changing)} mutating answers lost"
 
 
 def _events(client: Any, key: PuterKey) -> list[Event]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import redis
@@ -14,12 +16,13 @@ from puter_worker.store import names
 from tests.chaos.clients import Clients
 from tests.chaos.crew import Crew, worker_environ
 from tests.chaos.plan import NAMESPACES, Plan, bad_day
-from tests.chaos.report import report, words_of
-from tests.chaos.verdict import FLEET, Finding, judge, left_to_do
+from tests.chaos.report import report, shares, words_of
+from tests.chaos.verdict import FLEET, Finding, for_good, judge, left_to_do
 from tests.ec2sim.process import SimProcess
 from tests.integration.redis_servers import RedisServer, running_server, server_binaries
 
 LOOK_EVERY_S = 0.5
+TTL_EVERY_S = 1.5
 REDIS_AWAY_S = (0.0, 1.5)
 # Past every lease, with the workers' hurry.
 FROZEN_S = (11.0, 16.0)
@@ -40,6 +43,8 @@ class Trial:
         self.plan = plan
         self._folder = folder
         self._dice = random.Random(seed)
+        self._for_good: set[bytes] = set()
+        self._looks = 0
         self.told: list[str] = []
         self.keys = [PuterKey(NAMESPACES[n % len(NAMESPACES)], f"k-{n}") for n in range(plan.keys)]
 
@@ -58,22 +63,28 @@ class Trial:
         began = time.monotonic()
         clients = Clients(server.url, self.keys, random.Random(self._dice.random()), self.plan.trouble_s / 2)
         await crew.fill()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(clients.submit_all())
-            group.create_task(self._kill_workers(server, crew))
-            group.create_task(self._freeze_workers(crew))
-            group.create_task(self._kill_redis(server, crew))
-        await crew.thaw_all()
-        healing = time.monotonic()
         with server.client() as client:
-            left = await self._healed(client, crew)
+            async with self._watching_ttls(server):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(clients.submit_all())
+                    group.create_task(self._kill_workers(server, crew))
+                    group.create_task(self._freeze_workers(crew))
+                    group.create_task(self._kill_redis(server, crew))
+                await crew.thaw_all()
+                healing = time.monotonic()
+                left = await self._healed(client, crew)
             codes = await crew.end()
             findings = [Finding(f"not in time: {what}") for what in left]
             findings += [Finding(f"worker {pid} ended with {code}") for pid, code in codes.items() if code]
             instances, ledger = await sim.control.instances(), await sim.control.ledger()
+            findings += [Finding(f"{key!r} had no TTL during the run") for key in sorted(self._for_good)]
+            if not self._looks:
+                findings.append(Finding("nobody looked whether all keys have a TTL during the run"))
             findings += judge(client, self.keys, clients.acknowledged, instances, ledger)
             self._tell(f"{sum(s.holding for s in instances)} live instances of {len(instances)} launched")
             self._tell(f"{sum(e.action == 'RunInstances' for e in ledger)} RunInstances of {len(ledger)} calls")
+            self._tell(shares(ledger))
+            self._tell(f"{self._looks} looks for keys without TTL")
             self._tell(
                 f"{crew.killed} workers killed, {crew.stalled} frozen, Redis killed {self.plan.redis_kills} times"
             )
@@ -129,6 +140,28 @@ class Trial:
             await asyncio.sleep(away_s)
             server.start()
 
+    # -- watching -----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _watching_ttls(self, server: RedisServer) -> AsyncIterator[None]:
+        watching = asyncio.create_task(self._watch_ttls(server))
+        try:
+            yield
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+
+    async def _watch_ttls(self, server: RedisServer) -> None:
+        """Now and then, look for keys that a kill in this moment would leave for good."""
+        while True:
+            await asyncio.sleep(TTL_EVERY_S)
+            try:
+                self._for_good.update(await asyncio.to_thread(_look_for_good, server))
+            except redis.RedisError:
+                continue  # it is being killed
+            self._looks += 1
+
     # -- healing ------------------------------------------------------------------------------------------------
 
     async def _healed(self, client: redis.Redis, crew: Crew) -> list[str]:
@@ -140,3 +173,8 @@ class Trial:
             await crew.fill()
             await asyncio.sleep(LOOK_EVERY_S)
         return []
+
+
+def _look_for_good(server: RedisServer) -> list[bytes]:
+    with server.client() as client:
+        return for_good(client)

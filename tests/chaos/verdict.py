@@ -22,8 +22,9 @@ from tests.ec2sim.reports import Seen
 
 FLEET = "123456789012:us-east-1:"
 GRANTED = {Outcome.CREATED, Outcome.EXISTING, Outcome.JOINED}
-# What may stay for good: wishes that nobody has taken, and arq's own queue.
-_FOR_GOOD = (b"puter:_in:", b"puter:_bell", b"arq:queue")
+# What may stay for good: wishes that nobody has taken, and what is to be done; at the end there is none of either.
+_FOR_GOOD = (b"puter:_in:", b"puter:_bell", b"puter:_backlogs", b"arq:queue")
+_PAGE = 1_000
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,13 @@ def left_to_do(client: Any, keys: Sequence[PuterKey]) -> list[str]:
             unmet["without labels"] += 1
     namespaces = {key.namespace for key in keys}
     lists = [public.inbox(n) for n in namespaces] + [names.backlog(n) for n in namespaces]
+    sets = [public.BELL, names.BACKLOGS]
     sorted_sets = [names.intents(FLEET), names.labels(FLEET), names.look_ups(FLEET), names.MOVING, names.QUEUE,
                    names.ADMISSIONS, *(names.pad(FLEET, n) for n in namespaces)]  # fmt: skip
     for name in lists:
         unmet[name] += client.llen(name)
+    for name in sets:
+        unmet[name] += client.scard(name)
     for name in sorted_sets:
         unmet[name] += client.zcard(name)
     return [f"{count} {what}" for what, count in sorted(unmet.items()) if count]
@@ -113,6 +117,8 @@ def _agreement(records: Mapping[PuterKey, Record | None], instances: Sequence[Se
             continue
         if record.phase.value != seen.state:
             yield Finding(f"its record says {record.phase.value}, EC2 {seen.state}", key)
+        if differing := _differing(record, seen):
+            yield Finding(f"its record says {differing}", key)
         if record.intent is not None:
             yield Finding(f"its record still names the intent {record.intent}", key)
         wanted = own_tags(key, record.generation) | {MANAGED: "true"}
@@ -125,6 +131,23 @@ def _agreement(records: Mapping[PuterKey, Record | None], instances: Sequence[Se
             born = members[seen.launch_index]
             if born != (key.tag, record.generation):
                 yield Finding(f"{seen.id} was launched for {born}", key)
+
+
+def _differing(record: Record, seen: Seen) -> str:
+    """Facts of which a record and EC2 tell otherwise; empty where they agree."""
+    told = {
+        "account": (record.account_id, seen.account),
+        "region": (record.region, seen.region),
+        "zone": (record.availability_zone, seen.zone),
+        "VPC": (record.vpc_id, seen.vpc_id),
+        "type": (record.instance_type, seen.instance_type),
+        "image": (record.ami_id, seen.image_id),
+        "private address": (record.private_ip, seen.private_ip),
+        "public address": (record.public_ip, seen.public_ip),
+        "public name": (record.public_dns_name, seen.public_dns or None),
+        "launch time": (record.launched_at, seen.launched_at),
+    }
+    return ", ".join(f"{what} {ours}, EC2 {theirs}" for what, (ours, theirs) in told.items() if ours != theirs)
 
 
 def _answers(
@@ -144,5 +167,12 @@ def _answers(
 
 
 def for_good(client: Any) -> list[bytes]:
-    """Keys of Redis that never expire, though they should."""
-    return [key for key in client.scan_iter(count=1_000) if client.ttl(key) == -1 and not key.startswith(_FOR_GOOD)]
+    """Keys of Redis that never expire, though they should, at any moment of a run."""
+    mortal = [key for key in client.scan_iter(count=_PAGE) if not key.startswith(_FOR_GOOD)]
+    found: list[bytes] = []
+    for page in (mortal[at : at + _PAGE] for at in range(0, len(mortal), _PAGE)):
+        with client.pipeline(transaction=False) as pipe:
+            for key in page:
+                pipe.ttl(key)
+            found += [key for key, ttl in zip(page, pipe.execute(), strict=True) if ttl == -1]
+    return found

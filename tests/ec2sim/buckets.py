@@ -73,6 +73,10 @@ class Bucket:
         self._tokens = max(0.0, self._tokens - refused_cost)
         return False
 
+    def give(self, count: float, now: float) -> None:
+        """Puts tokens back, as far as there is room."""
+        self._tokens = min(self._rate.size, self.level(now) + count)
+
 
 class Throttle:
     """All buckets of one account in one region."""
@@ -90,18 +94,18 @@ class Throttle:
         name, rate = rate_of(action, narrowed)
         self._take(name, rate, 1, self._dials.config.refused_cost)
 
-    def check_instances(self, count: int) -> None:
-        """Lets a launch of so many instances in; what it launches is taken by `take_instances` afterwards.
+    def admit_instances(self, count: int) -> None:
+        """Lets a launch of at most so many instances in; that costs as many, whatever becomes of it afterwards.
 
         Raises:
-            Ec2Error: RequestLimitExceeded.
+            Ec2Error: RequestLimitExceeded; nothing is taken then.
         """
-        if self._dials.config.throttle and self._bucket("instances", INSTANCES).level(self._dials.now()) < count:
-            raise Ec2Error("RequestLimitExceeded")
-
-    def take_instances(self, count: int) -> None:
-        """Takes the tokens of launched instances."""
         self._take("instances", INSTANCES, count, 0.0)
+
+    def give_instances_back(self, count: int) -> None:
+        """Puts the tokens of a launch back that only told once more what an earlier one had launched."""
+        if self._dials.config.throttle:
+            self._bucket("instances", INSTANCES).give(count, self._dials.now())
 
     def retune(self) -> None:
         """Has every bucket go on at the configured speed, from the tokens it has."""

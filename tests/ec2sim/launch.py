@@ -1,4 +1,4 @@
-"""RunInstances: the ClientToken first, then room, then the instances.
+"""RunInstances: the buckets first, then the ClientToken, then room, then the instances.
 
 Idempotency: https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-idempotency.html
 """
@@ -52,14 +52,17 @@ class Tokens:
         self._bindings[scope, token] = binding
 
 
+def instances_asked(params: Params) -> int:
+    """What a launch takes of the bucket of instances: as many tokens as it wants instances at most."""
+    return max(1, params.integer("MaxCount") or 1)
+
+
 def run_instances(region: Region, params: Params, form: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
     """The answer, and the ids of the instances that this call launched.
 
     Raises:
         Ec2Error: as EC2 does.
     """
-    # A call that no bucket lets in is refused before anything else of it is looked at.
-    region.throttle.check_instances(max(1, params.integer("MaxCount") or 1))
     token, digest = read_token(params), digest_of(form)
     scope = named_place(region, params)[1] or region.name
     now, config = region.dials.now(), region.dials.config
@@ -68,6 +71,7 @@ def run_instances(region: Region, params: Params, form: Mapping[str, str]) -> tu
         message = "Arguments on this idempotent request are inconsistent with arguments used in previous request(s)."
         raise Ec2Error("IdempotentParameterMismatch", message)
     if bound and bound.instances:
+        region.throttle.give_instances_back(instances_asked(params))
         return _again(region, token, bound.instances), ()
     order = read_order(region, params)
     if params.flag("DryRun"):
@@ -82,7 +86,6 @@ def run_instances(region: Region, params: Params, form: Mapping[str, str]) -> tu
     binding.instances = _make(region, order, subnet, count)
     if token:
         region.tokens.bind(scope, token, binding)
-    region.throttle.take_instances(count)
     return _answer(region, binding.instances), tuple(one.id for one in binding.instances)
 
 

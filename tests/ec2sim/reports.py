@@ -39,6 +39,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
         root_gib: size of its root volume.
         private_ip: its address within.
         public_ip: its address without.
+        public_dns: its name without; empty while it has no such address.
         user_data: decoded; empty unless asked for.
     """
 
@@ -70,6 +71,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     root_gib: int
     private_ip: str
     public_ip: str | None
+    public_dns: str
     user_data: bytes = b""
 
     @property
@@ -115,6 +117,7 @@ def see(one: Instance, *, user_data: bool = False) -> Seen:
         root_gib=options.root_gib,
         private_ip=one.private_ip,
         public_ip=one.public_ip,
+        public_dns=one.public_dns,
         user_data=options.user_data if user_data else b"",
     )
 

@@ -14,6 +14,7 @@ from tests.ec2sim.dials import Dials
 from tests.ec2sim.errors import Ec2Error
 from tests.ec2sim.faults import FaultDesk, Plan
 from tests.ec2sim.instance import Instance
+from tests.ec2sim.launch import instances_asked
 from tests.ec2sim.ledger import Entry, Ledger, digest_of, told_params
 from tests.ec2sim.region import Region
 from tests.ec2sim.wire import Params, elements, error_response, response, sts_response
@@ -134,6 +135,9 @@ class World:
         region.roster.settle()
         params = Params.of(call.form.items())
         region.throttle.admit(call.action, not params.names.isdisjoint({"Filter", "MaxResults", "NextToken"}))
+        if call.action == "RunInstances":
+            # Before any refusal: one for capacity, a quota or a fault of EC2's costs as much as a success.
+            region.throttle.admit_instances(instances_asked(params))
         if plan.refusal:
             raise plan.refusal
         action = find_action(call.action, params)

@@ -68,7 +68,7 @@ class SimWorkshop(Workshop):
 
     def settings(self, **changes: Any) -> Any:
         """A worker's settings; it keeps to the rates, for the simulator refuses what is too much."""
-        return super().settings(**({"pace": True, "quarantine_s": 0.5} | changes))
+        return super().settings(**({"pace": True, "max_group": 100, "quarantine_s": 0.5} | changes))
 
     async def submit(
         self, *tags: str, client: PuterClient | None = None, most: int | None = None, **fields: Any

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.view import WaitFor
+from puter_worker.ec2 import session
 from puter_worker.stations import brakes
 from tests.ec2sim.config import Fault
 from tests.integration.sim_workshop import SimWorkshop, eventually, sim_url, sim_workshop
@@ -23,7 +26,12 @@ AGAIN = (
     "ThrottlingException",
 )
 ELSEWHERE = ("InsufficientInstanceCapacity", "Unsupported", "InsufficientFreeAddressesInSubnet")
-QUOTAS = ("VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded", "PendingVerification")
+QUOTAS = {
+    "VcpuLimitExceeded": "vCPU quota reached",
+    "InstanceLimitExceeded": "instance quota reached",
+    "MaxSpotInstanceCountExceeded": "Spot quota reached",
+    "PendingVerification": "AWS is still verifying the account",
+}
 TOO_MUCH = ("ResourceCountExceeded", "FilterLimitExceeded")
 FINAL = (
     "InvalidAMIID.NotFound",
@@ -56,6 +64,15 @@ PREPARING = (
     "CreateSecurityGroup",
     "AuthorizeSecurityGroupIngress",
 )
+MAKING = ("ImportKeyPair", "CreateSecurityGroup", "AuthorizeSecurityGroupIngress")
+HOME = "192.0.2.7/32"
+PATIENCE_WITH_EC2_S = 0.4
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puter gives up on an answer soon."""
+    monkeypatch.setattr(session, "_READ_TIMEOUT_S", PATIENCE_WITH_EC2_S)
 
 
 async def launched(shop: SimWorkshop) -> Record:
@@ -73,6 +90,22 @@ async def failed(shop: SimWorkshop) -> Record:
     assert view.record is not None
     assert view.record.phase is Phase.FAILED
     return view.record
+
+
+async def codes(shop: SimWorkshop, action: str) -> list[str]:
+    """What EC2 answered to each call of an action, others' too."""
+    return [call.code for call in await shop.calls(action)]
+
+
+def let_in(shop: SimWorkshop) -> list[str]:
+    """What may reach port 22 through Puter's group, sorted."""
+    (group,) = shop.ec2.describe_security_groups(GroupNames=["puter-v1"])["SecurityGroups"]
+    return sorted(found["CidrIp"] for rule in group["IpPermissions"] for found in rule["IpRanges"])
+
+
+def key_pairs(shop: SimWorkshop) -> list[dict[str, Any]]:
+    """Every key pair that EC2 holds."""
+    return list(shop.ec2.describe_key_pairs(IncludePublicKey=True)["KeyPairs"])
 
 
 # -- of RunInstances ---
@@ -101,13 +134,15 @@ async def test_without_room_it_is_asked_for_elsewhere_with_a_new_token(sim_works
     assert record.short_since is None
 
 
-@pytest.mark.parametrize("code", QUOTAS)
-async def test_a_quota_is_waited_for(sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+@pytest.mark.parametrize(("code", "words"), QUOTAS.items(), ids=QUOTAS)
+async def test_a_quota_is_waited_for(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:
     monkeypatch.setattr(brakes, "QUOTA_FOR_S", 0.5)
     await sim_workshop.faults(Fault(action="RunInstances", code=code))
     async with sim_workshop.working():
         await sim_workshop.submit("one")
-        await eventually("the reason is told", lambda: says(sim_workshop, "standard quota reached", code, "0 live"))
+        await eventually("the reason is told", lambda: says(sim_workshop, words, "0 live"))
         (waiting,) = await sim_workshop.records("one")
         await sim_workshop.faults()
         await launched(sim_workshop)
@@ -207,3 +242,108 @@ async def test_what_passes_delays_the_wish_and_never_fails_it(sim_workshop: SimW
         await launched(sim_workshop)
 
     assert [call.code for call in await sim_workshop.calls(action)][:3] == list(codes)
+
+
+# -- answers that are unknown, or none ---
+
+
+@pytest.mark.parametrize("status", [500, 503])
+async def test_an_unknown_error_of_ec2s_own_after_a_launch_finds_the_machine(
+    sim_workshop: SimWorkshop, status: int
+) -> None:
+    await sim_workshop.faults(Fault(action="RunInstances", code="NeverHeardOf", status=status, when="after", times=1))
+    async with sim_workshop.working():
+        await launched(sim_workshop)
+
+    assert await codes(sim_workshop, "RunInstances") == ["NeverHeardOf"]
+
+
+async def test_an_unknown_error_of_ec2s_own_instead_of_a_launch_asks_again_with_the_same_token(
+    sim_workshop: SimWorkshop,
+) -> None:
+    await sim_workshop.faults(Fault(action="RunInstances", code="NeverHeardOf", status=500, times=1))
+    async with sim_workshop.working():
+        await launched(sim_workshop)
+
+    calls = await sim_workshop.calls("RunInstances")
+    assert [call.code for call in calls] == ["NeverHeardOf", "OK"]
+    assert len({call.params["ClientToken"] for call in calls}) == 1
+
+
+@pytest.mark.parametrize("action", PREPARING)
+async def test_an_unknown_error_of_ec2s_own_while_preparing_is_asked_again(
+    sim_workshop: SimWorkshop, action: str
+) -> None:
+    await sim_workshop.faults(Fault(action=action, code="NeverHeardOf", status=500, times=1))
+    async with sim_workshop.working():
+        await launched(sim_workshop)
+
+    first, *others = await codes(sim_workshop, action)
+    assert first == "NeverHeardOf"
+    assert others
+
+
+@pytest.mark.parametrize("action", MAKING)
+async def test_what_was_made_in_spite_of_an_error_is_made_once(sim_workshop: SimWorkshop, action: str) -> None:
+    await sim_workshop.faults(Fault(action=action, code="NeverHeardOf", status=500, when="after", times=1))
+    async with sim_workshop.working():
+        record = await launched(sim_workshop)
+
+    assert record.key_name == "puter-v1"
+    assert let_in(sim_workshop) == [HOME]
+    assert len(key_pairs(sim_workshop)) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_launch_whose_answer_does_not_come_is_found(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.faults(Fault(action="RunInstances", when="after", delay_s=PATIENCE_WITH_EC2_S + 1, times=1))
+    async with sim_workshop.working():
+        await launched(sim_workshop)
+
+    assert len(await sim_workshop.calls("RunInstances")) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_launch_that_takes_place_after_it_was_given_up_is_the_only_one(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.faults(Fault(action="RunInstances", delay_s=PATIENCE_WITH_EC2_S + 1, times=1))
+    async with sim_workshop.working():
+        await launched(sim_workshop)
+        await eventually("both calls have taken place", lambda: so_many(sim_workshop, "RunInstances", 2))
+        await sim_workshop.one_each("one")
+
+    first, second = await sim_workshop.calls("RunInstances")
+    assert first.params["ClientToken"] == second.params["ClientToken"]
+
+
+async def so_many(shop: SimWorkshop, action: str, count: int) -> bool:
+    """Whether EC2 has carried out so many calls of an action."""
+    return len(await shop.calls(action)) == count
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("action", PREPARING)
+async def test_an_answer_that_does_not_come_while_preparing_is_asked_for_again(
+    sim_workshop: SimWorkshop, action: str
+) -> None:
+    await sim_workshop.faults(Fault(action=action, when="after", delay_s=PATIENCE_WITH_EC2_S + 1, times=1))
+    async with sim_workshop.working():
+        await launched(sim_workshop)
+
+    # What was made without a word is seen when Puter looks again.
+    assert (len(await sim_workshop.calls(action)) == 1) is (action in MAKING)
+    assert let_in(sim_workshop) == [HOME]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("action", MAKING)
+async def test_what_is_made_after_it_was_given_up_is_made_once(sim_workshop: SimWorkshop, action: str) -> None:
+    await sim_workshop.faults(Fault(action=action, delay_s=PATIENCE_WITH_EC2_S + 1, times=1))
+    async with sim_workshop.working():
+        record = await launched(sim_workshop)
+        await eventually("both calls have taken place", lambda: so_many(sim_workshop, action, 2))
+
+    first, second = await codes(sim_workshop, action)
+    assert first == "OK"
+    assert second.endswith(".Duplicate")
+    assert record.key_name == "puter-v1"
+    assert let_in(sim_workshop) == [HOME]

@@ -52,11 +52,17 @@ class Workshop:
         return PuterClient(ClientStore.connect(self.server.url), namespace=namespace, user="betty")
 
     def settings(self, **changes: Any) -> Settings:
-        """A worker's settings; moto has no rates to pace for."""
+        """A worker's settings; moto has no rates to pace for, and of a group's call it grants one machine."""
         self._workers += 1
         name = f"here:{self._workers}:test"
         calm = Settings(
-            redis_url=self.server.url, worker_id=name, host="here", pace=False, drain_s=5.0, quiet_sweep_s=0.5
+            redis_url=self.server.url,
+            worker_id=name,
+            host="here",
+            pace=False,
+            max_group=1,
+            drain_s=5.0,
+            quiet_sweep_s=0.5,
         )
         return msgspec.structs.replace(calm, **changes)
 

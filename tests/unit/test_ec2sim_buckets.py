@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.ec2sim.buckets import Bucket, Rate, rate_of
-from tests.ec2sim.config import SimConfig
+from tests.ec2sim.config import Capacity, Fault, SimConfig
 from tests.ec2sim.direct import Direct, Refused
 
 
@@ -148,6 +148,45 @@ def test_a_repeated_token_costs_no_tokens_for_instances() -> None:
     for _ in range(3):
         ec2.run(MinCount=400, MaxCount=400, ClientToken="t")
     assert ec2.here().throttle.levels()["instances"] == 600
+
+
+@pytest.mark.parametrize(
+    ("refusing", "code"),
+    [
+        (SimConfig(capacity=(Capacity(slots=0),)), "InsufficientInstanceCapacity"),
+        (SimConfig(vcpu_quota={"standard": 0}), "VcpuLimitExceeded"),
+        (SimConfig(instance_quota=0), "InstanceLimitExceeded"),
+        (SimConfig(faults=(Fault(action="RunInstances", code="ServiceUnavailable"),)), "ServiceUnavailable"),
+    ],
+)
+def test_a_launch_refused_after_the_buckets_takes_its_tokens_all_the_same(refusing: SimConfig, code: str) -> None:
+    ec2 = Direct(refusing)
+    with pytest.raises(Refused, match=code):
+        ec2.run(MinCount=100, MaxCount=100)
+    assert ec2.here().throttle.levels()["instances"] == 900
+
+
+def test_refused_launches_alone_can_empty_the_bucket_of_instances() -> None:
+    ec2 = Direct(SimConfig(capacity=(Capacity(slots=0),)))
+    for _ in range(2):
+        with pytest.raises(Refused, match="InsufficientInstanceCapacity"):
+            ec2.run(MinCount=500, MaxCount=500)
+    with pytest.raises(Refused, match="RequestLimitExceeded"):
+        ec2.run()
+
+
+def test_a_partial_launch_takes_the_tokens_of_all_it_asked_for() -> None:
+    ec2 = Direct(SimConfig(capacity=(Capacity(slots=3),)))
+    ec2.run(MinCount=1, MaxCount=100)
+    assert ec2.here().throttle.levels()["instances"] == 900
+
+
+def test_a_launch_that_the_bucket_of_instances_refuses_takes_none_of_it() -> None:
+    ec2 = Direct()
+    ec2.run(MinCount=900, MaxCount=900)
+    with pytest.raises(Refused, match="RequestLimitExceeded"):
+        ec2.run(MinCount=101, MaxCount=101)
+    assert ec2.here().throttle.levels()["instances"] == 100
 
 
 def test_each_region_has_buckets_of_its_own() -> None:
