@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from puter_client.client import Asked
 from puter_client.contract.key import PuterKey
@@ -249,13 +250,15 @@ async def test_a_key_that_cannot_be_composed_holds_up_nobody(
 
     monkeypatch.setattr(launch, step, broken)
     monkeypatch.setattr(launch, "TRY_AGAIN_S", 60.0)
-    async with sim_workshop.working():
-        await sim_workshop.submit(*TAGS[:6], "odd", *TAGS[6:12])
-        await sim_workshop.client.wait(tags=TAGS[:12], wait=WaitFor.LAUNCHED, timeout_s=30)
-        await eventually("it is told", told)
-        (odd,) = await sim_workshop.records("odd")
+    with capture_logs() as logs:  # to show its tracebacks takes seconds
+        async with sim_workshop.working():
+            await sim_workshop.submit(*TAGS[:6], "odd", *TAGS[6:12])
+            await sim_workshop.client.wait(tags=TAGS[:12], wait=WaitFor.LAUNCHED, timeout_s=30)
+            await eventually("it is told", told)
+            (odd,) = await sim_workshop.records("odd")
 
     assert (odd.phase, odd.error) == (Phase.LAUNCHING, None)
+    assert "launch.not_composed" in {line["event"] for line in logs}
     await sim_workshop.one_each(*TAGS[:12])
 
 
