@@ -35,7 +35,7 @@ from tests.integration.sim_workshop import (
     sim_url,
     sim_workshop,
 )
-from tests.integration.test_userdata_cloudinit import READ, SYSTEM_PYTHON, Arrived
+from tests.integration.test_userdata_cloudinit import READ, SYSTEM_PYTHON, Arrived, needs_cloud_init
 from tests.integration.workshop import spec
 
 __all__ = ["in_groups", "sim_url", "sim_workshop"]
@@ -59,12 +59,6 @@ def by_launch(seen: list[Seen]) -> list[list[Seen]]:
     return list(launches.values())
 
 
-def has_cloud_init() -> bool:
-    """Whether this host has cloud-init's own parser."""
-    found = subprocess.run([SYSTEM_PYTHON, "-c", "import cloudinit.user_data"], capture_output=True, check=False)
-    return found.returncode == 0
-
-
 def tasks(folder: Path, user_data: bytes, indexes: list[int]) -> dict[int, str]:
     """What cloud-init hands each machine of a launch to run, by launch index; '' if not just one task."""
     (folder / "user-data").write_bytes(user_data)
@@ -79,8 +73,7 @@ def tasks(folder: Path, user_data: bytes, indexes: list[int]) -> dict[int, str]:
 
 async def each_has_its_own(shop: SimWorkshop, folder: Path, runs: dict[str, str]) -> None:
     """Each machine runs the workload of the tag that it bears."""
-    if not has_cloud_init():
-        pytest.skip(f"{SYSTEM_PYTHON} has no cloudinit: install Debian's package cloud-init")
+    needs_cloud_init()
     for of_one_call in by_launch(await shop.seen()):
         own = tasks(folder, of_one_call[0].user_data, [one.launch_index for one in of_one_call])
         for one in of_one_call:
