@@ -37,6 +37,11 @@ async def ensure(store: WorkerStore, fleets: Fleets, key: PuterKey) -> None:
     if kept is None or kept.value.phase in ENDED:
         # What ended while wishes waited for EC2's word on it needs no further word.
         await settle_parked(store, key)
+        if kept is not None:
+            txn = Txn()
+            store.expect_record(txn, key, kept)
+            store.stop_moving(txn, key)
+            await store.commit(txn)
         return
     record = kept.value
     if record.phase in LIVE and record.fleet:
@@ -83,6 +88,10 @@ async def _find_fleet(store: WorkerStore, fleets: Fleets, kept: Kept[Record]) ->
 
 async def _look_up(store: WorkerStore, kept: Kept[Record], fleet: FleetId) -> None:
     now, txn = store.now(), Txn()
+    if kept.value.phase in LIVE:
+        # What lives is run again for its parked wishes' sake alone, not as what must move.
+        store.expect_record(txn, kept.value.key, kept)
+        store.stop_moving(txn, kept.value.key)
     if kept.value.phase is Phase.QUEUED:
         resolving = kept.value.but(
             phase=Phase.RESOLVING, reason="looking whether it is there already", fleet=str(fleet), changed_at=now

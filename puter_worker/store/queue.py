@@ -63,6 +63,10 @@ class Queue(Base):
             await self.commit(txn)
         return stuck
 
+    def stop_moving(self, txn: Txn, key: PuterKey) -> None:
+        """The key is not on its way: nothing need run again for it."""
+        txn.do("ZREM", names.MOVING, str(key))
+
     def look_again(self, txn: Txn, key: PuterKey, at: float) -> None:
         """Run the key's station again at a time, if it is still on its way then."""
         txn.do("ZADD", names.MOVING, at, str(key))
