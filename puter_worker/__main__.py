@@ -17,9 +17,15 @@ from puter_client.store.connection import safe_url
 from puter_worker.logs import set_up_logs
 from puter_worker.settings import Settings, read_settings
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a worker until it is told to stop; the exit code."""
+    """Run a worker until it is told to stop; the exit code.
+
+    Signals that come before it can drain are held back until it can; `puter worker` holds them back from the start.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     parser = argparse.ArgumentParser(prog="puter worker", description="Grant wishes until told to stop.")
     parser.add_argument("--burst", action="store_true", help="end when nothing is left to do")
     parser.add_argument("--embedded", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
@@ -66,8 +72,9 @@ async def _run(settings: Settings) -> int:
 
     try:
         worker = Worker(settings, on_ready=ready)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOPS:
             asyncio.get_running_loop().add_signal_handler(number, worker.stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         await worker.run()
     except (RedisError, OSError) as error:
         # Its text may quote a password; its class says enough.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from typing import ClassVar
@@ -49,4 +50,6 @@ def worker(burst: bool) -> None:
         environ["PUTER_REDIS_URL"] = config.redis_url
     command = [sys.executable, "-m", "puter_worker", *(["--burst"] if burst else [])]
     sys.stdout.flush()
+    # Held back until the worker can drain: half loaded, it could only die of them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     os.execve(sys.executable, command, environ)  # noqa: S606 - no shell reads it

@@ -37,11 +37,6 @@ async def ensure(store: WorkerStore, fleets: Fleets, key: PuterKey) -> None:
     if kept is None or kept.value.phase in ENDED:
         # What ended while wishes waited for EC2's word on it needs no further word.
         await settle_parked(store, key)
-        if kept is not None:
-            txn = Txn()
-            store.expect_record(txn, key, kept)
-            store.stop_moving(txn, key)
-            await store.commit(txn)
         return
     record = kept.value
     if record.phase in LIVE and record.fleet:
@@ -88,10 +83,6 @@ async def _find_fleet(store: WorkerStore, fleets: Fleets, kept: Kept[Record]) ->
 
 async def _look_up(store: WorkerStore, kept: Kept[Record], fleet: FleetId) -> None:
     now, txn = store.now(), Txn()
-    if kept.value.phase in LIVE:
-        # What lives is run again for its parked wishes' sake alone, not as what must move.
-        store.expect_record(txn, kept.value.key, kept)
-        store.stop_moving(txn, kept.value.key)
     if kept.value.phase is Phase.QUEUED:
         resolving = kept.value.but(
             phase=Phase.RESOLVING, reason="looking whether it is there already", fleet=str(fleet), changed_at=now
@@ -113,10 +104,9 @@ async def refused(store: WorkerStore, kept: Kept[Record], error: Ec2Error) -> No
 async def put_off(store: WorkerStore, kept: Kept[Record], reason: str, after_s: float) -> None:
     """Run the key's station again after a pause, and say why."""
     record, now, txn = kept.value, store.now(), Txn()
-    if record.phase in ON_ITS_WAY:
-        same = record.phase is Phase.RESOLVING and record.reason == reason
-        waiting = record.but(phase=Phase.RESOLVING, reason=reason, changed_at=record.changed_at if same else now)
-        store.put_record(txn, kept, waiting, event=None if same else "wish.delayed")
+    same = record.phase is Phase.RESOLVING and record.reason == reason
+    waiting = record.but(phase=Phase.RESOLVING, reason=reason, changed_at=record.changed_at if same else now)
+    store.put_record(txn, kept, waiting, event=None if same else "wish.delayed")
     store.look_again(txn, record.key, now + after_s)
     await store.commit(txn)
 

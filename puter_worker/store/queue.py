@@ -63,10 +63,10 @@ class Queue(Base):
             await self.commit(txn)
         return stuck
 
-    def stop_moving(self, txn: Txn, key: PuterKey) -> None:
-        """The key is not on its way: nothing need run again for it."""
-        txn.do("ZREM", names.MOVING, str(key))
-
     def look_again(self, txn: Txn, key: PuterKey, at: float) -> None:
-        """Run the key's station again at a time, if it is still on its way then."""
-        txn.do("ZADD", names.MOVING, at, str(key))
+        """Run the key's station again at a time, if it is still on its way then, or wishes still wait for it.
+
+        Its record alone decides whether a key is on its way: one that has moved on is not put back.
+        """
+        for of in (names.MOVING, names.PARKED):
+            txn.do("ZADD", of, "XX", at, str(key))

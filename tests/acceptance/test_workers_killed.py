@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -90,6 +92,24 @@ async def test_two_workers_share_a_batch_and_end_when_nothing_is_left(
 
     assert codes == [0, 0]
     assert sorted(machines(moto)) == sorted(TAGS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("loading", ["puter_worker.logs", "puter_worker.ec2.session"])
+def test_a_worker_that_is_stopped_while_it_loads_drains_and_says_no_more(
+    valkey: RedisServer, tmp_path: Path, number: signal.Signals, loading: str
+) -> None:
+    environ = {**os.environ, "PUTER_REDIS_URL": valkey.url, "PUTER_HOME": str(tmp_path)}
+    environ["PYTHONPROFILEIMPORTTIME"] = "1"  # tells how far it is
+    command = [sys.executable, "-m", "puter_client.cli", "worker"]
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as worker:
+        assert worker.stderr
+        next(line for line in worker.stderr if line.rstrip().endswith(loading))
+        worker.send_signal(number)
+        told = [line for line in worker.stderr if not line.startswith("import time:")]
+
+    assert worker.returncode == 0
+    assert [json.loads(line)["event"] for line in told] == ["worker.started", "worker.draining", "worker.ended"]
 
 
 def has_machine(view: View) -> bool:

@@ -31,6 +31,7 @@ class Crew:
         self._size = size
         self._started = 0
         self._workers: dict[int, Process] = {}
+        self._logs: dict[int, Path] = {}
         self._frozen: set[int] = set()
         self._frozen_tasks: set[asyncio.Task[None]] = set()
         self.history: list[str] = []
@@ -53,7 +54,8 @@ class Crew:
 
     async def _start(self) -> None:
         self._started += 1
-        with (self._folder / f"worker-{self._started:03}.log").open("wb") as log:
+        path = self._folder / f"worker-{self._started:03}.log"
+        with path.open("wb") as log:
             worker = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tests.chaos.worker"),
                 stdin=DEVNULL,
@@ -63,7 +65,8 @@ class Crew:
                 env=self._environ,
             )
         self._workers[worker.pid] = worker
-        self.history.append(f"{worker.pid} started, worker-{self._started:03}.log")
+        self._logs[worker.pid] = path
+        self.history.append(f"{worker.pid} started, {path.name}")
 
     async def kill(self, pid: int) -> None:
         """kill -9, and another one in its place."""
@@ -110,8 +113,12 @@ class Crew:
             self._thaw(pid)
 
     async def end(self) -> dict[int, int]:
-        """SIGTERM for all; their exit codes. What does not drain in time is killed."""
+        """SIGTERM for all, once they work; their exit codes. What does not drain in time is killed."""
         await self.thaw_all()
+        for pid in self.pids:
+            # An interpreter that is still starting dies of the signal.
+            while self._workers[pid].returncode is None and not self._logs[pid].stat().st_size:
+                await asyncio.sleep(0.05)
         for pid in self.pids:
             self._workers[pid].terminate()
         codes: dict[int, int] = {}

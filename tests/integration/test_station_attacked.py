@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
@@ -18,11 +18,14 @@ from puter_client.contract.phase import Origin, Outcome, Phase
 from puter_client.contract.record import Record
 from puter_client.store import names as public
 from puter_client.view import WaitFor
-from puter_worker.fleet import Fleets
+from puter_worker.ec2.errors import Ec2Error, Handling
+from puter_worker.fleet import Fleet, Fleets
 from puter_worker.stations.ensure import ensure
 from puter_worker.stations.intake import intake
 from puter_worker.stations.observe import observe
+from puter_worker.stations.resolve import resolve
 from puter_worker.store import names
+from puter_worker.store.base import Kept, Stored
 from puter_worker.store.workerstore import WorkerStore
 from tests.integration.station_world import FLEET, keys_for_good, until
 from tests.integration.workshop import Workshop, spec
@@ -173,9 +176,59 @@ async def test_a_look_up_of_a_wish_that_was_withdrawn_does_not_swallow_the_next_
             await ensure(store, fleets, KEY)
             return answer
 
-        from puter_worker.stations.resolve import resolve
-
         monkeypatch.setattr(store, "records", records)
         await resolve(store, fleet)
         with workshop.server.client() as behind:
             assert behind.zrange(names.look_ups(FLEET), 0, -1) == [b"betty/one"]
+
+
+async def test_a_living_machine_that_ec2_does_not_tell_of_is_not_among_what_must_move(
+    workshop: Workshop, store: WorkerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing would take it off there: it would be looked up for as long as it lives."""
+    async with workshop.working() as worker:
+        await workshop.wish("one")
+        fleets: Fleets = worker._fleets
+        fleet = await fleets.find(None, "us-east-1")
+
+    async def describe(*_: Any) -> NoReturn:
+        raise Ec2Error("ServiceUnavailable", "not now", handling=Handling.AGAIN)
+
+    rewrite(workshop, observed_at=0.0)
+    batch = await workshop.client.submit([Asked("one", spec())])
+    monkeypatch.setattr(Fleet, "describe", describe)
+    await intake(store, ["betty"])
+    await ensure(store, fleets, KEY)
+    await resolve(store, fleet)
+    with workshop.server.client() as behind:
+        assert behind.zrange(names.MOVING, 0, -1) == []
+        again = behind.zscore(names.PARKED, str(KEY))
+        assert again
+        assert 4 < again - store.now() <= 5, "it is looked up again soon, for its wish's sake"
+        assert behind.zrange(names.look_ups(FLEET), 0, -1) == []
+    _, (told,) = await workshop.client.batch(batch)
+
+    assert "ServiceUnavailable" in (told.reason or "")
+
+
+async def test_a_launch_that_ends_while_it_is_seen_to_is_not_among_what_must_move(
+    workshop: Workshop, store: WorkerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with workshop.working() as worker:
+        await workshop.wish("one")
+        fleets: Fleets = worker._fleets
+    now = (await store.record(KEY)).kept
+    assert now
+    before = Kept(now.value.but(phase=Phase.LAUNCHING, intent="abc"), now.rev)
+
+    async def record(_: PuterKey) -> Stored[Record]:
+        return Stored(before.value, before.rev)
+
+    async def intent(_: str) -> Stored[str]:
+        return Stored("open", b"1")
+
+    monkeypatch.setattr(store, "record", record)
+    monkeypatch.setattr(store, "intent", intent)
+    await ensure(store, fleets, KEY)
+    with workshop.server.client() as behind:
+        assert behind.zrange(names.MOVING, 0, -1) == []
