@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from benchmarks import machine
+from benchmarks.fair import fairness
 from benchmarks.launches import launch_few, launch_many, unlimited
 from benchmarks.live import live_many
 from benchmarks.queue import inbox, memory, status
@@ -27,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[Run], Awaitable[list[Row]]]] = {
     "launch-1000": launch_many,
     "live-1000": live_many,
     "unlimited-1000": unlimited,
+    "fair": fairness,
     "inbox": inbox,
     "one-up": one_up,
     "status-10000": status,

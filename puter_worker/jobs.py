@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 POLL_EVERY_S = 0.05
 # An ensure job ends well within this.
 JOB_TIMEOUT_S = 10
+# What several namespaces have room for in the queue: of what is not read, none is begun in its turn.
+READ_AT_ONCE = 2_000
 # For so long a dead worker's job stays locked; arq's own figure, ten seconds more, serves jobs that must not meet.
 JOB_LOCK_S = JOB_TIMEOUT_S + 2
 # arq counts every start, SIGTERM included; real attempts are counted in the record.
@@ -41,7 +43,7 @@ class JobWorker(ArqWorker):
             redis_pool=redis,
             handle_signals=False,
             max_jobs=max_jobs,
-            queue_read_limit=4 * max_jobs,
+            queue_read_limit=READ_AT_ONCE,
             job_timeout=JOB_TIMEOUT_S,
             poll_delay=POLL_EVERY_S,
             max_tries=MAX_TRIES,

@@ -20,7 +20,7 @@ from puter_worker.stations.explain import explain
 from puter_worker.stations.launch import Launcher
 from puter_worker.stations.observe import Observer
 from puter_worker.stations.quarantine import Quarantine
-from puter_worker.stations.resolve import resolve
+from puter_worker.stations.resolve import Resolver
 from puter_worker.stations.send import replay
 from puter_worker.store import names
 from puter_worker.store.workerstore import WorkerStore
@@ -83,6 +83,7 @@ class Leader:
     async def _lead(self, fleet: Fleet) -> None:
         name = names.lease(str(fleet))
         gate = Quarantine(self._store, fleet, self._memory, quarantine_s=self._settings.quarantine_s)
+        resolver = Resolver(self._store, fleet)
         launcher = Launcher(self._store, fleet, gate, most=self._settings.max_group)
         observer = Observer(self._store, fleet, quiet_s=self._settings.quiet_sweep_s)
         _log.info("lease.taken", fleet=str(fleet))
@@ -90,7 +91,7 @@ class Leader:
         loops = [
             asyncio.create_task(self._repeat(fleet, over, what, once))
             for what, once in (
-                ("resolve", lambda: resolve(self._store, fleet)),
+                ("resolve", resolver.turn),
                 ("launch", launcher.turn),
                 ("explain", lambda: explain(self._store, fleet, most=self._settings.max_group, busy=launcher.is_busy)),
                 ("replay", lambda: self._replay(fleet, gate)),
@@ -114,7 +115,7 @@ class Leader:
             try:
                 # What a turn has claimed would else be nobody's until its claim runs out.
                 await asyncio.wait(loops)
-                await launcher.drain()
+                await asyncio.gather(resolver.drain(), launcher.drain())
             finally:
                 await cancel_all(loops)
             with suppress(*self._store.errors):

@@ -9,8 +9,10 @@ spend from the same account: when EC2 refuses all the same, the rate is halved f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
+from typing import Self
 
 import msgspec
 import structlog
@@ -27,8 +29,7 @@ class Bucket(msgspec.Struct, frozen=True):
     Attributes:
         size: tokens it holds when full.
         rate: tokens it gets back a second.
-        reserve: tokens that are left in it once it is no longer full. EC2's own bucket begins to refill when the
-            first request arrives, not when its tokens are taken here; where there is no room for a smaller size.
+        reserve: tokens that are left in it once it is no longer full: headroom where the size leaves no room for any.
     """
 
     size: float
@@ -52,6 +53,8 @@ BUCKETS = {
 TAKEN_BEFORE = frozenset({"RunInstances", "CreateTags"})
 SLOW_FOR_S = 20.0
 SLOW_FACTOR = 0.5
+# Of a worker that dies between taking tokens and its request, nobody tells that this will not arrive.
+ARRIVES_WITHIN_S = 15.0
 # A wait longer than this is slept in parts, so that a rate that has recovered is noticed.
 LONGEST_NAP_S = 2.0
 
@@ -84,6 +87,31 @@ class Budget(msgspec.Struct, frozen=True):
     machines_rate: float
 
 
+class Advance:
+    """Tokens taken for a request that is still to be prepared, and is made inside `async with`.
+
+    EC2's bucket may be full until the request reaches it, so they do not begin to come back here before the end of it.
+    """
+
+    def __init__(self, pacer: Pacer, request: str, amounts: Mapping[str, int]) -> None:
+        self._pacer = pacer
+        self._request = request
+        self._left = dict(amounts)
+
+    async def give_back(self, amounts: Mapping[str, int] | None = None) -> None:
+        """Put back what is not asked for after all; None is all that is left."""
+        for action, amount in (amounts or dict(self._left)).items():
+            self._left[action] -= amount
+            await self._pacer.take([(action, -amount)], request=self._request)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """The request has reached EC2, or will not any more."""
+        await self._pacer.arrived(self._left, request=self._request)
+
+
 class Pacer:
     """Token buckets of one account and region, shared through Redis."""
 
@@ -94,17 +122,18 @@ class Pacer:
         self._region = region
         self._unlimited = unlimited
 
-    async def take(self, amounts: Sequence[tuple[str, int]]) -> Granted:
-        """Take tokens of several buckets at once, or none: (action, amount) each."""
+    async def take(self, amounts: Sequence[tuple[str, int]], *, request: str = "") -> Granted:
+        """Take tokens of several buckets at once, or none: (action, amount) each; less than nothing is given back.
+
+        `request`: a name for what they are taken for, if it does not reach EC2 at once (see Advance).
+        """
         if self._unlimited:
             return Granted(0.0, int(BUCKETS.get(amounts[0][0], _DESCRIBE).size))
         keys = [names.bucket(self._account, self._region, name) for name, _ in amounts]
-        args = [
-            word
-            for name, amount in amounts
-            for bucket in (BUCKETS.get(name, _DESCRIBE),)
-            for word in (bucket.size, bucket.rate, bucket.reserve, amount)
-        ]
+        args: list[str | float] = [request, ARRIVES_WITHIN_S]
+        for name, amount in amounts:
+            bucket = BUCKETS.get(name, _DESCRIBE)
+            args += (bucket.size, bucket.rate, bucket.reserve, amount)
         before, wait_s = await self._store.scripts.bucket(keys=keys, args=args)
         return Granted(float(wait_s), int(float(before)))
 
@@ -129,9 +158,20 @@ class Pacer:
             await asyncio.sleep(min(granted.wait_s, LONGEST_NAP_S))
         return True
 
-    async def give_back(self, amounts: Sequence[tuple[str, int]]) -> None:
-        """Put back tokens of requests that were not sent after all."""
-        await self.take([(action, -amount) for action, amount in amounts])
+    async def take_ahead(self, amounts: Mapping[str, int]) -> Advance | float:
+        """Take tokens for a request that is still to be prepared; if they are not there, when to ask again."""
+        request = secrets.token_hex(4)
+        granted = await self.take(list(amounts.items()), request=request)
+        return granted.wait_s or Advance(self, request, amounts)
+
+    async def arrived(self, actions: Iterable[str], *, request: str) -> None:
+        """A request whose tokens were taken ahead has reached EC2, or will not any more."""
+        if self._unlimited:
+            return
+        async with self._store.redis.pipeline(transaction=False) as pipe:
+            for action in actions:
+                pipe.hdel(names.bucket(self._account, self._region, action), f"sent:{request}")
+            await pipe.execute()
 
     async def pace(self, action: str, _weight: int) -> None:
         """Return when one request of this action may be sent; of those TAKEN_BEFORE, at once."""

@@ -22,7 +22,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         redis_url: of the Redis that clients append to.
         worker_id: `<host>:<pid>:<random>`, its name among all workers.
         host: this host's name.
-        max_jobs: ensure jobs at a time.
+        max_jobs: ensure jobs at a time; more only make each other, and all other stations, wait for longer.
         drain_s: how long the stations in hand may take after SIGTERM; a stop grace must be longer.
         burst: end when nothing is left to do.
         embedded: state folder of the embedded engine this worker belongs to; None on a shared host.
@@ -38,7 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: str
     worker_id: str
     host: str
-    max_jobs: int = 200
+    max_jobs: int = 40
     drain_s: float = 25.0
     burst: bool = False
     embedded: Path | None = None
@@ -68,7 +68,7 @@ def read_settings(environ: Mapping[str, str], *, burst: bool = False, embedded: 
         redis_url=check_url(url),
         worker_id=f"{host}:{os.getpid()}:{os.urandom(3).hex()}",
         host=host,
-        max_jobs=_number(environ, "PUTER_MAX_JOBS", 200, 1, 10_000),
+        max_jobs=_number(environ, "PUTER_MAX_JOBS", 40, 1, 10_000),
         drain_s=_number(environ, "PUTER_DRAIN_S", 25, 1, 3_600),
         idle_exit_s=_number(environ, "PUTER_IDLE_EXIT_S", 600, 1, 86_400),
         quarantine_s=_number(environ, "PUTER_QUARANTINE_S", 10, 0, 3_600),

@@ -24,7 +24,7 @@ from puter_worker.ec2.tags import ManifestTooLarge
 from puter_worker.ec2.userdata import UserDataTooLarge
 from puter_worker.fleet import Fleet
 from puter_worker.memory import Epoch
-from puter_worker.pacer import INSTANCES
+from puter_worker.pacer import INSTANCES, Advance
 from puter_worker.stations import plan
 from puter_worker.stations.brakes import (
     FREE,
@@ -114,11 +114,11 @@ class Launcher:
                 continue  # what is asked there now tells how much more may be
             # No group waits until there are tokens for all of it: who comes next would wait behind it.
             asked = unit[: min(choice.most, max(1, room))]
-            granted = await self._fleet.pacer.take(_cost(asked))
-            if granted.wait_s > 0:
-                return min(granted.wait_s, LOOK_WHILE_PACED_S)
+            advance = await self._fleet.pacer.take_ahead({"RunInstances": 1, INSTANCES: len(asked)})
+            if not isinstance(advance, Advance):
+                return min(advance, LOOK_WHILE_PACED_S)
             room -= len(asked)
-            self._begin(asked, choice.place, names, probe=choice.most < FREE)
+            self._begin(asked, choice.place, names, advance, probe=choice.most < FREE)
         return LOOK_EVERY_S
 
     async def _choose(self, unit: Unit, brakes: Mapping[str, Brake], now: float) -> Choice:
@@ -191,7 +191,7 @@ class Launcher:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _begin(self, unit: Unit, place: Place, names: set[str], *, probe: bool) -> None:
+    def _begin(self, unit: Unit, place: Place, names: set[str], advance: Advance, *, probe: bool) -> None:
         keys = {w.key for w in unit}
         self._busy |= {w.key: w.record.batch_id for w in unit}
         self._launches += 1
@@ -199,7 +199,7 @@ class Launcher:
         self._used.update(names)
         if probe:
             self._probed.update(names)
-        task = asyncio.create_task(self._launch_alone(unit, place, keys))
+        task = asyncio.create_task(self._launch_alone(unit, place, keys, advance))
         self._tasks.add(task)
 
         def done(ended: asyncio.Task[None]) -> None:
@@ -213,10 +213,11 @@ class Launcher:
 
         task.add_done_callback(done)
 
-    async def _launch_alone(self, unit: Unit, place: Place, held: set[PuterKey]) -> None:
+    async def _launch_alone(self, unit: Unit, place: Place, held: set[PuterKey], advance: Advance) -> None:
         """Launch a unit; if that is interrupted, what it leaves is in Redis: keys on the pad, or an open intent."""
         try:
-            await self._launch(unit, place, held)
+            async with advance:
+                await self._launch(unit, place, held, advance)
         except self._store.errors as error:
             # Its text may quote what was written.
             _log.error("launch.interrupted", error=type(error).__name__, keys=len(unit))
@@ -245,23 +246,23 @@ class Launcher:
                 waiting.append(Waiting(kept, spec))
         return waiting
 
-    async def _launch(self, unit: Unit, place: Place, held: set[PuterKey]) -> None:
+    async def _launch(self, unit: Unit, place: Place, held: set[PuterKey], advance: Advance) -> None:
         """Launch a unit whose tokens are taken; `held` are the keys that no other launch begins with meanwhile."""
         try:
             prepared = await self._prepare(unit, place)
             if self._gate.epoch is None:
-                await self._fleet.pacer.give_back(_cost(unit))
+                await advance.give_back()
                 return
             self._gate.launched()
             leased_until = self._store.now() + LEASE_S
-            opened = await open_intent(self._store, self._fleet, unit, prepared, self._gate.epoch)
+            opened = await open_intent(self._store, self._fleet, unit, prepared, self._gate.epoch, advance)
         except (UserDataTooLarge, ManifestTooLarge) as error:
-            await self._split(unit, place, held, Ec2Error(error.code, str(error)))
+            await self._split(unit, place, held, advance, Ec2Error(error.code, str(error)))
         except Ec2Error as error:
-            await self._not_prepared(unit, error)
+            await self._not_prepared(unit, advance, error)
         except self._store.refusals:
             with suppress(*self._store.errors):
-                await self._fleet.pacer.give_back(_cost(unit))  # Redis has refused the intent: nothing is sent
+                await advance.give_back()  # Redis has refused the intent: nothing is sent
             raise
         except self._store.errors:
             raise
@@ -269,7 +270,7 @@ class Launcher:
             _log.exception("launch.not_composed", keys=len(unit))
             defect = Ec2Error(type(error).__name__, "", handling=Handling.AGAIN)
             why = f"a defect of Puter's ({defect.code}) keeps it from its launch, see the worker's log; trying again"
-            await self._split(unit, place, held, defect, why)
+            await self._split(unit, place, held, advance, defect, why)
         else:
             if opened is not None:
                 await send(self._store, self._fleet, opened, leased_until=leased_until)
@@ -286,23 +287,29 @@ class Launcher:
             raise Ec2Error(type(error).__name__, error.strerror or "", handling=Handling.AGAIN) from None
 
     async def _split(
-        self, unit: Unit, place: Place, held: set[PuterKey], error: Ec2Error, reason: str | None = None
+        self,
+        unit: Unit,
+        place: Place,
+        held: set[PuterKey],
+        advance: Advance,
+        error: Ec2Error,
+        reason: str | None = None,
     ) -> None:
         """Launch half of a unit that cannot be launched as it is; of one key: wait, or fail it."""
         if len(unit) == 1:
-            await self._not_prepared(unit, error, reason)
+            await self._not_prepared(unit, advance, error, reason)
             return
         # The other half is still on the pad: its turn comes like everybody's, with tokens of its own.
         half = len(unit) // 2
         rest = {w.key for w in unit[half:]}
         held -= rest
         self._let_go(rest)
-        await self._fleet.pacer.give_back([(INSTANCES, len(rest))])
-        await self._launch(unit[:half], place, held)
+        await advance.give_back({INSTANCES: len(rest)})
+        await self._launch(unit[:half], place, held, advance)
 
-    async def _not_prepared(self, unit: Unit, error: Ec2Error, reason: str | None = None) -> None:
+    async def _not_prepared(self, unit: Unit, advance: Advance, error: Ec2Error, reason: str | None = None) -> None:
         """Nothing was asked of EC2 for these keys: fail them, or let them wait where they are."""
-        await self._fleet.pacer.give_back(_cost(unit))
+        await advance.give_back()
         told = reason or reason_after(error)
 
         def put(txn: Txn, w: Waiting) -> None:
@@ -319,13 +326,8 @@ class Launcher:
             left = await self._read([w.key for w in left if w.key not in written])
 
 
-def _cost(unit: Unit) -> list[tuple[str, int]]:
-    """The tokens that one launch takes."""
-    return [("RunInstances", 1), (INSTANCES, len(unit))]
-
-
 async def open_intent(
-    store: WorkerStore, fleet: Fleet, unit: Unit, prepared: Prepared, epoch: Epoch
+    store: WorkerStore, fleet: Fleet, unit: Unit, prepared: Prepared, epoch: Epoch, advance: Advance
 ) -> Kept[Intent] | None:
     """Make an intent durable and take its keys off the pad, in one transaction; None if a key has moved on."""
     intent, now, txn = prepared.intent, store.now(), Txn()
@@ -354,7 +356,7 @@ async def open_intent(
     kept = store.put_intent(txn, None, doubtful, lease_until=now + LEASE_S)
     broken, why = ([0], None) if full else await store.commit_durably(txn)
     if broken:
-        await fleet.pacer.give_back(_cost(unit))
+        await advance.give_back()
         return None
     if why is not None:
         _log.error("intent.not_durable", intent=intent.intent_id, why=why)

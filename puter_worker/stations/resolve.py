@@ -10,7 +10,6 @@ this look-up.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -37,8 +36,7 @@ from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
 
 _log = structlog.get_logger("puter.resolve")
-READ_AT_ONCE = 4_000
-# Of one namespace: with more, another that has few would wait for its turn for longer.
+# A few calls' worth: what comes meanwhile waits for the end of it.
 AT_ONCE = 400
 CLAIM_S = 12.0  # what a dead leader had claimed is another's within 15 s, its lease included
 LOOK_EVERY_S = 0.025
@@ -53,25 +51,46 @@ AGAIN_S = 2.0
 STALE_VIEW_S = 60.0
 
 
-async def resolve(store: WorkerStore, fleet: Fleet) -> float:
-    """Look up keys that are due, up to AT_ONCE of a namespace; after how long to look again."""
+class Resolver:
+    """The resolve station of one fleet, as one leader runs it: no namespace's look-ups wait for another's."""
+
+    def __init__(self, store: WorkerStore, fleet: Fleet) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._at_work: dict[str, asyncio.Task[None]] = {}
+
+    async def turn(self) -> float:
+        """Begin with namespaces that nobody is at; after how long to look again. Raises what a look-up has raised."""
+        for namespace, task in list(self._at_work.items()):
+            if task.done():
+                del self._at_work[namespace]
+                task.result()
+        for namespace in await self._store.looking(str(self._fleet)):
+            if namespace not in self._at_work:
+                self._at_work[namespace] = asyncio.create_task(self._look_up(namespace))
+        return LOOK_EVERY_S
+
+    async def _look_up(self, namespace: str) -> None:
+        if await resolve(self._store, self._fleet, namespace):
+            await asyncio.sleep(APART_S)
+
+    async def drain(self) -> None:
+        """Wait until what is claimed is looked up."""
+        if self._at_work:
+            await asyncio.wait(self._at_work.values())
+
+
+async def resolve(store: WorkerStore, fleet: Fleet, namespace: str) -> bool:
+    """Look up keys of a namespace that are due, up to AT_ONCE; whether a call was made that was not full."""
     now = store.now()
-    since = await store.look_ups(str(fleet), now, READ_AT_ONCE)
-    of: dict[str, dict[PuterKey, float]] = defaultdict(dict)
-    for key, at in since.items():
-        of[key.namespace][key] = at
-    keys: list[PuterKey] = []
-    pause_s = LOOK_EVERY_S
-    for some in of.values():  # a call is for keys of one namespace
-        full = min(AT_ONCE, len(some) // MAX_FILTER_VALUES * MAX_FILTER_VALUES)
-        rest = full < len(some) < AT_ONCE
-        if rest and (waited_enough(some.values(), now) or await _none_is_missing(store, list(some))):
-            full, pause_s = len(some), APART_S
-        keys += list(some)[:full]
-    if keys:
+    since = await store.look_ups(str(fleet), namespace, now, AT_ONCE)
+    keys = [PuterKey(namespace, tag) for tag in since]
+    full = len(keys) // MAX_FILTER_VALUES * MAX_FILTER_VALUES
+    part = full < len(keys) and (waited_enough(since.values(), now) or await _none_is_missing(store, keys))
+    if keys := keys if part else keys[:full]:
         await store.claim_look_ups(str(fleet), keys, now + CLAIM_S)
-        await _look_up(store, fleet, keys)
-    return pause_s
+        await _look_up(store, fleet, namespace, keys)
+    return part
 
 
 def waited_enough(since: Iterable[float], now: float) -> bool:
@@ -95,7 +114,7 @@ def all_there(stored: Iterable[Stored[Record]], *, among: int) -> bool:
     return among >= sum(expected.values())
 
 
-async def _look_up(store: WorkerStore, fleet: Fleet, keys: Sequence[PuterKey]) -> None:
+async def _look_up(store: WorkerStore, fleet: Fleet, namespace: str, keys: Sequence[PuterKey]) -> None:
     stored = await store.records(keys)
     kept = [k for one in stored if (k := one.kept) is not None]
     new = [k for k in kept if k.value.phase in (Phase.RESOLVING, Phase.LAUNCHING) and k.value.intent is None]
@@ -108,24 +127,20 @@ async def _look_up(store: WorkerStore, fleet: Fleet, keys: Sequence[PuterKey]) -
             store.expect_record(txn, key, as_read)
             store.put_off_look_up(txn, key, str(fleet))
             await store.commit(txn)
-    await asyncio.gather(_resolve_new(store, fleet, new), _confirm_live(store, fleet, live))
+    await asyncio.gather(_resolve_new(store, fleet, namespace, new), _confirm_live(store, fleet, live))
 
 
-async def _resolve_new(store: WorkerStore, fleet: Fleet, new: Sequence[Kept[Record]]) -> None:
-    tags: dict[str, list[str]] = defaultdict(list)
-    for kept in new:
-        tags[kept.value.namespace].append(kept.value.tag)
+async def _resolve_new(store: WorkerStore, fleet: Fleet, namespace: str, new: Sequence[Kept[Record]]) -> None:
+    if not new:
+        return
     try:
-        looked_up = await asyncio.gather(*(fleet.look_up(namespace, of) for namespace, of in tags.items()))
+        found = await fleet.look_up(namespace, [kept.value.tag for kept in new])
     except Ec2Error as error:
         for kept in new:
             await ensure.refused(store, kept, error)
         return
-    found = dict(zip(tags, looked_up, strict=True))
     specs = await store.specs([kept.value.key for kept in new])
-    look_ups = [
-        (kept, spec, choose(found[kept.value.namespace][kept.value.tag])) for kept, spec in zip(new, specs, strict=True)
-    ]
+    look_ups = [(kept, spec, choose(found[kept.value.tag])) for kept, spec in zip(new, specs, strict=True)]
     # What has moved on meanwhile is left to whoever moved it.
     await store.commit_each(look_ups, lambda txn, one: _decide(store, txn, fleet, *one))
 

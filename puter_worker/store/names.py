@@ -41,9 +41,14 @@ def fed(namespace: str) -> str:
     return f"puter:_fed:{namespace}"
 
 
-def look_ups(fleet: str) -> str:
-    """Sorted set: keys to be looked up in EC2 → from when, or until when somebody is at it."""
-    return f"puter:_look_ups:{fleet}"
+def looking(fleet: str) -> str:
+    """Set: namespaces with keys that are to be looked up in EC2."""
+    return f"puter:_looking:{fleet}"
+
+
+def look_ups(fleet: str, namespace: str) -> str:
+    """Sorted set: tags to be looked up in EC2 → from when, or until when somebody is at it."""
+    return f"puter:_look_ups:{fleet}:{namespace}"
 
 
 def pads(fleet: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from puter_client.contract.key import PuterKey
 from puter_worker.store import names
@@ -13,7 +13,7 @@ from puter_worker.store.txn import Txn
 
 
 class Pads(Records):
-    """Look-ups of fleets, and their launchpads, one a namespace."""
+    """Look-ups and launchpads of fleets, each a sorted set a namespace."""
 
     def put_on_pad(self, txn: Txn, key: PuterKey, fleet: str, at: float, *, again: bool = False) -> None:
         """The key waits on its fleet's launchpad; it may be launched from this time on.
@@ -35,42 +35,56 @@ class Pads(Records):
         """The key still waits on the launchpad."""
         txn.expect_member(names.pad(fleet, key.namespace), key.tag)
 
+    async def pads(self, fleet: str) -> list[str]:
+        """Namespaces with a launchpad of the fleet that is not empty."""
+        return await self._with_any(names.pads(fleet), lambda namespace: names.pad(fleet, namespace))
+
+    async def on_pad(self, fleet: str, namespace: str, now: float, most: int) -> dict[str, float]:
+        """Tags on a launchpad that may be launched, with the time from which they may, the earliest first."""
+        return await self._due(names.pad(fleet, namespace), now, most)
+
     def put_on_look_up(self, txn: Txn, key: PuterKey, fleet: str, at: float) -> None:
         """The key shall be looked up in EC2, from this time on."""
-        txn.do("ZADD", names.look_ups(fleet), at, str(key))
-        txn.keep(names.look_ups(fleet), KEEP_S)
+        look_ups = names.look_ups(fleet, key.namespace)
+        txn.do("ZADD", look_ups, at, key.tag)
+        txn.keep(look_ups, KEEP_S)
+        txn.once("SADD", names.looking(fleet), key.namespace)
+        txn.keep(names.looking(fleet), KEEP_S)
         self.put_fleet(txn, fleet, at)
 
     def put_off_look_up(self, txn: Txn, key: PuterKey, fleet: str) -> None:
         """The key is looked up, or no longer to be."""
-        txn.do("ZREM", names.look_ups(fleet), str(key))
+        txn.do("ZREM", names.look_ups(fleet, key.namespace), key.tag)
 
-    async def look_ups(self, fleet: str, now: float, most: int) -> dict[PuterKey, float]:
-        """Keys that are to be looked up and that nobody is at, with the time from which, the earliest first."""
-        pairs = await self.redis.zrangebyscore(names.look_ups(fleet), "-inf", now, start=0, num=most, withscores=True)
-        return {PuterKey.parse(raw.decode()): at for raw, at in pairs}
+    async def looking(self, fleet: str) -> list[str]:
+        """Namespaces with keys that are to be looked up."""
+        return await self._with_any(names.looking(fleet), lambda namespace: names.look_ups(fleet, namespace))
+
+    async def look_ups(self, fleet: str, namespace: str, now: float, most: int) -> dict[str, float]:
+        """Tags that are to be looked up and that nobody is at, with the time from which, the earliest first."""
+        return await self._due(names.look_ups(fleet, namespace), now, most)
 
     async def claim_look_ups(self, fleet: str, keys: Sequence[PuterKey], until: float) -> None:
-        """Nobody else shall look these keys up until a time."""
-        await self.redis.zadd(names.look_ups(fleet), {str(key): until for key in keys}, xx=True)
+        """Nobody else shall look these keys of one namespace up until a time."""
+        claimed = {key.tag: until for key in keys}
+        await self.redis.zadd(names.look_ups(fleet, keys[0].namespace), claimed, xx=True)
 
-    async def pads(self, fleet: str) -> list[str]:
-        """Namespaces with a launchpad of the fleet that is not empty."""
-        namespaces = [raw.decode() for raw in await self.redis.smembers(names.pads(fleet))]
+    async def _with_any(self, of: str, waiting: Callable[[str], str]) -> list[str]:
+        """Those of a set of namespaces in whose sorted set anything waits; the others are taken off."""
+        namespaces = [raw.decode() for raw in await self.redis.smembers(of)]
+        if not namespaces:
+            return []
         async with self.redis.pipeline(transaction=False) as pipe:
             for namespace in namespaces:
-                pipe.zcard(names.pad(fleet, namespace))
+                pipe.zcard(waiting(namespace))
             sizes = await pipe.execute()
         for namespace, size in zip(namespaces, sizes, strict=True):
             if not size:
-                await self.scripts.unpad(keys=[names.pads(fleet), names.pad(fleet, namespace)], args=[namespace])
+                await self.scripts.leave(keys=[of, waiting(namespace)], args=[namespace])
         return [namespace for namespace, size in zip(namespaces, sizes, strict=True) if size]
 
-    async def on_pad(self, fleet: str, namespace: str, now: float, most: int) -> dict[str, float]:
-        """Tags on a launchpad that may be launched, with the time from which they may, the earliest first."""
-        pairs = await self.redis.zrangebyscore(
-            names.pad(fleet, namespace), "-inf", now, start=0, num=most, withscores=True
-        )
+    async def _due(self, name: str, now: float, most: int) -> dict[str, float]:
+        pairs = await self.redis.zrangebyscore(name, "-inf", now, start=0, num=most, withscores=True)
         return {tag.decode(): at for tag, at in pairs}
 
     async def brakes(self, fleet: str) -> dict[str, Brake]:

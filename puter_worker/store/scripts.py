@@ -18,7 +18,7 @@ class Scripts:
         self.start = registered("start")
         self.take = registered("take")
         self.unring = registered("unring")
-        self.unpad = registered("unpad")
+        self.leave = registered("leave")
         self.claim = registered("claim")
         self.lease = registered("lease")
         self.release = registered("release")

@@ -60,8 +60,8 @@ def left_to_do(client: Any, keys: Sequence[PuterKey]) -> list[str]:
     namespaces = {key.namespace for key in keys}
     lists = [public.inbox(n) for n in namespaces] + [names.backlog(n) for n in namespaces]
     sets = [public.BELL, names.BACKLOGS]
-    sorted_sets = [names.intents(FLEET), names.labels(FLEET), names.look_ups(FLEET), names.MOVING, names.QUEUE,
-                   names.ADMISSIONS, *(names.pad(FLEET, n) for n in namespaces)]  # fmt: skip
+    sorted_sets = [names.intents(FLEET), names.labels(FLEET), names.MOVING, names.QUEUE, names.ADMISSIONS,
+                   *(of(FLEET, n) for n in namespaces for of in (names.look_ups, names.pad))]  # fmt: skip
     for name in lists:
         unmet[name] += client.llen(name)
     for name in sets:

@@ -68,18 +68,18 @@ async def test_a_call_is_made_for_part_of_a_batch_only_when_it_is_full_or_nobody
     looked_up: list[int] = []
     for coming in (TAGS[:150], TAGS[150:230], TAGS[230:249]):
         await ensured(idle, coming)
-        await resolve(idle.store, fleet)
+        await resolve(idle.store, fleet, "betty")
         looked_up.append(await on_pad(sim_workshop))
     monkeypatch.setattr(station, "IDLE_S", 0.0)
-    await resolve(idle.store, fleet)
+    await resolve(idle.store, fleet, "betty")
 
     assert [*looked_up, await on_pad(sim_workshop)] == [0, 200, 200, 249]
 
 
 async def resolved(idle: Worker, fleet: Fleet) -> None:
     """All that waits to be looked up is."""
-    while await idle.store.look_ups(str(fleet), idle.store.now(), 1):
-        await resolve(idle.store, fleet)
+    while await idle.store.look_ups(str(fleet), "betty", idle.store.now(), 1):
+        await resolve(idle.store, fleet, "betty")
 
 
 async def on_pad(shop: SimWorkshop) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,9 @@ from puter_client.client import PuterClient
 from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
 from puter_worker import pacer
+from puter_worker.fleet import Fleet
 from puter_worker.pacer import INSTANCES, Bucket, Pacer
-from puter_worker.stations import explain
+from puter_worker.stations import explain, launch
 from puter_worker.store import names
 from puter_worker.store.workerstore import WorkerStore
 from tests.ec2sim.config import Fault
@@ -37,6 +39,25 @@ async def launches_between(shop: SimWorkshop, client: PuterClient, tag: str) -> 
     calls = await shop.calls("RunInstances")
     (own,) = [call for call in calls if record.instance_id in call.effect]
     return [call for call in calls if awaited < call.at and call.number < own.number]
+
+
+async def test_launches_that_take_long_to_be_sent_ask_no_more_than_ec2_allows(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EC2's bucket is full until the first of them arrives: what comes back here meanwhile does not there."""
+    in_time = launch.open_intent
+
+    async def late(*args: Any) -> Any:
+        await asyncio.sleep(0.3)  # a dozen tokens' time, with the workshop's hurry
+        return await in_time(*args)
+
+    monkeypatch.setattr(launch, "open_intent", late)
+    async with sim_workshop.working(max_group=10):
+        batch = await sim_workshop.submit(*TAGS)
+        await sim_workshop.client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=60)
+
+    assert len(await sim_workshop.calls("RunInstances")) == 10
+    assert await sim_workshop.refused("RequestLimitExceeded") == 0
 
 
 # -- fairness ---
@@ -97,6 +118,32 @@ async def test_a_namespace_whose_machines_go_singly_is_not_last(
         await carol.wait(batch_id=theirs, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
 
     assert len(await launches_between(sim_workshop, carol, "one")) <= 2
+
+
+async def test_a_look_up_that_takes_long_holds_up_no_other_namespace(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, answered, in_time = asyncio.Event(), asyncio.Event(), Fleet.look_up
+
+    async def look_up(fleet: Fleet, namespace: str, tags: Any) -> Any:
+        if namespace == "betty":
+            begun.set()
+            await answered.wait()
+        return await in_time(fleet, namespace, tags)
+
+    monkeypatch.setattr(Fleet, "look_up", look_up)
+    carol = sim_workshop.client_of("carol")
+    async with sim_workshop.working():
+        await sim_workshop.submit("slow")
+        await begun.wait()
+        theirs = await sim_workshop.submit("one", client=carol)
+        (view,) = await carol.wait(batch_id=theirs, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
+        (slow,) = await sim_workshop.records("slow")
+        answered.set()
+        await sim_workshop.client.wait(tags=["slow"], wait=WaitFor.LAUNCHED, timeout_s=30)
+
+    assert view.record
+    assert slow.phase is Phase.RESOLVING
 
 
 async def some_launch(shop: SimWorkshop) -> bool:

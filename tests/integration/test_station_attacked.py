@@ -167,7 +167,7 @@ async def test_a_look_up_of_a_wish_that_was_withdrawn_does_not_swallow_the_next_
         fleets: Fleets = worker._fleets
         fleet = await fleets.find(None, "us-east-1")
         with workshop.server.client() as behind:
-            behind.zadd(names.look_ups(FLEET), {"betty/one": 0})  # left by a wish that was withdrawn
+            behind.zadd(names.look_ups(FLEET, "betty"), {"one": 0})  # left by a wish that was withdrawn
         real = store.records
 
         async def records(keys: Any) -> Any:
@@ -177,9 +177,9 @@ async def test_a_look_up_of_a_wish_that_was_withdrawn_does_not_swallow_the_next_
             return answer
 
         monkeypatch.setattr(store, "records", records)
-        await resolve(store, fleet)
+        await resolve(store, fleet, "betty")
         with workshop.server.client() as behind:
-            assert behind.zrange(names.look_ups(FLEET), 0, -1) == [b"betty/one"]
+            assert behind.zrange(names.look_ups(FLEET, "betty"), 0, -1) == [b"one"]
 
 
 async def test_a_living_machine_that_ec2_does_not_tell_of_is_not_among_what_must_move(
@@ -199,13 +199,13 @@ async def test_a_living_machine_that_ec2_does_not_tell_of_is_not_among_what_must
     monkeypatch.setattr(Fleet, "describe", describe)
     await intake(store, ["betty"])
     await ensure(store, fleets, KEY)
-    await resolve(store, fleet)
+    await resolve(store, fleet, "betty")
     with workshop.server.client() as behind:
         assert behind.zrange(names.MOVING, 0, -1) == []
         again = behind.zscore(names.PARKED, str(KEY))
         assert again
         assert 4 < again - store.now() <= 5, "it is looked up again soon, for its wish's sake"
-        assert behind.zrange(names.look_ups(FLEET), 0, -1) == []
+        assert behind.zrange(names.look_ups(FLEET, "betty"), 0, -1) == []
     _, (told,) = await workshop.client.batch(batch)
 
     assert "ServiceUnavailable" in (told.reason or "")

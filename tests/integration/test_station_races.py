@@ -52,7 +52,7 @@ async def test_a_job_that_runs_five_times_at_once_moves_its_key_once(hands: Hand
 
     record = await hands.shop.record("one")
     assert record.phase is Phase.RESOLVING
-    assert hands.sorted(names.look_ups(FLEET)) == [b"betty/one"]
+    assert hands.sorted(names.look_ups(FLEET, "betty")) == [b"one"]
 
 
 async def test_two_look_ups_put_a_key_on_its_launchpad_once(hands: Hands) -> None:
@@ -60,14 +60,14 @@ async def test_two_look_ups_put_a_key_on_its_launchpad_once(hands: Hands) -> Non
 
     async def again() -> None:
         time_passes(hands.shop)
-        await resolve(hands.store, fleet)
+        await resolve(hands.store, fleet, "betty")
 
     await asyncio.gather(*(again() for _ in range(4)))
 
     events = [event.event for event in await hands.shop.client.events("one")]
     assert events.count("launch.awaited") == 1
     assert hands.sorted(names.pad(FLEET, "betty")) == [b"one"]
-    assert hands.sorted(names.look_ups(FLEET)) == []
+    assert hands.sorted(names.look_ups(FLEET, "betty")) == []
 
 
 async def test_a_look_up_leaves_a_wish_alone_that_was_withdrawn_meanwhile(hands: Hands) -> None:
@@ -81,7 +81,7 @@ async def test_a_look_up_leaves_a_wish_alone_that_was_withdrawn_meanwhile(hands:
 
     fleet.look_up = meanwhile  # type: ignore[method-assign,assignment]
 
-    await resolve(hands.store, fleet)
+    await resolve(hands.store, fleet, "betty")
 
     assert (await hands.shop.record("one")).phase is Phase.CANCELLED
     assert hands.sorted(names.pad(FLEET, "betty")) == []

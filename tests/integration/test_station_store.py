@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from puter_client.contract.key import PuterKey
-from puter_worker.pacer import INSTANCES, SLOW_FOR_S, Granted, Pacer
+from puter_worker.pacer import INSTANCES, SLOW_FOR_S, Advance, Granted, Pacer
 from puter_worker.store import names
 from puter_worker.store.base import encode
 from puter_worker.store.machines import Admission
@@ -187,14 +187,15 @@ async def test_what_is_claimed_is_not_claimed_again_before_its_time(store: Worke
 
 async def test_a_look_up_that_is_claimed_is_nobody_elses_before_its_time(store: WorkerStore) -> None:
     one, two, over = (PuterKey("betty", tag) for tag in ("one", "two", "over"))
-    await store.redis.zadd(names.look_ups("f"), {str(one): 1, str(two): 2, "betty/later": store.now() + 60})
+    look_ups = names.look_ups("f", "betty")
+    await store.redis.zadd(look_ups, {one.tag: 1, two.tag: 2, "later": store.now() + 60})
 
-    before = await store.look_ups("f", store.now(), 10)
+    before = await store.look_ups("f", "betty", store.now(), 10)
     await store.claim_look_ups("f", [one, over], store.now() + 60)
 
-    assert before == {one: 1.0, two: 2.0}
-    assert await store.look_ups("f", store.now(), 10) == {two: 2.0}
-    assert await store.redis.zscore(names.look_ups("f"), str(over)) is None
+    assert before == {"one": 1.0, "two": 2.0}
+    assert await store.look_ups("f", "betty", store.now(), 10) == {"two": 2.0}
+    assert await store.redis.zscore(look_ups, over.tag) is None
 
 
 async def test_of_many_writes_those_that_rest_on_what_has_moved_on_are_left_out(store: WorkerStore) -> None:
@@ -266,6 +267,58 @@ async def test_a_full_bucket_is_given_whole_and_of_another_the_reserve_is_left(s
 
     assert (full.wait_s, full.before) == (0.0, 1_000)
     assert rest.before == 97
+
+
+async def waits(store: WorkerStore, seconds: float) -> int:
+    """What the bucket of RunInstances has to give after so long."""
+    bucket = names.bucket("123456789012", "us-east-1", "RunInstances")
+    await store.redis.hset(bucket, mapping={"at": store.now() - seconds})
+    return (await pacer(store).take([("RunInstances", 0)])).before
+
+
+async def test_tokens_taken_ahead_come_back_only_when_their_request_has_arrived(store: WorkerStore) -> None:
+    first, second = [await pacer(store).take_ahead({"RunInstances": 2}) for _ in range(2)]
+    assert isinstance(first, Advance)
+    assert isinstance(second, Advance)
+    left = []
+    async with first:
+        async with second:
+            left.append(await waits(store, 60))
+        left.append(await waits(store, 0))
+        left.append(await waits(store, 60))
+    left.append(await waits(store, 60))
+
+    assert left == [0, 0, 2, 4]
+
+
+async def test_tokens_taken_ahead_are_given_back_at_once(store: WorkerStore) -> None:
+    advance = await pacer(store).take_ahead({"RunInstances": 1, INSTANCES: 100})
+    assert isinstance(advance, Advance)
+    async with advance:
+        await advance.give_back({INSTANCES: 40})
+        some = (await pacer(store).take([(INSTANCES, 0)])).before
+        await advance.give_back()
+        all_of_them = (await pacer(store).take([(INSTANCES, 0)])).before
+        assert await waits(store, 0) == 4
+
+    assert (some, all_of_them) == (937, 1_000)
+
+
+async def test_tokens_taken_ahead_that_are_not_there_are_not_owed(store: WorkerStore) -> None:
+    taken = [await pacer(store).take_ahead({"RunInstances": 1}) for _ in range(5)]
+
+    assert [isinstance(one, Advance) for one in taken] == [True] * 4 + [False]
+    assert isinstance(taken[-1], float)
+    assert await waits(store, 0) == 0
+
+
+async def test_a_request_of_a_worker_that_died_is_not_waited_for(
+    store: WorkerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("puter_worker.pacer.ARRIVES_WITHIN_S", -1.0)
+    await pacer(store).take_ahead({"RunInstances": 4})
+
+    assert await waits(store, 60) == 4
 
 
 async def test_all_workers_spend_from_one_bucket(store: WorkerStore) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 from unittest import mock
@@ -24,7 +24,7 @@ from puter_worker.ec2.images import Image
 from puter_worker.ec2.keypairs import KeyPair
 from puter_worker.fleet import Fleet, FleetId
 from puter_worker.memory import Memory
-from puter_worker.pacer import BUCKETS, INSTANCES, Granted
+from puter_worker.pacer import BUCKETS, INSTANCES, Advance, Granted
 from puter_worker.stations import quarantine
 from puter_worker.stations.ensure import ensure
 from puter_worker.stations.intake import intake
@@ -96,13 +96,16 @@ class _Pacer:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def take(self, amounts: Sequence[tuple[str, int]]) -> Granted:
+    async def take(self, amounts: Sequence[tuple[str, int]], **_: object) -> Granted:
         return Granted(0.0, self._world.calls_now if amounts[0][0] == "RunInstances" else int(BUCKETS[INSTANCES].size))
 
     async def take_one(self, _action: str, *, until: float) -> bool:
         return until > 0
 
-    async def give_back(self, _amounts: Sequence[tuple[str, int]]) -> None:
+    async def take_ahead(self, amounts: Mapping[str, int]) -> Advance:
+        return Advance(cast("Any", self), "", amounts)
+
+    async def arrived(self, *_: object, **__: object) -> None:
         return None
 
 
@@ -234,6 +237,10 @@ class World:
             await store.restart_stuck()
             await store.feed()
 
+        async def look_up() -> None:
+            for namespace in await store.looking(str(fleet)):
+                await resolve(store, fleet, namespace)
+
         async def take_up() -> None:
             if await process.gate.open():
                 found = await store.open_intents(str(fleet), store.now())
@@ -249,7 +256,7 @@ class World:
             "remember": remember,
             "restart": restart,
             "ensure": lambda: self._ensure(process),
-            "resolve": lambda: resolve(store, fleet),
+            "resolve": look_up,
             "launch": process.launcher.turn,
             "replay": take_up,
             "label": lambda: label(store, fleet),

@@ -323,7 +323,13 @@ def test_a_run_is_over_when_every_record_is_as_wished(changes: dict[str, Any], l
     "name",
     [
         *(public.inbox("ann"), public.BELL, names.backlog("bob"), names.BACKLOGS, names.QUEUE, names.MOVING),
-        *(names.ADMISSIONS, names.intents(FLEET), names.labels(FLEET), names.look_ups(FLEET), names.pad(FLEET, "ann")),
+        *(
+            names.ADMISSIONS,
+            names.intents(FLEET),
+            names.labels(FLEET),
+            names.look_ups(FLEET, "ann"),
+            names.pad(FLEET, "ann"),
+        ),
     ],
 )
 def test_a_run_is_not_over_while_something_is_to_be_done(name: str) -> None:
