@@ -15,10 +15,12 @@ import msgspec
 
 from puter_worker.ec2.answers import Answer, Console, InstanceAnswer, Instances, Reservation
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.errors import Ec2Error
+from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.tags import INTENT, LABELLED, MANAGED, NAMESPACE, TAG_TAG, as_ec2, from_ec2
 
+# AWS's pages say "200 values per filter", the message of FilterLimitExceeded "on a single call": the stricter one.
 MAX_FILTER_VALUES = 200
+TAGS_A_CALL = MAX_FILTER_VALUES - 2  # beside the values of `_managed`
 # Reading a page of 1,000 instances keeps the event loop busy for 0.3 s.
 PAGE_SIZE = 250
 _AT_ONCE = 4
@@ -236,16 +238,26 @@ def _managed(namespace: str | None = None) -> list[Filter]:
 async def _find(caller: Caller, common: Sequence[Filter], name: str, values: Iterable[str]) -> list[Instance]:
     """All instances that pass the common filters and have one of the values; no values, no call."""
     wanted = list(dict.fromkeys(values))
-    chunks = [wanted[at : at + MAX_FILTER_VALUES] for at in range(0, len(wanted), MAX_FILTER_VALUES)]
+    most = MAX_FILTER_VALUES - sum(len(of) for _, of in common)
+    chunks = [wanted[at : at + most] for at in range(0, len(wanted), most)]
     at_once = asyncio.Semaphore(_AT_ONCE)
 
-    async def find(chunk: Sequence[str]) -> list[Instance]:
+    async def ask(chunk: Sequence[str]) -> list[Instance]:
         filters = [{"Name": n, "Values": list(v)} for n, v in [*common, (name, chunk)]]
         found: list[Instance] = []
         async with at_once:
             async for page in caller.pages("DescribeInstances", Instances, Filters=filters, MaxResults=PAGE_SIZE):
                 found += [instance_of(i) for reservation in page.reservations for i in reservation.instances]
         return found
+
+    async def find(chunk: Sequence[str]) -> list[Instance]:
+        try:
+            return await ask(chunk)
+        except Ec2Error as error:
+            if error.handling is not Handling.SPLIT or len(chunk) == 1:
+                raise
+        half = len(chunk) // 2
+        return [*await find(chunk[:half]), *await find(chunk[half:])]
 
     if len(chunks) == 1:
         answers = [await find(chunks[0])]

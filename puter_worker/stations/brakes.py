@@ -18,13 +18,25 @@ from puter_worker.store.brake import Brake
 
 DRY_FOR_S = 60.0
 QUOTA_FOR_S = 60.0
+# A machine that shuts down counts against its quota until it has ended, which nobody tells: tried soon, then later.
+FREED_AGAIN_S = 2.0
 # As many as any launch may have: no brake.
 FREE = int(BUCKETS[INSTANCES].size)
 
 # The families that share one vCPU quota, by the letters a type begins with; "Amazon EC2 service quotas" in AWS's
 # general reference. What is not listed has a family of its own.
 _STANDARD = "acdhimrtz"
-_FAMILIES = {"g": "G and VT", "vt": "G and VT", "p": "P", "x": "X", "f": "F", "inf": "Inf", "trn": "Trn", "dl": "DL"}
+_FAMILIES = {
+    "g": "G and VT",
+    "vt": "G and VT",
+    "p": "P",
+    "x": "X",
+    "f": "F",
+    "inf": "Inf",
+    "trn": "Trn",
+    "dl": "DL",
+    "hpc": "HPC",
+}
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -54,6 +66,7 @@ class Choice(msgspec.Struct, frozen=True):
         wait_s: until the first place may be probed.
         why: of the brake that holds longest, for people.
         quota: whether that brake is a quota's.
+        dry_since: since when EC2 has had no capacity in any place; None: it has, or that is not known.
     """
 
     place: Place | None
@@ -61,6 +74,7 @@ class Choice(msgspec.Struct, frozen=True):
     wait_s: float = 0.0
     why: str = ""
     quota: bool = False
+    dry_since: float | None = None
 
 
 def capacity_name(place: Place) -> str:
@@ -106,6 +120,7 @@ def places(types: Sequence[str], zones: Sequence[str], subnets: Sequence[str]) -
 def choose_place(wanted: Sequence[Place], brakes: Mapping[str, Brake], now: float, *, spot: bool) -> Choice:
     """The first place that may be asked for machines now."""
     soonest: Choice | None = None
+    dry: list[float] = []
     for place in wanted:
         quota = brakes.get(quota_name(place.instance_type, spot=spot))
         capacity = brakes.get(capacity_name(place))
@@ -117,19 +132,35 @@ def choose_place(wanted: Sequence[Place], brakes: Mapping[str, Brake], now: floa
         wait_s = longest.until - now
         if soonest is None or wait_s < soonest.wait_s:
             soonest = Choice(None, wait_s=wait_s, why=longest.why, quota=longest is quota)
-    return soonest or Choice(None, wait_s=DRY_FOR_S, why="there is no place to launch in")
+        if capacity is not None and waiting == [capacity] and capacity.since is not None:
+            dry.append(capacity.since)
+    if soonest is not None:
+        return msgspec.structs.replace(soonest, dry_since=max(dry) if len(dry) == len(wanted) else None)
+    return Choice(None, wait_s=DRY_FOR_S, why="there is no place to launch in")
 
 
-def after_no_capacity(now: float, why: str) -> Brake:
-    """The brake of a place that has refused."""
-    return Brake(now + DRY_FOR_S, 1, why)
+def after_no_capacity(before: Brake | None, now: float, why: str) -> Brake:
+    """The brake of a place that has refused, beside the one that it had."""
+    since = now if before is None or before.since is None else before.since
+    return Brake(now + DRY_FOR_S, 1, why, since=since)
 
 
-def after_quota(asked: int, now: float, why: str) -> Brake:
-    """The brake of a quota that has refused so many machines."""
+def with_doubt(now: float, why: str) -> Brake:
+    """The brake of a place that was not asked itself, of a type that EC2 found nowhere."""
+    return Brake(now, 1, why)
+
+
+def after_quota(before: Brake | None, asked: int, now: float, why: str) -> Brake:
+    """The brake of a quota that has refused so many machines, beside the one that it had."""
     if asked > 1:
         return Brake(now, asked // 2, why)
-    return Brake(now + QUOTA_FOR_S, 1, why)
+    pause_s = min(QUOTA_FOR_S, (before and before.pause_s) or QUOTA_FOR_S)
+    return Brake(now + pause_s, 1, why, pause_s=2 * pause_s)
+
+
+def after_an_end(before: Brake) -> Brake:
+    """The brake of a quota under which a machine has ended, or is about to."""
+    return Brake(0.0, before.most, before.why, pause_s=FREED_AGAIN_S)
 
 
 def after_success(brake: Brake, launched: int) -> Brake | None:

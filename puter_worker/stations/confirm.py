@@ -14,9 +14,9 @@ from puter_client.contract.phase import ENDED
 from puter_client.contract.record import Record
 from puter_worker.ec2.instances import Instance
 from puter_worker.fleet import Fleet
+from puter_worker.stations.brakes import after_an_end
 from puter_worker.stations.facts import gone, with_instance
 from puter_worker.store.base import Kept
-from puter_worker.store.brake import Brake
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
 
@@ -67,6 +67,6 @@ async def _free_quota(store: WorkerStore, fleet: str) -> None:
     txn = Txn()
     for name, brake in (await store.brakes(fleet)).items():
         if name.startswith("quota/"):
-            store.put_brake(txn, fleet, name, Brake(0.0, brake.most, brake.why))
+            store.put_brake(txn, fleet, name, after_an_end(brake))
     if txn:
         await store.commit(txn)

@@ -161,8 +161,8 @@ class Launcher:
         now, txn = self._store.now(), Txn()
         live = await self._store.live_count(str(self._fleet))
         for w in unit:
-            # Waiting for a quota does not count as waiting for capacity.
-            since = None if choice.quota else w.record.short_since
+            # Waiting for a quota, or for tokens while there is capacity, does not count as waiting for capacity.
+            since = None if choice.dry_since is None else max(choice.dry_since, w.record.short_since or now)
             if since is not None and now - since >= w.spec.give_up_after_s:
                 waited = format_duration(now - since)
                 error = Ec2Error("InsufficientInstanceCapacity", f"{choice.why}; gave up after {waited}")
@@ -173,10 +173,13 @@ class Launcher:
             self._store.put_on_pad(txn, w.key, str(self._fleet), now + min(choice.wait_s, PLACE_AGAIN_S))
         await self._store.commit(txn)
 
-    def _tell_waiting(self, txn: Txn, w: Waiting, reason: str, now: float, **changes: float | None) -> None:
-        if w.record.reason != reason:
-            changed = w.record.but(reason=reason, changed_at=now, **changes)
-            self._store.put_record(txn, w.stored, changed, event="launch.delayed")
+    def _tell_waiting(self, txn: Txn, w: Waiting, reason: str, now: float, *, short_since: float | None = None) -> None:
+        same = w.record.reason == reason
+        if same and w.record.short_since == short_since:
+            return
+        changed_at = w.record.changed_at if same else now
+        changed = w.record.but(reason=reason, changed_at=changed_at, short_since=short_since)
+        self._store.put_record(txn, w.stored, changed, event=None if same else "launch.delayed")
 
     def _fail(self, txn: Txn, kept: Kept[Record], error: Ec2Error, now: float) -> None:
         record = kept.value
@@ -317,7 +320,7 @@ class Launcher:
             if is_final(error):
                 self._fail(txn, w.stored, error, now)
                 return
-            self._tell_waiting(txn, w, told, now)
+            self._tell_waiting(txn, w, told, now, short_since=w.record.short_since)
             self._store.put_on_pad(txn, w.key, str(self._fleet), now + TRY_AGAIN_S)
 
         left: Sequence[Waiting] = unit

@@ -23,7 +23,7 @@ from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_client.contract.wish import UpWish
 from puter_worker.ec2.errors import Ec2Error
-from puter_worker.ec2.instances import MAX_FILTER_VALUES, Instance
+from puter_worker.ec2.instances import TAGS_A_CALL, Instance
 from puter_worker.ec2.tags import LABELLED, key_of
 from puter_worker.fleet import Fleet
 from puter_worker.stations import ensure, intake
@@ -37,7 +37,7 @@ from puter_worker.store.workerstore import WorkerStore
 
 _log = structlog.get_logger("puter.resolve")
 # A few calls' worth: what comes meanwhile waits for the end of it.
-AT_ONCE = 400
+AT_ONCE = 2 * TAGS_A_CALL
 CLAIM_S = 12.0  # what a dead leader had claimed is another's within 15 s, its lease included
 LOOK_EVERY_S = 0.025
 # Look-ups that are not full begin at least so long apart: each costs a token however few keys it is for.
@@ -85,7 +85,7 @@ async def resolve(store: WorkerStore, fleet: Fleet, namespace: str) -> bool:
     now = store.now()
     since = await store.look_ups(str(fleet), namespace, now, AT_ONCE)
     keys = [PuterKey(namespace, tag) for tag in since]
-    full = len(keys) // MAX_FILTER_VALUES * MAX_FILTER_VALUES
+    full = len(keys) // TAGS_A_CALL * TAGS_A_CALL
     part = full < len(keys) and (waited_enough(since.values(), now) or await _none_is_missing(store, keys))
     if keys := keys if part else keys[:full]:
         await store.claim_look_ups(str(fleet), keys, now + CLAIM_S)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,11 +21,12 @@ from puter_worker.ec2 import instances as ec2
 from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.instances import Instance
 from puter_worker.fleet import Fleet
-from puter_worker.stations.brakes import after_no_capacity, after_quota, quota_reached
+from puter_worker.stations.brakes import after_no_capacity, after_quota, quota_reached, with_doubt
 from puter_worker.stations.facts import DEAD, choose, generation_of
 from puter_worker.stations.members import attempts, fail, give_back, put_off, tell
 from puter_worker.stations.waiting import is_final, reason_after
 from puter_worker.store.base import Kept
+from puter_worker.store.brake import Brake
 from puter_worker.store.intent import Intent
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
@@ -41,7 +42,8 @@ RENEW_S = 3.0
 SECOND_LOOK_AFTER_S = 30.0
 # Past this nobody can say what EC2 still remembers of a token.
 SAFE_TO_REPEAT_S = 900.0
-BACKOFF_S = 2.0
+BACKOFF_S = 2.0  # and twice as long after each further send
+LONGEST_BACKOFF_S = 60.0
 # What a launch was prepared with is remembered for minutes; somebody may have deleted it.
 GONE = frozenset({"InvalidKeyPair.NotFound", "InvalidGroup.NotFound", "InvalidAMIID.NotFound"})
 MOST_ATTEMPTS = 3
@@ -124,9 +126,13 @@ async def _after_error(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], err
     # What is not doubtful says that this send had no effect; of an earlier one it says nothing.
     certain = first and not error.doubtful
     open_still = intent.but(doubtful=not certain)
+    if error.code in GONE:
+        fleet.forget()  # what was remembered has been deleted since: it is made, or looked for, anew
     match error.handling:
         case Handling.AGAIN | Handling.THROTTLED | Handling.DOUBTFUL:
-            await put_off(store, kept, open_still, reason_after(error), BACKOFF_S)
+            # A refused launch of many costs as much as a granted one.
+            pause_s = min(LONGEST_BACKOFF_S, BACKOFF_S * 2**intent.sends)
+            await put_off(store, kept, open_still, reason_after(error), pause_s)
         case Handling.CREDENTIALS:
             await put_off(store, kept, open_still, reason_after(error), CREDENTIALS_S)
         case Handling.IDEMPOTENT_MISMATCH:
@@ -137,21 +143,36 @@ async def _after_error(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], err
             refused = intent.but(refused=error.code)
             await put_off(store, kept, refused, reason_after(error), BACKOFF_S)
         case _ if error.code in GONE and await attempts(store, intent) < MOST_ATTEMPTS:
-            fleet.forget()  # what was remembered has been deleted since: it is made, or looked for, anew
             await give_back(store, fleet, kept, reason_after(error), 0.0)
         case _ if is_final(error):
             await fail(store, kept, error)
         case Handling.OTHER_ZONE:
             where = intent.capacity.removeprefix("capacity/").replace("/*", "").replace("/", " in ")
             why = f"no capacity for {where} ({error.code})"
-            brake = after_no_capacity(store.now(), why)
-            await give_back(store, fleet, kept, f"{why}, trying elsewhere", 0.0, brakes={intent.capacity: brake})
+            brakes = await _no_capacity(store, fleet, intent, why)
+            await give_back(store, fleet, kept, f"{why}, trying elsewhere", 0.0, brakes=brakes)
         case Handling.QUOTA | Handling.SPLIT:
             why = quota_reached(error.code, intent.quota)
-            brake = after_quota(len(intent.members), store.now(), why)
+            before = (await store.brakes(intent.fleet)).get(intent.quota)
+            brake = after_quota(before, len(intent.members), store.now(), why)
             await give_back(store, fleet, kept, why, 0.0, brakes={intent.quota: brake})
         case _:
             await give_back(store, fleet, kept, reason_after(error), BACKOFF_S)
+
+
+async def _no_capacity(store: WorkerStore, fleet: Fleet, intent: Intent, why: str) -> dict[str, Brake]:
+    """What a refusal for want of capacity teaches."""
+    before, now = await store.brakes(intent.fleet), store.now()
+    taught = {intent.capacity: after_no_capacity(before.get(intent.capacity), now, why)}
+    anywhere = intent.capacity.removesuffix("/*")
+    if anywhere != intent.capacity:
+        # EC2 found none wherever it looked: each zone is asked for one machine first, not for a whole group.
+        with suppress(Ec2Error):
+            for zone in await fleet.zones():
+                name = f"{anywhere}/{zone}"
+                if name not in before:
+                    taught[name] = with_doubt(now, why)
+    return taught
 
 
 async def _adopt_by_key(store: WorkerStore, fleet: Fleet, kept: Kept[Intent]) -> None:

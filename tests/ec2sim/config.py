@@ -98,6 +98,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         group_lag_s: from its creation until a security group is found.
         flapping: share of new instances that are shown, missed and shown again within their lag.
         shuffled: whether instances are listed in any order (within a page; a launch's answer too).
+        filter_values: that one call may have.
         short_pages: whether a page may hold fewer rows than asked for, or none, and still not be the last.
 
         dead_token: a ClientToken whose instances all ended: error, the dead instances, or now this, now that.
@@ -111,6 +112,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         vcpu_quota: vCPUs of live on-demand instances by quota class (`standard`, `g-and-vt`).
         instance_quota: live on-demand instances.
         spot_quota: live Spot instances.
+        quota_refuses: what does not fit under a quota: all of a launch, or what is too much of it.
 
         pending_s: from launch to running.
         address_s: from running to the public address.
@@ -142,6 +144,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     group_lag_s: Span = NO_TIME
     flapping: Share = 0.0
     shuffled: bool = False
+    filter_values: int = 200
     short_pages: bool = False
     # tokens
     dead_token: Literal["error", "instances", "either"] = "error"
@@ -155,6 +158,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     vcpu_quota: dict[str, int] = {}
     instance_quota: int | None = None
     spot_quota: int | None = None
+    quota_refuses: Literal["all", "rest"] = "rest"
     # lives
     pending_s: Span = NO_TIME
     address_s: Span = NO_TIME

@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 from tests.ec2sim.errors import Ec2Error
 from tests.ec2sim.wire import Params
 
+# AWS's pages say so of a filter, its message of a call: the stricter one.
 MAX_VALUES = 200
 _WILD = re.compile(r"[*?\\]")
 
@@ -69,17 +70,19 @@ class Filters(Generic[Row]):
 
     __slots__ = ("_tests",)
 
-    def __init__(self, params: Params, fields: Mapping[str, Field[Row]]) -> None:
-        """Reads `Filter.N`.
+    def __init__(self, params: Params, fields: Mapping[str, Field[Row]], *, most: int = MAX_VALUES) -> None:
+        """Reads `Filter.N`; `most`: values of all filters together.
 
         Raises:
-            Ec2Error: a filter is unknown, has no values, or more than EC2 takes.
+            Ec2Error: a filter is unknown or has no values, or all together have more than EC2 takes.
         """
         self._tests: list[tuple[Matcher, Field[Row]]] = []
+        left = most
         for section in params.sections("Filter"):
             name, values = section.need("Name"), section.texts("Value")
-            if len(values) > MAX_VALUES:
-                message = f"The maximum number of filter values specified on a single call is {MAX_VALUES}"
+            left -= len(values)
+            if left < 0:
+                message = f"The maximum number of filter values specified on a single call is {most}"
                 raise Ec2Error("FilterLimitExceeded", message)
             if not values:
                 raise Ec2Error("InvalidParameterValue", f"The filter '{name}' needs at least one value")

@@ -27,7 +27,7 @@ _RETURN_TRUE = "<return>true</return>"
 def describe_instances(region: Region, params: Params) -> str:
     """DescribeInstances; no ids at all means everything."""
     page = Page(params)
-    filters = Filters(params, FILTERS)
+    filters = Filters(params, FILTERS, most=region.dials.config.filter_values)
     ids = params.texts("InstanceId")
     if ids and page.limit is not None:
         message = "The parameter instancesSet cannot be used with the parameter maxResults"

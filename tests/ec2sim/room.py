@@ -67,7 +67,7 @@ def _within_quotas(region: Region, order: Order) -> int:
     allowed = order.high
     for code, limit, used, each in limits:
         fits = max(0, limit - used) // each
-        if fits < order.low:
+        if fits < (order.high if config.quota_refuses == "all" else order.low):
             raise Ec2Error(code, _QUOTA[code].format(limit=limit))
         allowed = min(allowed, fits)
     return allowed

@@ -73,7 +73,7 @@ async def test_a_call_is_made_for_part_of_a_batch_only_when_it_is_full_or_nobody
     monkeypatch.setattr(station, "IDLE_S", 0.0)
     await resolve(idle.store, fleet, "betty")
 
-    assert [*looked_up, await on_pad(sim_workshop)] == [0, 200, 200, 249]
+    assert [*looked_up, await on_pad(sim_workshop)] == [0, 198, 198, 249]
 
 
 async def resolved(idle: Worker, fleet: Fleet) -> None:

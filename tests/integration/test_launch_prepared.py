@@ -237,7 +237,17 @@ async def test_a_group_that_is_full_meanwhile_leaves_a_running_machine_alone(sim
     assert f"it does not let ssh in from {OFFICE}" in made["notice"]
 
 
-async def test_a_look_up_for_too_much_at_once_is_waited_for(sim_workshop: SimWorkshop) -> None:
+async def test_a_look_up_for_too_much_at_once_is_made_in_parts(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.sim.configure(filter_values=20)
+    tags = [f"job-{n}" for n in range(100)]
+    async with sim_workshop.working():
+        await sim_workshop.wish(*tags, wait=WaitFor.LAUNCHED)
+
+    assert "FilterLimitExceeded" in await codes(sim_workshop, "DescribeInstances")
+    await sim_workshop.one_each(*tags)
+
+
+async def test_a_look_up_for_one_that_is_too_much_is_waited_for(sim_workshop: SimWorkshop) -> None:
     await sim_workshop.faults(Fault(action="DescribeInstances", code="FilterLimitExceeded"))
     async with sim_workshop.working():
         await sim_workshop.submit("one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import pairwise
 
 import pytest
 
@@ -156,6 +157,36 @@ async def test_zones_that_may_not_be_listed_do_not_stop_launches(sim_workshop: S
     await sim_workshop.one_each("one")
 
 
+async def test_a_key_that_ec2_never_refused_itself_gives_up_too(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every place is dry, few are sent to probe them: the others wait no longer than they."""
+    impatient(monkeypatch)
+    await limit(sim_workshop, capacity=(Capacity(slots=0),))
+    async with sim_workshop.working():
+        views = await sim_workshop.wish(*TAGS[:40], wait=WaitFor.LAUNCHED, give_up_after_s=1)
+
+    assert {view.phase for view in views} == {Phase.FAILED}
+    assert max(sum(call.params["MaxCount"] == "1" for call in await sim_workshop.calls("RunInstances")), 1) < 40
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_a_type_that_ec2_found_nowhere_is_asked_for_one_by_one_in_each_zone(sim_workshop: SimWorkshop) -> None:
+    """A refused group costs as many tokens as it has members."""
+    await limit(sim_workshop, capacity=(Capacity(slots=0),))
+    async with sim_workshop.working():
+        await sim_workshop.submit(*TAGS)
+        await eventually("no zone has room", lambda: refused_at_least(sim_workshop, 4))
+
+    first, *others = await counts(sim_workshop)
+    assert first[0] > 1
+    assert {count for count, _ in others} == {1}
+
+
+async def refused_at_least(shop: SimWorkshop, times: int) -> bool:
+    return await shop.refused("InsufficientInstanceCapacity") >= times
+
+
 async def labelled(shop: SimWorkshop, *tags: str) -> bool:
     return all(record.labelled for record in await shop.records(*tags))
 
@@ -185,15 +216,29 @@ async def test_a_refused_group_is_halved_down_to_one(sim_workshop: SimWorkshop) 
 
     asked = [count for count, _ in await counts(sim_workshop)]
     assert asked[0] in range(2, 17)
-    assert asked == sorted(asked, reverse=True)
     assert asked[-1] == 1
+    assert all(after == before // 2 for before, after in pairwise(asked))
 
 
+@pytest.mark.usefixtures("in_groups")
+async def test_under_a_quota_that_refuses_whole_groups_all_that_fits_is_launched(sim_workshop: SimWorkshop) -> None:
+    await limit(sim_workshop, vcpu_quota={"standard": 14}, quota_refuses="all")
+    async with sim_workshop.working():
+        await sim_workshop.submit(*TAGS[:16])
+        await eventually("the rest is told why it waits", lambda: wait_for_quota(sim_workshop, 9, live=7))
+
+    calls = await counts(sim_workshop)
+    assert await live_count(sim_workshop) == 7
+    assert max(count for count, code in calls if code == "OK") > 1
+
+
+@pytest.mark.parametrize("shutdown_s", [0.0, 3.0])
 async def test_when_a_machine_ends_the_next_one_is_launched(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch, shutdown_s: float
 ) -> None:
+    """Also if its place under the quota is free only some time after it is seen to shut down."""
     monkeypatch.setattr(brakes, "QUOTA_FOR_S", 3_600.0)  # nothing else than the end lets it try again
-    await limit(sim_workshop, vcpu_quota={"standard": 4})
+    await limit(sim_workshop, vcpu_quota={"standard": 4}, shutdown_s=[shutdown_s, shutdown_s])
     tags = TAGS[:4]
     async with sim_workshop.working():
         await sim_workshop.submit(*tags)

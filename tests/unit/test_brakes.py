@@ -9,6 +9,7 @@ from puter_worker.stations.brakes import (
     FREE,
     QUOTA_FOR_S,
     Place,
+    after_an_end,
     after_no_capacity,
     after_quota,
     after_success,
@@ -104,7 +105,7 @@ def test_with_no_place_at_all_there_is_something_to_say() -> None:
     [
         ("t3.micro", "standard"),
         ("m5.large", "standard"),
-        ("hpc7g.4xlarge", "standard"),
+        ("hpc7g.4xlarge", "HPC"),
         ("z1d.large", "standard"),
         ("g5g.xlarge", "G and VT"),
         ("vt1.3xlarge", "G and VT"),
@@ -121,19 +122,62 @@ def test_types_share_the_quota_of_their_family(instance_type: str, family: str) 
     assert quota_name(instance_type, spot=False) == f"quota/{family}"
 
 
+# -- since when there is no capacity ---
+
+
+def dry(since: float | None) -> Brake:
+    return Brake(NOW + 30, 1, "dry", since=since)
+
+
+def test_there_is_no_capacity_since_the_last_of_all_places_refused() -> None:
+    brakes = {capacity_name(IN_A): dry(NOW - 90), capacity_name(IN_B): dry(NOW - 20)}
+
+    assert choose_place([IN_A, IN_B], brakes, NOW, spot=False).dry_since == NOW - 20
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{}, {capacity_name(IN_B): dry(None)}, {capacity_name(IN_B): dry(NOW - 20), QUOTA: held(why="quota")}],
+    ids=["a place that may be asked", "one that EC2 has not refused", "a quota that holds all"],
+)
+def test_it_is_not_capacity_alone_that_is_waited_for(other: dict[str, Brake]) -> None:
+    brakes = {capacity_name(IN_A): dry(NOW - 90), **other}
+
+    assert choose_place([IN_A, IN_B], brakes, NOW, spot=False).dry_since is None
+
+
 # -- how many ---
 
 
 def test_a_dry_place_is_left_alone_and_then_probed_with_one() -> None:
-    assert after_no_capacity(NOW, "dry") == Brake(NOW + DRY_FOR_S, 1, "dry")
+    assert after_no_capacity(None, NOW, "dry") == Brake(NOW + DRY_FOR_S, 1, "dry", since=NOW)
+
+
+def test_a_place_is_dry_since_the_first_refusal_after_a_success() -> None:
+    first = after_no_capacity(None, NOW, "dry")
+    again = after_no_capacity(first, NOW + 70, "dry")
+    success = after_success(again, 1)
+    after = after_no_capacity(success, NOW + 90, "dry")
+
+    assert (again.since, after.since) == (NOW, NOW + 90)
 
 
 def test_a_group_that_a_quota_refused_is_halved_at_once() -> None:
-    assert after_quota(9, NOW, "full") == Brake(NOW, 4, "full")
+    assert after_quota(None, 9, NOW, "full") == Brake(NOW, 4, "full")
 
 
 def test_one_machine_that_a_quota_refused_waits() -> None:
-    assert after_quota(1, NOW, "full") == Brake(NOW + QUOTA_FOR_S, 1, "full")
+    assert after_quota(None, 1, NOW, "full").until == NOW + QUOTA_FOR_S
+
+
+def test_a_quota_under_which_a_machine_has_ended_is_tried_at_once_and_then_less_and_less_often() -> None:
+    brake = after_an_end(Brake(NOW + QUOTA_FOR_S, 1, "full"))
+    pauses = [brake.until]
+    for _ in range(7):
+        brake = after_quota(brake, 1, NOW, "full")
+        pauses.append(brake.until - NOW)
+
+    assert pauses == [0, 2, 4, 8, 16, 32, 60, 60]
 
 
 def test_after_a_success_twice_as_many_may_be_asked_for() -> None:

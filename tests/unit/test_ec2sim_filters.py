@@ -99,6 +99,14 @@ def test_more_than_two_hundred_values_are_refused(ec2: Direct) -> None:
         tags_found(ec2, ("tag:puter", [str(n) for n in range(201)]))
 
 
+def test_values_of_all_filters_count_together(ec2: Direct) -> None:
+    running = ("instance-state-name", ["running", "pending"])
+
+    assert tags_found(ec2, running, ("tag:puter", ["one", *map(str, range(197))])) == ["one"]
+    with pytest.raises(Refused, match="FilterLimitExceeded"):
+        tags_found(ec2, running, ("tag:puter", [str(n) for n in range(199)]))
+
+
 def test_no_ids_at_all_ask_for_everything(ec2: Direct) -> None:
     assert len(ec2.listed(InstanceIds=[])) == 3
 
