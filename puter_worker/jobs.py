@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
-from arq.utils import timestamp_ms
 from arq.worker import Worker as ArqWorker
 from arq.worker import func
 
+from puter_worker.store.names import QUEUE
 from puter_worker.turns import take_turns
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ class JobWorker(ArqWorker):
             redis_pool=redis,
             handle_signals=False,
             max_jobs=max_jobs,
-            queue_read_limit=READ_AT_ONCE,
             job_timeout=JOB_TIMEOUT_S,
             poll_delay=POLL_EVERY_S,
             max_tries=MAX_TRIES,
@@ -69,12 +68,29 @@ class JobWorker(ArqWorker):
             job_ids = take_turns(job_ids, lambda job_id: job_id.partition(b"/")[0])
             room = max(0, self.max_jobs - self.job_counter) if self.allow_pick_jobs else 0
             ids = [job_id.decode() for job_id in job_ids[:room]]
-            locked = await self._store.lock_jobs(ids, now_ms=timestamp_ms(), for_s=self.in_progress_timeout_s)
+            locked = await self._store.lock_jobs(ids, now_ms=self._now_ms(), for_s=self.in_progress_timeout_s)
             for job_id, score in locked.items():
                 await self.sem.acquire()
                 self.job_counter += 1
                 self.tasks[job_id] = task = self.loop.create_task(self.run_job(job_id, score))
                 task.add_done_callback(lambda _: self._release_sem_dec_counter_on_complete())
+
+    async def _poll_iteration(self) -> None:
+        """Start jobs that are due, and let go of those that have ended.
+
+        arq does the same by this host's clock, which may be behind that of whoever queued the jobs.
+        """
+        if self.allow_pick_jobs and self.job_counter < self.max_jobs:
+            due = await self.pool.zrangebyscore(QUEUE, "-inf", self._now_ms(), start=0, num=READ_AT_ONCE)
+            await self.start_jobs(due)
+        for job_id, task in list(self.tasks.items()):
+            if task.done():
+                del self.tasks[job_id]
+                task.result()
+        await self.heart_beat()
+
+    def _now_ms(self) -> int:
+        return int(self._store.now() * 1000)
 
     async def drain(self) -> None:
         """Take no more jobs, and wait for those that run."""

@@ -86,6 +86,11 @@ class Leader:
         resolver = Resolver(self._store, fleet)
         launcher = Launcher(self._store, fleet, gate, most=self._settings.max_group)
         observer = Observer(self._store, fleet, quiet_s=self._settings.quiet_sweep_s)
+
+        async def explaining() -> float:
+            most = self._settings.max_group
+            return await explain(self._store, fleet, most=most, shut_s=gate.left_s, busy=launcher.is_busy)
+
         _log.info("lease.taken", fleet=str(fleet))
         over = asyncio.Event()
         loops = [
@@ -93,7 +98,7 @@ class Leader:
             for what, once in (
                 ("resolve", resolver.turn),
                 ("launch", launcher.turn),
-                ("explain", lambda: explain(self._store, fleet, most=self._settings.max_group, busy=launcher.is_busy)),
+                ("explain", explaining),
                 ("replay", lambda: self._replay(fleet, gate)),
                 ("observe", lambda: _every(OBSERVE_EVERY_S, observer.turn())),
             )

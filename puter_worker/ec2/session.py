@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from types_aiobotocore_ec2.client import EC2Client
 
 _CONNECT_TIMEOUT_S = 5
-_READ_TIMEOUT_S = 30
+READ_TIMEOUT_S = 30
 _MAX_CONNECTIONS = 64
 _OFFERED_S = 5.0
 
@@ -60,7 +60,7 @@ class Sessions:
         # total_max_attempts=1: the SDK's own retries would spend requests that Puter's pacer does not see.
         self._config = AioConfig(
             connect_timeout=_CONNECT_TIMEOUT_S,
-            read_timeout=_READ_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
             max_pool_connections=_MAX_CONNECTIONS,
             retries={"total_max_attempts": 1, "mode": "standard"},
             # The SDK composes its own anew for each call, a tenth of what a small one costs.

@@ -18,7 +18,7 @@ from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.fleet import FleetId, Fleets
 from puter_worker.stations.intake import settle_parked
 from puter_worker.stations.waiting import is_final, reason_after
-from puter_worker.store.base import Kept
+from puter_worker.store.base import Kept, Stored
 from puter_worker.store.records import NOT_RESTARTED_S
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
@@ -33,10 +33,13 @@ CREDENTIALS_AGAIN_S = 5.0
 
 async def ensure(store: WorkerStore, fleets: Fleets, key: PuterKey) -> None:
     """Bring one key from `queued` to its fleet's look-up."""
-    kept = (await store.record(key)).kept
+    stored = await store.record(key)
+    kept = stored.kept
     if kept is None or kept.value.phase in ENDED:
         # What ended while wishes waited for EC2's word on it needs no further word.
         await settle_parked(store, key)
+        if stored.rev is None:
+            await _forget(store, key, stored)
         return
     record = kept.value
     if record.phase in LIVE and record.fleet:
@@ -48,6 +51,14 @@ async def ensure(store: WorkerStore, fleets: Fleets, key: PuterKey) -> None:
         await _find_fleet(store, fleets, kept)
 
 
+async def _forget(store: WorkerStore, key: PuterKey, stored: Stored[Record]) -> None:
+    """Nothing is known of the key any more, so there is nothing to move."""
+    txn = Txn()
+    store.expect_record(txn, key, stored)
+    store.stop_moving(txn, key)
+    await store.commit(txn)
+
+
 async def _see_to_launch(store: WorkerStore, kept: Kept[Record]) -> None:
     """A key that nothing has moved for long: it is on its launchpad, or in an intent that somebody takes up."""
     record, txn = kept.value, Txn()
@@ -56,7 +67,7 @@ async def _see_to_launch(store: WorkerStore, kept: Kept[Record]) -> None:
     if record.intent is None:
         store.expect_record(txn, record.key, kept)
         store.put_on_pad(txn, record.key, record.fleet, store.now(), again=True)
-    elif (await store.intent(record.intent)).kept is None:
+    elif (await store.intent(record.intent)).rev is None:
         # Redis has lost the intent, so nobody knows whether it was sent: EC2 is asked.
         _log.error("intent.lost", namespace=record.namespace, tag=record.tag, intent=record.intent)
         store.put_record(txn, kept, record.but(intent=None), event="intent.lost")
@@ -104,8 +115,9 @@ async def refused(store: WorkerStore, kept: Kept[Record], error: Ec2Error) -> No
 async def put_off(store: WorkerStore, kept: Kept[Record], reason: str, after_s: float) -> None:
     """Run the key's station again after a pause, and say why."""
     record, now, txn = kept.value, store.now(), Txn()
-    same = record.phase is Phase.RESOLVING and record.reason == reason
-    waiting = record.but(phase=Phase.RESOLVING, reason=reason, changed_at=record.changed_at if same else now)
+    phase = Phase.LAUNCHING if record.phase is Phase.LAUNCHING else Phase.RESOLVING
+    same = record.phase is phase and record.reason == reason
+    waiting = record.but(phase=phase, reason=reason, changed_at=record.changed_at if same else now)
     store.put_record(txn, kept, waiting, event=None if same else "wish.delayed")
     store.look_again(txn, record.key, now + after_s)
     await store.commit(txn)

@@ -1,4 +1,4 @@
-"""explain: tells keys on launchpads that they wait for EC2's request budget, and for how long. A loop of the leader.
+"""explain: tells keys on launchpads what they wait for, mostly EC2's request budget, and for how long. A leader's loop.
 
 May run twice, and on stale data: it writes nothing but a reason, into records that are still as they were read.
 """
@@ -24,15 +24,22 @@ READ_AT_ONCE = 500
 # So many keys are looked through each time; more of them less often.
 EVERY_FOR = 2_000
 MOST = 50_000
-_REASON = "waiting for EC2 request budget, about "
+_BUDGET = "waiting for EC2 request budget, about "
+_SHUT = "waiting until EC2 shows what Redis has forgotten, about "
 
 
 async def explain(
-    store: WorkerStore, fleet: Fleet, *, most: int, busy: Callable[[PuterKey], bool] = lambda _: False
+    store: WorkerStore,
+    fleet: Fleet,
+    *,
+    most: int,
+    shut_s: float | None = None,
+    busy: Callable[[PuterKey], bool] = lambda _: False,
 ) -> float:
     """Explain all waits that are due to the budget, `most` machines a call; after how long to do so again.
 
-    `busy`: whether a key is being launched right now; to write its record would only undo that.
+    `shut_s`: for how long nothing of the fleet is launched, if so. `busy`: whether a key is being launched right now;
+    to write its record would only undo that.
     """
     since = store.now() - AFTER_S
     due = [
@@ -41,8 +48,9 @@ async def explain(
         # What waits for a place, a quota or its batch is on the pad from a later time on, and has its reason.
         for tag in await store.on_pad(str(fleet), namespace, since, MOST)
     ]
+    why = _BUDGET if shut_s is None else _SHUT
     budget = await fleet.pacer.budget()
-    machines, calls = 0, 0.0
+    machines, calls = 0, plan.Calls(most)
     keys = take_turns(due, lambda key: key.namespace)
     for start in range(0, len(keys), READ_AT_ONCE):
         some = keys[start : start + READ_AT_ONCE]
@@ -51,16 +59,18 @@ async def explain(
             kept = one.kept
             if kept is None or spec is None or kept.value.phase is not Phase.LAUNCHING or kept.value.intent:
                 continue
-            machines, calls = machines + 1, calls + (1 if spec.spot else 1 / most)
-            seconds = plan.estimate_s(budget, machines=machines, calls=calls)
-            reason = _REASON + plan.about(seconds)
+            machines += 1
+            wait_s = plan.estimate_s(budget, machines=machines, calls=calls.until(plan.Waiting(kept, spec)))
+            if shut_s is None and wait_s < AFTER_S:
+                continue  # there is nothing to tell, or it is not the budget that it waits for
+            reason = why + plan.about(wait_s if shut_s is None else shut_s)
             if kept.value.reason != reason and not busy(kept.value.key):
                 told.append((kept, kept.value.but(reason=reason, changed_at=store.now())))
 
         def put(txn: Txn, one: tuple[Kept[Record], Record]) -> None:
             kept, changed = one
             # Its timeline tells once that it waits, not each new estimate.
-            first = not (kept.value.reason or "").startswith(_REASON)
+            first = not (kept.value.reason or "").startswith(why)
             store.put_record(txn, kept, changed, event="launch.delayed" if first else None)
 
         await store.commit_each(told, put)

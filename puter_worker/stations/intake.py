@@ -34,6 +34,7 @@ from puter_worker.store.workerstore import WorkerStore
 _log = structlog.get_logger("puter.intake")
 _decoder: msgspec.json.Decoder[Wish] = msgspec.json.Decoder(Wish)
 _BATCH_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9-]{{0,{MAX_BATCH_ID - 1}}}")
+_UNREADABLE = "its record is of another version of Puter: use another tag, or workers of the version that wrote it"
 _USER = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
 
 
@@ -63,6 +64,10 @@ class Settling:
     def count(self, outcome: str) -> None:
         """One more wish ended this way."""
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+    def is_unreadable(self, key: PuterKey) -> bool:
+        """Whether the key has a record that does not decode: what it stands for must not be asked for again."""
+        return self.read[key].rev is not None and self.read[key].value is None
 
     def record(self, key: PuterKey) -> Record | None:
         """The key's record as the wishes so far leave it."""
@@ -104,9 +109,10 @@ async def _take(store: WorkerStore, namespace: str) -> int:
         wishes.append((PuterKey(namespace, wish.tag), wish, raw))
     settling = await open_settling(store, txn, [key for key, _, _ in wishes], now)
     for key, wish, raw in wishes:
-        if isinstance(wish, UpWish) and is_stale(settling.record(key), now):
-            store.put_batch(txn, batch_info(key, wish, now))
-            store.put_row(txn, key, wish.batch, BatchRow())
+        if is_stale(settling.record(key), now):
+            if isinstance(wish, UpWish):
+                store.put_batch(txn, batch_info(key, wish, now))
+                store.put_row(txn, key, wish.batch, BatchRow())
             store.park(txn, key, raw, now)
             settling.count("parked")
         else:
@@ -132,6 +138,13 @@ async def open_settling(store: WorkerStore, txn: Txn, keys: Sequence[PuterKey], 
 def settle_one(store: WorkerStore, settling: Settling, key: PuterKey, wish: Wish) -> None:
     """Decide one wish and add what it changes to the transaction."""
     txn, now = settling.txn, settling.now
+    if settling.is_unreadable(key):
+        _log.error("wish.refused", namespace=key.namespace, tag=key.tag, why=_UNREADABLE)
+        settling.count("refused")
+        if isinstance(wish, UpWish):
+            store.put_batch(txn, batch_info(key, wish, now))
+            store.put_row(txn, key, wish.batch, BatchRow(outcome=Outcome.REFUSED, message=_UNREADABLE))
+        return
     if isinstance(wish, CancelWish):
         old = settling.record(key)
         changed = cancelled(old, wish, now)
@@ -171,10 +184,13 @@ def write_records(store: WorkerStore, settling: Settling) -> None:
 
 async def settle_parked(store: WorkerStore, key: PuterKey) -> None:
     """Decide the wishes that waited for EC2's word on the key's record; it is as true now as it can be."""
-    while raws := await store.parked(key):
+    while True:
+        raws, rest = await store.parked(key)
+        if not raws:
+            return
         txn, now = Txn(), store.now()
         settling = await open_settling(store, txn, [key], now)
-        store.put_unparked(txn, key, raws)
+        store.put_unparked(txn, key, raws, rest=rest)
         for raw in raws:
             try:
                 wish = decode_wish(raw)

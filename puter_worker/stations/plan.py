@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from math import ceil
 
 import msgspec
 
@@ -126,12 +125,28 @@ def is_ready(waiting: Sequence[Waiting], since: Mapping[str, float], now: float,
     return now - max(times) >= IDLE_S and len(waiting) >= expected
 
 
-def estimate_s(budget: Budget, *, machines: int, calls: float) -> float:
-    """In how many seconds so many machines can have been launched with so many calls, within a budget.
+class Calls:
+    """Counts the calls that launch keys, as they wait one behind the other: those of a shape share theirs."""
 
-    A part of a call is one that others share.
-    """
-    by_calls = (ceil(calls - 1e-6) - budget.calls) / budget.calls_rate
+    def __init__(self, most: int) -> None:
+        """`most`: instances that one call may launch."""
+        self._most = most
+        self._begun = 0
+        self._of: dict[Shape, tuple[int, int]] = {}  # which call, and for how many keys yet
+
+    def until(self, w: Waiting) -> int:
+        """With how many calls this key is launched, too."""
+        call, members = self._of.get(w.shape, (0, self._most))
+        if w.spec.spot or members == self._most:
+            self._begun += 1
+            call, members = self._begun, 0
+        self._of[w.shape] = call, members + 1
+        return call
+
+
+def estimate_s(budget: Budget, *, machines: int, calls: int) -> float:
+    """In how many seconds so many machines can have been launched with so many calls, within a budget."""
+    by_calls = (calls - budget.calls) / budget.calls_rate
     by_machines = (machines - budget.machines) / budget.machines_rate
     return max(0.0, by_calls, by_machines)
 

@@ -1,9 +1,10 @@
 """quarantine: keeps a fleet from launching while Redis may have forgotten launches that EC2 does not show yet.
 
 Every leader asks here before it launches or replays. As long as Redis is as far as this worker remembers, nothing
-waits. When it has been emptied, or put back, the fleet waits (10 s, longer than EC2 takes to show a launch) and adopts
-what lives there before anything is launched; whoever never saw the fleet before has nothing to wait for. An intent
-is opened only in the epoch that was checked: the transaction rests on it.
+waits. When it has been emptied, or put back, the fleet waits and adopts what lives there before anything is launched:
+10 s, longer than EC2 takes to show a launch, and so long after the last launch that is remembered, which may be on its
+way to EC2 still, wherever it was begun. Whoever never saw the fleet before has nothing to wait for. An intent is
+opened only in the epoch that was checked: the transaction rests on it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from datetime import datetime
 import structlog
 
 from puter_client.contract.batch import BatchRow
-from puter_client.contract.phase import ON_ITS_WAY, Outcome, Phase
+from puter_client.contract.phase import ENDED, ON_ITS_WAY, Outcome, Phase
 from puter_client.contract.record import Record
 from puter_worker.ec2.instances import Instance, find_managed
+from puter_worker.ec2.session import READ_TIMEOUT_S
 from puter_worker.ec2.tags import BATCH, EXPIRES_AT, LABELLED, OWNER, key_of
 from puter_worker.fleet import Fleet
 from puter_worker.memory import Epoch, Memory, Remembered
@@ -26,6 +28,8 @@ from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
 
 _log = structlog.get_logger("puter.quarantine")
+# Longer than this no launch is waited for by whoever has sent it; EC2 has had it by then.
+IN_FLIGHT_S = float(READ_TIMEOUT_S)
 # EC2 forgets nothing that was launched longer ago than this: look-ups find it.
 REMEMBERED_S = 600.0
 
@@ -41,6 +45,11 @@ class Quarantine:
         self._until: float | None = None
         self.epoch: Epoch | None = None
 
+    @property
+    def left_s(self) -> float | None:
+        """For how long nothing of the fleet is launched; None: it may be."""
+        return None if self._until is None else max(0.0, self._until - time.monotonic())
+
     async def open(self) -> bool:
         """Whether the fleet may launch now."""
         name = str(self._fleet)
@@ -52,8 +61,10 @@ class Quarantine:
         )
         if forgot and recent:
             if self._until is None:
-                _log.warning("redis.forgot", fleet=name, wait_s=self._quarantine_s)
-                self._until = time.monotonic() + self._quarantine_s
+                in_flight_s = max(0.0, known.launched_at + IN_FLIGHT_S - time.time()) if known else 0.0
+                wait_s = self._quarantine_s + min(in_flight_s, IN_FLIGHT_S)
+                _log.warning("redis.forgot", fleet=name, wait_s=wait_s)
+                self._until = time.monotonic() + wait_s
             if time.monotonic() < self._until:
                 self.epoch = None
                 return False
@@ -92,9 +103,12 @@ async def _adopt(store: WorkerStore, fleet: Fleet, instance: Instance) -> bool:
     stored = await store.record(key)
     now, txn = store.now(), Txn()
     record = stored.value
-    if record is not None and (record.phase not in ON_ITS_WAY or record.intent is not None):
+    if stored.rev is not None and record is None:
+        return False  # another version's
+    older = record is not None and record.phase in ENDED and record.generation < generation
+    if record is not None and not older and (record.phase not in ON_ITS_WAY or record.intent is not None):
         return False  # known, or being found out
-    bare = record or found_record(instance, fleet, now)
+    bare = found_record(instance, fleet, now) if older or record is None else record
     if bare is None:
         return False
     labelled = instance.tags.get(LABELLED) == "yes"

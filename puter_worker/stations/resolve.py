@@ -28,7 +28,7 @@ from puter_worker.ec2.tags import LABELLED, key_of
 from puter_worker.fleet import Fleet
 from puter_worker.stations import ensure, intake
 from puter_worker.stations.confirm import confirm
-from puter_worker.stations.facts import DEAD, choose, with_instance
+from puter_worker.stations.facts import ALIVE, DEAD, choose, with_instance
 from puter_worker.stations.waiting import reason_after
 from puter_worker.store.base import Kept, Stored
 from puter_worker.store.machines import Admission
@@ -106,12 +106,15 @@ async def _none_is_missing(store: WorkerStore, keys: Sequence[PuterKey]) -> bool
 
 
 def all_there(stored: Iterable[Stored[Record]], *, among: int) -> bool:
-    """Whether the batches of these keys, which are among so many, have no others that may still come. Pure."""
+    """Whether the batches of these keys, which are among so many, have no others that may still come. Pure.
+
+    Of those that live nobody knows how many are still to be confirmed.
+    """
     expected: dict[str | None, int] = {}
     for record in (one.value for one in stored):
         if record is not None and record.phase not in LIVE:
             expected[record.batch_id] = record.batch_size or 1
-    return among >= sum(expected.values())
+    return bool(expected) and among >= sum(expected.values())
 
 
 async def _look_up(store: WorkerStore, fleet: Fleet, namespace: str, keys: Sequence[PuterKey]) -> None:
@@ -153,7 +156,7 @@ def _decide(
     name = key_of(instance.tags, instance.ami_launch_index) if instance else None
     generation = name[1] if name else 1
     if instance is not None and instance.state not in DEAD:
-        if generation < record.generation and now - record.created_at < STALE_VIEW_S:
+        if generation < record.generation and instance.state in ALIVE and now - record.created_at < STALE_VIEW_S:
             waiting = record.but(reason=f"EC2 still shows {instance.instance_id}, which has ended; looking again")
             store.put_record(txn, kept, waiting)
             store.put_on_look_up(txn, record.key, str(fleet), now + AGAIN_S)
@@ -217,7 +220,7 @@ async def _confirm_live(store: WorkerStore, fleet: Fleet, live: Sequence[Kept[Re
 async def _tell_parked(store: WorkerStore, fleet: Fleet, key: PuterKey, why: str) -> None:
     """Say in the batches of a key's parked wishes what they wait for, and look again."""
     txn = Txn()
-    for raw in await store.parked(key):
+    for raw in (await store.parked(key))[0]:
         with suppress(InvalidInput):
             wish = intake.decode_wish(raw)
             if isinstance(wish, UpWish):

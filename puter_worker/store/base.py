@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Redis serves nobody else while a transaction runs.
 WRITE_AT_ONCE = 50
+# The clock is known to half of what the answer took.
+SURE_WITHIN_S = 1.0
 KEEP_S = 31 * 86_400  # records outlive their end by 30 days
 NEEDS_NOTHING = "nothing"  # every write is on disk before it is answered
 
@@ -56,8 +59,11 @@ class Kept(Generic[T_co]):
 
 
 def next_rev(rev: bytes | None) -> int:
-    """The revision that a write gives."""
-    return int(rev or 0) + 1
+    """The revision that a write gives; what is written anew begins anywhere.
+
+    Who read it before Redis was emptied must not take what was made since for what it knows.
+    """
+    return int(rev) + 1 if rev is not None else 1 + secrets.randbelow(1 << 40)
 
 
 class Base:
@@ -81,7 +87,9 @@ class Base:
         """Learn how far this host's clock is from Redis TIME; to be called now and then."""
         before = time.time()
         seconds, micros = await self.redis.time()
-        self._clock_offset_s = seconds + micros / 1e6 - (before + time.time()) / 2
+        after = time.time()
+        if after - before < SURE_WITHIN_S or not self._clock_offset_s:
+            self._clock_offset_s = seconds + micros / 1e6 - (before + after) / 2
 
     def now(self) -> float:
         """Redis TIME to within milliseconds, without asking; seconds since 1970."""

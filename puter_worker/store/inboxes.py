@@ -75,16 +75,19 @@ class Inboxes(Queue):
         txn.keep(names.PARKED, KEEP_S)
         self.enqueue(txn, key)
 
-    def put_unparked(self, txn: Txn, key: PuterKey, wishes: Sequence[bytes]) -> None:
-        """Trim what was settled of the key's parked wishes, if none was settled by somebody else."""
-        if len(wishes) < TAKE_WISHES:
+    def put_unparked(self, txn: Txn, key: PuterKey, wishes: Sequence[bytes], *, rest: bool) -> None:
+        """Trim what was settled of the key's parked wishes, if none was settled by somebody else.
+
+        `rest`: whether there are more.
+        """
+        if rest:
+            txn.expect_head(names.parked(key), wishes[0])
+        else:
             txn.expect_length(names.parked(key), len(wishes))
             txn.do("ZREM", names.PARKED, str(key))
-        else:  # there may be more, which come next
-            txn.expect_head(names.parked(key), wishes[0])
         txn.do("LTRIM", names.parked(key), len(wishes), -1)
 
-    async def parked(self, key: PuterKey) -> list[bytes]:
-        """Wishes that wait until EC2 has confirmed the key's record."""
-        wishes: list[bytes] = await self.redis.lrange(names.parked(key), 0, TAKE_WISHES - 1)
-        return wishes
+    async def parked(self, key: PuterKey) -> tuple[list[bytes], bool]:
+        """Wishes that wait until EC2 has confirmed the key's record, some at a time; and whether there are more."""
+        wishes: list[bytes] = await self.redis.lrange(names.parked(key), 0, TAKE_WISHES)
+        return wishes[:TAKE_WISHES], len(wishes) > TAKE_WISHES

@@ -63,6 +63,10 @@ class Queue(Base):
             await self.commit(txn)
         return stuck
 
+    def stop_moving(self, txn: Txn, key: PuterKey) -> None:
+        """Nothing of the key is to be moved."""
+        txn.do("ZREM", names.MOVING, str(key))
+
     def look_again(self, txn: Txn, key: PuterKey, at: float) -> None:
         """Run the key's station again at a time, if it is still on its way then, or wishes still wait for it.
 

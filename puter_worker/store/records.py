@@ -11,7 +11,7 @@ from puter_client.contract.record import Event, Record
 from puter_client.contract.spec import Spec
 from puter_client.store import names as public
 from puter_worker.store import names
-from puter_worker.store.base import KEEP_S, Base, Kept, Stored, decode, encode
+from puter_worker.store.base import KEEP_S, Base, Kept, Stored, decode, encode, next_rev
 from puter_worker.store.txn import Txn
 
 KEEP_EVENTS = 200
@@ -67,7 +67,7 @@ class Records(Base):
         """
         key, text = new.key, str(new.key)
         guard = txn.expect(public.record(key), "rev", old.rev)
-        txn.do("HSET", public.record(key), "doc", encode(new), "rev", int(old.rev or 0) + 1)
+        txn.do("HSET", public.record(key), "doc", encode(new), "rev", next_rev(old.rev))
         txn.keep(public.record(key), KEEP_S + max(0, (new.ttl_s or 0)))
         txn.keep(public.events(key), KEEP_S)
         if event is None and old.value is not None and old.value.phase is new.phase:

@@ -66,7 +66,7 @@ class Workers(Base):
         return {profile for health in healths if health and not health.draining for profile in health.profiles}
 
     async def unfinished(self) -> int:
-        """How much is left to do: rung inboxes, keys on their way, labels to write."""
+        """How much is left to do: rung inboxes, keys on their way, labels to write, doors to open."""
         fleets = await self.fleets()
         async with self.redis.pipeline(transaction=False) as pipe:
             pipe.scard(public.BELL)
@@ -74,6 +74,7 @@ class Workers(Base):
             pipe.zcard(names.MOVING)
             pipe.zcard(names.PARKED)
             pipe.zcard(names.QUEUE)
+            pipe.zcard(names.ADMISSIONS)
             for fleet in fleets:
                 pipe.zcard(names.labels(fleet))
                 pipe.zcard(names.intents(fleet))

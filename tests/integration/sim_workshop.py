@@ -25,7 +25,7 @@ from puter_client.contract.phase import Origin
 from puter_client.contract.record import Event, Record
 from puter_worker import lead, pacer, worker
 from puter_worker.pacer import Bucket
-from puter_worker.stations import brakes, ensure, label, launch, observe, resolve, send
+from puter_worker.stations import brakes, ensure, label, launch, observe, quarantine, resolve, send
 from puter_worker.worker import Worker
 from tests.ec2sim.client import ControlClient
 from tests.ec2sim.config import Fault, SimConfig
@@ -239,6 +239,7 @@ def swift(monkeypatch: pytest.MonkeyPatch) -> None:
         (ensure, "AGAIN_S", 0.1),
         (ensure, "CREDENTIALS_AGAIN_S", 0.1),
         (resolve, "AGAIN_S", 0.2),
+        (quarantine, "IN_FLIGHT_S", 0.0),
         (brakes, "DRY_FOR_S", 1.0),
         (brakes, "QUOTA_FOR_S", 30.0),
     ):

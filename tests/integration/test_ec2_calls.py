@@ -69,7 +69,7 @@ async def test_an_end_that_tells_nothing_is_doubtful(told: Endpoint, caller: Cal
 
 async def test_silence_is_doubtful(told: Endpoint, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
     told.replies = [SILENT]
-    monkeypatch.setattr("puter_worker.ec2.session._READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("puter_worker.ec2.session.READ_TIMEOUT_S", 0.2)
     impatient = Sessions(version="0")
 
     error = await error_of(Caller(impatient, profile=None, region=REGION))

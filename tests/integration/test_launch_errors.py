@@ -72,7 +72,7 @@ PATIENCE_WITH_EC2_S = 0.4
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Puter gives up on an answer soon."""
-    monkeypatch.setattr(session, "_READ_TIMEOUT_S", PATIENCE_WITH_EC2_S)
+    monkeypatch.setattr(session, "READ_TIMEOUT_S", PATIENCE_WITH_EC2_S)
 
 
 async def launched(shop: SimWorkshop) -> Record:

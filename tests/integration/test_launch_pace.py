@@ -11,7 +11,7 @@ import pytest
 from puter_client.client import PuterClient
 from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
-from puter_worker import pacer
+from puter_worker import lead, pacer
 from puter_worker.fleet import Fleet
 from puter_worker.pacer import INSTANCES, Bucket, Pacer
 from puter_worker.stations import explain, launch
@@ -19,9 +19,17 @@ from puter_worker.store import names
 from puter_worker.store.workerstore import WorkerStore
 from tests.ec2sim.config import Fault
 from tests.ec2sim.ledger import Entry
-from tests.integration.sim_workshop import FLEET, SimWorkshop, eventually, sim_url, sim_workshop
+from tests.integration.sim_workshop import (
+    FLEET,
+    SimWorkshop,
+    eventually,
+    in_groups,
+    no_capacity,
+    sim_url,
+    sim_workshop,
+)
 
-__all__ = ["sim_url", "sim_workshop"]
+__all__ = ["in_groups", "sim_url", "sim_workshop"]
 
 TAGS = [f"job-{n}" for n in range(100)]
 
@@ -171,6 +179,42 @@ async def test_who_waits_for_the_budget_is_told_so_with_an_estimate(
     # The second, third and fourth call are due in 100, 200 and 300 s; told is what they are in coarse steps.
     about = {"2m": 5, "3m30s": 5, "5m": 5}
     assert reasons == {f"waiting for EC2 request budget, about {told}": many for told, many in about.items()}
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_who_waits_for_something_else_is_not_told_that_it_is_the_budget(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One machine is asked for, to see whether there is capacity again; the others wait for what comes of it."""
+    explained: list[float] = []
+
+    async def watched(*args: Any, **kwargs: Any) -> float:
+        pause_s = await explain.explain(*args, **kwargs)
+        explained.append(pause_s)
+        return pause_s
+
+    monkeypatch.setattr(lead, "explain", watched)
+    monkeypatch.setattr(explain, "AFTER_S", 0.1)
+    monkeypatch.setattr(explain, "EVERY_S", 0.1)
+    await sim_workshop.faults(no_capacity(times=1), Fault(action="RunInstances", delay_s=3.0, skip=1))
+    async with sim_workshop.working():
+        await sim_workshop.submit(*TAGS[:20])
+        await eventually("there is no capacity", lambda: refused(sim_workshop))
+        explained.clear()
+        await eventually("what they wait for has been looked at", lambda: several(explained))
+        reasons = await sim_workshop.reasons(*TAGS[:20])
+        await sim_workshop.faults()
+        await sim_workshop.wish(*TAGS[:20], wait=WaitFor.LAUNCHED)
+
+    assert not [reason for reason in reasons if "budget" in reason]
+
+
+async def refused(shop: SimWorkshop) -> bool:
+    return bool(await shop.refused("InsufficientInstanceCapacity"))
+
+
+async def several(of: list[float]) -> bool:
+    return len(of) >= 5
 
 
 async def test_what_was_refused_as_too_much_is_slowed_down_and_comes_through(sim_workshop: SimWorkshop) -> None:

@@ -9,9 +9,11 @@ import pytest
 from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
 from puter_worker import lead
-from puter_worker.stations import launch, send
+from puter_worker.stations import launch, quarantine, send
+from puter_worker.store import names
 from tests.ec2sim.config import Fault
 from tests.integration.sim_workshop import (
+    FLEET,
     SimWorkshop,
     doomed,
     eventually,
@@ -233,6 +235,62 @@ async def test_a_launch_that_is_on_its_way_when_redis_is_emptied_is_not_repeated
         await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each(*TAGS)
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_a_launch_that_reaches_ec2_long_after_redis_is_emptied_is_not_repeated(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "IN_FLIGHT_S", 4.0)
+    await sim_workshop.sim.configure(list_lag_s=[0.5, 0.5])
+    await sim_workshop.faults(Fault(action="RunInstances", when="before", delay_s=3.0, times=1))
+    async with sim_workshop.working(quarantine_s=1.0):
+        await sim_workshop.submit(*TAGS)
+        await eventually("a launch is on its way", lambda: intents(sim_workshop))
+        forget_everything(sim_workshop)
+        await sim_workshop.submit(*TAGS)
+
+        async def why() -> bool:
+            told = await sim_workshop.reasons(*TAGS)
+            return any(reason.startswith("waiting until EC2 shows what Redis has forgotten, about ") for reason in told)
+
+        await eventually("it says what it waits for", why)
+        await sim_workshop.client.wait(tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=30)
+
+    await sim_workshop.one_each(*TAGS)
+
+
+async def intents(shop: SimWorkshop) -> bool:
+    with shop.server.client() as behind:
+        return bool(behind.zcard(names.intents(FLEET)))
+
+
+async def test_a_redis_put_back_learns_of_what_was_launched_since(sim_workshop: SimWorkshop, tmp_path: Path) -> None:
+    async with sim_workshop.working(memory_folder=tmp_path / "fleets"):
+        (first,) = await sim_workshop.wish("one")
+        assert first.record
+        assert first.record.instance_id
+        await sim_workshop.sim.shut_down(first.record.instance_id)
+        await eventually("it has ended", lambda: ended(sim_workshop, "one"))
+    with sim_workshop.server.client() as behind:
+        backup = {key: behind.dump(key) for key in behind.scan_iter()}
+    async with sim_workshop.working(memory_folder=tmp_path / "fleets"):
+        (second,) = await sim_workshop.wish("one")
+    with sim_workshop.server.client() as behind:
+        behind.flushall()
+        for key, value in backup.items():
+            behind.restore(key, 0, value or b"")
+    async with sim_workshop.working(memory_folder=tmp_path / "fleets"):
+        await sim_workshop.wish("two")
+        (record,) = await sim_workshop.records("one")
+
+    assert second.record
+    assert (record.generation, record.instance_id) == (2, second.record.instance_id)
+    assert record.phase in {Phase.PENDING, Phase.RUNNING}
+
+
+async def ended(shop: SimWorkshop, tag: str) -> bool:
+    return (await shop.records(tag))[0].phase is Phase.TERMINATED
 
 
 # -- leaders that die ---

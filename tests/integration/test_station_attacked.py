@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
+import arq.worker
 import msgspec
 import pytest
 from redis.asyncio import Redis
@@ -20,17 +21,26 @@ from puter_client.store import names as public
 from puter_client.view import WaitFor
 from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.fleet import Fleet, Fleets
-from puter_worker.stations.ensure import ensure
+from puter_worker.stations import resolve as station
+from puter_worker.stations.ensure import ensure, refused
 from puter_worker.stations.intake import intake
 from puter_worker.stations.observe import observe
 from puter_worker.stations.resolve import resolve
 from puter_worker.store import names
 from puter_worker.store.base import Kept, Stored
+from puter_worker.store.inboxes import TAKE_WISHES
 from puter_worker.store.workerstore import WorkerStore
+from puter_worker.worker import Worker
 from tests.integration.station_world import FLEET, keys_for_good, until
 from tests.integration.workshop import Workshop, spec
 
 KEY = PuterKey("betty", "one")
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up does not wait for others."""
+    monkeypatch.setattr(station, "IDLE_S", 0.0)
 
 
 @pytest.fixture
@@ -145,15 +155,81 @@ async def test_a_wait_for_a_batch_that_no_worker_has_taken_waits(workshop: Works
     assert [(view.tag, view.phase) for view in views] == [("one", Phase.RUNNING)]
 
 
-async def test_more_wishes_than_are_read_at_once_are_settled_too(workshop: Workshop) -> None:
+@pytest.mark.parametrize("count", [TAKE_WISHES, TAKE_WISHES + 1])
+async def test_as_many_wishes_as_are_read_at_once_are_settled_and_more_too(
+    workshop: Workshop, store: WorkerStore, count: int
+) -> None:
     async with workshop.working():
         await workshop.wish("one")
     rewrite(workshop, observed_at=0.0)
-    batches = [await workshop.client.submit([Asked("one", spec())]) for _ in range(501)]
+    batches = [await workshop.client.submit([Asked("one", spec())]) for _ in range(count)]
     async with workshop.working(quiet_sweep_s=600.0):
         (view,) = await workshop.client.wait(batch_id=batches[-1], tags=["one"], timeout_s=20)
 
     assert view.outcome is Outcome.EXISTING
+    assert await store.unfinished() == 0
+
+
+async def test_a_key_of_which_nothing_is_known_is_not_moved_for_ever(workshop: Workshop, store: WorkerStore) -> None:
+    with workshop.server.client() as behind:
+        behind.zadd(names.MOVING, {"betty/ghost": 0})
+        async with workshop.working():
+            await until("it is let go", lambda: not behind.zcard(names.MOVING))
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_cancel_reaches_a_wish_that_waits_for_ec2s_word(
+    workshop: Workshop, store: WorkerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with workshop.working() as worker:
+        (view,) = await workshop.wish("one")
+        fleets: Fleets = worker._fleets
+        fleet = await fleets.find(None, "us-east-1")
+    assert view.record
+    workshop.ec2.terminate_instances(InstanceIds=[view.record.instance_id])
+    rewrite(workshop, observed_at=0.0, phase=Phase.RUNNING)
+    batch = await workshop.client.submit([Asked("one", spec())], origin=Origin.UP)
+    await intake(store, ["betty"])
+    await workshop.client.cancel(["one"], batch_id=batch)
+    await intake(store, ["betty"])
+    await ensure(store, fleets, KEY)
+    await resolve(store, fleet, "betty")
+    await fleets.sessions.aclose()
+    _, (told,) = await workshop.client.batch(batch)
+
+    assert told.outcome is Outcome.CANCELLED
+    assert told.phase is Phase.CANCELLED
+
+
+async def test_a_worker_whose_clock_is_behind_begins_jobs_in_time(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arq.worker, "timestamp_ms", lambda: 0)
+    async with workshop.working():
+        (view,) = await workshop.wish("one")
+
+    assert view.phase is Phase.RUNNING
+
+
+async def test_a_burst_ends_when_everybody_is_let_in(workshop: Workshop) -> None:
+    async with workshop.working():
+        await workshop.wish("one")
+    await workshop.client.submit([Asked("one", spec(ssh_from=("198.51.100.9/32",)))], origin=Origin.UP)
+    await Worker(workshop.settings(burst=True)).run()
+
+    groups = workshop.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["puter-v1"]}])
+    assert "198.51.100.9/32" in str(groups["SecurityGroups"])
+
+
+async def test_a_launch_that_is_put_off_does_not_go_back_to_its_look_up(workshop: Workshop, store: WorkerStore) -> None:
+    async with workshop.working():
+        await workshop.wish("one")
+    rewrite(workshop, phase=Phase.LAUNCHING, intent=None, instance_id=None)
+    kept = (await store.record(KEY)).kept
+    assert kept
+    await refused(store, kept, Ec2Error("ServiceUnavailable", "not now", handling=Handling.AGAIN))
+
+    assert (await workshop.record("one")).phase is Phase.LAUNCHING
 
 
 async def test_a_look_up_of_a_wish_that_was_withdrawn_does_not_swallow_the_next_ones(
@@ -182,6 +258,7 @@ async def test_a_look_up_of_a_wish_that_was_withdrawn_does_not_swallow_the_next_
             assert behind.zrange(names.look_ups(FLEET, "betty"), 0, -1) == [b"one"]
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_a_living_machine_that_ec2_does_not_tell_of_is_not_among_what_must_move(
     workshop: Workshop, store: WorkerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -370,7 +370,7 @@ class World:
                 self.server.delete(name)
 
     def lose_redis(self) -> None:
-        """Redis comes back empty. What was on its way meanwhile has reached EC2, or never will.
+        """Redis comes back empty; what was on its way to EC2 is so still.
 
         Each worker had seen how far Redis had got: they look four times a second.
         """
@@ -380,9 +380,8 @@ class World:
                 request = next(r for r in self.steps.parked if r.process == process.name and r.name == "pipeline")
                 self.steps.let(request, Fate.WHOLE)
         for request in list(self.steps.parked):
-            self.steps.let(request, Fate.WHOLE if request.what == "ec2" else Fate.REFUSED)
-        for request in list(self.steps.parked):
-            self.steps.let(request, Fate.LOST)
+            if request.what != "ec2":
+                self.steps.let(request, Fate.REFUSED)
         self.server.flushall()
 
     def heal(self, as_wished: Callable[[], bool], *, patience: int = 120) -> bool:

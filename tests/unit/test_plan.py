@@ -12,7 +12,7 @@ from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_worker.pacer import Budget
-from puter_worker.stations.plan import Waiting, about, estimate_s, in_turns, is_ready, units
+from puter_worker.stations.plan import Calls, Waiting, about, estimate_s, in_turns, is_ready, units
 from puter_worker.store.base import Kept
 
 
@@ -46,6 +46,13 @@ def test_as_many_as_there_are_calls_for_are_launched_singly() -> None:
 
 def test_more_are_launched_in_groups_as_large_as_may_be() -> None:
     assert sizes(many(205), calls_now=4) == [100, 100, 5]
+
+
+def test_keys_of_a_shape_are_counted_as_sharing_their_calls() -> None:
+    calls = Calls(most=2)
+    alike, other, spot = waiting("a"), waiting("b", instance_type="c5.large"), waiting("c", spot=True)
+
+    assert [calls.until(w) for w in (alike, other, alike, alike, other, spot, spot)] == [1, 2, 1, 3, 2, 4, 5]
 
 
 def test_spot_is_launched_singly() -> None:
@@ -134,19 +141,19 @@ BURST = Budget(calls=4, calls_rate=2.0, machines=1_000, machines_rate=2.0)
 
 
 def test_what_fits_the_budget_does_not_wait() -> None:
-    assert estimate_s(BURST, machines=400, calls=4.0) == 0
+    assert estimate_s(BURST, machines=400, calls=4) == 0
 
 
 def test_the_estimate_follows_whichever_budget_is_scarcer() -> None:
-    assert estimate_s(BURST, machines=1_000, calls=10.0) == pytest.approx(3.0)  # six more calls, two a second
-    assert estimate_s(BURST, machines=500, calls=500.0) == pytest.approx(248)  # each its own call
-    assert estimate_s(BURST, machines=3_000, calls=30.0) == pytest.approx(1_000)  # machines, two a second
+    assert estimate_s(BURST, machines=1_000, calls=10) == pytest.approx(3.0)  # six more calls, two a second
+    assert estimate_s(BURST, machines=500, calls=500) == pytest.approx(248)  # each its own call
+    assert estimate_s(BURST, machines=3_000, calls=30) == pytest.approx(1_000)  # machines, two a second
 
 
 def test_the_estimate_counts_what_is_spent_and_what_is_slowed_down() -> None:
     spent = Budget(calls=0, calls_rate=1.0, machines=0, machines_rate=1.0)
 
-    assert estimate_s(spent, machines=9_000, calls=90.0) == pytest.approx(9_000)
+    assert estimate_s(spent, machines=9_000, calls=90) == pytest.approx(9_000)
 
 
 @pytest.mark.parametrize(

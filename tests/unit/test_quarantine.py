@@ -9,9 +9,10 @@ import pytest
 
 from puter_worker.memory import Epoch, Memory, Remembered
 from puter_worker.stations import quarantine
-from puter_worker.stations.quarantine import REMEMBERED_S, Quarantine
+from puter_worker.stations.quarantine import IN_FLIGHT_S, REMEMBERED_S, Quarantine
 
 FLEET = "123456789012:us-east-1:"
+QUARANTINE_S = 10.0
 BEFORE, LATER, EMPTIED = Epoch("e1", 3), Epoch("e1", 4), Epoch("e2", 0)
 
 
@@ -44,7 +45,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 def gate_of(world: World, memory: Memory) -> Quarantine:
     of_world: Any = world
-    return Quarantine(of_world, of_world, memory, quarantine_s=10.0)
+    return Quarantine(of_world, of_world, memory, quarantine_s=QUARANTINE_S)
 
 
 def remembering(epoch: Epoch, launched_at: float = 0.0) -> Memory:
@@ -82,33 +83,46 @@ async def test_a_redis_that_was_put_back_closes_the_gate(world: World) -> None:
     assert not await gate.open()
 
 
-async def test_the_gate_opens_after_the_quarantine_and_a_sweep(world: World) -> None:
-    gate = gate_of(world, Memory(None))
-    await gate.open()
+async def emptied(world: World, launched_s_ago: float = 100.0) -> Quarantine:
+    """The gate of a fleet that launched something before Redis was emptied, which it has just seen."""
+    gate = gate_of(world, remembering(BEFORE, time.time() - launched_s_ago))
     world.shown = EMPTIED
-    await gate.open()
-    world.now += 10.0
+    assert not await gate.open()
+    return gate
+
+
+async def test_the_gate_opens_after_the_quarantine_and_a_sweep(world: World) -> None:
+    gate = await emptied(world)
+    world.now += QUARANTINE_S
 
     assert await gate.open()
     assert (gate.epoch, world.adopted) == (EMPTIED, 1)
 
 
 async def test_it_stays_closed_until_the_quarantine_is_over(world: World) -> None:
-    gate = gate_of(world, Memory(None))
-    await gate.open()
-    world.shown = EMPTIED
-    await gate.open()
-    world.now += 9.9
+    gate = await emptied(world)
+    world.now += QUARANTINE_S - 0.1
 
     assert not await gate.open()
 
 
+@pytest.mark.parametrize("launched_s_ago", [0.0, 20.0])
+async def test_it_stays_closed_while_a_launch_may_be_on_its_way_to_ec2(world: World, launched_s_ago: float) -> None:
+    gate = await emptied(world, launched_s_ago)
+    world.now += IN_FLIGHT_S - launched_s_ago + QUARANTINE_S - 1.0
+    early = await gate.open()
+    left_s = gate.left_s
+    world.now += 1.1
+
+    assert not early
+    assert left_s == pytest.approx(1.0, abs=0.5)
+    assert await gate.open()
+    assert gate.left_s is None
+
+
 async def test_once_open_it_does_not_wait_again(world: World) -> None:
-    gate = gate_of(world, Memory(None))
-    await gate.open()
-    world.shown = EMPTIED
-    await gate.open()
-    world.now += 10.0
+    gate = await emptied(world)
+    world.now += QUARANTINE_S
     await gate.open()
 
     assert await gate.open()
@@ -116,11 +130,8 @@ async def test_once_open_it_does_not_wait_again(world: World) -> None:
 
 
 async def test_a_second_emptying_makes_it_wait_anew(world: World) -> None:
-    gate = gate_of(world, Memory(None))
-    await gate.open()
-    world.shown = EMPTIED
-    await gate.open()
-    world.now += 10.0
+    gate = await emptied(world)
+    world.now += QUARANTINE_S
     await gate.open()
     world.shown = Epoch("e3", 0)
 

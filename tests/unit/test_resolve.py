@@ -45,4 +45,10 @@ def test_one_batch_is_not_there_because_another_is() -> None:
 
 def test_who_has_no_batch_and_who_lives_already_wait_for_nobody() -> None:
     assert all_there([stored("a", batch_id=None, size=None)], among=1)
-    assert all_there([stored("a", batch_id="b", size=100, phase=Phase.RUNNING), Stored(None, None)], among=2)
+    lives = stored("a", batch_id="b", size=100, phase=Phase.RUNNING)
+    assert all_there([lives, stored("b", batch_id="c", size=1), Stored(None, None)], among=3)
+
+
+def test_how_many_that_live_are_still_to_come_nobody_knows() -> None:
+    lives = stored("a", batch_id="b", size=1, phase=Phase.RUNNING)
+    assert not all_there([lives, lives], among=2)
