@@ -12,6 +12,7 @@ from puter_client.contract.errors import InvalidInput
 CHECK_URL = "https://checkip.amazonaws.com"
 TIMEOUT_S = 2.0
 CHOICES = "say who may use ssh with --ssh-from CIDR, or --ssh-from none"
+SILENT = "does not answer in time"
 LOOPBACK = "127.0.0.1/32"
 _LONGEST = 64  # an address and a line end, with room
 
@@ -65,19 +66,40 @@ def is_everybody(cidr: str) -> bool:
 def _ask(url: str, timeout_s: float) -> bytes | str:
     """The answer's first bytes, or in a few words why there is none."""
     answers: list[bytes | str] = []
+    host = urlsplit(url).hostname
 
     def ask() -> None:
+        import http.client
         import urllib.request
 
         try:
             with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310 - the address is Puter's own
                 answers.append(answer.read(_LONGEST))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None)
-            answers.append(type(reason if isinstance(reason, Exception) else error).__name__)
+            answers.append(f"{host} {_in_words(reason if isinstance(reason, Exception) else error)}")
 
     # In a thread that may be left behind: a name server that says nothing is waited for without any limit.
     thread = threading.Thread(target=ask, daemon=True, name="own address")
     thread.start()
     thread.join(timeout_s)
-    return answers[0] if answers else f"no answer within {timeout_s:g} s"
+    return answers[0] if answers else f"{host} {SILENT}"
+
+
+def _in_words(error: Exception) -> str:
+    """What a service did that did not answer; a name of Python's own says nothing to most people."""
+    import socket
+    import ssl
+    import urllib.error
+
+    if isinstance(error, urllib.error.HTTPError):
+        return f"answers with HTTP status {error.code}"
+    for kind, words in (
+        (TimeoutError, SILENT),
+        (socket.gaierror, "is not found by its name, as without a network"),
+        (ssl.SSLError, "has no certificate that is trusted here"),
+        (ConnectionError, "takes no connection"),
+    ):
+        if isinstance(error, kind):
+            return words
+    return "cannot be reached" if isinstance(error, OSError) else "answers with something else than HTTP"

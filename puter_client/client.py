@@ -84,6 +84,7 @@ class PuterClient:
         again: bool = False,
         retry_failed: bool = False,
         max_parallel: int | None = None,
+        batch_id: str | None = None,
     ) -> str:
         """Wish for machines; the id of the batch. Returns once Redis has the wishes.
 
@@ -93,6 +94,7 @@ class PuterClient:
             again: a next generation of each key that has ended.
             retry_failed: a next generation of each key whose workload did not succeed.
             max_parallel: at most so many machines of the batch live at a time.
+            batch_id: a new one of `new_batch_id`, for who has to know it should this be interrupted; None makes one.
 
         Raises:
             InvalidInput: no machine, too many, a tag twice or outside its alphabet.
@@ -106,7 +108,7 @@ class PuterClient:
             if check_tag(one.tag) in seen:
                 raise InvalidInput(f"tag {shown(one.tag)} stands twice: each tag is one machine")
             seen.add(one.tag)
-        batch_id = new_batch_id()
+        batch_id = batch_id or new_batch_id()
         wishes = [
             UpWish(
                 tag=one.tag,
@@ -301,7 +303,7 @@ def still_waiting(views: Sequence[View], wait: WaitFor) -> WaitTimedOut:
     waiting = [view for view in views if view.verdict(wait) is Verdict.WAITING]
     first = waiting[0] if waiting else None
     why = f"; {first.tag}: {first.reason or first.phase.value}" if first else ""
-    return WaitTimedOut(f"{len(waiting)} of {len(views)} not {wait.value} in time, the wishes go on{why}")
+    return WaitTimedOut(f"{len(waiting):,} of {len(views):,} not {wait.value} in time, the wishes go on{why}")
 
 
 def new_batch_id() -> str:

@@ -54,7 +54,7 @@ TAKEN_BEFORE = frozenset({"RunInstances", "CreateTags"})
 SLOW_FOR_S = 20.0
 SLOW_FACTOR = 0.5
 # Of a worker that dies between taking tokens and its request, nobody tells that this will not arrive.
-ARRIVES_WITHIN_S = 15.0
+ARRIVES_WITHIN_S = 5.0
 # A wait longer than this is slept in parts, so that a rate that has recovered is noticed.
 LONGEST_NAP_S = 2.0
 

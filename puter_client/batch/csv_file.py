@@ -18,8 +18,8 @@ def read_csv(text: str, problems: Problems) -> Sheet:
     rows: list[Row] = []
     lines = _lines(text, problems)
     at, header = next(lines, (1, []))
-    columns = [name.strip() for name in header]
-    if not _usable(columns, at, problems):
+    columns = _usable([name.strip() for name in header], at, problems)
+    if not any(columns):
         return Sheet(None, {}, [])
     for number, cells in lines:
         if len(cells) != len(columns):
@@ -48,16 +48,17 @@ def _lines(text: str, problems: Problems) -> Iterator[tuple[int, list[str]]]:
             yield begins, cells
 
 
-def _usable(columns: list[str], line: int, problems: Problems) -> bool:
-    sound = TAG in columns
-    if not sound:
+def _usable(columns: list[str], line: int, problems: Problems) -> list[str | None]:
+    """The columns, None for those that cannot be used: the cells of the others are read even so."""
+    if TAG not in columns:
         problems.add(f"the header has no column {TAG}: every puter needs one", line=line)
+    usable: list[str | None] = []
     for place, column in enumerate(columns):
         wrong = _about(column, columns[:place])
         if wrong:
             problems.add(wrong, line=line, field=f"column {safe_name(column)}")
-            sound = False
-    return sound
+        usable.append(None if wrong else column)
+    return usable
 
 
 def _about(column: str, before: list[str]) -> str | None:
@@ -75,12 +76,14 @@ def _about(column: str, before: list[str]) -> str | None:
     return about_unknown(column, _COLUMNS) if column else "has no name"
 
 
-def _fields(columns: list[str], cells: list[str], line: int) -> Level:
+def _fields(columns: list[str | None], cells: list[str], line: int) -> Level:
     fields: Level = {}
+    if TAG not in columns:
+        fields[TAG] = Written(f"line-{line}", line)  # that it is missing was said of the header
     for column, cell in zip(columns, cells, strict=True):
-        kind, dot, name = column.partition(".")
-        if not cell:
+        if not cell or column is None:
             continue
+        kind, dot, name = column.partition(".")
         if dot:
             fields.setdefault(kind, Written({}, line)).value[name] = cell
         else:

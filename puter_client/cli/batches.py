@@ -18,7 +18,7 @@ from puter_client.view import iso
 
 
 @click.command(short_help=COMMANDS["batches"][2])
-@click.option("--last", type=click.IntRange(1, 1_000), default=20, show_default=True, help="How many.")
+@click.option("--last", type=click.IntRange(1, 1_000), metavar="N", default=20, show_default=True, help="How many.")
 @namespace_option
 @json_option
 def batches(last: int, namespace: str | None, as_json: bool) -> int:
@@ -38,7 +38,7 @@ def batches(last: int, namespace: str | None, as_json: bool) -> int:
 
 async def _batches(settings: Settings, last: int, as_json: bool) -> int:
     from puter_client.cli.session import NothingYet, connected
-    from puter_client.cli.status import NOTHING
+    from puter_client.cli.status import nothing_in
     from puter_client.cli.when import ago
 
     try:
@@ -51,7 +51,7 @@ async def _batches(settings: Settings, last: int, as_json: bool) -> int:
             out_json({**msgspec.to_builtins(info), "created_at": iso(info.created_at)})
         return 0
     if not found:
-        out(NOTHING)
+        out(nothing_in(settings))
         return 0
     width = max(len(plain(info.batch_id)) for info in found)
     out(f"{'BATCH'.ljust(width)}  {'WHEN':<10}  {'SIZE':>6}  OWNER")

@@ -51,7 +51,9 @@ class DemoFailed(PuterError):
 
 
 @click.command(short_help=COMMANDS["demo"][2])
-@click.option("--count", type=click.IntRange(1, MOST), default=25, show_default=True, help="How many machines.")
+@click.option(
+    "--count", type=click.IntRange(1, MOST), metavar="N", default=25, show_default=True, help="How many machines."
+)
 def demo(count: int) -> int:
     """Everything once, on a simulated AWS, in a folder that is gone afterwards.
 
@@ -162,9 +164,9 @@ async def _show(settings: Settings, aws: SimulatedAws, count: int) -> None:
             out()
             out(title)
             began = time.monotonic()
-            going = follow.Going(settings)
+            going = follow.Going(settings, WaitFor.RUNNING)
             await follow.wish(client, settings, asked, going, origin=Origin.SUBMIT)
-            views = await follow.follow(client, going, WaitFor.RUNNING, timeout_s=TIMEOUT_S, tags=tags)
+            views = await follow.follow(client, going, timeout_s=TIMEOUT_S, tags=tags)
             _tell(views, time.monotonic() - began, listed)
             if any(follow.failed(view, WaitFor.RUNNING) for view in views):
                 raise DemoFailed("not every machine came")

@@ -12,7 +12,7 @@ from puter_client.cli.progress import Progress
 from puter_client.cli.session import nobody_serves
 from puter_client.cli.terminal import columns, out, plain, say
 from puter_client.config import Settings, login_name
-from puter_client.contract.errors import NoWorker, PuterError, WaitTimedOut
+from puter_client.contract.errors import NoWorker, PuterError, StoreUnavailable, WaitTimedOut
 from puter_client.contract.phase import Origin, Outcome
 from puter_client.contract.spec import spec_digest
 from puter_client.view import Verdict, View, WaitFor
@@ -27,28 +27,58 @@ _LOOKED_AT_FOR_NOTICES = 5
 
 
 class Going:
-    """What goes on should the command end before its wishes do.
+    """What goes on should the command end before its wishes do: nothing, until they are sent or found.
 
     Attributes:
-        batch_id: of the submission, once Redis has it.
-        tags: what is waited for, where that is no batch.
+        wait: how far they are waited for.
+        tags: those that were named; () is a batch, or else all.
+        batch_id: of the submission, once it begins to be sent.
         views: as last seen.
     """
 
-    def __init__(self, settings: Settings, tags: Sequence[str] = ()) -> None:
+    def __init__(self, settings: Settings, wait: WaitFor = WaitFor.RUNNING, tags: Sequence[str] = ()) -> None:
         self._settings = settings
+        self._on = False
+        self._sending = False
+        self.wait = wait
+        self.tags = tuple(tags)
         self.batch_id: str | None = None
-        self.tags = list(tags)
         self.views: list[View] = []
+
+    def sends(self, batch_id: str) -> None:
+        """From here on Redis may have some of the wishes."""
+        self.batch_id = batch_id
+        self._sending = True
+
+    def goes_on(self) -> None:
+        """From here on it goes on without the command."""
+        self._on, self._sending = True, False
 
     def come_back(self) -> str | None:
         """How to come back to it; None if nothing goes on."""
         command = self._settings.command
+        if self._sending:
+            if self.tags:
+                return f"whether the wish was sent is not known; look with: {command(f'status {self.tags[0]}')}"
+            look = command(f"status --batch {self.batch_id}")
+            return f"how many of the wishes were sent is not known; look with: {look}; submitting again doubles none"
+        if not self._on:
+            return None
+        tell = "why" if len(self.tags) == 1 else "status"
+        chosen = f" --batch {self.batch_id}" if self.batch_id else ""
+        if self.tags:
+            chosen = " " + " ".join(self.tags) if len(self.tags) <= MOST_LISTED else ""
+        far = "" if self.wait is WaitFor.RUNNING else f" --for {self.wait.value}"
+        return f"come back with: {command(f'wait{chosen}{far}')}   {command(f'{tell}{chosen}')}"
+
+    def last_words(self) -> str | None:
+        """What to say as the command ends on a Ctrl-C; None if nothing goes on."""
+        way = self.come_back()
+        if way is None or self._sending:
+            return way
         if len(self.tags) == 1:
-            return f"{command(f'wait {self.tags[0]}')}   {command(f'why {self.tags[0]}')}"
-        if self.batch_id is not None:
-            return f"{command(f'wait --batch {self.batch_id}')}   {command(f'status --batch {self.batch_id}')}"
-        return command("wait") + "   " + command("status") if self.tags else None
+            return f"the wish goes on; {way}"
+        return f"the batch goes on; {way}" if self.batch_id and not self.tags else f"the wishes go on; {way}"
 
 
 def run(work: Callable[[], Awaitable[int]], going: Going | None = None) -> int:
@@ -61,15 +91,13 @@ def run(work: Callable[[], Awaitable[int]], going: Going | None = None) -> int:
     try:
         return asyncio.run(main())
     except KeyboardInterrupt:
-        way = going.come_back() if going else None
-        if way and going:
-            say(f"{'the wish' if len(going.tags) == 1 else 'the batch'} goes on; come back with: {way}")
+        if words := going.last_words() if going else None:
+            say(words)
         return INTERRUPTED
-    except WaitTimedOut as error:
+    except (WaitTimedOut, StoreUnavailable) as error:
         say(str(error))
-        way = going.come_back() if going else None
-        if way:
-            say(f"come back with: {way}")
+        if way := going.come_back() if going else None:
+            say(way)
         return error.exit_code
 
 
@@ -101,11 +129,15 @@ async def wish(
     Raises:
         NoWorker: nobody does, on a shared Redis; the wishes stay.
     """
+    from puter_client.client import new_batch_id
+
     nobody = await nobody_serves(client, settings)
-    batch_id = await client.submit(
-        asked, origin=origin, again=again, retry_failed=retry_failed, max_parallel=max_parallel
+    batch_id = new_batch_id()
+    going.sends(batch_id)
+    await client.submit(
+        asked, origin=origin, again=again, retry_failed=retry_failed, max_parallel=max_parallel, batch_id=batch_id
     )
-    going.batch_id = batch_id
+    going.goes_on()
     log(
         settings,
         "wishes.submitted",
@@ -137,18 +169,17 @@ def log(settings: Settings, event: str, **facts: object) -> None:
 async def follow(
     client: PuterClient,
     going: Going,
-    wait: WaitFor,
     *,
     timeout_s: float | None,
     size: int | None = None,
     tags: Sequence[str] = (),
 ) -> list[View]:
-    """Wait, showing how far it is.
+    """Wait as far as `going` says, showing how far it is.
 
     Raises:
         WaitTimedOut: it took too long; `going.views` are the last ones.
     """
-    with Progress(wait) as progress:
+    with Progress(going.wait) as progress:
 
         def changed(views: Sequence[View]) -> None:
             end_if_interrupted()
@@ -156,7 +187,7 @@ async def follow(
             progress.update(views)
 
         return await client.wait(
-            wait=wait, batch_id=going.batch_id, tags=tags, size=size, timeout_s=timeout_s, on_change=changed
+            wait=going.wait, batch_id=going.batch_id, tags=tags, size=size, timeout_s=timeout_s, on_change=changed
         )
 
 

@@ -12,6 +12,7 @@ from puter_client.cli.terminal import plain
 from puter_client.contract.record import Event
 from puter_client.view import View
 
+MOST_OF_A_LIST = 5  # a batch's line names up to a hundred tags and more
 # Told at the beginning of a line, or not worth telling.
 _HEAD = ("timestamp", "level", "event", "logger", "namespace", "tag", "job_id", "pid")
 
@@ -78,4 +79,6 @@ def _is_one_of(value: Any, ids: set[str]) -> bool:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, list) and len(value) > MOST_OF_A_LIST:
+        return f"{_value(value[:MOST_OF_A_LIST])} +{len(value) - MOST_OF_A_LIST:,} more"
     return plain(value if isinstance(value, str) else msgspec.json.encode(value).decode())

@@ -13,9 +13,11 @@ from puter_client.cli.when import about
 from puter_client.view import Verdict, View, WaitFor
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress as Bar
 
 PLAIN_EVERY_S = 2.0
+WIDEST_BAR = 20
 DRAWN_EVERY_S = 0.1  # 10,000 tags change faster than anybody can read
 
 
@@ -78,10 +80,19 @@ class Progress:
             self._plain(f"{done:,} of {len(views):,} {self._wait.value}: {counted(views)}")
             return
         if self._bar is None:
-            self._bar = _bar()
-            self._bar.start()
-            self._task = self._bar.add_task("", total=len(views), phases="")
-        self._bar.update(self._task, completed=done, total=len(views), phases=counted(views))
+            from rich.console import Console
+
+            self._bar = bar_on(Console(stderr=True))
+            self._task = self._bar.add_task("", total=len(views), count="", phases="")
+        total = f"{len(views):,}"
+        self._bar.update(
+            self._task,
+            completed=done,
+            total=len(views),
+            count=f"{done:,}".rjust(len(total)) + f"/{total}",
+            phases=counted(views),
+        )
+        self._bar.start()  # does nothing where it has begun
 
     def _plain(self, text: str) -> None:
         if text != self._told:
@@ -89,16 +100,23 @@ class Progress:
             self._told, self._told_at = text, time.monotonic()
 
 
-def _bar() -> Bar:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+def bar_on(console: Console) -> Bar:
+    """Bar, count and time, all whole, and of the task's `phases` what there is room for."""
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as RichProgress
+    from rich.table import Column
 
     return RichProgress(
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[phases]}", markup=False),
-        console=Console(stderr=True),
+        BarColumn(bar_width=min(WIDEST_BAR, console.width // 4)),
+        TextColumn("{task.fields[count]}", style="progress.download", markup=False, table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        # The phases alone give way, and at their end: they have what the others leave.
+        TextColumn(
+            "{task.fields[phases]}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
+        console=console,
         transient=True,
+        expand=True,
     )

@@ -224,4 +224,4 @@ def _become(command: list[str]) -> None:
     try:
         os.execvp(command[0], command)  # noqa: S606 - no shell reads it
     except FileNotFoundError:
-        raise ProgramMissing(f"{command[0]} is not installed: install it, or use the commands of `puter up`") from None
+        raise ProgramMissing(f"{command[0]} is not installed here: install it") from None

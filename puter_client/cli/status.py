@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 REFRESH_S = 2.0
 MOST_OF_A_GROUP = 200  # on a terminal; a pipe gets all
-NOTHING = "nothing here yet: puter up --tag NAME"
 
 
 @click.command(short_help=COMMANDS["status"][2])
@@ -93,14 +92,15 @@ async def _status(
                         out_json(view.to_json())
                     sys.stdout.flush()
                 else:
-                    shown = _show(found, shown, tags=tags, watch=watch)
+                    nothing = [] if tags else [nothing_in(settings)]
+                    shown = _show(found, shown, nothing=nothing, most=None if tags else MOST_OF_A_GROUP, watch=watch)
                 if not watch:
                     break
                 end_if_interrupted()
                 await asyncio.sleep(REFRESH_S)
     except NothingYet:
         if not as_json:
-            out(NOTHING)
+            out(nothing_in(settings))
         return 1 if tags or batch else 0
     for view in missing:
         say(f"{view.tag} is not known in namespace {settings.namespace}")
@@ -127,14 +127,19 @@ def is_bad(view: View) -> bool:
     return record is not None and (record.phase is Phase.FAILED or record.result not in (None, Result.SUCCEEDED))
 
 
-def _show(views: list[View], before: list[str], *, tags: tuple[str, ...], watch: bool) -> list[str]:
+def nothing_in(settings: Settings) -> str:
+    """What to say where nothing is shown: it may be there, in another namespace."""
+    return f"nothing in namespace {settings.namespace}: {settings.command('up --tag NAME')}"
+
+
+def _show(views: list[View], before: list[str], *, nothing: list[str], most: int | None, watch: bool) -> list[str]:
     """Print the table, over the one before it if that is watched; what was printed."""
     from puter_client.cli.table import counted, view_lines
 
     terminal = sys.stdout.isatty()
-    lines = view_lines(views, time.time(), columns(), most=MOST_OF_A_GROUP if terminal and not tags else None)
+    lines = view_lines(views, time.time(), columns(), most=most if terminal else None)
     if not views:
-        lines = [] if tags else [NOTHING]
+        lines = nothing
     elif len(views) > MOST_OF_A_GROUP or watch:
         lines.append(f"{len(views):,} in all: {counted(views)}")
     if watch and terminal:

@@ -29,7 +29,7 @@ from puter_client.view import WaitFor
 if TYPE_CHECKING:
     from puter_client.batch import Batch
     from puter_client.cli.follow import Going
-    from puter_client.cli.wish import SshSources
+    from puter_client.cli.wish import Keys, SshSources
     from puter_client.client import Asked
 
 
@@ -84,7 +84,8 @@ def submit(
         raise click.UsageError("--count goes with --tag, not with a file")
     from puter_client.cli.follow import Going, run
     from puter_client.cli.session import settings_of
-    from puter_client.cli.wish import SshSources, given_fields
+    from puter_client.cli.wish import Keys, SshSources, given_fields, public_key_file
+    from puter_client.client import Asked
 
     settings = settings_of(namespace)
     options = given_fields(machine, settings.environ)
@@ -95,12 +96,15 @@ def submit(
     else:
         batch = _read(file or "", form, settings, fields, sources)
     settings = _in_namespace(settings, batch.namespace)
+    key_file = public_key_file(settings, options)
+    keys = Keys(settings, key_file)
     if dry_run:
-        return _tell_dry(batch, settings, auto=sources.skipped, as_json=as_json)
-    asked = _asked(batch, settings, options, sources)
-    going = Going(settings)
+        own = key_file is not None  # what is not the user's own would be made
+        asked = [Asked(entry.tag, keys.into(entry.spec) if own else entry.spec) for entry in batch.entries]
+        return _tell_dry(batch, asked, settings, auto=sources.skipped, as_json=as_json)
+    asked = _asked(batch, keys, sources)
+    going = Going(settings, WaitFor(wait))
     how = _How(
-        wait=WaitFor(wait),
         timeout_s=timeout,
         again=again,
         retry_failed=retry_failed,
@@ -113,7 +117,6 @@ def submit(
 class _How(NamedTuple):
     """How to submit and follow a batch."""
 
-    wait: WaitFor
     timeout_s: float | None
     again: bool
     retry_failed: bool
@@ -185,7 +188,7 @@ def _in_namespace(settings: Settings, named: str | None) -> Settings:
     return msgspec.structs.replace(settings, namespace=named, named_by_option=True)
 
 
-def _asked(batch: Batch, settings: Settings, options: Mapping[str, Any], sources: SshSources) -> list[Asked]:
+def _asked(batch: Batch, keys: Keys, sources: SshSources) -> list[Asked]:
     from puter_client.cli import wish as wishes
     from puter_client.client import Asked
 
@@ -193,17 +196,16 @@ def _asked(batch: Batch, settings: Settings, options: Mapping[str, Any], sources
     if sources.unknown is not None:
         say(wishes.without_a_rule(specs, sources.unknown))
     wishes.warn_of(specs, say)
-    keys = wishes.Keys(settings, wishes.public_key_file(settings, options))
     return [Asked(entry.tag, keys.into(entry.spec)) for entry in batch.entries]
 
 
-def _tell_dry(batch: Batch, settings: Settings, *, auto: bool, as_json: bool) -> int:
+def _tell_dry(batch: Batch, asked: Sequence[Asked], settings: Settings, *, auto: bool, as_json: bool) -> int:
     from puter_client.cli.follow import MOST_LISTED
     from puter_client.cli.wish import described
 
     if as_json:
-        for entry in batch.entries:
-            out_json(described(entry.tag, settings.namespace, entry.spec))
+        for one in asked:
+            out_json(described(one.tag, settings.namespace, one.spec))
         return 0
     out(f"would ask for {len(batch.entries):,} in namespace {settings.namespace} (nothing was touched):")
     for entry in batch.entries[:MOST_LISTED]:
@@ -232,17 +234,18 @@ async def _submit(settings: Settings, going: Going, asked: Sequence[Asked], how:
         )
         tags = [one.tag for one in asked]
         try:
-            views = await follow.follow(client, going, how.wait, timeout_s=how.timeout_s, tags=tags)
+            views = await follow.follow(client, going, timeout_s=how.timeout_s, tags=tags)
         except WaitTimedOut:
-            follow.tell_end(going.views, how.wait, as_json=how.as_json)
+            follow.tell_end(going.views, going.wait, as_json=how.as_json)
             raise
-        if how.wait is not WaitFor.QUEUED:
+        if going.wait is not WaitFor.QUEUED:
             for notice in await follow.notices(client, views):
                 say(f"note: {notice}")
-    code = follow.tell_end(views, how.wait, as_json=how.as_json)
+    code = follow.tell_end(views, going.wait, as_json=how.as_json)
     if not how.as_json:
-        out(f"batch {batch_id}")
-        if how.wait is WaitFor.QUEUED:
+        # A file may name a namespace that the next `puter status` does not look into unless it is told to.
+        out(f"batch {batch_id}" + (f" in namespace {settings.namespace}" if settings.named_by_option else ""))
+        if going.wait is WaitFor.QUEUED:
             out(f"follow it: {settings.command(f'wait --batch {batch_id}')}")
             out(f"           {settings.command(f'status --batch {batch_id} --watch')}")
     return code

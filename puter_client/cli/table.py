@@ -5,6 +5,7 @@ A tag is never cut. What does not fit is the last column, and after it the other
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from puter_client.cli.when import about, ago
 from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase, Result
 from puter_client.view import Verdict, View, WaitFor
 
-TAG_COLUMN = 40  # a longer tag stands on a line of its own
+TAG_COLUMN = 40  # a longer tag stands on a line of its own, as does one that takes over half of a terminal
 GROUPS = (("ended", ENDED), ("on the way", ON_ITS_WAY), ("alive", LIVE))
 UNLABELLED = "·"
 FOOTNOTE = f"{UNLABELLED} EC2 does not show its own name and tags yet"
@@ -105,11 +106,17 @@ def grouped(views: Sequence[View]) -> list[tuple[str, list[View]]]:
     return [(name, sorted(found, key=_order)) for name, found in members.items() if found]
 
 
-def _order(view: View) -> tuple[float, str]:
+def _order(view: View) -> tuple[int, tuple[str | int, ...], str]:
     record = view.record
     if record is None:
-        return (0.0, view.tag)
-    return (record.ended_at or record.launched_at or record.created_at, view.tag)
+        return (0, _natural(view.tag), view.tag)
+    at = record.ended_at or record.launched_at or record.created_at
+    return (int(at), _natural(view.tag), view.tag)
+
+
+def _natural(tag: str) -> tuple[str | int, ...]:
+    """A tag as it sorts where `z-2` comes before `z-10`: text and numbers in turn."""
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(re.split("([0-9]+)", tag)))
 
 
 class Layout:
@@ -118,12 +125,13 @@ class Layout:
     def __init__(self, lines: Sequence[Line], width: int | None) -> None:
         rows = [TITLE, *lines]
         self._width = width
-        self._tag = max(len(row.tag) for row in rows if len(row.tag) <= TAG_COLUMN)
+        self._longest = TAG_COLUMN if width is None else max(len(TITLE.tag), min(TAG_COLUMN, width // 2))
+        self._tag = max(len(row.tag) for row in rows if len(row.tag) <= self._longest)
         self._middle = [max(len(cell) for cell in cells) for cells in zip(*(row[1:4] for row in rows), strict=True)]
 
     def texts(self, line: Line) -> list[str]:
         """A line's text; two where the tag is long."""
-        long = len(line.tag) > TAG_COLUMN
+        long = len(line.tag) > self._longest
         head = ("" if long else line.tag).ljust(self._tag)
         cells = [cell.ljust(size) for cell, size in zip(line[1:4], self._middle, strict=True)]
         tail = "  ".join(["", *cells, line.rest]).rstrip()

@@ -25,11 +25,11 @@ from puter_client.cli.terminal import out, out_json, plain, say
 from puter_client.config import Settings
 from puter_client.contract.key import check_tag
 from puter_client.contract.phase import ENDED, Origin, Outcome
-from puter_client.contract.spec import Spec
 from puter_client.view import View, WaitFor
 
 if TYPE_CHECKING:
     from puter_client.cli.follow import Going
+    from puter_client.client import Asked
 
 DEFAULT_TIMEOUT = "10m"
 
@@ -77,18 +77,23 @@ def up(
     from puter_client.cli import wish as wishes
     from puter_client.cli.follow import Going, run
     from puter_client.cli.session import settings_of
+    from puter_client.client import Asked
 
     settings = settings_of(namespace)
     options = wishes.given_fields(machine, settings.environ)
     sources = wishes.SshSources(settings.environ, look_up=not dry_run)
     spec = wishes.one_spec(settings, options, sources)
+    key_file = wishes.public_key_file(settings, options)
+    keys = wishes.Keys(settings, key_file)
     if dry_run:
+        if key_file is not None:  # what is not the user's own would be made
+            spec = keys.into(spec)
         _tell_dry(wishes.described(chosen, settings.namespace, spec), auto=sources.skipped, as_json=as_json)
         return 0
     wishes.warn_of([spec], say)
-    spec = wishes.Keys(settings, wishes.public_key_file(settings, options)).into(spec)
-    going = Going(settings, [chosen])
-    return run(lambda: _up(settings, going, chosen, spec, WaitFor(wait), timeout, again=again, as_json=as_json), going)
+    spec = keys.into(spec)
+    going = Going(settings, WaitFor(wait), [chosen])
+    return run(lambda: _up(settings, going, Asked(chosen, spec), timeout, again=again, as_json=as_json), going)
 
 
 def _tag(ctx: click.Context, argument: str | None, option: str | None) -> str:
@@ -118,9 +123,7 @@ def _tell_dry(fields: dict[str, Any], *, auto: bool, as_json: bool) -> None:
 async def _up(
     settings: Settings,
     going: Going,
-    tag: str,
-    spec: Spec,
-    wait: WaitFor,
+    asked: Asked,
     timeout_s: float | None,
     *,
     again: bool,
@@ -128,18 +131,17 @@ async def _up(
 ) -> int:
     from puter_client.cli import follow
     from puter_client.cli.session import connected
-    from puter_client.client import Asked
 
     async with connected(settings) as client:
-        await follow.wish(client, settings, [Asked(tag, spec)], going, origin=Origin.UP, again=again)
-        (view,) = await follow.follow(client, going, wait, timeout_s=timeout_s, tags=[tag])
+        await follow.wish(client, settings, [asked], going, origin=Origin.UP, again=again)
+        (view,) = await follow.follow(client, going, timeout_s=timeout_s, tags=[asked.tag])
         for notice in await follow.notices(client, [view]):
             say(f"note: {notice}")
     if as_json:
         out_json(view.to_json())
     record = view.record
     gone = record is not None and record.phase in ENDED and not record.has_workload
-    if follow.failed(view, wait) or (gone and wait is not WaitFor.QUEUED):
+    if follow.failed(view, going.wait) or (gone and going.wait is not WaitFor.QUEUED):
         say(follow.why_not(view))
         return 1
     if not as_json:

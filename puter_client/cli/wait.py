@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -57,12 +58,12 @@ def wait(
 
     chosen = check_selection(tags, batch, everything)
     settings = settings_of(namespace)
-    going = Going(settings, chosen)
-    return run(lambda: _wait(settings, going, batch, WaitFor(wait), timeout, as_json), going)
+    going = Going(settings, WaitFor(wait), chosen)
+    return run(lambda: _wait(settings, going, batch, timeout, as_json), going)
 
 
 async def _somebody_serves(
-    client: PuterClient, settings: Settings, going: Going, wait: WaitFor, size: int | None
+    client: PuterClient, settings: Settings, going: Going, tags: Sequence[str], size: int | None
 ) -> None:
     """What has not come yet comes only if there is a worker.
 
@@ -74,14 +75,12 @@ async def _somebody_serves(
     nobody = await nobody_serves(client, settings)
     if nobody is None:
         return
-    views = (await client.batch(going.batch_id))[1] if going.batch_id else await client.views(going.tags)
-    if len(views) < (size or 0) or any(view.verdict(wait) is Verdict.WAITING for view in views):
+    views = (await client.batch(going.batch_id))[1] if going.batch_id else await client.views(tags)
+    if len(views) < (size or 0) or any(view.verdict(going.wait) is Verdict.WAITING for view in views):
         raise NoWorker(nobody)
 
 
-async def _wait(
-    settings: Settings, going: Going, batch: str | None, wait: WaitFor, timeout_s: float | None, as_json: bool
-) -> int:
+async def _wait(settings: Settings, going: Going, batch: str | None, timeout_s: float | None, as_json: bool) -> int:
     from puter_client.cli import follow
     from puter_client.cli.session import connected
 
@@ -95,20 +94,20 @@ async def _wait(
                 raise unknown_batch(client, going.batch_id)
             size = info.size
         elif going.tags:
-            tags = going.tags
+            tags = list(going.tags)
             unknown = [view.tag for view in await client.views(tags) if view.record is None]
             if unknown:
                 raise NotKnown("\n".join(f"{tag} is not known in namespace {client.namespace}" for tag in unknown))
         else:
             tags = [view.tag for view in await client.recent() if view.phase not in ENDED]
-            going.tags = tags
             if not tags:
                 say("nothing to wait for: all has ended")
                 return 0
-        await _somebody_serves(client, settings, going, wait, size)
+        going.goes_on()
+        await _somebody_serves(client, settings, going, tags, size)
         try:
-            views = await follow.follow(client, going, wait, timeout_s=timeout_s, size=size, tags=tags)
+            views = await follow.follow(client, going, timeout_s=timeout_s, size=size, tags=tags)
         except WaitTimedOut:
-            follow.tell_end(going.views, wait, as_json=as_json)
+            follow.tell_end(going.views, going.wait, as_json=as_json)
             raise
-    return follow.tell_end(views, wait, as_json=as_json)
+    return follow.tell_end(views, going.wait, as_json=as_json)

@@ -186,7 +186,6 @@ class SubnetAnswer(_Part, frozen=True, kw_only=True):
     subnet_id: str
     vpc_id: str
     availability_zone: str
-    map_public_ip_on_launch: bool = False
 
 
 class Subnets(Answer, frozen=True, kw_only=True):

@@ -49,13 +49,11 @@ class Subnet(msgspec.Struct, frozen=True, kw_only=True):
         subnet_id: `subnet-…`.
         vpc_id: whose it is.
         availability_zone: where it is.
-        public: whether machines in it get a public address unless told otherwise.
     """
 
     subnet_id: str
     vpc_id: str
     availability_zone: str
-    public: bool
 
 
 async def vpc_of_subnet(caller: Caller, subnet_id: str) -> Subnet:
@@ -244,7 +242,6 @@ def _subnets(found: Subnets) -> list[Subnet]:
             subnet_id=subnet.subnet_id,
             vpc_id=subnet.vpc_id,
             availability_zone=subnet.availability_zone,
-            public=subnet.map_public_ip_on_launch,
         )
         for subnet in found.subnets
     ]

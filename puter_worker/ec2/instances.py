@@ -25,7 +25,6 @@ TAGS_A_CALL = MAX_FILTER_VALUES - 2  # beside the values of `_managed`
 PAGE_SIZE = 250
 _AT_ONCE = 4
 LIVE_STATES = ("pending", "running", "stopping", "stopped")
-_ALL_STATES = (*LIVE_STATES, "shutting-down", "terminated")
 
 Filter = tuple[str, Sequence[str]]
 
@@ -111,24 +110,6 @@ async def find_by_intent(caller: Caller, intent_id: str) -> list[Instance]:
         Ec2Error: see Caller.call.
     """
     return await _find(caller, _managed(), f"tag:{INTENT}", [intent_id])
-
-
-async def find_by_client_token(caller: Caller, client_token: str) -> list[Instance]:
-    """Instances in any state that a RunInstances call with this token has launched, tagged or not.
-
-    Where the question itself breaks, all of Puter's instances are asked for and their tokens compared: it costs
-    more, and is an answer also from endpoints that do not know the filter (moto does not).
-
-    Raises:
-        Ec2Error: see Caller.call.
-    """
-    try:
-        return await _find(caller, [], "client-token", [client_token])
-    except Ec2Error as error:
-        if not error.doubtful:
-            raise
-    swept = await _find(caller, _managed(), "instance-state-name", _ALL_STATES)
-    return [instance for instance in swept if instance.client_token == client_token]
 
 
 async def find_managed(caller: Caller) -> list[Instance]:

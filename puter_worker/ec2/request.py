@@ -32,7 +32,6 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         max_count: as many as EC2 can, up to this.
         subnet_id: decides the zone; None is the default VPC's subnet.
         zone: availability zone, where there is no subnet.
-        public_ip: whether the machines get a public address; None is as the subnet is set.
         disk: size of the root disk in GiB; None is the image's.
         instance_profile: name of an IAM instance profile.
         spot: whether to ask for Spot instances.
@@ -49,7 +48,6 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     max_count: int = 1
     subnet_id: str | None = None
     zone: str | None = None
-    public_ip: bool | None = None
     disk: int | None = None
     instance_profile: str | None = None
     spot: bool = False
@@ -114,18 +112,9 @@ def _network(launch: Launch) -> dict[str, Any]:
     place: dict[str, Any] = {}
     if launch.zone and not launch.subnet_id:
         place["Placement"] = {"AvailabilityZone": launch.zone}
-    if launch.public_ip is None or not launch.subnet_id:
-        subnet = {"SubnetId": launch.subnet_id} if launch.subnet_id else {}
-        return place | subnet | {"SecurityGroupIds": [launch.group_id]}
-    # EC2 takes the wish for a public address only with an interface, and then subnet and groups only there.
-    interface = {
-        "DeviceIndex": 0,
-        "SubnetId": launch.subnet_id,
-        "Groups": [launch.group_id],
-        "AssociatePublicIpAddress": launch.public_ip,
-        "DeleteOnTermination": True,
-    }
-    return place | {"NetworkInterfaces": [interface]}
+    if launch.subnet_id:
+        place["SubnetId"] = launch.subnet_id
+    return place | {"SecurityGroupIds": [launch.group_id]}
 
 
 def _tag_specifications(launch: Launch) -> list[dict[str, Any]]:

@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import LIVE
+from puter_client.contract.phase import LIVE, Phase
+from puter_client.contract.record import Record
 from puter_worker.fleet import Fleet
 from puter_worker.stations.confirm import confirm
+from puter_worker.store.base import Kept
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
 
 # What starts is looked at so often, for its owner waits for the address.
 STARTING_EVERY_S = 2.0
+# EC2 may show a machine as running a moment before it shows its public address.
+ADDRESS_WITHIN_S = 10.0
 # What runs is looked at as often while others wait for it to end; so many machines, that is 2.5 of the 20 calls a
 # second that EC2 allows. More of them are looked at the less often.
 WAITED_FOR_EVERY_S = 2.0
@@ -44,6 +48,20 @@ class Observer:
         elif now - self._looked_at >= STARTING_EVERY_S and (starting := await self._store.starting_keys(fleet)):
             self._looked_at = now
             await observe(self._store, self._fleet, starting)
+        else:
+            return
+        await self._let_started(await self._store.starting_keys(fleet))
+
+    async def _let_started(self, starting: Sequence[PuterKey]) -> None:
+        """Look less often at those that run and have their address, or, as in a private subnet, will have none."""
+        now, records = self._store.now(), await self._store.records(starting)
+        started = [k for one in records if (k := one.kept) is not None and has_started(k.value, now)]
+
+        def put(txn: Txn, kept: Kept[Record]) -> None:
+            self._store.expect_record(txn, kept.value.key, kept)
+            self._store.put_started(txn, str(self._fleet), kept.value.key)
+
+        await self._store.commit_each(started, put)
 
     async def _sweep_every_s(self, now: float) -> float:
         if not await self._store.pads(str(self._fleet)):
@@ -52,6 +70,13 @@ class Observer:
             return self._quiet_s
         many = await self._store.live_count(str(self._fleet))
         return min(self._quiet_s, WAITED_FOR_EVERY_S * max(1.0, many / WAITED_FOR))
+
+
+def has_started(record: Record, now: float) -> bool:
+    """Whether nothing of a machine's start is to be waited for any more. Pure."""
+    if record.phase is not Phase.RUNNING:
+        return False
+    return record.public_ip is not None or now - (record.running_at or now) > ADDRESS_WITHIN_S
 
 
 async def observe(store: WorkerStore, fleet: Fleet, keys: Sequence[PuterKey]) -> None:

@@ -67,8 +67,12 @@ class Machines(Base):
             txn.keep(name, KEEP_S)
 
     async def starting_keys(self, fleet: str) -> list[PuterKey]:
-        """Keys of the fleet whose machine is launched but does not run yet."""
+        """Keys of the fleet whose machine is launched but does not run yet, or has no public address yet."""
         return [PuterKey.parse(raw.decode()) for raw in await self.redis.smembers(names.starting(fleet))]
+
+    def put_started(self, txn: Txn, fleet: str, key: PuterKey) -> None:
+        """The key's machine runs, with whatever addresses it has."""
+        txn.do("SREM", names.starting(fleet), str(key))
 
     async def labels_due(self, fleet: str) -> int:
         """How many labels are to be written that nobody is at."""

@@ -87,7 +87,7 @@ def live(fleet: str) -> str:
 
 
 def starting(fleet: str) -> str:
-    """Set: keys of the fleet whose machine is launched but does not run yet."""
+    """Set: keys of the fleet whose machine is launched but does not run yet, or has no public address yet."""
     return f"puter:_starting:{fleet}"
 
 

@@ -112,7 +112,7 @@ class Records(Base):
             txn.do("ZADD", names.live(new.fleet), new.changed_at, key)
             txn.keep(names.live(new.fleet), KEEP_S)
             self.put_fleet(txn, new.fleet, new.changed_at)
-            if new.phase is Phase.PENDING:
+            if new.phase is Phase.PENDING or new.public_ip is None:
                 txn.do("SADD", names.starting(new.fleet), key)
                 txn.keep(names.starting(new.fleet), KEEP_S)
             else:

@@ -81,7 +81,7 @@ class Workers(Base):
             return sum(await pipe.execute())
 
     async def any_starting(self) -> bool:
-        """Whether some machine is launched but does not run yet."""
+        """Whether some machine is launched but does not run yet, or may get its address yet."""
         counts = [await self.redis.scard(names.starting(fleet)) for fleet in await self.fleets()]
         return any(counts)
 

@@ -66,7 +66,7 @@ class TestWait:
         ran = betty.puter("wait", "long", "--for", "terminated", "--timeout", "1s")
         assert ran.code == 4
         assert "1 of 1 not terminated in time, the wishes go on" in ran.err
-        assert "come back with: puter wait long   puter why long" in ran.err
+        assert "come back with: puter wait long --for terminated   puter why long" in ran.err
 
     def test_a_stranger_is_not_waited_for(self, betty: CliWorld) -> None:
         betty.up("some")

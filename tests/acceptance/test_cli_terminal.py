@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import socket
 
 from tests.acceptance.cli_world import CliWorld, ended
 
@@ -33,8 +36,30 @@ def test_ctrl_c_ends_the_waiting_and_says_how_to_come_back(betty: CliWorld) -> N
     terminal.sendintr()
     code, shown = ended(terminal)
     assert code == 130
-    assert "goes on; come back with: puter wait" in shown
+    assert "the wishes go on; come back with: puter wait stay-0 stay-1 --for terminated" in shown
     assert "Traceback" not in shown
+
+
+def test_ctrl_c_before_anything_was_sent_promises_nothing(fresh: CliWorld) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        terminal = fresh.on_terminal("up", "early", PUTER_REDIS_URL=url)
+        connection, _ = silent.accept()
+        with connection:
+            terminal.sendintr()
+            code, shown = ended(terminal)
+    assert code == 130
+    assert "puter:" not in shown
+
+
+def test_a_redis_that_is_lost_while_it_is_waited_says_how_to_come_back(fresh: CliWorld) -> None:
+    fresh.up("lost")
+    terminal = fresh.on_terminal("wait", "lost", *WAITS)
+    terminal.expect("lost: running")
+    os.kill(int((fresh.paths.engine / "server.pid").read_text()), signal.SIGKILL)
+    code, shown = ended(terminal)
+    assert code == 3
+    assert "come back with: puter wait lost --for terminated   puter why lost" in shown
 
 
 def test_ctrl_c_ends_a_watch_without_a_word(betty: CliWorld) -> None:
@@ -53,6 +78,6 @@ def test_without_colour_nothing_is_coloured(betty: CliWorld) -> None:
 
 
 def test_a_narrow_terminal_keeps_the_tag(betty: CliWorld) -> None:
-    betty.up("narrow-but-whole")
-    _, shown = ended(betty.on_terminal("status", "narrow-but-whole", columns=30, NO_COLOR="1"))
-    assert "\nnarrow-but-whole  running" in shown
+    betty.up("narrow-is-whole")
+    _, shown = ended(betty.on_terminal("status", "narrow-is-whole", columns=30, NO_COLOR="1"))
+    assert "\nnarrow-is-whole  running" in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class TestUp:
     def test_the_first_command_starts_the_engine_and_a_later_one_says_nothing(self, fresh: CliWorld) -> None:
         first, later = fresh.puter("local", "start"), fresh.puter("status")
         assert first.err.startswith("puter: starting ")
-        assert (later.code, later.err, later.out) == (0, "", "nothing here yet: puter up --tag NAME\n")
+        assert (later.code, later.err, later.out) == (0, "", "nothing in namespace betty: puter up --tag NAME\n")
 
     def test_the_worker_makes_a_key_where_ssh_keygen_is_missing(self, fresh: CliWorld, tmp_path: Path) -> None:
         told = fresh.puter("up", "keyless", "--json", PATH=str(tmp_path)).objects()[0]
@@ -76,6 +77,15 @@ class TestSubmit:
         lines = '{"tag": "pipe-a"}\n{"tag": "pipe-b", "instance_type": "t3.small"}\n'
         ran = betty.puter("submit", "-", "--json", "--wait", "launched", stdin=lines)
         assert [told["instance_type"] for told in ran.objects()] == ["t3.micro", "t3.small"]
+
+    def test_a_file_with_a_namespace_of_its_own_says_where_the_batch_is(self, betty: CliWorld) -> None:
+        text = "namespace: elsewhere\nputers: [far]\n"
+        ran = betty.puter("submit", "-", "--wait", "running", stdin=text)
+        assert ran.out.splitlines()[-1].endswith(" in namespace elsewhere")
+
+    def test_a_file_with_the_users_own_namespace_says_nothing_of_it(self, betty: CliWorld) -> None:
+        ran = betty.puter("submit", "-", "--wait", "running", stdin="namespace: betty\nputers: [near]\n")
+        assert re.fullmatch(r"batch b[0-9a-f-]+", ran.out.splitlines()[-1])
 
     def test_a_conflict_is_listed_and_exit_code_1(self, betty: CliWorld) -> None:
         betty.up("list-1")

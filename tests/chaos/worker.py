@@ -23,6 +23,7 @@ _WAITS: tuple[tuple[ModuleType, str], ...] = (
     (ensure, "ACCOUNT_S"),
     (label, "CLAIM_S"),
     (launch, "LEASE_S"),
+    (pacer, "ARRIVES_WITHIN_S"),
     (queue, "RESTART_AFTER_S"),
     (resolve, "CLAIM_S"),
     (send, "LEASE_S"),

@@ -21,7 +21,6 @@ from puter_worker.ec2.instances import (
     console_output,
     create_tags,
     describe_by_ids,
-    find_by_client_token,
     find_by_intent,
     find_by_tags,
     find_managed,
@@ -102,11 +101,10 @@ async def test_a_machine_lies_in_the_zone_asked_for(caller: Caller) -> None:
     assert instance.availability_zone == "us-east-1b"
 
 
-@pytest.mark.parametrize("public_ip", [None, True])
-async def test_a_machine_lies_in_the_subnet_and_group_asked_for(caller: Caller, public_ip: bool | None) -> None:
+async def test_a_machine_lies_in_the_subnet_and_group_asked_for(caller: Caller) -> None:
     subnet = (await default_subnets(caller))[1]
 
-    (instance,) = await launched(caller, subnet_id=subnet.subnet_id, public_ip=public_ip)
+    (instance,) = await launched(caller, subnet_id=subnet.subnet_id)
 
     assert (instance.subnet_id, instance.vpc_id) == (subnet.subnet_id, subnet.vpc_id)
     assert instance.group_ids == ((await launch_of(caller)).group_id,)
@@ -184,13 +182,6 @@ async def test_machines_are_found_by_their_intent(caller: Caller) -> None:
 
     assert {i.instance_id for i in found} == {i.instance_id for i in instances}
     assert await find_by_intent(caller, "intent-2") == []
-
-
-async def test_machines_are_found_by_their_token_where_it_is_no_filter(caller: Caller) -> None:
-    await launched(caller)
-    (instance,) = await launched(caller, client_token="token-2")
-
-    assert [i.instance_id for i in await find_by_client_token(caller, "token-2")] == [instance.instance_id]
 
 
 async def test_a_sweep_shows_puters_machines_and_no_others(caller: Caller) -> None:

@@ -20,7 +20,7 @@ from puter_worker import pacer
 from puter_worker.ec2.tags import own_tags
 from puter_worker.pacer import INSTANCES, Bucket
 from puter_worker.stations import label as label_station
-from puter_worker.stations import launch
+from puter_worker.stations import launch, observe
 from puter_worker.stations.plan import Unit
 from puter_worker.store import names
 from tests.ec2sim.config import Fault
@@ -316,3 +316,39 @@ async def test_labels_that_are_too_fast_for_ec2_slow_down_and_are_written(sim_wo
 
     with sim_workshop.server.client() as behind:
         assert behind.hexists(names.bucket(FLEET[:12], "us-east-1", "CreateTags"), "slow_until")
+
+
+# -- addresses ---
+
+
+async def test_an_address_that_comes_after_its_machine_runs_is_told_soon(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.sim.configure(address_s=[1.0, 1.0])
+    async with sim_workshop.working(quiet_sweep_s=3_600.0) as worker:
+        (view,) = await sim_workshop.wish("one")
+
+        async def told() -> bool:
+            (record,) = await sim_workshop.records("one")
+            return record.public_ip is not None
+
+        async def started() -> bool:
+            return not await worker.store.any_starting()
+
+        await eventually("its address is told", told)
+        await eventually("it is no longer looked at so often", started)
+
+    assert view.record
+    assert view.record.public_ip is None
+
+
+async def test_an_address_that_does_not_come_is_not_waited_for_long(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observe, "ADDRESS_WITHIN_S", 1.0)
+    await sim_workshop.sim.configure(address_s=[3_600.0, 3_600.0])
+    async with sim_workshop.working(quiet_sweep_s=3_600.0) as worker:
+        await sim_workshop.wish("one")
+
+        async def started() -> bool:
+            return not await worker.store.any_starting()
+
+        await eventually("it is no longer looked at so often", started)

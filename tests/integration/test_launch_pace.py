@@ -82,19 +82,25 @@ def the_many_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WorkerStore, "pads", by_name)
 
 
+async def launched_before_the_one(shop: SimWorkshop, *, max_group: int = 100, **fields: Any) -> list[Entry]:
+    """Wish for many machines, then in another namespace for one; the calls that were made while the one waited."""
+    carol = shop.client_of("carol")
+    async with shop.working(max_group=max_group):
+        await shop.submit(*TAGS)
+        await eventually("the many are being launched", lambda: some_launch(shop))
+        theirs = await shop.submit("one", client=carol, **fields)
+        await carol.wait(batch_id=theirs, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
+    return await launches_between(shop, carol, "one")
+
+
 @pytest.mark.usefixtures("the_many_first")
+@pytest.mark.parametrize("spot", [False, True], ids=["in a group", "singly"])
 async def test_one_namespaces_many_groups_do_not_hold_up_anothers_one_key(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch, *, spot: bool
 ) -> None:
     monkeypatch.setitem(pacer.BUCKETS, "RunInstances", Bucket(1, 5))
-    carol = sim_workshop.client_of("carol")
-    async with sim_workshop.working(max_group=5):
-        await sim_workshop.submit(*TAGS)
-        await eventually("the many are being launched", lambda: some_launch(sim_workshop))
-        theirs = await sim_workshop.submit("one", client=carol)
-        await carol.wait(batch_id=theirs, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
 
-    assert len(await launches_between(sim_workshop, carol, "one")) <= 2
+    assert len(await launched_before_the_one(sim_workshop, max_group=5, spot=spot)) <= 2
 
 
 @pytest.mark.usefixtures("the_many_first")
@@ -102,30 +108,9 @@ async def test_one_namespaces_many_machines_do_not_hold_up_anothers_one(
     sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(pacer.BUCKETS, INSTANCES, Bucket(20, 5))
-    carol = sim_workshop.client_of("carol")
-    async with sim_workshop.working():
-        await sim_workshop.submit(*TAGS)
-        await eventually("the many are being launched", lambda: some_launch(sim_workshop))
-        theirs = await sim_workshop.submit("one", client=carol)
-        await carol.wait(batch_id=theirs, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
 
-    before = await launches_between(sim_workshop, carol, "one")
+    before = await launched_before_the_one(sim_workshop)
     assert sum(len(call.effect) for call in before) <= 3
-
-
-@pytest.mark.usefixtures("the_many_first")
-async def test_a_namespace_whose_machines_go_singly_is_not_last(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(pacer.BUCKETS, "RunInstances", Bucket(1, 5))
-    carol = sim_workshop.client_of("carol")
-    async with sim_workshop.working(max_group=5):
-        await sim_workshop.submit(*TAGS)
-        await eventually("the many are being launched", lambda: some_launch(sim_workshop))
-        theirs = await sim_workshop.submit("one", client=carol, spot=True)
-        await carol.wait(batch_id=theirs, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
-
-    assert len(await launches_between(sim_workshop, carol, "one")) <= 2
 
 
 async def test_a_look_up_that_takes_long_holds_up_no_other_namespace(

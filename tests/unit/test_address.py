@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ def test_anything_else_is_refused_and_the_choices_are_named(answer: bytes) -> No
 
 
 def test_an_error_of_the_service_is_refused() -> None:
-    with serving(b"203.0.113.7", status=503) as url, pytest.raises(AddressUnknown):
+    with serving(b"203.0.113.7", status=503) as url, pytest.raises(AddressUnknown, match="HTTP status 503"):
         own_cidr({}, url=url)
 
 
@@ -60,6 +61,42 @@ def test_a_service_that_is_not_there_is_one_line() -> None:
     with pytest.raises(AddressUnknown) as caught:
         own_cidr({}, url="http://127.0.0.1:1/")
     assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (socket.gaierror(-2, "Name or service not known"), "is not found by its name, as without a network"),
+        (ConnectionRefusedError(111, "Connection refused"), "takes no connection"),
+        (ssl.SSLCertVerificationError(1, "certificate verify failed"), "has no certificate that is trusted here"),
+        (TimeoutError("timed out"), "does not answer in time"),
+        (OSError(101, "Network is unreachable"), "cannot be reached"),
+    ],
+)
+def test_why_there_is_no_answer_is_told_in_words(error: OSError, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    with pytest.raises(AddressUnknown) as caught:
+        own_cidr({}, url="http://checkip.example/", timeout_s=10.0)
+    assert str(caught.value).startswith(f"this machine's own address is not known (checkip.example {said}): ")
+
+
+def test_a_service_that_speaks_no_http_is_told_of_in_words() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4_096)
+                connection.sendall(b"220 mail.example\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(AddressUnknown, match="answers with something else than HTTP"):
+            own_cidr({}, url=f"http://127.0.0.1:{server.getsockname()[1]}/", timeout_s=10.0)
+        thread.join()
 
 
 def test_a_service_that_says_nothing_is_waited_for_no_longer_than_asked() -> None:

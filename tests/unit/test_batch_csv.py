@@ -77,5 +77,25 @@ def test_a_file_that_is_no_such_table_is_refused_with_its_line(text: str, messag
     assert message in refused(text)
 
 
+def test_rows_below_a_wrong_header_are_checked_too() -> None:
+    first, *others = refused("tag,colour,disk\na,red,9\nb,blue,big\nc,red\n").splitlines()
+    assert first.startswith("b.csv:1: column 'colour': unknown")
+    assert others == [
+        "b.csv:3: disk: 'big': write a whole number of GiB, 1 to 65536",
+        "b.csv:4: has 2 cells, the header 3: quote cells with commas",
+    ]
+
+
+def test_a_column_tag_that_is_missing_is_told_once_and_the_rest_is_checked() -> None:
+    assert refused("disk\n9\n9\nbig\n").splitlines() == [
+        "b.csv:1: the header has no column tag: every puter needs one",
+        "b.csv:4: disk: 'big': write a whole number of GiB, 1 to 65536",
+    ]
+
+
+def test_below_a_header_of_which_nothing_can_be_used_nothing_is_checked() -> None:
+    assert len(refused("tag;run\na;b,c\n").splitlines()) == 2
+
+
 def test_rows_beside_a_wrong_one_are_checked_too() -> None:
     assert len(refused("tag,disk\na\nb,big\nc,huge\n").splitlines()) == 3

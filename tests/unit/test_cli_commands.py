@@ -137,6 +137,31 @@ class TestDryRun:
         main(["submit", "--tag", "x-{i}", "--count", "3", "--dry-run"])
         assert not home.exists()
 
+    @pytest.mark.parametrize("words", [["up", "x"], ["submit", "--tag", "x"]])
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [(None, "is not there"), ("-----BEGIN OPENSSH PRIVATE KEY-----\n", "is a private key"), ("", "holds 0 lines")],
+    )
+    def test_a_key_that_cannot_be_used_is_refused_as_without_it(
+        self, words: list[str], text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        if text is not None:
+            (tmp_path / "key").write_text(text)
+        assert main([*words, "--dry-run", "--public-key", str(tmp_path / "key")]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert said in captured.err
+
+    @pytest.mark.parametrize("words", [["up", "x"], ["submit", "--tag", "x"]])
+    def test_the_users_own_key_is_shown(
+        self, words: list[str], home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA4xdyU1m1kHHv6Rgmi2hUcCZbkUQq3hLLq4S9Ph4uVz me"
+        (tmp_path / "key.pub").write_text(line)
+        assert main([*words, "--dry-run", "--json", "--public-key", str(tmp_path / "key.pub")]) == 0
+        assert json.loads(capsys.readouterr().out)["public_key"] == line
+        assert not home.exists()
+
     def test_of_a_batch_each_puter_is_a_line(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["submit", "--tag", "x-{i}", "--count", "3", "--dry-run", "--json"]) == 0
         assert [json.loads(line)["tag"] for line in capsys.readouterr().out.splitlines()] == ["x-0", "x-1", "x-2"]
@@ -154,7 +179,11 @@ class TestDryRun:
 class TestWhereNothingEverWas:
     def test_status_says_how_to_begin(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["status"]) == 0
-        assert capsys.readouterr().out == "nothing here yet: puter up --tag NAME\n"
+        assert capsys.readouterr().out == "nothing in namespace betty: puter up --tag NAME\n"
+
+    def test_status_of_a_namespace_that_was_named_begins_there(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["status", "-n", "team"]) == 0
+        assert capsys.readouterr().out == "nothing in namespace team: puter up --tag NAME -n team\n"
 
     @pytest.mark.parametrize(
         "words", [["why", "x"], ["wait", "x"], ["cancel", "x"], ["ssh", "x"], ["status", "x"], ["wait", "--batch", "b"]]

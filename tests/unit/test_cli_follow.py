@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Awaitable
+from io import StringIO
+from typing import Any, cast
 
 import pytest
+from rich.console import Console
 
-from puter_client.cli.follow import Going, outcomes, summary, tell_end, why_not
-from puter_client.cli.progress import Progress
+from puter_client.cli.follow import INTERRUPTED, Going, outcomes, run, summary, tell_end, why_not, wish
+from puter_client.cli.progress import Progress, bar_on
 from puter_client.cli.up import success
+from puter_client.client import Asked, PuterClient
 from puter_client.config import Config, Settings, settle
 from puter_client.contract.batch import BatchRow
-from puter_client.contract.phase import Outcome, Phase
+from puter_client.contract.errors import StoreUnavailable, WaitTimedOut
+from puter_client.contract.phase import Origin, Outcome, Phase
 from puter_client.contract.record import ErrorInfo, Record
+from puter_client.contract.spec import Spec
 from puter_client.paths import Paths
 from puter_client.view import View, WaitFor
 
@@ -83,16 +90,99 @@ class TestWhyNot:
 
 
 class TestComingBack:
+    @staticmethod
+    def going(*tags: str, wait: WaitFor = WaitFor.RUNNING, batch: str | None = None, team: str | None = None) -> Going:
+        going = Going(settings(team), wait, tags)
+        going.batch_id = batch
+        going.goes_on()
+        return going
+
     def test_one_tag_is_come_back_to_by_its_name(self) -> None:
-        assert Going(settings(), ["one"]).come_back() == "puter wait one   puter why one"
+        assert self.going("one", batch="b1").come_back() == "come back with: puter wait one   puter why one"
 
     def test_a_batch_by_its_id_in_the_namespace_that_was_named(self) -> None:
-        going = Going(settings("team"))
-        going.batch_id = "b1"
-        assert going.come_back() == "puter wait --batch b1 -n team   puter status --batch b1 -n team"
+        assert self.going(batch="b1", team="team").come_back() == (
+            "come back with: puter wait --batch b1 -n team   puter status --batch b1 -n team"
+        )
 
-    def test_nothing_goes_on_before_anything_was_submitted(self) -> None:
-        assert Going(settings()).come_back() is None
+    def test_a_few_tags_by_their_names(self) -> None:
+        assert self.going("a", "b").come_back() == "come back with: puter wait a b   puter status a b"
+
+    def test_all_by_naming_none(self) -> None:
+        assert self.going().come_back() == "come back with: puter wait   puter status"
+
+    def test_so_many_tags_that_nobody_would_read_them_by_naming_none(self) -> None:
+        assert self.going(*map(str, range(1_000))).come_back() == "come back with: puter wait   puter status"
+
+    def test_it_is_waited_for_as_far_as_before(self) -> None:
+        told = self.going("one", wait=WaitFor.TERMINATED, team="team").come_back()
+        assert told == "come back with: puter wait one --for terminated -n team   puter why one -n team"
+
+    @pytest.mark.parametrize(
+        ("tags", "batch", "said"),
+        [
+            (("one",), "b1", "the wish goes on"),
+            (("a", "b"), None, "the wishes go on"),
+            ((), None, "the wishes go on"),
+            ((), "b1", "the batch goes on"),
+        ],
+    )
+    def test_what_goes_on_is_called_what_it_is(self, tags: tuple[str, ...], batch: str | None, said: str) -> None:
+        going = self.going(*tags, batch=batch)
+        assert going.last_words() == f"{said}; {going.come_back()}"
+
+    def test_nothing_goes_on_before_anything_was_sent(self) -> None:
+        assert Going(settings(), tags=["one"]).last_words() is None
+
+
+class TestEnds:
+    class Client:
+        """Ends as it is told to, with the wishes on their way."""
+
+        def __init__(self, error: BaseException) -> None:
+            self.error = error
+            self.batch_id: str | None = None
+
+        async def submit(self, _: object, *, batch_id: str, **__: object) -> None:
+            self.batch_id = batch_id
+            raise self.error
+
+    def sending(self, client: Client, going: Going) -> int:
+        wished = [Asked("one", Spec())]
+
+        async def work() -> int:
+            await wish(cast("PuterClient", client), settings(), wished, going, origin=Origin.SUBMIT)
+            return 0
+
+        return run(work, going)
+
+    def test_a_ctrl_c_while_a_batch_is_sent_names_the_batch(self, capsys: pytest.CaptureFixture[str]) -> None:
+        client = self.Client(KeyboardInterrupt())
+        assert self.sending(client, Going(settings())) == INTERRUPTED
+        assert capsys.readouterr().err == (
+            "puter: how many of the wishes were sent is not known; "
+            f"look with: puter status --batch {client.batch_id}; submitting again doubles none\n"
+        )
+
+    def test_a_redis_lost_while_a_wish_is_sent_names_the_tag(self, capsys: pytest.CaptureFixture[str]) -> None:
+        code = self.sending(self.Client(StoreUnavailable("gone")), Going(settings(), tags=["one"]))
+        assert code == StoreUnavailable.exit_code
+        assert capsys.readouterr().err.splitlines() == [
+            "puter: gone",
+            "puter: whether the wish was sent is not known; look with: puter status one",
+        ]
+
+    @pytest.mark.parametrize("error", [StoreUnavailable("gone"), WaitTimedOut("gone")])
+    def test_a_wait_that_breaks_off_says_how_to_come_back(
+        self, error: StoreUnavailable | WaitTimedOut, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        going = TestComingBack.going("one", wait=WaitFor.TERMINATED)
+
+        def work() -> Awaitable[int]:
+            raise error
+
+        assert run(work, going) == error.exit_code
+        assert capsys.readouterr().err.splitlines() == ["puter: gone", f"puter: {going.come_back()}"]
 
 
 class TestSuccess:
@@ -121,3 +211,27 @@ def test_a_wait_that_is_over_at_once_says_nothing(capsys: pytest.CaptureFixture[
     with Progress(WaitFor.RUNNING) as progress:
         progress.update([view("a"), view("b")])
     assert capsys.readouterr() == ("", "")
+
+
+class TestBar:
+    PHASES = "381 queued, 519 resolving, 204 launching, 200 pending, 196 running"
+
+    def drawn(self, width: int, done: int = 1_004) -> str:
+        console = Console(file=StringIO(), width=width, color_system=None, force_terminal=True)
+        bar = bar_on(console)
+        bar.add_task("", total=1_500, completed=done, count=f"{done:>5,}/1,500", phases=self.PHASES)
+        console.print(bar.get_renderable())
+        assert isinstance(console.file, StringIO)
+        return console.file.getvalue().rstrip()
+
+    @pytest.mark.parametrize("width", [60, 80])
+    def test_the_phases_alone_are_cut(self, width: int) -> None:
+        line = self.drawn(width)
+        assert re.search(r" 1,004/1,500 0:00:0\d 381 queued.*…$", line)
+        assert len(line) == width
+
+    def test_where_there_is_room_nothing_is_cut(self) -> None:
+        assert self.drawn(140).endswith(f" {self.PHASES}")
+
+    def test_the_bar_stays_as_wide_as_it_is(self) -> None:
+        assert {self.drawn(80, done).index("/") for done in (0, 7, 999, 1_500)} == {self.drawn(80).index("/")}

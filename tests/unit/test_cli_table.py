@@ -95,6 +95,12 @@ class TestTable:
         tag = "t" * 128
         assert tag in table([line_of(view(tag, reason="why"), NOW)], width)
 
+    def test_a_tag_leaves_half_of_a_narrow_terminal_to_the_rest(self) -> None:
+        texts = table([line_of(view("t" * 21, reason="why"), NOW), line_of(view("t" * 20), NOW)], 40)
+        assert texts[1] == "t" * 21
+        assert texts[2].startswith(" " * 20 + "  queued  ")
+        assert texts[3].startswith("t" * 20 + "  queued  ")
+
     def test_a_long_tag_stands_alone_and_widens_nothing(self) -> None:
         texts = table([line_of(view("t" * 128), NOW), line_of(view("one"), NOW)], 80)
         assert texts[3].startswith("one  queued")
@@ -113,6 +119,11 @@ class TestGroups:
             ("on the way", ["coming"]),
             ("alive", ["old", "new"]),
         ]
+
+    def test_tags_of_the_same_second_are_in_the_order_of_their_numbers(self) -> None:
+        tags = ["z-10", "z-9", "z-010", "a", "10", "z-10-b", "z-2"]
+        ((_, members),) = grouped([view(tag, created_at=NOW + n / 10) for n, tag in enumerate(tags)])
+        assert [v.tag for v in members] == ["10", "a", "z-2", "z-9", "z-010", "z-10", "z-10-b"]
 
     def test_a_wish_that_was_not_granted_is_no_living_machine(self) -> None:
         ((name, _),) = grouped([view(row=BatchRow(outcome=Outcome.CONFLICT), **RUNNING)])

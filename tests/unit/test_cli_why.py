@@ -101,6 +101,10 @@ class TestLog:
         write("client.jsonl", {"namespace": "betty", "tags": ["zero", "one"]})
         assert len(lines_of(tmp_path, view(), [])) == 1
 
+    def test_a_long_list_is_shortened(self, write: Any, tmp_path: Path) -> None:
+        write("client.jsonl", {"namespace": "betty", "tags": [f"t-{n}" for n in range(99)] + ["one"]})
+        assert lines_of(tmp_path, view(), [])[0].endswith('tags=["t-0","t-1","t-2","t-3","t-4"] +95 more')
+
     def test_rotated_files_are_read_and_lines_are_in_the_order_of_time(self, write: Any, tmp_path: Path) -> None:
         write("worker.jsonl", {"namespace": "betty", "tag": "one", "timestamp": "2026-01-03"})
         write("worker.jsonl.1", {"namespace": "betty", "tag": "one", "timestamp": "2026-01-01"})

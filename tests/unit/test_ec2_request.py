@@ -89,22 +89,8 @@ def test_a_disk_goes_with_its_machine() -> None:
         ({"zone": "z1"}, {"SecurityGroupIds": ["sg-1"], "Placement": {"AvailabilityZone": "z1"}}),
         ({"subnet_id": "subnet-1"}, {"SecurityGroupIds": ["sg-1"], "SubnetId": "subnet-1"}),
         ({"subnet_id": "subnet-1", "zone": "z1"}, {"SecurityGroupIds": ["sg-1"], "SubnetId": "subnet-1"}),
-        (
-            {"subnet_id": "subnet-1", "public_ip": False},
-            {
-                "NetworkInterfaces": [
-                    {
-                        "DeviceIndex": 0,
-                        "SubnetId": "subnet-1",
-                        "Groups": ["sg-1"],
-                        "AssociatePublicIpAddress": False,
-                        "DeleteOnTermination": True,
-                    }
-                ]
-            },
-        ),
     ],
-    ids=["default", "zone", "subnet", "subnet-decides", "no-public-ip"],
+    ids=["default", "zone", "subnet", "subnet-decides"],
 )
 def test_a_machine_has_its_place(changes: dict[str, Any], place: dict[str, Any]) -> None:
     asked = request(**changes)

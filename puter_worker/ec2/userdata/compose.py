@@ -70,7 +70,6 @@ class UserDataTooLarge(PuterError):
     Attributes:
         size: its bytes in the smaller form.
         excess: how many of them are too many.
-        machines: for how many machines it was.
     """
 
     code: ClassVar[str] = "UserDataTooLarge"
@@ -79,7 +78,6 @@ class UserDataTooLarge(PuterError):
     def __init__(self, size: int, machines: Sequence[Machine]) -> None:
         self.size = size
         self.excess = size - USER_DATA_LIMIT_BYTES
-        self.machines = len(machines)
         if len(machines) == 1:
             whose = str(machines[0].key)
             remedy = f"shorten {_largest_field(machines[0])}, or fetch it from within the machine"
