@@ -1,12 +1,20 @@
 """`python -m puter_worker`: one worker process; `puter worker` runs it."""
 
+# ruff: noqa: E402 - what is imported takes half a second
+
 from __future__ import annotations
+
+import signal
+
+STOPS = (signal.SIGTERM, signal.SIGINT)
+if __name__ == "__main__":
+    # Held back until the worker can drain; half loaded, it could only die of them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
 
 import argparse
 import asyncio
 import gc
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,15 +25,9 @@ from puter_client.store.connection import safe_url
 from puter_worker.logs import set_up_logs
 from puter_worker.settings import Settings, read_settings
 
-STOPS = (signal.SIGTERM, signal.SIGINT)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a worker until it is told to stop; the exit code.
-
-    Signals that come before it can drain are held back until it can; `puter worker` holds them back from the start.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    """Run a worker until it is told to stop; the exit code."""
     parser = argparse.ArgumentParser(prog="puter worker", description="Grant wishes until told to stop.")
     parser.add_argument("--burst", action="store_true", help="end when nothing is left to do")
     parser.add_argument("--embedded", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)

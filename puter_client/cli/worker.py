@@ -51,5 +51,8 @@ def worker(burst: bool) -> None:
     command = [sys.executable, "-m", "puter_worker", *(["--burst"] if burst else [])]
     sys.stdout.flush()
     # Held back until the worker can drain: half loaded, it could only die of them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-    os.execve(sys.executable, command, environ)  # noqa: S606 - no shell reads it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    try:
+        os.execve(sys.executable, command, environ)  # noqa: S606 - no shell reads it
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # it could not be started
