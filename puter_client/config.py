@@ -172,22 +172,25 @@ def settle(
     return Settings(
         paths=paths,
         environ=environ,
-        namespace=_namespace(environ, namespace, url, config.namespace),
+        namespace=_namespace(environ, namespace, config),
         named_by_option=namespace is not None,
         redis_url=url,
         defaults=config.defaults,
     )
 
 
-def _namespace(environ: Mapping[str, str], option: str | None, url: str | None, configured: str | None) -> str:
+def _namespace(environ: Mapping[str, str], option: str | None, config: Config) -> str:
     if option is not None:
         return check_namespace(option)
     if named := environ.get("PUTER_NAMESPACE"):
         return check_namespace(named)
-    if url and (user := redis_user(url)) and NAMESPACE.fullmatch(user):
+    by_environ, by_config = environ.get("PUTER_REDIS_URL"), config.redis_url
+    if by_environ and (user := redis_user(by_environ)) and NAMESPACE.fullmatch(user):
         return user
-    if configured is not None:
-        return check_namespace(configured)
+    if config.namespace is not None:
+        return check_namespace(config.namespace)
+    if not by_environ and by_config and (user := redis_user(by_config)) and NAMESPACE.fullmatch(user):
+        return user
     return namespace_of_login(login_name(environ))
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from puter_client.contract.errors import PuterError
 from puter_client.local.worker import LOCK_FD_VARIABLE, READY_VARIABLE
-from puter_client.store.connection import safe_url
+from puter_client.store.connection import why_refused
 from puter_worker.logs import set_up_logs
 from puter_worker.settings import Settings, read_settings
 
@@ -79,10 +79,7 @@ async def _run(settings: Settings) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         await worker.run()
     except (RedisError, OSError) as error:
-        # Its text may quote a password; its class says enough.
-        sys.stderr.write(
-            f"puter worker: Redis at {safe_url(settings.redis_url)} does not answer ({type(error).__name__})\n"
-        )
+        sys.stderr.write(f"puter worker: {why_refused(settings.redis_url, error)}\n")
         return 3
     return 0
 

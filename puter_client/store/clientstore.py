@@ -15,7 +15,7 @@ from puter_client.contract.key import PuterKey
 from puter_client.contract.record import Event, Record
 from puter_client.contract.wish import Wish
 from puter_client.store import names
-from puter_client.store.connection import connection_pool, safe_url
+from puter_client.store.connection import connection_pool, why_refused
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -39,7 +39,7 @@ class ClientStore:
 
     def __init__(self, redis: Redis, url: str) -> None:
         self._redis = redis
-        self._url = safe_url(url)
+        self._url = url
 
     @classmethod
     def connect(cls, url: str) -> ClientStore:
@@ -55,21 +55,12 @@ class ClientStore:
 
     @asynccontextmanager
     async def _asked(self) -> AsyncIterator[Any]:
-        from redis.exceptions import AuthenticationError, RedisError, ResponseError
+        from redis.exceptions import RedisError
 
         try:
             yield self._redis
-        except AuthenticationError:
-            raise StoreUnavailable(f"Redis at {self._url} refuses the user or password in PUTER_REDIS_URL") from None
-        except ResponseError as error:
-            # Its text may quote what was sent; its first word is Redis's own code (NOPERM, OOM, READONLY …).
-            code = str(error).split(" ", 1)[0][:20]
-            raise StoreUnavailable(f"Redis at {self._url} refused a command ({code})") from None
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(
-                f"Redis at {self._url} does not answer ({type(error).__name__}): "
-                "is it running, and is PUTER_REDIS_URL right?"
-            ) from None
+            raise StoreUnavailable(why_refused(self._url, error)) from None
 
     async def append(self, namespace: str, wishes: Sequence[Wish]) -> None:
         """Put wishes into the namespace's inbox, in order, and ring.

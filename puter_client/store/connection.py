@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from puter_client.contract.errors import InvalidInput
 
@@ -41,6 +41,42 @@ def safe_url(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
 
 
+def why_refused(url: str, error: Exception) -> str:
+    """What it means that a command to the Redis at this URL failed, and what to do; without any secret.
+
+    `error`: of redis-py, whose text may quote what was sent, or of the system.
+    """
+    from redis.exceptions import (
+        AuthenticationError,
+        NoPermissionError,
+        OutOfMemoryError,
+        ReadOnlyError,
+        ResponseError,
+    )
+
+    user = unquote(urlsplit(url).username or "")
+    # What is refused while a connection is made comes as a connection that was not made.
+    match error.__cause__ if isinstance(error.__cause__, AuthenticationError | ResponseError) else error:
+        case AuthenticationError() if not user:
+            told = "wants a user and a password: PUTER_REDIS_URL names none"
+        case AuthenticationError():
+            told = f"refuses the user {user!r}, or the password, in PUTER_REDIS_URL"
+        case NoPermissionError():
+            told = (
+                f"does not permit this to the user {user or 'default'!r}: it may use another namespace "
+                "(name it with --namespace or PUTER_NAMESPACE), or may only read"
+            )
+        case OutOfMemoryError():
+            told = "is out of memory: give it more, or wait until records run out"
+        case ReadOnlyError():
+            told = "is a replica that cannot be written to: name its primary in PUTER_REDIS_URL"
+        case ResponseError():
+            told = f"refused a command ({type(error).__name__})"
+        case _:
+            told = f"does not answer ({type(error).__name__}): is it running, and is PUTER_REDIS_URL right?"
+    return f"Redis at {safe_url(url)} {told}"
+
+
 def connection_pool(url: str, *, max_connections: int = 64, timeout_s: float = 5.0) -> ConnectionPool:
     """A pool whose commands end within `timeout_s` and survive one lost connection.
 
@@ -58,7 +94,6 @@ def connection_pool(url: str, *, max_connections: int = 64, timeout_s: float = 5
         timeout=timeout_s,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
-        health_check_interval=15,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
         retry_on_error=[RedisConnectionError],
     )

@@ -29,6 +29,7 @@ from tests.integration.workshop import Workshop, spec
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PASSWORD = "a-secret"
+NOT_PERMITTED = r"does not permit this to the user .*--namespace or PUTER_NAMESPACE.*may only read"
 RULES = {line.split(" ")[1]: line.split(" ", 2)[2] for line in (DEPLOY / "users.acl.example").read_text().splitlines()}
 
 
@@ -185,7 +186,7 @@ def test_a_client_cannot_make_its_inbox_something_else(betty: redis.Redis) -> No
 
 async def test_a_client_of_another_namespace_is_refused_in_one_line(guarded: Guarded) -> None:
     async with guarded.puter("betty", "ann") as stranger:
-        with pytest.raises(StoreUnavailable, match="refused a command"):
+        with pytest.raises(StoreUnavailable, match=NOT_PERMITTED):
             await stranger.submit([Asked("one", Spec())])
 
 
@@ -199,8 +200,23 @@ async def test_a_viewer_reads_a_namespace(guarded: Guarded) -> None:
 
 async def test_a_viewer_can_wish_for_nothing(guarded: Guarded) -> None:
     async with guarded.puter("betty-viewer", "betty") as viewer:
-        with pytest.raises(StoreUnavailable, match="refused a command"):
+        with pytest.raises(StoreUnavailable, match=NOT_PERMITTED):
             await viewer.submit([Asked("one", Spec())])
+
+
+# -- no user ----------------------------------------------------------------------------------------------------------
+
+
+async def test_who_names_no_user_is_told_so_where_one_is_needed(guarded: Guarded) -> None:
+    """At once: Redis refuses all that a connection begins with, too."""
+    with guarded.server.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "default", "off")
+        try:
+            async with PuterClient.connect(guarded.server.url, namespace="betty", user="betty") as nobody:
+                with pytest.raises(StoreUnavailable, match="wants a user and a password: PUTER_REDIS_URL names none"):
+                    await asyncio.wait_for(nobody.recent(), 10)
+        finally:
+            admin.execute_command("ACL", "SETUSER", "default", "on")
 
 
 # -- nobody -----------------------------------------------------------------------------------------------------------

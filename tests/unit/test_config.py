@@ -105,6 +105,10 @@ class TestPrecedence:
     def test_the_user_of_redis_wins_over_the_file(self) -> None:
         assert namespace({"PUTER_REDIS_URL": "rediss://betty:x@r.example"}, config=self.FULL) == "betty"
 
+    def test_of_the_file_its_namespace_wins_over_the_user_of_its_url(self) -> None:
+        both = Config(namespace="config", redis_url="rediss://betty:x@r.example")
+        assert namespace({}, config=both) == "config"
+
     def test_the_user_of_a_url_in_the_file_counts_too(self) -> None:
         assert namespace({"USER": "me"}, config=Config(redis_url="rediss://betty:x@r.example")) == "betty"
 
