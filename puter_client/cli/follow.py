@@ -86,7 +86,11 @@ def run(work: Callable[[], Awaitable[int]], going: Going | None = None) -> int:
     import asyncio
 
     async def main() -> int:
-        return await work()
+        try:
+            return await work()
+        except PuterError:
+            end_if_interrupted()  # what a library made of a Ctrl-C
+            raise
 
     try:
         return asyncio.run(main())

@@ -53,10 +53,12 @@ def why_refused(url: str, error: Exception) -> str:
         ReadOnlyError,
         ResponseError,
     )
+    from redis.exceptions import ConnectionError as RedisConnectionError
 
     user = unquote(urlsplit(url).username or "")
     # What is refused while a connection is made comes as a connection that was not made.
-    match error.__cause__ if isinstance(error.__cause__, AuthenticationError | ResponseError) else error:
+    refused = type(error) is RedisConnectionError and isinstance(error.__cause__, AuthenticationError | ResponseError)
+    match error.__cause__ if refused else error:
         case AuthenticationError() if not user:
             told = "wants a user and a password: PUTER_REDIS_URL names none"
         case AuthenticationError():
