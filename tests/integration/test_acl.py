@@ -307,6 +307,20 @@ def test_a_user_is_made_once(deployed: Path) -> None:
     assert "betty" in again.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("client", "team-a"), False),
+        (("client", "team-a", "betty"), True),
+        (("viewer", "team-a"), True),
+    ],
+)
+def test_a_user_of_another_name_is_told_their_namespace(
+    deployed: Path, arguments: tuple[str, ...], *, told: bool
+) -> None:
+    assert ("PUTER_NAMESPACE=team-a" in add_user(deployed, *arguments).splitlines()) is told
+
+
 def test_only_its_owner_can_read_the_workers_password(deployed: Path) -> None:
     add_user(deployed, "worker")
 
