@@ -79,7 +79,7 @@ async def _run(settings: Settings) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         await worker.run()
     except (RedisError, OSError) as error:
-        sys.stderr.write(f"puter worker: {why_refused(settings.redis_url, error)}\n")
+        sys.stderr.write(f"puter worker: {why_refused(settings.redis_url, error, role='worker')}\n")
         return 3
     return 0
 

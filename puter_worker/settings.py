@@ -38,7 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: str
     worker_id: str
     host: str
-    max_jobs: int = 40
+    max_jobs: int = 64
     drain_s: float = 25.0
     burst: bool = False
     embedded: Path | None = None
@@ -68,7 +68,7 @@ def read_settings(environ: Mapping[str, str], *, burst: bool = False, embedded: 
         redis_url=check_url(url),
         worker_id=f"{host}:{os.getpid()}:{os.urandom(3).hex()}",
         host=host,
-        max_jobs=_number(environ, "PUTER_MAX_JOBS", 40, 1, 10_000),
+        max_jobs=_number(environ, "PUTER_MAX_JOBS", 64, 1, 10_000),
         drain_s=_number(environ, "PUTER_DRAIN_S", 25, 1, 3_600),
         idle_exit_s=_number(environ, "PUTER_IDLE_EXIT_S", 600, 1, 86_400),
         quarantine_s=_number(environ, "PUTER_QUARANTINE_S", 10, 0, 3_600),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
 from puter_client.contract.errors import InvalidInput
@@ -41,10 +41,13 @@ def safe_url(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
 
 
-def why_refused(url: str, error: Exception) -> str:
+def why_refused(url: str, error: Exception, role: Literal["client", "worker"] = "client") -> str:
     """What it means that a command to the Redis at this URL failed, and what to do; without any secret.
 
-    `error`: of redis-py, whose text may quote what was sent, or of the system.
+    Args:
+        url: as it was connected to.
+        error: of redis-py, whose text may quote what was sent, or of the system.
+        role: of the user that the URL has to name.
     """
     from redis.exceptions import (
         AuthenticationError,
@@ -55,14 +58,22 @@ def why_refused(url: str, error: Exception) -> str:
     )
     from redis.exceptions import ConnectionError as RedisConnectionError
 
-    user = unquote(urlsplit(url).username or "")
+    parts = urlsplit(url)
+    user = unquote(parts.username or "")
     # What is refused while a connection is made comes as a connection that was not made.
     refused = type(error) is RedisConnectionError and isinstance(error.__cause__, AuthenticationError | ResponseError)
     match error.__cause__ if refused else error:
+        case AuthenticationError() if not user and parts.password:
+            told = "refuses the password in PUTER_REDIS_URL, which names no user"
         case AuthenticationError() if not user:
             told = "wants a user and a password: PUTER_REDIS_URL names none"
         case AuthenticationError():
             told = f"refuses the user {user!r}, or the password, in PUTER_REDIS_URL"
+        case NoPermissionError() if role == "worker":
+            told = (
+                f"does not permit this to the user {user or 'default'!r}: PUTER_REDIS_URL has to name one with "
+                "a worker's rights (deploy/add-user worker makes it)"
+            )
         case NoPermissionError():
             told = (
                 f"does not permit this to the user {user or 'default'!r}: it may use another namespace "

@@ -96,12 +96,13 @@ async def test_two_workers_share_a_batch_and_end_when_nothing_is_left(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("loading", ["puter_worker.logs", "puter_worker.ec2.session"])
+@pytest.mark.parametrize("started", [["puter_client.cli", "worker"], ["puter_worker"]], ids=["command", "service"])
 def test_a_worker_that_is_stopped_while_it_loads_drains_and_says_no_more(
-    valkey: RedisServer, tmp_path: Path, number: signal.Signals, loading: str
+    valkey: RedisServer, tmp_path: Path, number: signal.Signals, loading: str, started: list[str]
 ) -> None:
     environ = {**os.environ, "PUTER_REDIS_URL": valkey.url, "PUTER_HOME": str(tmp_path)}
     environ["PYTHONPROFILEIMPORTTIME"] = "1"  # tells how far it is
-    command = [sys.executable, "-m", "puter_client.cli", "worker"]
+    command = [sys.executable, "-m", *started]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as worker:
         assert worker.stderr
         next(line for line in worker.stderr if line.rstrip().endswith(loading))

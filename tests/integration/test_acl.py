@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -204,19 +205,58 @@ async def test_a_viewer_can_wish_for_nothing(guarded: Guarded) -> None:
             await viewer.submit([Asked("one", Spec())])
 
 
-# -- no user ----------------------------------------------------------------------------------------------------------
+# -- no user, or the wrong one ----------------------------------------------------------------------------------------
 
 
-async def test_who_names_no_user_is_told_so_where_one_is_needed(guarded: Guarded) -> None:
-    """At once: Redis refuses all that a connection begins with, too."""
+@pytest.fixture
+def without_default(guarded: Guarded) -> Iterator[Guarded]:
+    """A server that refuses who names no user, as that of `deploy/` does."""
     with guarded.server.client() as admin:
         admin.execute_command("ACL", "SETUSER", "default", "off")
         try:
-            async with PuterClient.connect(guarded.server.url, namespace="betty", user="betty") as nobody:
-                with pytest.raises(StoreUnavailable, match="wants a user and a password: PUTER_REDIS_URL names none"):
-                    await asyncio.wait_for(nobody.recent(), 10)
+            yield guarded
         finally:
             admin.execute_command("ACL", "SETUSER", "default", "on")
+
+
+async def test_who_names_no_user_is_told_so_where_one_is_needed(without_default: Guarded) -> None:
+    """At once: Redis refuses all that a connection begins with, too."""
+    async with PuterClient.connect(without_default.server.url, namespace="betty", user="betty") as nobody:
+        with pytest.raises(StoreUnavailable, match="wants a user and a password: PUTER_REDIS_URL names none"):
+            await asyncio.wait_for(nobody.recent(), 10)
+
+
+def test_a_worker_that_names_no_user_ends_with_one_line(without_default: Guarded, tmp_path: Path) -> None:
+    told = refused_worker(without_default.server.url, tmp_path)
+
+    assert told.endswith("wants a user and a password: PUTER_REDIS_URL names none\n")
+
+
+def test_a_worker_with_a_wrong_password_ends_with_one_line(guarded: Guarded, tmp_path: Path) -> None:
+    told = refused_worker(guarded.url("worker").replace(PASSWORD, "not-it"), tmp_path)
+
+    assert told.endswith("refuses the user 'worker', or the password, in PUTER_REDIS_URL\n")
+
+
+def test_a_worker_that_is_a_client_ends_with_one_line(guarded: Guarded, tmp_path: Path) -> None:
+    told = refused_worker(guarded.url("betty"), tmp_path)
+
+    assert "does not permit this to the user 'betty': PUTER_REDIS_URL has to name one with a worker's rights" in told
+
+
+def refused_worker(url: str, home: Path) -> str:
+    """What a worker says that ends with exit code 3, on one line."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "puter_worker", "--burst"],
+        env={"PATH": os.environ["PATH"], "PUTER_REDIS_URL": url, "PUTER_HOME": str(home)},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (3, 1), ran.stderr
+    return ran.stderr
 
 
 # -- nobody -----------------------------------------------------------------------------------------------------------
