@@ -17,6 +17,7 @@ import pytest
 
 from puter_client.paths import Paths
 from tests.integration.engine_world import is_running, kill, wait_for
+from tests.integration.moto_server import moto_served, reset_moto
 
 ROOT = Path(__file__).parents[2]
 PUTER = [sys.executable, "-m", "puter_client.cli"]
@@ -145,18 +146,20 @@ def arguments(written: Sequence[str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def betty(tmp_path_factory: pytest.TempPathFactory, moto_url: str) -> Iterator[CliWorld]:
-    """One user with an engine that all tests share; each has tags of its own."""
-    world = CliWorld(tmp_path_factory.mktemp("betty"), moto_url)
-    try:
-        yield world
-    finally:
-        world.close()
+def betty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliWorld]:
+    """One user with an engine that all tests share, each with tags of its own, and an AWS that no other test empties."""
+    with moto_served() as aws:
+        world = CliWorld(tmp_path_factory.mktemp("betty"), aws)
+        try:
+            yield world
+        finally:
+            world.close()
 
 
 @pytest.fixture
 def fresh(tmp_path: Path, moto_url: str) -> Iterator[CliWorld]:
-    """A user who has never run a command."""
+    """A user who has never run a command, and whose AWS is empty."""
+    reset_moto(moto_url)
     world = CliWorld(tmp_path, moto_url)
     try:
         yield world

@@ -12,6 +12,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,9 @@ from puter_worker.ec2.session import Sessions
 REGION = "us-east-1"
 
 
-@pytest.fixture(scope="session")
-def moto_url() -> Iterator[str]:
-    """Address of a moto server that lives as long as the test run (one a process of pytest-xdist)."""
+@contextmanager
+def moto_served() -> Iterator[str]:
+    """A moto server of one's own; its address."""
     server = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", __name__],
         stdin=subprocess.PIPE,
@@ -44,10 +45,22 @@ def moto_url() -> Iterator[str]:
         server.wait(10)
 
 
+@pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    """Address of a moto server that lives as long as the test run (one a process of pytest-xdist)."""
+    with moto_served() as url:
+        yield url
+
+
+def reset_moto(url: str) -> None:
+    """Has a moto server forget all that it holds."""
+    urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST"), timeout=30).close()
+
+
 @pytest.fixture
 def moto(moto_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """Address of moto, empty, and an environment in which every AWS tool talks to it and knows nothing else."""
-    urllib.request.urlopen(urllib.request.Request(f"{moto_url}/moto-api/reset", method="POST"), timeout=30).close()
+    reset_moto(moto_url)
     point_at(moto_url, monkeypatch, tmp_path)
     return moto_url
 

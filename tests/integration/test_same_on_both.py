@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -30,7 +29,7 @@ from puter_worker.ec2.tags import MANIFEST, decode_manifest
 from puter_worker.pacer import Bucket
 from puter_worker.stations import plan
 from tests.ec2sim.client import ControlClient
-from tests.integration.moto_server import point_at
+from tests.integration.moto_server import point_at, reset_moto
 from tests.integration.redis_servers import RedisServer
 from tests.integration.sim_workshop import CALM, SPEED, SimWorkshop, eventually, sim_url, swift
 from tests.integration.workshop import PATIENCE_S, Workshop, spec
@@ -247,11 +246,6 @@ def both(
         reset_moto(moto_url)
         folder = tmp_path_factory.mktemp("both")
         yield tale(on_moto, moto_url, folder), tale(on_the_simulator, sim_url, folder)
-
-
-def reset_moto(url: str) -> None:
-    """Moto holds nothing."""
-    urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST"), timeout=30).close()
 
 
 def test_the_story_comes_out_as_it_should(both: tuple[Told, Told]) -> None:
