@@ -25,7 +25,10 @@ def read_source(source: str, stdin: BinaryIO | None = None) -> bytes:
     """
     try:
         if source == STDIN:
-            return (stdin or sys.stdin.buffer).read(MAX_FILE_BYTES + 1)
+            stream = stdin or getattr(sys.stdin, "buffer", None)  # there is none where it was closed
+            if stream is None:
+                raise InvalidInput("batch file '-': standard input is closed: name a file, or pipe one in")
+            return stream.read(MAX_FILE_BYTES + 1)
         with Path(source).open("rb") as file:
             return file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from puter_client.cli import table
+from puter_client.cli import INTERRUPTED, table
 from puter_client.cli.progress import Progress
 from puter_client.cli.session import nobody_serves
 from puter_client.cli.terminal import columns, out, plain, say
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from puter_client.client import Asked, PuterClient
 
 MOST_LISTED = 20
-INTERRUPTED = 130
 _LOGGED_TAGS = 100
 _LOOKED_AT_FOR_NOTICES = 5
 

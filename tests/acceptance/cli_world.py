@@ -147,7 +147,7 @@ def arguments(written: Sequence[str]) -> str:
 
 @pytest.fixture(scope="session")
 def betty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliWorld]:
-    """One user with an engine that all tests share, each with tags of its own, and an AWS that no other test empties."""
+    """One user with an engine that all tests share, each with its own tags, and an AWS that nobody empties."""
     with moto_served() as aws:
         world = CliWorld(tmp_path_factory.mktemp("betty"), aws)
         try:

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from puter_client import __version__
-from puter_client.cli.__main__ import main, puter
+from puter_client.cli.app import main, puter
 from puter_client.cli.group import COMMANDS
 
 SUBCOMMANDS = [(name,) for name in COMMANDS] + [("local", name) for name in ("start", "stop", "status")]

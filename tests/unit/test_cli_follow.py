@@ -10,7 +10,8 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from puter_client.cli.follow import INTERRUPTED, Going, outcomes, run, summary, tell_end, why_not, wish
+from puter_client.cli import INTERRUPTED
+from puter_client.cli.follow import Going, outcomes, run, summary, tell_end, why_not, wish
 from puter_client.cli.progress import Progress, bar_on
 from puter_client.cli.up import success
 from puter_client.client import Asked, PuterClient

@@ -21,7 +21,7 @@ def loaded(code: str) -> set[str]:
     "module",
     [
         "puter_client",
-        "puter_client.cli.__main__",
+        "puter_client.cli.app",
         "puter_client.client",
         "puter_client.cli.up",
         "puter_client.cli.demo",
@@ -32,7 +32,7 @@ def test_nothing_that_only_workers_need_is_loaded(module: str) -> None:
 
 
 def test_help_loads_neither_redis_nor_rich_nor_asyncio() -> None:
-    code = "from puter_client.cli.__main__ import main; main(['--help'])"
+    code = "from puter_client.cli.app import main; main(['--help'])"
     assert loaded(code) & {"redis", "rich", "yaml", "structlog", "asyncio", "msgspec"} == set()
 
 

@@ -14,7 +14,7 @@ from types import ModuleType
 import click
 import pytest
 
-from puter_client.cli.__main__ import puter
+from puter_client.cli.app import puter
 from puter_client.cli.group import COMMANDS
 from puter_client.contract.key import PuterKey
 from puter_client.store import names as public
