@@ -18,6 +18,8 @@ TAG_COLUMN = 40  # a longer tag stands on a line of its own, as does one that ta
 GROUPS = (("ended", ENDED), ("on the way", ON_ITS_WAY), ("alive", LIVE))
 UNLABELLED = "·"
 FOOTNOTE = f"{UNLABELLED} EC2 does not show its own name and tags yet"
+_ESTIMATE = ", about "  # how long is what people want to know of a wait
+_LEAST_OF_A_REASON = 8
 _STYLE = {
     Phase.RUNNING: "green",
     Phase.FAILED: "red",
@@ -133,12 +135,22 @@ class Layout:
         """A line's text; two where the tag is long."""
         long = len(line.tag) > self._longest
         head = ("" if long else line.tag).ljust(self._tag)
-        cells = [cell.ljust(size) for cell, size in zip(line[1:4], self._middle, strict=True)]
-        tail = "  ".join(["", *cells, line.rest]).rstrip()
+        cells = "  ".join(["", *(cell.ljust(size) for cell, size in zip(line[1:4], self._middle, strict=True)), ""])
+        rest = line.rest if self._width is None else _cut_reason(line.rest, self._width - len(head) - len(cells))
+        tail = (cells + rest).rstrip()
         if self._width is not None:
             tail = cut(tail, max(0, self._width - len(head)))
         text = head + (styled(tail, line.style) if line.style else tail)
         return [line.tag, text] if long else [text]
+
+
+def _cut_reason(text: str, width: int) -> str:
+    """A text of at most `width` characters, if there is room for the estimate at its end, which is left whole."""
+    why, about, estimate = text.rpartition(_ESTIMATE)
+    for_why = width - len(about) - len(estimate)
+    if not about or for_why < _LEAST_OF_A_REASON:
+        return text
+    return cut(why, for_why) + about + estimate
 
 
 def table(lines: Sequence[Line], width: int | None) -> list[str]:

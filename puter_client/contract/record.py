@@ -38,6 +38,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         batch_id: submission of the wish that is being served.
         batch_size: how many wishes that submission has.
         max_parallel: at most so many machines of that submission live at a time.
+        made_anew: how often its launch was refused because what it was prepared with had been deleted.
         short_since: since when EC2 has had no capacity for it anywhere it may be launched.
         owner: who said to be asking.
         spec_digest: of the spec being served.
@@ -61,6 +62,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     batch_id: str | None = None
     batch_size: int | None = None
     max_parallel: int | None = None
+    made_anew: int = 0
     short_since: float | None = None
     owner: str | None = None
     spec_digest: str | None = None

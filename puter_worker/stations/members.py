@@ -122,10 +122,12 @@ async def give_back(
     *,
     ended: Mapping[str, Instance] | None = None,
     brakes: Mapping[str, Brake] | None = None,
+    anew: bool = False,
 ) -> None:
     """Close the intent and put its members back, unless somebody else has taken it up: they may be sending it.
 
-    `ended`: machines of generations that Redis has forgotten. `brakes`: what the refusal taught.
+    `ended`: machines of generations that Redis has forgotten. `brakes`: what the refusal taught. `anew`: what they
+    were to be launched with is made anew.
     """
     intent = kept.value
     while True:
@@ -139,6 +141,8 @@ async def give_back(
                 # Waiting for a quota does not count as waiting for capacity.
                 short = record.short_since or now if intent.capacity in brakes else None
                 record = record.but(short_since=short)
+            if anew:
+                record = record.but(made_anew=record.made_anew + 1)
             if ended is None:
                 _put_back(store, txn, fleet, stored, record, reason, now, pause_s)
                 continue
@@ -182,9 +186,9 @@ async def put_off(store: WorkerStore, kept: Kept[Intent], intent: Intent, reason
             return  # written, or the intent itself has been taken up by somebody else
 
 
-async def attempts(store: WorkerStore, intent: Intent) -> int:
-    """How often EC2 has refused the launch of the member for which it did so most."""
-    return max((kept.value.attempt for _, kept in await _members(store, intent)), default=0)
+async def made_anew(store: WorkerStore, intent: Intent) -> int:
+    """How often what it is launched with was made anew, for the member for which it was most."""
+    return max((kept.value.made_anew for _, kept in await _members(store, intent)), default=0)
 
 
 async def _members(store: WorkerStore, intent: Intent) -> list[tuple[str, Kept[Record]]]:

@@ -23,7 +23,7 @@ from puter_worker.ec2.instances import Instance
 from puter_worker.fleet import Fleet
 from puter_worker.stations.brakes import after_no_capacity, after_quota, quota_reached, with_doubt
 from puter_worker.stations.facts import DEAD, choose, generation_of
-from puter_worker.stations.members import attempts, fail, give_back, put_off, tell
+from puter_worker.stations.members import fail, give_back, made_anew, put_off, tell
 from puter_worker.stations.waiting import is_final, reason_after
 from puter_worker.store.base import Kept
 from puter_worker.store.brake import Brake
@@ -46,7 +46,7 @@ BACKOFF_S = 2.0  # and twice as long after each further send
 LONGEST_BACKOFF_S = 60.0
 # What a launch was prepared with is remembered for minutes; somebody may have deleted it.
 GONE = frozenset({"InvalidKeyPair.NotFound", "InvalidGroup.NotFound", "InvalidAMIID.NotFound"})
-MOST_ATTEMPTS = 3
+MOST_MADE_ANEW = 3
 CREDENTIALS_S = 5.0
 _HAS_ENDED = "an earlier machine of this name has ended; launching the next"
 
@@ -142,8 +142,8 @@ async def _after_error(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], err
         case _ if not certain:
             refused = intent.but(refused=error.code)
             await put_off(store, kept, refused, reason_after(error), BACKOFF_S)
-        case _ if error.code in GONE and await attempts(store, intent) < MOST_ATTEMPTS:
-            await give_back(store, fleet, kept, reason_after(error), 0.0)
+        case _ if error.code in GONE and await made_anew(store, intent) < MOST_MADE_ANEW:
+            await give_back(store, fleet, kept, reason_after(error), 0.0, anew=True)
         case _ if is_final(error):
             await fail(store, kept, error)
         case Handling.OTHER_ZONE:

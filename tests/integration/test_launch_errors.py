@@ -11,6 +11,7 @@ from puter_client.contract.record import Record
 from puter_client.view import WaitFor
 from puter_worker.ec2 import session
 from puter_worker.stations import brakes
+from puter_worker.stations.send import MOST_MADE_ANEW
 from tests.ec2sim.config import Fault
 from tests.integration.sim_workshop import SimWorkshop, eventually, sim_url, sim_workshop
 
@@ -181,6 +182,28 @@ async def test_what_was_deleted_meanwhile_is_made_anew(sim_workshop: SimWorkshop
         await launched(sim_workshop)
 
     assert [call.code for call in await sim_workshop.calls("RunInstances")] == [code, "OK"]
+
+
+async def test_what_is_always_gone_fails_the_wish(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.faults(Fault(action="RunInstances", code=GONE[1]))
+    async with sim_workshop.working():
+        record = await failed(sim_workshop)
+
+    assert (record.error and record.error.code, record.made_anew) == (GONE[1], MOST_MADE_ANEW)
+    assert len(await sim_workshop.calls("RunInstances")) == MOST_MADE_ANEW + 1
+
+
+async def test_refusals_for_other_reasons_do_not_count_against_making_anew(sim_workshop: SimWorkshop) -> None:
+    short = "InsufficientInstanceCapacity"
+    await sim_workshop.faults(
+        Fault(action="RunInstances", code=short, times=MOST_MADE_ANEW),
+        Fault(action="RunInstances", code=GONE[1], times=1),
+    )
+    async with sim_workshop.working():
+        await launched(sim_workshop)
+
+    codes = [call.code for call in await sim_workshop.calls("RunInstances")]
+    assert codes == [*[short] * MOST_MADE_ANEW, GONE[1], "OK"]
 
 
 async def test_a_failed_wish_that_is_wished_again_has_a_token_of_its_own(sim_workshop: SimWorkshop) -> None:

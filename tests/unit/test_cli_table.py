@@ -87,6 +87,21 @@ class TestTable:
     def test_what_was_cut_ends_in_an_ellipsis(self) -> None:
         assert table([line_of(view(reason="y" * 300), NOW)], 80)[1].endswith("…")
 
+    @pytest.mark.parametrize(
+        ("width", "end"),
+        [
+            (80, "waiting for EC2 request budget, about 1m 10s"),
+            (68, "  waiting for EC2 reques…, about 1m 10s"),
+            (54, "  waiting…, about 1m 10s"),
+            (40, "  waiting…"),
+        ],
+    )
+    def test_an_estimate_is_the_last_to_be_cut(self, width: int, end: str) -> None:
+        waiting = view(phase=Phase.LAUNCHING, reason="waiting for EC2 request budget, about 1m 10s")
+        text = table([line_of(waiting, NOW)], width)[1]
+        assert text.endswith(end)
+        assert len(text) <= width
+
     def test_a_pipe_gets_everything(self) -> None:
         assert table([line_of(view(reason="y" * 300), NOW)], None)[1].endswith("y" * 300)
 
