@@ -57,6 +57,7 @@ machine_options = _all(
     click.option("--ami", metavar="ID", help="This image, whatever --os says."),
     click.option("--subnet", metavar="ID", multiple=True, help="Like subnet-0123…; more: in turn.  [default VPC]"),
     click.option("--spot/--no-spot", default=None, help="A Spot instance."),
+    click.option("--alone/--no-alone", default=None, help="Shares its launch, and so its user data, with none."),
     click.option("--disk", metavar="GIB", help="Root disk in GiB.  [the image's]"),
     click.option("--instance-profile", metavar="NAME", help="IAM instance profile of the machine."),
     click.option("--run", metavar="CMD", help="The workload: a shell command, run once Docker is up."),

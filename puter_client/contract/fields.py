@@ -194,6 +194,7 @@ FIELDS: dict[str, Field] = {
     "ami": _pattern(r"ami-[0-9a-f]{8,17}", _RESOURCE + "ami-0123456789abcdef0"),
     "subnet": _several(_pattern(r"subnet-[0-9a-f]{8,17}", _RESOURCE + "subnet-0123456789abcdef0")),
     "spot": _flag,
+    "alone": _flag,
     "disk": _gib,
     "instance_profile": _pattern(r"[A-Za-z0-9+=,.@_-]{1,128}", "write the name of an IAM instance profile"),
     "user_data": _full_text,

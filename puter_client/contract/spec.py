@@ -45,6 +45,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
         subnet: a subnet id; its VPC holds the security group. None is the default VPC's.
         subnets: further subnets, tried in turn where the first has no capacity.
         spot: whether to ask for a Spot instance.
+        alone: whether it is launched by a call of its own; machines of one call can read each other's user data.
         disk: size of the root disk in GiB; None is the image's.
         instance_profile: name of an IAM instance profile.
         user_data: the user's own boot script or cloud-config, run after Puter's part.
@@ -69,6 +70,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     subnet: str | None = None
     subnets: tuple[str, ...] = ()
     spot: bool = False
+    alone: bool = False
     disk: int | None = None
     instance_profile: str | None = None
     user_data: str | None = None

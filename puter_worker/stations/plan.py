@@ -92,16 +92,25 @@ def units(waiting: Sequence[Waiting], *, calls_now: int, most: int) -> list[Unit
     """
     if len(waiting) <= calls_now:
         return in_turns([(w,) for w in waiting])
-    singly = [(w,) for w in waiting if w.spec.spot]  # all Spot instances of a call have launch index 0
+    singly = [(w,) for w in waiting if is_single(w.spec)]
     shapes: dict[Shape, list[Waiting]] = defaultdict(list)
     for w in waiting:
-        if not w.spec.spot:
+        if not is_single(w.spec):
             shapes[w.shape].append(w)
     grouped = [
         tuple(members[start : start + most]) for members in shapes.values() for start in range(0, len(members), most)
     ]
     place = {namespace: n for n, namespace in enumerate(dict.fromkeys(w.record.namespace for w in waiting))}
     return in_turns(sorted([*grouped, *singly], key=lambda unit: place[unit[0].record.namespace]))
+
+
+def is_single(spec: Spec) -> bool:
+    """Whether it takes a call of its own.
+
+    Either no other may read its user data, or nobody could tell it from them: all Spot instances of a call have launch
+    index 0.
+    """
+    return spec.alone or spec.spot
 
 
 def in_turns(of: Iterable[Unit]) -> list[Unit]:
@@ -136,8 +145,11 @@ class Calls:
 
     def until(self, w: Waiting) -> int:
         """With how many calls this key is launched, too."""
+        if is_single(w.spec):
+            self._begun += 1
+            return self._begun
         call, members = self._of.get(w.shape, (0, self._most))
-        if w.spec.spot or members == self._most:
+        if members == self._most:
             self._begun += 1
             call, members = self._begun, 0
         self._of[w.shape] = call, members + 1

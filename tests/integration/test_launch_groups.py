@@ -159,6 +159,22 @@ async def test_spot_machines_are_launched_singly_for_all_would_have_the_same_ind
     await sim_workshop.one_each(*TAGS[:8])
 
 
+@pytest.mark.usefixtures("in_groups")
+async def test_what_is_alone_shares_its_user_data_with_no_other(sim_workshop: SimWorkshop) -> None:
+    tags, alone = TAGS[:30], TAGS[3:9]
+    asked = [Asked(tag, spec(run="pay", env={"TOKEN": tag}, alone=tag in alone)) for tag in tags]
+    async with sim_workshop.working():
+        batch = await sim_workshop.client.submit(asked, origin=Origin.SUBMIT)
+        await sim_workshop.client.wait(batch_id=batch, tags=tags, wait=WaitFor.LAUNCHED, timeout_s=30)
+        await all_labelled(sim_workshop, *tags)
+
+    launches = by_launch(await sim_workshop.living())
+    together = {one.tags["puter:tag"]: len(of_one_call) for of_one_call in launches for one in of_one_call}
+    assert [together[tag] for tag in alone] == [1] * len(alone)
+    assert max(together.values()) > 1
+    await sim_workshop.one_each(*tags)
+
+
 # -- what does not fit into one call ---
 
 

@@ -57,7 +57,7 @@ def test_a_byte_order_mark_and_spaces_in_the_header_are_passed_over() -> None:
     [
         ("tag,run\na\n", "b.csv:2: has 1 cells, the header 2: quote cells with commas"),
         ("tag,run\na,b,c\n", "b.csv:2: has 3 cells, the header 2: quote cells with commas"),
-        ("tag,colour\na,b\n", "b.csv:1: column 'colour': unknown; known are ami, aws_tags.NAME"),
+        ("tag,colour\na,b\n", "b.csv:1: column 'colour': unknown; known are alone, ami, aws_tags.NAME"),
         ("tag,instance-type\na,b\n", "b.csv:1: column 'instance-type': unknown; did you mean instance_type?"),
         ("tag,run,run\na,b,c\n", "b.csv:1: column 'run': is there twice: keep one"),
         ("tag,\na,b\n", "b.csv:1: column '': has no name"),

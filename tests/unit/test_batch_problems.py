@@ -60,7 +60,7 @@ def test_a_misspelt_field_is_told_with_the_nearest() -> None:
 
 
 def test_a_name_that_is_like_none_is_told_with_all() -> None:
-    assert "unknown; known are ami, aws_tags, " in refused('{"tag": "a", "xyzzy": "x"}')[0]
+    assert "unknown; known are alone, ami, aws_tags, " in refused('{"tag": "a", "xyzzy": "x"}')[0]
 
 
 SECRET = "hunter2hunter2"

@@ -57,7 +57,7 @@ class TestFile:
             ('namespace = "Team A"', "namespace: 'Team A': use 1 to 39"),
             ('redis_url = "http://x"', "redis_url: is no address"),
             ("defaults = 3", "defaults: write a table"),
-            ('[defaults]\nregoin = "x"', "defaults.'regoin': unknown; known are ami,"),
+            ('[defaults]\nregoin = "x"', "defaults.'regoin': unknown; known are alone, ami,"),
             ('[defaults]\ndisk = "big"', "defaults.disk: 'big': write a whole number"),
             ("[defaults]\nttl = 60", "defaults.ttl: '60': write it like"),
             ('[defaults]\nssh_from = "everybody"', "defaults.ssh_from: 'everybody': write an address"),

@@ -21,6 +21,7 @@ GOOD: list[tuple[str, Any, str, Any]] = [
     ("subnet", "subnet-12345678", "subnet", "subnet-12345678"),
     ("spot", "true", "spot", True),
     ("spot", False, "spot", False),
+    ("alone", "true", "alone", True),
     ("disk", "30", "disk", 30),
     ("disk", 65_536, "disk", 65_536),
     ("run", "make\n", "run", "make\n"),

@@ -52,11 +52,17 @@ def test_keys_of_a_shape_are_counted_as_sharing_their_calls() -> None:
     calls = Calls(most=2)
     alike, other, spot = waiting("a"), waiting("b", instance_type="c5.large"), waiting("c", spot=True)
 
+    alone = waiting("d", alone=True)
+
     assert [calls.until(w) for w in (alike, other, alike, alike, other, spot, spot)] == [1, 2, 1, 3, 2, 4, 5]
+    assert [calls.until(w) for w in (alone, alone, alike)] == [6, 7, 3]
 
 
-def test_spot_is_launched_singly() -> None:
-    assert sizes(many(5, spot=True), calls_now=4) == [1] * 5
+@pytest.mark.parametrize("single", ["spot", "alone"])
+def test_what_shares_with_nobody_is_launched_singly(single: str) -> None:
+    some = [*many(5, **{single: True}), *many(3)]
+
+    assert sorted(sizes(some, calls_now=4)) == [1, 1, 1, 1, 1, 3]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ COMPARED_CHANGES: dict[str, Any] = {
     "env": {"A": "1"},
 }
 FREE_CHANGES: dict[str, Any] = {
+    "alone": True,
     "disk": 30,
     "instance_profile": "p",
     "key_name": "k",
