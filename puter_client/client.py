@@ -6,7 +6,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from puter_client.contract.batch import BatchInfo, BatchRow
@@ -165,6 +165,13 @@ class PuterClient:
         """A tag's timeline, oldest first."""
         return await self._store.events(PuterKey(self.namespace, check_tag(tag)))
 
+    async def untaken(self) -> int:
+        """How many wishes of the namespace no worker has taken yet; 0 where that may not be seen.
+
+        What a worker takes is known to `views` and `batch` as soon as it is no longer counted here.
+        """
+        return await self._store.waiting(self.namespace)
+
     async def workers(self) -> list[WorkerHealth]:
         """Workers heard of in the last 30 s."""
         return await self._store.workers()
@@ -209,6 +216,7 @@ class PuterClient:
         size: int | None = None,
         timeout_s: float | None = None,
         on_change: Callable[[Sequence[View]], None] = lambda _: None,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
     ) -> list[View]:
         """Wait until every tag has come as far as `wait`, or cannot any more.
 
@@ -219,6 +227,7 @@ class PuterClient:
             size: how many wishes the batch has, if the caller knows it but not the tags.
             timeout_s: None is for ever.
             on_change: called with all views, at the beginning and after each change.
+            meanwhile: awaited about every 2 s; what it raises ends the wait.
 
         Raises:
             WaitTimedOut: what was seen last has been told to `on_change`.
@@ -239,6 +248,8 @@ class PuterClient:
                 changed = await changes.wait(left)
                 if time.monotonic() - read_at >= READ_AGAIN_S:
                     await watch.read()
+                    if meanwhile is not None:
+                        await meanwhile()
                     read_at = time.monotonic()
                 elif changed:
                     await watch.read_some(changed)

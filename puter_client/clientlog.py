@@ -25,6 +25,7 @@ def log_action(paths: Paths, event: str, **facts: Any) -> None:
 
     from puter_client.local.locks import open_log
 
+    paths.secure_state()
     secure_folder(paths.logs)
     with os.fdopen(open_log(paths.logs / FILE_NAME, limit_bytes=LIMIT_BYTES), "a", encoding="utf-8") as file:
         # Unbuffered lines: those of two commands never mingle, for each is one write to a file opened to append.

@@ -74,6 +74,16 @@ class Paths:
         """The engine's socket; its path has at most 100 bytes."""
         return self.runtime / socket_name(self.state)
 
+    def secure_state(self) -> None:
+        """Makes the folder of all that Puter writes, or closes it to others; before anything is written below it.
+
+        Raises:
+            InvalidInput: it is open to others and holds more than Puter's files.
+            EngineError: it cannot be made safe; see `secure_folder`.
+        """
+        _refuse_borrowed_folder(self.state)
+        secure_folder(self.state)
+
     def secure(self) -> None:
         """Makes the engine's folders, or closes them to others.
 
@@ -81,8 +91,8 @@ class Paths:
             InvalidInput: the state folder is open to others and holds more than Puter's files.
             EngineError: a folder cannot be made safe; see `secure_folder`.
         """
-        _refuse_borrowed_folder(self.state)
-        for folder in (self.state, self.engine, self.logs):
+        self.secure_state()
+        for folder in (self.engine, self.logs):
             secure_folder(folder)
         # Others can make folders in /tmp: what is open there may have been theirs to fill.
         secure_folder(self.runtime, tighten=self.runtime != _shared_runtime())

@@ -12,7 +12,8 @@ import msgspec
 
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option
-from puter_client.cli.terminal import out, out_json, plain
+from puter_client.cli.selection import waiting_for_worker
+from puter_client.cli.terminal import out, out_json, plain, say
 from puter_client.config import Settings
 from puter_client.view import iso
 
@@ -43,13 +44,16 @@ async def _batches(settings: Settings, last: int, as_json: bool) -> int:
 
     try:
         async with connected(settings, looks_only=True) as client:
+            untaken = await client.untaken()
             found = await client.batches(last=last)
     except NothingYet:
-        found = []
+        untaken, found = 0, []
     if as_json:
         for info in reversed(found):
             out_json({**msgspec.to_builtins(info), "created_at": iso(info.created_at)})
         return 0
+    if untaken:
+        say(waiting_for_worker(untaken))
     if not found:
         out(nothing_in(settings))
         return 0

@@ -14,7 +14,7 @@ import click
 
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option, selection_options
-from puter_client.cli.selection import batch_id_of, check_selection, unknown_batch
+from puter_client.cli.selection import batch_id_of, batch_name, check_selection, not_known
 from puter_client.cli.terminal import out, out_json, plain, say
 from puter_client.config import Settings
 from puter_client.contract.phase import LIVE, ON_ITS_WAY, Phase
@@ -70,7 +70,7 @@ async def _cancel(settings: Settings, tags: list[str], batch: str | None, as_jso
             batch_id = await batch_id_of(client, batch)
             info, views = await client.batch(batch_id)
             if info is None:
-                raise unknown_batch(client, batch_id)
+                raise not_known(client, [batch_name(batch_id)], await client.untaken())
             tags = [view.tag for view in views]
         log(
             settings,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from puter_client.cli import INTERRUPTED, table
 from puter_client.cli.progress import Progress
-from puter_client.cli.session import nobody_serves
+from puter_client.cli.session import STARTING_S, Served, nobody_serves
 from puter_client.cli.terminal import columns, out, plain, say
 from puter_client.config import Settings, login_name
 from puter_client.contract.errors import NoWorker, PuterError, StoreUnavailable, WaitTimedOut
@@ -29,6 +29,7 @@ class Going:
     """What goes on should the command end before its wishes do: nothing, until they are sent or found.
 
     Attributes:
+        settings: of the command.
         wait: how far they are waited for.
         tags: those that were named; () is a batch, or else all.
         batch_id: of the submission, once it begins to be sent.
@@ -36,7 +37,7 @@ class Going:
     """
 
     def __init__(self, settings: Settings, wait: WaitFor = WaitFor.RUNNING, tags: Sequence[str] = ()) -> None:
-        self._settings = settings
+        self.settings = settings
         self._on = False
         self._sending = False
         self.wait = wait
@@ -55,7 +56,7 @@ class Going:
 
     def come_back(self) -> str | None:
         """How to come back to it; None if nothing goes on."""
-        command = self._settings.command
+        command = self.settings.command
         if self._sending:
             if self.tags:
                 return f"whether the wish was sent is not known; look with: {command(f'status {self.tags[0]}')}"
@@ -97,7 +98,7 @@ def run(work: Callable[[], Awaitable[int]], going: Going | None = None) -> int:
         if words := going.last_words() if going else None:
             say(words)
         return INTERRUPTED
-    except (WaitTimedOut, StoreUnavailable) as error:
+    except (WaitTimedOut, StoreUnavailable, NoWorker) as error:
         say(str(error))
         if way := going.come_back() if going else None:
             say(way)
@@ -134,7 +135,6 @@ async def wish(
     """
     from puter_client.client import new_batch_id
 
-    nobody = await nobody_serves(client, settings)
     batch_id = new_batch_id()
     going.sends(batch_id)
     await client.submit(
@@ -154,7 +154,7 @@ async def wish(
         retry_failed=retry_failed,
         max_parallel=max_parallel,
     )
-    if nobody:
+    if nobody := await nobody_serves(client, settings, within_s=STARTING_S):
         raise NoWorker(f"{nobody}\nthe wishes wait for one, as batch {batch_id}")
     return batch_id
 
@@ -181,6 +181,7 @@ async def follow(
 
     Raises:
         WaitTimedOut: it took too long; `going.views` are the last ones.
+        NoWorker: there is none any more.
     """
     with Progress(going.wait) as progress:
 
@@ -190,7 +191,13 @@ async def follow(
             progress.update(views)
 
         return await client.wait(
-            wait=going.wait, batch_id=going.batch_id, tags=tags, size=size, timeout_s=timeout_s, on_change=changed
+            wait=going.wait,
+            batch_id=going.batch_id,
+            tags=tags,
+            size=size,
+            timeout_s=timeout_s,
+            on_change=changed,
+            meanwhile=Served(client, going.settings).look,
         )
 
 

@@ -20,7 +20,7 @@ _HEAD = ("timestamp", "level", "event", "logger", "namespace", "tag", "job_id", 
 def lines_of(folder: Path, view: View, events: Sequence[Event]) -> list[str]:
     """Lines of `client.jsonl` and `worker.jsonl`, rotated ones too, in the order of time; harmless on a terminal.
 
-    A line speaks of the key if it names its namespace and tag, or the id of its instance, launch or request.
+    A line speaks of the key if it names its namespace and tag, or the id of its instance, launch, request or batch.
     """
     ids = _ids(view, events)
     needles = [text.encode() for text in (view.tag, *ids)]
@@ -44,9 +44,9 @@ def _files(folder: Path) -> Iterator[Path]:
 def _ids(view: View, events: Sequence[Event]) -> set[str]:
     record = view.record
     named = {event.request_id for event in events}
-    named |= {event.detail.get(name) for event in events for name in ("intent", "instance")}
+    named |= {event.detail.get(name) for event in events for name in ("intent", "instance", "batch")}
     if record is not None:
-        named |= {record.instance_id, record.intent, record.error.request_id if record.error else None}
+        named |= {record.instance_id, record.intent, record.batch_id, record.error.request_id if record.error else None}
     return {text for text in named if text}
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 from puter_client.cli.terminal import live, say
 from puter_client.config import Config, Settings, login_name, read_config, settle
-from puter_client.contract.errors import NoWorker, PuterError
+from puter_client.contract.errors import NoWorker, PuterError, StoreUnavailable
 from puter_client.paths import Paths
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 
 RECONCILE_S = 10.0
+STARTING_S = 5.0  # a worker that was started together with a command announces itself sooner
+LOOK_EVERY_S = 0.1
+GONE_S = 15.0  # workers that are replaced have their successors sooner
 
 
 class NothingYet(PuterError):
@@ -73,19 +77,65 @@ async def connected(
     live.show("looking for the local engine …")
     async with await ensure_engine(settings.paths, settings.environ, say=tell) as engine:
         live.clear()
-        async with PuterClient.connect(engine.url, namespace=settings.namespace, user=user) as client:
+        async with _own(engine.url, settings, user) as client:
             # After a reboot the records are as old as the last worker: EC2 is asked before anything is shown.
             if not await client.reconciled(timeout_s=RECONCILE_S):
                 tell("EC2 has not confirmed what lives; shown is what was last known (puter why TAG tells more)")
             yield client
 
 
-async def nobody_serves(client: PuterClient, settings: Settings) -> str | None:
-    """What to say if no worker takes the wishes of a shared Redis; None if one does."""
+@asynccontextmanager
+async def _own(url: str, settings: Settings, user: str) -> AsyncIterator[PuterClient]:
+    """A client of the engine's server; its user has set no PUTER_REDIS_URL that could be wrong."""
+    from puter_client.client import PuterClient
+
+    try:
+        async with PuterClient.connect(url, namespace=settings.namespace, user=user) as client:
+            yield client
+    except StoreUnavailable:
+        raise StoreUnavailable(
+            "the local engine's server does not answer any more; nothing is lost, and the next command starts it again"
+        ) from None
+
+
+class Served:
+    """Looks now and then whether there is still somebody who takes the wishes that are waited for."""
+
+    def __init__(self, client: PuterClient, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+        self._served_at = time.monotonic()
+
+    async def look(self) -> None:
+        """Be sure that there was a worker within the last while.
+
+        Raises:
+            NoWorker: there was none, and waiting has no end.
+        """
+        nobody = await nobody_serves(self._client, self._settings)
+        if nobody is None:
+            self._served_at = time.monotonic()
+        elif time.monotonic() - self._served_at >= GONE_S:
+            raise NoWorker(nobody)
+
+
+async def nobody_serves(client: PuterClient, settings: Settings, *, within_s: float = 0.0) -> str | None:
+    """What to say if no worker takes the wishes of a shared Redis, nor begins to within a time; None if one does."""
+    import asyncio
+
     if settings.redis_url is None:
         return None
+    deadline = time.monotonic() + within_s
     try:
-        await client.need_worker()
-    except NoWorker as error:
-        return str(error)
-    return None
+        while True:
+            try:
+                await client.need_worker()
+            except NoWorker as error:
+                if time.monotonic() >= deadline:
+                    return str(error)
+            else:
+                return None
+            live.show("no worker is running on this Redis; waiting a moment for one …")
+            await asyncio.sleep(LOOK_EVERY_S)
+    finally:
+        live.clear()

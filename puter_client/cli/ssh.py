@@ -167,6 +167,7 @@ def _host(record: Record) -> str:
 
 def known_hosts(settings: Settings) -> Path:
     """Puter's own file of host keys; the folder is made."""
+    settings.paths.secure_state()
     secure_folder(settings.paths.private_keys)
     return settings.paths.private_keys / "known_hosts"
 

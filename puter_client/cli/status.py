@@ -14,7 +14,7 @@ import click
 
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option, selection_options
-from puter_client.cli.selection import batch_id_of, check_selection, unknown_batch
+from puter_client.cli.selection import batch_id_of, batch_name, check_selection, not_known, waiting_for_worker
 from puter_client.cli.terminal import columns, out, out_json, say
 from puter_client.config import Settings
 from puter_client.contract.phase import Phase, Result
@@ -84,7 +84,8 @@ async def _status(
         async with connected(settings, looks_only=True) as client:
             shown: list[str] = []
             while True:
-                views = await _views(client, tags, batch, everything)
+                untaken = await client.untaken()
+                views = await _views(client, tags, batch, everything, untaken)
                 missing = [view for view in views if view.record is None and view.row is None]
                 found = [view for view in views if view.record is not None or view.row is not None]
                 if as_json:
@@ -92,8 +93,10 @@ async def _status(
                         out_json(view.to_json())
                     sys.stdout.flush()
                 else:
-                    nothing = [] if tags else [nothing_in(settings)]
-                    shown = _show(found, shown, nothing=nothing, most=None if tags else MOST_OF_A_GROUP, watch=watch)
+                    nothing = [] if tags or untaken else [nothing_in(settings)]
+                    more = [waiting_for_worker(untaken)] if untaken and not tags else []
+                    most = None if tags else MOST_OF_A_GROUP
+                    shown = _show(found, shown, nothing=nothing, more=more, most=most, watch=watch)
                 if not watch:
                     break
                 end_if_interrupted()
@@ -102,12 +105,16 @@ async def _status(
         if not as_json:
             out(nothing_in(settings))
         return 1 if tags or batch else 0
-    for view in missing:
-        say(f"{view.tag} is not known in namespace {settings.namespace}")
+    if missing:
+        say(str(not_known(client, [view.tag for view in missing], untaken)))
+    elif as_json and untaken:
+        say(waiting_for_worker(untaken))
     return 1 if missing or (exit_status and any(is_bad(view) for view in found)) else 0
 
 
-async def _views(client: PuterClient, tags: tuple[str, ...], batch: str | None, everything: bool) -> list[View]:
+async def _views(
+    client: PuterClient, tags: tuple[str, ...], batch: str | None, everything: bool, untaken: int
+) -> list[View]:
     if tags:
         return await client.views(tags)
     if batch is None:
@@ -115,7 +122,7 @@ async def _views(client: PuterClient, tags: tuple[str, ...], batch: str | None, 
     batch_id = await batch_id_of(client, batch)
     info, views = await client.batch(batch_id)
     if info is None and not views:
-        raise unknown_batch(client, batch_id)
+        raise not_known(client, [batch_name(batch_id)], untaken)
     return views
 
 
@@ -132,7 +139,9 @@ def nothing_in(settings: Settings) -> str:
     return f"nothing in namespace {settings.namespace}: {settings.command('up --tag NAME')}"
 
 
-def _show(views: list[View], before: list[str], *, nothing: list[str], most: int | None, watch: bool) -> list[str]:
+def _show(
+    views: list[View], before: list[str], *, nothing: list[str], more: list[str], most: int | None, watch: bool
+) -> list[str]:
     """Print the table, over the one before it if that is watched; what was printed."""
     from puter_client.cli.table import counted, view_lines
 
@@ -142,6 +151,7 @@ def _show(views: list[View], before: list[str], *, nothing: list[str], most: int
         lines = nothing
     elif len(views) > MOST_OF_A_GROUP or watch:
         lines.append(f"{len(views):,} in all: {counted(views)}")
+    lines += more
     if watch and terminal:
         height = shutil.get_terminal_size().lines - 1
         # Home, each line to its end, then the rest of the screen: nothing flickers.

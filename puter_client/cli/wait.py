@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,8 @@ import click
 
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option, selection_options, timeout_option, wait_option
-from puter_client.cli.selection import NotKnown, batch_id_of, check_selection, unknown_batch
-from puter_client.cli.terminal import say
+from puter_client.cli.selection import batch_id_of, batch_name, check_selection, not_known, waiting_for_worker
+from puter_client.cli.terminal import live, say
 from puter_client.config import Settings
 from puter_client.contract.errors import NoWorker, WaitTimedOut
 from puter_client.contract.phase import ENDED
@@ -62,6 +64,43 @@ def wait(
     return run(lambda: _wait(settings, going, batch, timeout, as_json), going)
 
 
+async def _known(client: PuterClient, settings: Settings, going: Going, deadline: float | None) -> int | None:
+    """Wait until what was named is known, as long as there are wishes that no worker has taken; the batch's size.
+
+    Raises:
+        NotKnown: it is not, and all is taken.
+        NoWorker: nobody takes what is left.
+        WaitTimedOut: it was not taken in time.
+    """
+    from puter_client.cli.follow import end_if_interrupted
+    from puter_client.cli.session import LOOK_EVERY_S, STARTING_S, nobody_serves
+
+    try:
+        while True:
+            end_if_interrupted()
+            untaken = await client.untaken()
+            if going.batch_id is not None:
+                info, _ = await client.batch(going.batch_id)
+                if info is not None:
+                    return info.size
+                unknown = [batch_name(going.batch_id)]
+            else:
+                unknown = [view.tag for view in await client.views(going.tags) if view.record is None]
+            if not unknown:
+                return None
+            if not untaken:
+                raise not_known(client, unknown, 0)
+            waiting = waiting_for_worker(untaken)
+            if nobody := await nobody_serves(client, settings, within_s=STARTING_S):
+                raise NoWorker(f"{nobody}\n{waiting}")
+            if deadline is not None and time.monotonic() > deadline:
+                raise WaitTimedOut(f"{', '.join(unknown)}: not taken in time; {waiting}")
+            live.show(f"{waiting} …")
+            await asyncio.sleep(LOOK_EVERY_S)
+    finally:
+        live.clear()
+
+
 async def _somebody_serves(
     client: PuterClient, settings: Settings, going: Going, tags: Sequence[str], size: int | None
 ) -> None:
@@ -70,13 +109,12 @@ async def _somebody_serves(
     Raises:
         NoWorker: there is none.
     """
-    from puter_client.cli.session import nobody_serves
+    from puter_client.cli.session import STARTING_S, nobody_serves
 
-    nobody = await nobody_serves(client, settings)
-    if nobody is None:
-        return
     views = (await client.batch(going.batch_id))[1] if going.batch_id else await client.views(tags)
-    if len(views) < (size or 0) or any(view.verdict(going.wait) is Verdict.WAITING for view in views):
+    if len(views) >= (size or 0) and all(view.verdict(going.wait) is not Verdict.WAITING for view in views):
+        return
+    if nobody := await nobody_serves(client, settings, within_s=STARTING_S):
         raise NoWorker(nobody)
 
 
@@ -84,29 +122,27 @@ async def _wait(settings: Settings, going: Going, batch: str | None, timeout_s: 
     from puter_client.cli import follow
     from puter_client.cli.session import connected
 
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
     async with connected(settings, looks_only=True) as client:
-        tags: list[str] = []
-        size: int | None = None
+        tags, size = list(going.tags), None
         if batch is not None:
             going.batch_id = await batch_id_of(client, batch)
-            info, views = await client.batch(going.batch_id)
-            if info is None:
-                raise unknown_batch(client, going.batch_id)
-            size = info.size
-        elif going.tags:
-            tags = list(going.tags)
-            unknown = [view.tag for view in await client.views(tags) if view.record is None]
-            if unknown:
-                raise NotKnown("\n".join(f"{tag} is not known in namespace {client.namespace}" for tag in unknown))
+        if batch is not None or tags:
+            going.goes_on()
+            size = await _known(client, settings, going, deadline)
         else:
+            untaken = await client.untaken()
             tags = [view.tag for view in await client.recent() if view.phase not in ENDED]
+            if untaken:
+                say(f"{waiting_for_worker(untaken)}, and are not waited for: name their tags or batch")
             if not tags:
-                say("nothing to wait for: all has ended")
+                say("nothing to wait for: all that is known has ended")
                 return 0
-        going.goes_on()
+            going.goes_on()
         await _somebody_serves(client, settings, going, tags, size)
+        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            views = await follow.follow(client, going, timeout_s=timeout_s, size=size, tags=tags)
+            views = await follow.follow(client, going, timeout_s=left_s, size=size, tags=tags)
         except WaitTimedOut:
             follow.tell_end(going.views, going.wait, as_json=as_json)
             raise

@@ -12,7 +12,7 @@ import click
 
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option
-from puter_client.cli.selection import NotKnown
+from puter_client.cli.selection import not_known
 from puter_client.cli.terminal import out, out_json, plain, say, styled
 from puter_client.cli.when import about, clock
 from puter_client.config import Settings
@@ -72,10 +72,11 @@ async def _why(settings: Settings, tag: str, with_log: bool, as_json: bool) -> i
     from puter_client.cli.session import connected
 
     async with connected(settings, looks_only=True) as client:
+        untaken = await client.untaken()
         (view,) = await client.views([tag])
         events = await client.events(tag)
     if view.record is None and not events:
-        raise NotKnown(f"{tag} is not known in namespace {settings.namespace}")
+        raise not_known(client, [tag], untaken)
     if as_json:
         for event in events:
             out_json(_fields(event))

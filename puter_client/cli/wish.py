@@ -163,8 +163,11 @@ class Keys:
 
         Raises:
             InvalidInput: no key can be had.
+            EngineError: the state folder is not fit for keys.
         """
         if spec.key_name not in self._known:
+            if self._file is None:
+                self._settings.paths.secure_state()
             self._known[spec.key_name] = client_key(
                 self._settings.paths.private_keys,
                 key_name=spec.key_name,

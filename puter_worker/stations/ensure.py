@@ -109,16 +109,18 @@ async def refused(store: WorkerStore, kept: Kept[Record], error: Ec2Error) -> No
         await fail(store, kept, error)
     else:
         after_s = CREDENTIALS_AGAIN_S if error.handling is Handling.CREDENTIALS else AGAIN_S
-        await put_off(store, kept, reason_after(error), after_s)
+        await put_off(store, kept, reason_after(error), after_s, request_id=error.request_id)
 
 
-async def put_off(store: WorkerStore, kept: Kept[Record], reason: str, after_s: float) -> None:
-    """Run the key's station again after a pause, and say why."""
+async def put_off(
+    store: WorkerStore, kept: Kept[Record], reason: str, after_s: float, *, request_id: str | None = None
+) -> None:
+    """Run the key's station again after a pause, and say why; `request_id` of the request that was refused."""
     record, now, txn = kept.value, store.now(), Txn()
     phase = Phase.LAUNCHING if record.phase is Phase.LAUNCHING else Phase.RESOLVING
     same = record.phase is phase and record.reason == reason
     waiting = record.but(phase=phase, reason=reason, changed_at=record.changed_at if same else now)
-    store.put_record(txn, kept, waiting, event=None if same else "wish.delayed")
+    store.put_record(txn, kept, waiting, event=None if same else "wish.delayed", request_id=request_id)
     store.look_again(txn, record.key, now + after_s)
     await store.commit(txn)
 

@@ -120,14 +120,15 @@ async def give_back(
     reason: str,
     pause_s: float,
     *,
+    error: Ec2Error | None = None,
     ended: Mapping[str, Instance] | None = None,
     brakes: Mapping[str, Brake] | None = None,
     anew: bool = False,
 ) -> None:
     """Close the intent and put its members back, unless somebody else has taken it up: they may be sending it.
 
-    `ended`: machines of generations that Redis has forgotten. `brakes`: what the refusal taught. `anew`: what they
-    were to be launched with is made anew.
+    `error`: what EC2 refused them with. `ended`: machines of generations that Redis has forgotten. `brakes`: what the
+    refusal taught. `anew`: what they were to be launched with is made anew.
     """
     intent = kept.value
     while True:
@@ -144,7 +145,7 @@ async def give_back(
             if anew:
                 record = record.but(made_anew=record.made_anew + 1)
             if ended is None:
-                _put_back(store, txn, fleet, stored, record, reason, now, pause_s)
+                _put_back(store, txn, fleet, stored, record, reason, now, pause_s, error)
                 continue
             known = key_of(ended[tag].tags, ended[tag].ami_launch_index) if tag in ended else None
             reached = max(record.generation, known[1] if known else 0)
@@ -164,14 +165,25 @@ def _put_back(
     reason: str,
     now: float,
     pause_s: float,
+    error: Ec2Error | None = None,
 ) -> None:
     waiting = record.but(intent=None, attempt=record.attempt + 1, reason=reason, changed_at=now)
-    store.put_record(txn, stored, waiting, event="launch.put_off")
+    request_id = error.request_id if error else None
+    store.put_record(txn, stored, waiting, event="launch.put_off", request_id=request_id)
     store.put_on_pad(txn, record.key, str(fleet), now + pause_s)
 
 
-async def put_off(store: WorkerStore, kept: Kept[Intent], intent: Intent, reason: str, pause_s: float) -> None:
-    """Leave an intent open, to be taken up after a pause, and tell its members why."""
+async def put_off(
+    store: WorkerStore,
+    kept: Kept[Intent],
+    intent: Intent,
+    reason: str,
+    pause_s: float,
+    *,
+    error: Ec2Error | None = None,
+) -> None:
+    """Leave an intent open, to be taken up after a pause, and tell its members why; `error` is EC2's, if it was."""
+    request_id = error.request_id if error else None
     while True:
         now, txn = store.now(), Txn()
         store.put_intent(txn, kept, intent, lease_until=now + pause_s)
@@ -180,7 +192,7 @@ async def put_off(store: WorkerStore, kept: Kept[Intent], intent: Intent, reason
             record = member.value
             if record.reason != reason:
                 told = record.but(reason=reason, changed_at=now)
-                store.put_record(txn, member, told, event="launch.delayed")
+                store.put_record(txn, member, told, event="launch.delayed", request_id=request_id)
         broken = await store.commit(txn)
         if not broken or broken[0] < guards:
             return  # written, or the intent itself has been taken up by somebody else

@@ -65,7 +65,8 @@ async def send(
         return
     async with _held(store, intent):
         try:
-            launched, request_id = await ec2.run_instances(fleet.caller, _request(intent))
+            with structlog.contextvars.bound_contextvars(namespace=intent.namespace, intent=intent.intent_id):
+                launched, request_id = await ec2.run_instances(fleet.caller, _request(intent))
         except Ec2Error as error:
             await _after_error(store, fleet, kept, error, first=first)
             return
@@ -92,7 +93,7 @@ async def replay(store: WorkerStore, fleet: Fleet, kept: Kept[Intent]) -> None:
         try:
             found = by_member(intent, await _look_up(fleet, intent)) if intent.doubtful else {}
         except Ec2Error as error:
-            await put_off(store, kept, intent, reason_after(error), BACKOFF_S)
+            await put_off(store, kept, intent, reason_after(error), BACKOFF_S, error=error)
             return
     if len(found) == len(intent.members):
         await tell(store, fleet, intent, found)
@@ -132,32 +133,32 @@ async def _after_error(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], err
         case Handling.AGAIN | Handling.THROTTLED | Handling.DOUBTFUL:
             # A refused launch of many costs as much as a granted one.
             pause_s = min(LONGEST_BACKOFF_S, BACKOFF_S * 2**intent.sends)
-            await put_off(store, kept, open_still, reason_after(error), pause_s)
+            await put_off(store, kept, open_still, reason_after(error), pause_s, error=error)
         case Handling.CREDENTIALS:
-            await put_off(store, kept, open_still, reason_after(error), CREDENTIALS_S)
+            await put_off(store, kept, open_still, reason_after(error), CREDENTIALS_S, error=error)
         case Handling.IDEMPOTENT_MISMATCH:
             await _adopt_by_key(store, fleet, Kept(intent.but(doubtful=True, token_known=True), kept.rev))
         case Handling.IDEMPOTENT_TERMINATED:
             await _after_its_end(store, fleet, kept, certain=certain)
         case _ if not certain:
             refused = intent.but(refused=error.code)
-            await put_off(store, kept, refused, reason_after(error), BACKOFF_S)
+            await put_off(store, kept, refused, reason_after(error), BACKOFF_S, error=error)
         case _ if error.code in GONE and await made_anew(store, intent) < MOST_MADE_ANEW:
-            await give_back(store, fleet, kept, reason_after(error), 0.0, anew=True)
+            await give_back(store, fleet, kept, reason_after(error), 0.0, error=error, anew=True)
         case _ if is_final(error):
             await fail(store, kept, error)
         case Handling.OTHER_ZONE:
             where = intent.capacity.removeprefix("capacity/").replace("/*", "").replace("/", " in ")
             why = f"no capacity for {where} ({error.code})"
             brakes = await _no_capacity(store, fleet, intent, why)
-            await give_back(store, fleet, kept, f"{why}, trying elsewhere", 0.0, brakes=brakes)
+            await give_back(store, fleet, kept, f"{why}, trying elsewhere", 0.0, error=error, brakes=brakes)
         case Handling.QUOTA | Handling.SPLIT:
             why = quota_reached(error.code, intent.quota)
             before = (await store.brakes(intent.fleet)).get(intent.quota)
             brake = after_quota(before, len(intent.members), store.now(), why)
-            await give_back(store, fleet, kept, why, 0.0, brakes={intent.quota: brake})
+            await give_back(store, fleet, kept, why, 0.0, error=error, brakes={intent.quota: brake})
         case _:
-            await give_back(store, fleet, kept, reason_after(error), BACKOFF_S)
+            await give_back(store, fleet, kept, reason_after(error), BACKOFF_S, error=error)
 
 
 async def _no_capacity(store: WorkerStore, fleet: Fleet, intent: Intent, why: str) -> dict[str, Brake]:
@@ -185,7 +186,7 @@ async def _adopt_by_key(store: WorkerStore, fleet: Fleet, kept: Kept[Intent]) ->
     try:
         found = await _by_key(fleet, intent)
     except Ec2Error as error:
-        await put_off(store, kept, intent, reason_after(error), BACKOFF_S)
+        await put_off(store, kept, intent, reason_after(error), BACKOFF_S, error=error)
         return
     _log.warning("intent.token_known", intent=intent.intent_id, found=len(found))
     living = {tag: instance for tag, instance in found.items() if instance.state not in DEAD}
@@ -207,7 +208,7 @@ async def _after_its_end(store: WorkerStore, fleet: Fleet, kept: Kept[Intent], *
     try:
         found = await _by_key(fleet, intent)
     except Ec2Error as error:
-        await put_off(store, kept, intent.but(doubtful=not certain), reason_after(error), BACKOFF_S)
+        await put_off(store, kept, intent.but(doubtful=not certain), reason_after(error), BACKOFF_S, error=error)
         return
     if certain and all(instance.state in DEAD for instance in found.values()):
         await give_back(store, fleet, kept, _HAS_ENDED, 0.0, ended=found)

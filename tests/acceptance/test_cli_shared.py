@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from puter_client.cli import session
+from puter_client.cli.follow import Going, follow
+from puter_client.client import Asked
+from puter_client.config import Config, settle
+from puter_client.contract.errors import NoWorker
+from puter_client.contract.spec import Spec
 from tests.acceptance.cli_world import PUTER, CliWorld
+from tests.integration.engine_world import wait_for
 from tests.integration.redis_servers import RedisServer, running_server, server_binaries
 
 
@@ -45,6 +54,65 @@ def test_a_worker_that_comes_later_grants_the_wishes(fresh: CliWorld, shared: Re
     work(fresh, shared)
     told = fresh.puter("status", "--json", PUTER_REDIS_URL=shared.url).objects()
     assert sorted(record["tag"] for record in told if record["instance_id"]) == ["x-0", "x-1", "x-2"]
+
+
+def test_what_no_worker_has_taken_is_told_by_every_look(fresh: CliWorld, shared: RedisServer) -> None:
+    fresh.puter("submit", "--tag", "x-{i}", "--count", "3", PUTER_REDIS_URL=shared.url)
+    three = "3 wishes wait for a worker to take them"
+
+    status = fresh.puter("status", PUTER_REDIS_URL=shared.url)
+    assert (status.code, status.out) == (0, f"{three}\n")
+    batches = fresh.puter("batches", PUTER_REDIS_URL=shared.url)
+    assert (batches.code, batches.err) == (0, f"puter: {three}\n")
+    for words in (["status", "x-1"], ["why", "x-1"]):
+        ran = fresh.puter(*words, PUTER_REDIS_URL=shared.url)
+        assert (ran.code, ran.err) == (1, f"puter: x-1 is not known in namespace betty yet\nputer: {three}\n")
+    for words in (["status", "--batch", "last"], ["wait", "--batch", "last"], ["cancel", "--batch", "last"]):
+        ran = fresh.puter(*words, PUTER_REDIS_URL=shared.url)
+        assert (ran.code, ran.err) == (
+            1,
+            f"puter: which batch is the last is not known: {three}; name it: --batch ID\n",
+        )
+    ran = fresh.puter("wait", "x-1", PUTER_REDIS_URL=shared.url)
+    assert (ran.code, "no worker is running" in ran.err, three in ran.err) == (3, True, True)
+
+
+def test_a_worker_that_is_just_starting_is_waited_for(fresh: CliWorld, shared: RedisServer) -> None:
+    with subprocess.Popen(
+        [*PUTER, "submit", "--tag", "x-{i}", "--count", "3", "--wait", "launched", "--json"],
+        env={**fresh.environ, "PUTER_REDIS_URL": shared.url},
+        cwd=fresh.home.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as waiting:
+        with shared.client() as redis:
+            wait_for(lambda: redis.llen("puter:_in:betty") == 3, "the wishes")
+        work(fresh, shared)
+        told, _ = waiting.communicate(timeout=60)
+    assert (waiting.returncode, told.count('"instance_id":"i-')) == (0, 3)
+
+
+async def test_a_wait_ends_when_there_is_no_worker_any_more(
+    fresh: CliWorld, shared: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "GONE_S", 0.5)
+    environ = {**fresh.environ, "PUTER_REDIS_URL": shared.url}
+    settings = settle(environ, namespace=None, config=Config(), paths=fresh.paths)
+    async with session.connected(settings) as client:
+        await client.submit([Asked("one", Spec())])
+        with pytest.raises(NoWorker, match="no worker is running on this Redis"):
+            async with asyncio.timeout(30):
+                await follow(client, Going(settings, tags=["one"]), timeout_s=None, tags=["one"])
+
+
+def test_a_folder_that_is_not_ones_own_gets_no_key(fresh: CliWorld, shared: RedisServer, tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    link.symlink_to(real)
+    for environ in ({"PUTER_REDIS_URL": shared.url}, {}):
+        ran = fresh.puter("up", "x", PUTER_HOME=str(link), **environ)
+        assert (ran.code, "is a symlink: name the folder itself" in ran.err) == (3, True)
+        assert list(real.iterdir()) == []
 
 
 def work(world: CliWorld, shared: RedisServer) -> None:

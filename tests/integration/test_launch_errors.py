@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
+from puter_client.cli.loglines import lines_of
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.view import WaitFor
@@ -121,6 +126,25 @@ async def test_what_may_pass_is_asked_again_with_the_same_token(sim_workshop: Si
     calls = await sim_workshop.calls("RunInstances")
     assert [call.code for call in calls] == [code, code, "OK"]
     assert len({call.params["ClientToken"] for call in calls}) == 1
+
+
+@pytest.mark.parametrize("code", ["RequestLimitExceeded", "InternalError", "InsufficientInstanceCapacity"])
+async def test_a_refusal_is_in_the_timeline_and_in_the_log_with_its_request_id(
+    sim_workshop: SimWorkshop, tmp_path: Path, code: str
+) -> None:
+    await sim_workshop.faults(Fault(action="RunInstances", code=code, times=1))
+    with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logs:
+        async with sim_workshop.working():
+            record = await launched(sim_workshop)
+
+    refused, _ = await sim_workshop.calls("RunInstances")
+    events = await sim_workshop.client.events(record.tag)
+    put_off = [event for event in events if event.event in ("launch.delayed", "launch.put_off")]
+    assert [event.request_id for event in put_off] == [refused.request_id]
+    written = [{**line, "timestamp": "2026"} for line in logs if line["event"] == "ec2.refused"]
+    (tmp_path / "worker.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, written)))
+    (view,) = await sim_workshop.client.views([record.tag])
+    assert [code in line for line in lines_of(tmp_path, view, events)] == [True]
 
 
 @pytest.mark.parametrize("code", ELSEWHERE)

@@ -91,10 +91,15 @@ class TestLog:
         write("worker.jsonl", line)
         assert lines_of(tmp_path, view(), []) == []
 
-    @pytest.mark.parametrize("field", [{"instance_ids": ["i-9", INSTANCE]}, {"intent": "abc"}, {"request_id": "r-1"}])
+    @pytest.mark.parametrize(
+        "field", [{"instance_ids": ["i-9", INSTANCE]}, {"intent": "abc"}, {"request_id": "r-1"}, {"batch": "b-1"}]
+    )
     def test_a_line_with_an_id_of_its_launch_is_found(self, write: Any, tmp_path: Path, field: dict[str, Any]) -> None:
         write("worker.jsonl", field)
-        events = [event("instance.launched", request_id="r-1", detail={"intent": "abc"})]
+        events = [
+            event("wish.accepted", detail={"batch": "b-1"}),
+            event("instance.launched", request_id="r-1", detail={"intent": "abc"}),
+        ]
         assert len(lines_of(tmp_path, view(), events)) == 1
 
     def test_a_batch_of_the_client_is_found_by_its_tags(self, write: Any, tmp_path: Path) -> None:
