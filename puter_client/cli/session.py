@@ -15,11 +15,13 @@ from puter_client.paths import Paths
 
 if TYPE_CHECKING:
     from puter_client.client import PuterClient
+    from puter_client.local import Engine
 
 
 RECONCILE_S = 10.0
 STARTING_S = 5.0  # a worker that was started together with a command announces itself sooner
 LOOK_EVERY_S = 0.1
+REVIVED_EVERY_S = 2.0
 GONE_S = 15.0  # workers that are replaced have their successors sooner
 
 
@@ -77,11 +79,33 @@ async def connected(
     live.show("looking for the local engine …")
     async with await ensure_engine(settings.paths, settings.environ, say=tell) as engine:
         live.clear()
-        async with _own(engine.url, settings, user) as client:
+        async with _kept_alive(engine, tell), _own(engine.url, settings, user) as client:
             # After a reboot the records are as old as the last worker: EC2 is asked before anything is shown.
             if not await client.reconciled(timeout_s=RECONCILE_S):
                 tell("EC2 has not confirmed what lives; shown is what was last known (puter why TAG tells more)")
             yield client
+
+
+@asynccontextmanager
+async def _kept_alive(engine: Engine, tell: Callable[[str], None]) -> AsyncIterator[None]:
+    """See to it that the engine has a worker as long as the command goes on."""
+    import asyncio
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(REVIVED_EVERY_S)
+            try:
+                await engine.revive()
+            except PuterError as error:
+                tell(str(error))
+                return
+
+    keeping = asyncio.create_task(keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.wait([keeping])
 
 
 @asynccontextmanager

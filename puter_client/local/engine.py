@@ -14,7 +14,7 @@ had means a living process, never somebody else's look at it.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from types import TracebackType
@@ -47,7 +47,7 @@ from puter_client.local.server import (
     shut_down,
     url_of,
 )
-from puter_client.local.worker import end_worker, ensure_worker, ready_pid
+from puter_client.local.worker import end_worker, ensure_worker, has_died, ready_pid
 from puter_client.paths import ELSEWHERE, Paths
 
 # Looks of other commands at a lock are over sooner.
@@ -62,9 +62,18 @@ class Engine:
         url: of its server, `unix://…`.
     """
 
-    def __init__(self, url: str, use: FileLock) -> None:
+    def __init__(self, url: str, use: FileLock, revive: Callable[[], Awaitable[None]]) -> None:
         self.url = url
         self._use = use
+        self._revive = revive
+
+    async def revive(self) -> None:
+        """Starts the worker again if it has died: as long as commands wait, nobody else would.
+
+        Raises:
+            EngineError: it cannot be started.
+        """
+        await self._revive()
 
     def close(self) -> None:
         """Says that this command needs it no more. Server and worker go on."""
@@ -136,7 +145,7 @@ async def ensure_engine(
         except BaseException:
             use.close()
             raise
-    return Engine(url, use)
+    return Engine(url, use, partial(_revive, paths, environ, url, say, patience, worker_command))
 
 
 async def engine_status(paths: Paths) -> EngineStatus:
@@ -228,6 +237,26 @@ async def _join(use: FileLock, paths: Paths, say: Say, patience: Patience) -> No
             note = lock.read(WorkerNote)
         who = f"its worker (pid {note.pid})" if note and note.pid else "a process of it"
         raise EngineError(f"the engine does not come to its end: {who} still holds {shown(use.path, 200)}")
+
+
+async def _revive(
+    paths: Paths,
+    environ: Mapping[str, str],
+    url: str,
+    say: Say,
+    patience: Patience,
+    worker_command: Sequence[str] | None,
+) -> None:
+    if not has_died(paths):
+        return
+    with _told_in_a_line():
+        async with _starting(paths, say, patience):
+            with FileLock(paths.engine / ENGINE_LOCK) as server:
+                # Without a server the engine was stopped, or there is nothing for a worker to do.
+                if server.try_lock(shared=True) or not has_died(paths):
+                    return
+            say("the engine's worker has died; starting another one …")
+            await ensure_worker(paths, environ, url, say=say, patience=patience, command=worker_command)
 
 
 @asynccontextmanager

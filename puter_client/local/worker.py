@@ -62,6 +62,20 @@ def ready_pid(paths: Paths) -> int | None:
         return None
 
 
+def has_died(paths: Paths) -> bool:
+    """Whether the worker that said it serves is gone; one that is ended in order says so before, and is replaced."""
+    pid = ready_pid(paths)
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # somebody else's by now: what can be told is told by the next command
+    return False
+
+
 async def ensure_worker(
     paths: Paths,
     environ: Mapping[str, str],

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import stat
+import subprocess
 from pathlib import Path
 
-from tests.acceptance.cli_world import CliWorld
+from redis import Redis
+
+from tests.acceptance.cli_world import PUTER, CliWorld
+from tests.integration.engine_world import kill, wait_for
 
 
 class TestUp:
@@ -60,6 +66,25 @@ class TestUp:
 
 
 class TestSubmit:
+    def test_a_wait_outlives_its_worker(self, fresh: CliWorld) -> None:
+        fresh.puter("local", "start")
+        _, worker = fresh.processes()
+        os.kill(worker, signal.SIGSTOP)  # it takes nothing before it is killed
+        with subprocess.Popen(
+            [*PUTER, "submit", "--tag", "q-{i}", "--count", "5", "--wait", "launched"],
+            env=fresh.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as waiting:
+            url = f"unix://{fresh.paths.socket}"
+            with Redis.from_url(url) as redis:
+                wait_for(lambda: redis.llen("puter:_in:betty") == 5, "the wishes")
+            kill(worker, signal.SIGKILL)
+            out, err = waiting.communicate(timeout=60)
+        assert (waiting.returncode, "5 puters: 5 created" in out) == (0, True)
+        assert "puter: the engine's worker has died; starting another one …" in err.splitlines()
+
     def test_a_batch_is_told_and_how_to_follow_it(self, betty: CliWorld) -> None:
         ran = betty.puter("submit", "--tag", "told-{i}", "--count", "3", "--run", "echo {i}")
         assert ran.code == 0

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from puter_client.contract.errors import EngineError
-from puter_client.local import Patience, stop_engine
-from tests.integration.engine_world import EngineWorld, is_running, wait_for
+from puter_client.local import Patience, engine_status, stop_engine
+from tests.integration.engine_world import EngineWorld, is_running, kill, wait_for
 
 SHORT = Patience(answer=0.5, ready=30.0, drain=0.3, others=1.0)
 
@@ -108,6 +108,39 @@ async def test_a_killed_worker_is_followed_by_a_new_one(world: EngineWorld) -> N
     (await world.ensure()).close()
     assert world.workers() == [first, world.worker]
     assert world.server == server
+
+
+async def test_a_command_that_goes_on_starts_a_new_worker_for_one_that_was_killed(world: EngineWorld) -> None:
+    async with await world.ensure() as engine:
+        await engine.revive()
+        (first,) = world.workers()
+        kill(first, signal.SIGKILL)
+        wait_for(lambda: not is_running(first), "the worker to be gone")
+        await engine.revive()
+        await engine.revive()
+
+        assert len(world.workers()) == 2
+        assert is_running(world.workers()[-1])
+        assert world.said[-1] == "the engine's worker has died; starting another one …"
+
+
+async def test_a_command_that_goes_on_starts_nothing_for_an_engine_that_was_stopped(world: EngineWorld) -> None:
+    async with await world.ensure() as engine:
+        await stop_engine(world.paths, say=world.said.append, force=True)
+        await engine.revive()
+
+        assert (len(world.workers()), (await engine_status(world.paths)).state) == (1, "stopped")
+
+
+async def test_a_killed_worker_gets_no_successor_without_a_server(world: EngineWorld) -> None:
+    async with await world.ensure() as engine:
+        pids = [*world.workers(), world.server]
+        for pid in pids:
+            kill(pid, signal.SIGKILL)
+        wait_for(lambda: not any(is_running(pid) for pid in pids), "the processes to be gone")
+        await engine.revive()
+
+        assert len(world.workers()) == 1
 
 
 async def test_a_socket_left_over_from_a_crash_is_no_hindrance(world: EngineWorld) -> None:
