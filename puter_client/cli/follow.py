@@ -135,6 +135,7 @@ async def wish(
     """
     from puter_client.client import new_batch_id
 
+    nobody = await nobody_serves(client, settings)
     batch_id = new_batch_id()
     going.sends(batch_id)
     await client.submit(
@@ -154,7 +155,7 @@ async def wish(
         retry_failed=retry_failed,
         max_parallel=max_parallel,
     )
-    if nobody := await nobody_serves(client, settings, within_s=STARTING_S):
+    if nobody and (nobody := await nobody_serves(client, settings, within_s=STARTING_S)):
         raise NoWorker(f"{nobody}\nthe wishes wait for one, as batch {batch_id}")
     return batch_id
 

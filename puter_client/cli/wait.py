@@ -111,6 +111,8 @@ async def _somebody_serves(
     """
     from puter_client.cli.session import STARTING_S, nobody_serves
 
+    if await nobody_serves(client, settings) is None:
+        return
     views = (await client.batch(going.batch_id))[1] if going.batch_id else await client.views(tags)
     if len(views) >= (size or 0) and all(view.verdict(going.wait) is not Verdict.WAITING for view in views):
         return
@@ -136,7 +138,7 @@ async def _wait(settings: Settings, going: Going, batch: str | None, timeout_s: 
             if untaken:
                 say(f"{waiting_for_worker(untaken)}, and are not waited for: name their tags or batch")
             if not tags:
-                say("nothing to wait for: all that is known has ended")
+                say("nothing to wait for: all has ended")
                 return 0
             going.goes_on()
         await _somebody_serves(client, settings, going, tags, size)
