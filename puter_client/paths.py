@@ -19,7 +19,7 @@ SOCKET_PATH_LIMIT_BYTES = 100
 ELSEWHERE = "choose a folder of your own with PUTER_HOME=…"
 
 # What an existing folder may hold and still be taken as Puter's own, to be closed to others.
-_OWN_NAMES = frozenset({"config.toml", "engine", "logs", "private_keys", "run"})
+_OWN_NAMES = frozenset({"config.toml", "engine", "fleets", "logs", "private_keys", "run"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ def demo(count: int) -> int:
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise DemoFailed(f"{missing[0]} is not installed: install puter[demo]")
+        raise DemoFailed(f"{missing[0]} is not installed: `pip install '.[demo]'` in Puter's folder")
     with _interruptible():
         home = Path(tempfile.mkdtemp(prefix="puter-demo-"))
         try:

@@ -87,11 +87,15 @@ def status(as_json: bool) -> int:
             out_json(msgspec.to_builtins(found))
             return 0
         out(f"engine  {found.state}{', in use' if found.in_use else ''}")
+        if found.state == "silent" and found.server_pid:
+            out(f"        its server does not answer; if it was stopped, `kill -CONT {found.server_pid}` wakes it")
         if found.server_pid:
             out(f"server  pid {found.server_pid}  {found.url or ''}")
         if found.worker_pid:
             ready = "" if found.worker_ready else ", not ready"
             out(f"worker  pid {found.worker_pid}  Puter {found.worker_version}{ready}")
+        elif found.state == "running":
+            out("worker  none; the next command starts one")
         out(f"data    {found.folder}")
         out(f"logs    {paths.logs}")
         return 0

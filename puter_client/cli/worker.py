@@ -41,7 +41,7 @@ def worker(burst: bool) -> None:
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise WorkerNotInstalled(f"{missing[0]} is not installed: install puter[worker]")
+        raise WorkerNotInstalled(f"{missing[0]} is not installed: `pip install '.[worker]'` in Puter's folder")
     from puter_client.cli.session import here
 
     config, _ = here()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Literal, Self
@@ -42,9 +42,11 @@ from puter_client.local.server import (
     Say,
     ask,
     ensure_server,
+    is_silent,
     refuse_other_host,
     server_pid,
     shut_down,
+    silent,
     url_of,
 )
 from puter_client.local.worker import end_worker, ensure_worker, has_died, ready_pid
@@ -140,8 +142,13 @@ async def ensure_engine(
         try:
             await _join(use, paths, say, patience)
             async with _starting(paths, say, patience):
-                url = await ensure_server(paths, environ, say=say, patience=patience)
-                await ensure_worker(paths, environ, url, say=say, patience=patience, command=worker_command)
+                url, started = await ensure_server(paths, environ, say=say, patience=patience)
+                try:
+                    await ensure_worker(paths, environ, url, say=say, patience=patience, command=worker_command)
+                except EngineError:
+                    if started:
+                        await _end_again(paths, url, patience)
+                    raise
         except BaseException:
             use.close()
             raise
@@ -213,14 +220,19 @@ async def stop_engine(paths: Paths, *, say: Say, force: bool = False, patience: 
             with FileLock(paths.engine / ENGINE_LOCK) as server, FileLock(paths.engine / WORKER_LOCK) as worker:
                 serves = not server.try_lock()
                 note = server.read(EngineNote)
+                socket = note.socket if note else str(paths.socket)
                 if serves:
                     refuse_other_host(note, server.path, held=True)
                 works = not worker.try_lock()
+                lost = serves and await is_silent(socket, patience.answer)
                 if works:
                     say("ending the engine's worker …")
-                    await end_worker(worker, paths, patience)
+                    # Without a server it can finish nothing.
+                    await end_worker(worker, paths, msgspec.structs.replace(patience, drain=0.0) if lost else patience)
+                if lost:
+                    raise silent(paths)
                 if serves:
-                    await shut_down(server, url_of(note.socket if note else paths.socket), paths, patience.answer)
+                    await shut_down(server, url_of(socket), paths, patience.answer)
                 elif note is not None and this_host().sees(note.host):
                     server.write(None)
                 return serves or works
@@ -237,6 +249,15 @@ async def _join(use: FileLock, paths: Paths, say: Say, patience: Patience) -> No
             note = lock.read(WorkerNote)
         who = f"its worker (pid {note.pid})" if note and note.pid else "a process of it"
         raise EngineError(f"the engine does not come to its end: {who} still holds {shown(use.path, 200)}")
+
+
+async def _end_again(paths: Paths, url: str, patience: Patience) -> None:
+    """Ends a server that was started for a worker that cannot be: it is the worker that ends an idle engine.
+
+    Nobody uses it yet: whoever else came meanwhile waits for `engine.start`.
+    """
+    with FileLock(paths.engine / ENGINE_LOCK) as lock, suppress(EngineError):
+        await shut_down(lock, url, paths, patience.answer)
 
 
 async def _revive(

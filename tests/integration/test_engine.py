@@ -268,8 +268,27 @@ async def test_a_worker_that_dies_at_its_start_is_told_with_its_last_words(world
 
 async def test_a_worker_without_its_packages_is_told_what_to_install(world: EngineWorld) -> None:
     dying = [sys.executable, "-c", "import no_such_aioboto3"]
-    with pytest.raises(EngineError, match=r"No module named.*pip install 'puter\[local\]'"):
+    with pytest.raises(EngineError, match=r"No module named.*pip install '\.\[local\]'"):
         await world.ensure(command=dying)
+
+
+async def test_a_server_started_for_a_worker_that_cannot_be_is_ended_again(world: EngineWorld) -> None:
+    with pytest.raises(EngineError):
+        await world.ensure(command=[sys.executable, "-c", "raise SystemExit('dead')"])
+
+    assert (await engine_status(world.paths)).state == "stopped"
+
+
+async def test_a_server_that_ran_before_outlives_a_worker_that_cannot_be(world: EngineWorld) -> None:
+    async with await world.ensure() as engine:
+        await world.put(engine, "wish", "a machine")
+        (worker,) = world.workers()
+        kill(worker, signal.SIGKILL)
+        wait_for(lambda: not is_running(worker), "the worker to be gone")
+        with pytest.raises(EngineError):
+            await world.ensure(command=[sys.executable, "-c", "raise SystemExit('dead')"])
+
+        assert await world.get(engine, "wish") == "a machine"
 
 
 async def test_last_words_are_not_those_of_an_earlier_start(world: EngineWorld) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from puter_client.contract.errors import EngineError
 from puter_client.local import Patience, engine_status, stop_engine
@@ -55,8 +57,11 @@ class TestStop:
     async def test_a_stopped_server_is_told(self, world: EngineWorld) -> None:
         (await world.ensure()).close()
         os.kill(world.server, signal.SIGSTOP)
+        worker = world.worker
         with pytest.raises(EngineError, match="kill -CONT"):
-            await stop_engine(world.paths, say=world.said.append, patience=SHORT)
+            async with asyncio.timeout(30):  # what can finish nothing is given no time to
+                await stop_engine(world.paths, say=world.said.append, patience=replace(SHORT, drain=3_600.0))
+        wait_for(lambda: not is_running(worker), "the worker to be gone")
 
 
 class TestStatus:

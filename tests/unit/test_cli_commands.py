@@ -203,7 +203,9 @@ class TestWorker:
     ) -> None:
         monkeypatch.setattr("puter_client.cli.worker.find_spec", lambda name: None if name == "aioboto3" else name)
         assert main(["worker"]) == 3
-        assert capsys.readouterr().err == "puter: aioboto3 is not installed: install puter[worker]\n"
+        assert (
+            capsys.readouterr().err == "puter: aioboto3 is not installed: `pip install '.[worker]'` in Puter's folder\n"
+        )
 
     def test_it_takes_the_place_of_the_command(
         self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
