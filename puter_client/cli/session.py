@@ -150,16 +150,22 @@ async def nobody_serves(client: PuterClient, settings: Settings, *, within_s: fl
     if settings.redis_url is None:
         return None
     deadline = time.monotonic() + within_s
+    nobody = await _need_worker(client)
+    if nobody is None or not within_s:
+        return nobody
+    live.show("no worker is running on this Redis; waiting a moment for one …")
     try:
-        while True:
-            try:
-                await client.need_worker()
-            except NoWorker as error:
-                if time.monotonic() >= deadline:
-                    return str(error)
-            else:
-                return None
-            live.show("no worker is running on this Redis; waiting a moment for one …")
+        while nobody is not None and time.monotonic() < deadline:
             await asyncio.sleep(LOOK_EVERY_S)
+            nobody = await _need_worker(client)
     finally:
         live.clear()
+    return nobody
+
+
+async def _need_worker(client: PuterClient) -> str | None:
+    try:
+        await client.need_worker()
+    except NoWorker as error:
+        return str(error)
+    return None
