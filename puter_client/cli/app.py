@@ -77,9 +77,11 @@ def _ended(work: Callable[[], object]) -> int:
         raise
     except click.Abort:
         return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # of a group without a command: its help
+        return error.exit_code
     except click.ClickException as error:
-        live.clear()
-        error.show()
+        say(_in_a_line(error))
         return error.exit_code
     except KeyboardInterrupt:
         live.clear()
@@ -95,6 +97,14 @@ def _ended(work: Callable[[], object]) -> int:
         say(f"a defect of Puter's: {what}; please report it (PUTER_DEBUG=1 shows all)")
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _in_a_line(error: click.ClickException) -> str:
+    """What is wrong, and where the right usage is to be read."""
+    text = error.format_message().rstrip(".")
+    if isinstance(error, click.UsageError) and error.ctx is not None and "--help" not in text:
+        text += f" (see `{error.ctx.command_path} --help`)"
+    return text
 
 
 def _place(error: BaseException) -> str:

@@ -62,7 +62,8 @@ class TestUsage:
         [
             (["stat"], "No such command 'stat'; did you mean 'status'?"),
             (["zzz"], "see `puter --help`"),
-            (["up"], "no tag: name the machine with --tag NAME"),
+            (["up"], "no tag: name the machine with --tag NAME (see `puter up --help`)"),
+            (["up", "x", "--bogus"], "No such option '--bogus'"),
             (["up", "a", "--tag", "b"], "two tags, 'a' and 'b'"),
             (["--namespace", "x", "status"], "write it first: puter status"),
             (["--tag", "x", "y"], "name the tag with --tag"),
@@ -82,12 +83,19 @@ class TestUsage:
             (["rsync", "x", ":a"], "Missing argument 'DST'"),
         ],
     )
-    def test_wrong_usage_is_exit_code_2_and_says_what_is_wrong(
+    def test_wrong_usage_is_exit_code_2_and_a_line_that_says_what_is_wrong(
         self, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         code = main(words)
-        assert code == 2
-        assert said in capsys.readouterr().err
+        told = capsys.readouterr()
+        assert (code, told.out) == (2, "")
+        (line,) = told.err.splitlines()
+        assert line.startswith("puter: ")
+        assert said in line
+
+    def test_a_group_without_a_command_shows_its_help(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["local"]) == 2
+        assert "Start, stop or look at the local engine" in capsys.readouterr().err
 
     def test_a_settings_file_that_cannot_be_used_is_exit_code_2(
         self, home: Path, capsys: pytest.CaptureFixture[str]
