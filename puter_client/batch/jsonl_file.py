@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from puter_client.batch.model import MAX_DEPTH, MAX_ENTRIES, Row, Sheet, Written
-from puter_client.batch.problems import Problems, safe_name
+from puter_client.batch.problems import Problems, field_at
 
 _HALF = re.compile(r"[\ud800-\udfff]")
 
@@ -30,6 +31,10 @@ def read_jsonl(text: str, problems: Problems) -> Sheet:
             fields = _decoded(decoder, line.strip())
         except ValueError as error:
             problems.add(str(error), line=number)
+            continue
+        if twice := list(_twice(fields)):
+            for way in twice:
+                problems.add("is written twice: keep one", line=number, field=field_at(way))
             continue
         written = {name: Written(value, number) for name, value in fields.items() if value is not None}
         rows.append(Row(number, "", written))
@@ -54,13 +59,29 @@ def _decoded(decoder: json.JSONDecoder, line: str) -> dict[str, Any]:
     return value
 
 
+class _Repeating(dict[str, Any]):
+    """An object with names that are written twice; the decoder makes it before it knows where it stands."""
+
+    names: tuple[str, ...] = ()
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in made:
-            raise ValueError(f"{safe_name(name)} is written twice: keep one")
-        made[name] = value
-    return made
+    made = dict(pairs)
+    if len(made) == len(pairs):
+        return made
+    repeating = _Repeating(made)
+    written = Counter(name for name, _ in pairs)
+    repeating.names = tuple(name for name, times in written.items() if times > 1)
+    return repeating
+
+
+def _twice(value: Any, way: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The ways to all names that are written twice."""
+    if isinstance(value, _Repeating):
+        yield from ((*way, name) for name in value.names)
+    if isinstance(value, dict | list):
+        for step, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _twice(item, (*way, step))
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import msgspec
@@ -81,6 +82,15 @@ def safe_name(text: str) -> str:
     """A name from a file as a message may show it; what follows a '=' may be a secret and is left out."""
     name, equals, _ = text.partition("=")
     return shown(name + ("=…" if equals else ""), 40)
+
+
+def field_at(way: Iterable[str | int]) -> str:
+    """How messages name what a way of names and places in lists leads to: `puters[5].env.A`.
+
+    A name that is empty stays in its quotes, or the way would end at what is above it.
+    """
+    steps = (f"[{step}]" if isinstance(step, int) else "." + (safe_name(step).strip("'") or "''") for step in way)
+    return "".join(steps).removeprefix(".")
 
 
 @lru_cache(maxsize=1_000)

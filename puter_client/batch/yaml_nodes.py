@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from puter_client.batch.model import MAX_DEPTH
-from puter_client.batch.problems import Problems, safe_name
+from puter_client.batch.problems import Problems, field_at
 from puter_client.contract.key import shown
 
 # What aliases stand for, written out, in characters: far above what people repeat, far below what fills a memory.
@@ -175,14 +175,21 @@ class _Composer:
         if key is None:
             self._name(node, event)
             return
-        self._keys[-1] = None
         parent.size += _size(node) + len(key.text)
         if key.text in parent.items:
-            first = parent.items[key.text][0]
-            where = "the same line" if first == key.line else f"line {first}"
-            self._problems.add(f"{safe_name(key.text)} is in {where} already: keep one", line=key.line)
+            self._tell_again(key, parent.items[key.text][0])
         else:
             parent.items[key.text] = (key.line, node)
+        self._keys[-1] = None
+
+    def _tell_again(self, key: Scalar, first: int) -> None:
+        where = "the same line" if first == key.line else f"line {first}"
+        steps = zip(self._open, self._keys, strict=True)
+        way = [len(node.items) if name is None else name.text for node, name in steps]
+        # `puters[5].` and `defaults.` are labels, as with all fields: what is wrong in many entries is told once.
+        own = 0 if len(way) == 1 else 2 if isinstance(way[1], int) else 1
+        label = field_at(way[:own]) + "." if own else ""
+        self._problems.add(f"is in {where} already: keep one", line=key.line, label=label, field=field_at(way[own:]))
 
     def _name(self, node: Node, event: Any) -> None:
         if not isinstance(node, Scalar):

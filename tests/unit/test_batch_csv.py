@@ -60,6 +60,7 @@ def test_a_byte_order_mark_and_spaces_in_the_header_are_passed_over() -> None:
         ("tag,colour\na,b\n", "b.csv:1: column 'colour': unknown; known are alone, ami, aws_tags.NAME"),
         ("tag,instance-type\na,b\n", "b.csv:1: column 'instance-type': unknown; did you mean instance_type?"),
         ("tag,run,run\na,b,c\n", "b.csv:1: column 'run': is there twice: keep one"),
+        ("tag,run,env.A,env.A\na,b,c,d\n", "b.csv:1: column 'env.A': is there twice: keep one"),
         ("tag,\na,b\n", "b.csv:1: column '': has no name"),
         ("tag,env\na,b\n", "b.csv:1: column 'env': write a column a name: env.NAME"),
         ("tag,env.\na,b\n", "b.csv:1: column 'env.': write the name after the point: env.NAME"),

@@ -58,8 +58,10 @@ def test_escaped_characters_beyond_the_first_plane_are_read() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"tag": "a", "tag": "b"}', "'tag' is written twice: keep one"),
-        ('{"tag": "a", "env": {"A": 1, "A": 1}}', "'A' is written twice: keep one"),
+        ('{"tag": "a", "tag": "b"}', "tag: is written twice: keep one"),
+        ('{"tag": "a", "env": {"A": 1, "A": 1}}', "env.A: is written twice: keep one"),
+        ('{"tag": "a", "env": {"": 1, "": 1}}', "env.'': is written twice: keep one"),
+        ('{"tag": "a", "ssh_from": ["x", {"k": 1, "k": 1}]}', "ssh_from[1].k: is written twice: keep one"),
         ('{"tag": NaN}', "NaN is no JSON: write a text or a number"),
         ('{"tag": -Infinity}', "-Infinity is no JSON: write a text or a number"),
         ('["a"]', 'is no object: write one like {"tag": "a-1"} on each line'),
@@ -80,6 +82,12 @@ def test_escaped_characters_beyond_the_first_plane_are_read() -> None:
 )  # fmt: skip
 def test_a_line_that_is_no_entry_is_refused_with_its_number(line: str, message: str) -> None:
     assert refused('{"tag": "first"}\n' + line) == f"b.jsonl:2: {message}"
+
+
+def test_all_names_of_a_line_that_are_written_twice_are_told() -> None:
+    told = refused('{"tag": "a", "tag": "b", "env": {"A": 1, "A": 2, "A": 3}}').splitlines()
+
+    assert told == ["b.jsonl:1: tag: is written twice: keep one", "b.jsonl:1: env.A: is written twice: keep one"]
 
 
 def test_a_digit_monster_is_refused_like_any_wrong_number() -> None:

@@ -21,6 +21,14 @@ def test_one_cause_in_a_hundred_lines_is_told_in_one() -> None:
     assert told == ("b.jsonl:1, 2, 3 (+97 more): instance_type: 't3_micro': write a type like t3.micro",)
 
 
+def test_a_name_that_a_hundred_entries_have_twice_is_told_in_one_line() -> None:
+    entries = "".join(f"- {{tag: t{n}, run: x, env: {{A: 1, A: 2}}}}\n" for n in range(100))
+
+    told = refused("puters:\n" + entries, "b.yaml")
+
+    assert told == ("b.yaml:2, 3, 4 (+97 more): env.A: is in the same line already: keep one",)
+
+
 def test_after_twenty_causes_the_rest_is_counted() -> None:
     told = refused("".join(f'{{"tag": "t{n}", "region": "r{n}"}}\n' for n in range(50)))
 
@@ -84,6 +92,8 @@ SECRET = "hunter2hunter2"
         f"{{tag: a, user_data: '{SECRET * 2_000}'}}",
         f"{{tag: a, run: x, env: {{TOKEN: '{SECRET}'",
         f"{{tag: a, run: x, env: {{TOKEN: {SECRET}, TOKEN: {SECRET}}}}}",
+        f"{{tag: a, run: x, env: {{TOKEN={SECRET}: x, TOKEN={SECRET}: y}}}}",
+        f"{{tag: a, run: x, env: {{TOKEN={SECRET}: {{A: 1, A: 2}}}}}}",
     ],
 )
 def test_secrets_are_not_told(entry: str) -> None:

@@ -149,8 +149,33 @@ def test_a_matrix_beyond_the_most_puters_is_refused_before_it_is_made() -> None:
     assert said == "b.yaml:1: puters[0]: asks for over 100,000 puters: split it into several batches"
 
 
-def test_equal_names_in_a_mapping_are_refused_with_both_lines() -> None:
-    assert refused("puters:\n- tag: a\n  disk: 1\n  disk: 2\n") == "b.yaml:4: 'disk' is in line 3 already: keep one"
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("puters:\n- tag: a\n  disk: 1\n  disk: 2\n", "4: puters[0].disk: is in line 3"),
+        ("puters:\n- a\n- tag: b\n  run: x\n  env: {A: 1, A: 2}\n", "5: puters[1].env.A: is in the same line"),
+        ("puters:\n- {tag: 't{a}', matrix: {a: [1], a: [2]}}", "2: puters[0].matrix.a: is in the same line"),
+        ("puters:\n- {tag: a, run: x, env: &e {A: 1, A: 2}}\n- {tag: b, run: x, env: *e}",
+         "2: puters[0].env.A: is in the same line"),
+        ("defaults:\n  ttl: 1h\n  ttl: 2h\nputers: [a]", "3: defaults.ttl: is in line 2"),
+        ("defaults:\n  run: x\n  env:\n    A: 1\n    A: 2\nputers: [a]", "5: defaults.env.A: is in line 4"),
+        ("puters: [a]\nputers: [b]", "2: puters: is in line 1"),
+    ],
+)  # fmt: skip
+def test_equal_names_in_a_mapping_are_refused_with_their_field_and_both_lines(text: str, message: str) -> None:
+    assert refused(text) == f"b.yaml:{message} already: keep one"
+
+
+def test_equal_names_that_are_empty_are_told_as_such() -> None:
+    told = refused("puters:\n- {tag: a, run: x, env: {'': 1, '': 2}}").splitlines()
+
+    assert told[0] == "b.yaml:2: puters[0].env.'': is in the same line already: keep one"
+
+
+def test_equal_names_below_what_is_no_field_are_told_with_their_place() -> None:
+    told = refused("puters:\n- tag: a\n  ssh_from: [x, {k: 1, k: 2}]\n").splitlines()
+
+    assert told[0] == "b.yaml:3: puters[0].ssh_from[1].k: is in the same line already: keep one"
 
 
 def test_an_alias_stands_for_what_it_names() -> None:

@@ -1,0 +1,121 @@
+"""The worker's log: private files of bounded number and size, and no line lost between them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import structlog
+
+from puter_worker import logs
+from puter_worker.logs import set_up_logs
+
+NAME = "puter.of_a_test"
+LIMIT_BYTES = 1_000
+
+
+@contextmanager
+def logging_into(folder: Path) -> Iterator[None]:
+    """The process logs as a worker does, and afterwards as before."""
+    loggers = [logging.getLogger(name) for name in (None, "puter", "puter_worker", "arq")]
+    levels = [logger.level for logger in loggers]
+    root = logging.getLogger()
+    handlers, configured, configuration = root.handlers[:], structlog.is_configured(), structlog.get_config()
+    set_up_logs(folder)
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            handler.close()
+        root.handlers[:] = handlers
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        structlog.reset_defaults()
+        if configured:
+            structlog.configure(**configuration)
+
+
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MAX_BYTES", LIMIT_BYTES)
+
+
+def write(folder: Path, lines: int) -> None:
+    """Log so many lines of about 150 bytes, every other through structlog, with their numbers."""
+    with logging_into(folder):
+        for number in range(lines):
+            if number % 2:
+                structlog.get_logger(NAME).info("line.written", number=number)
+            else:
+                logging.getLogger(NAME).info("line.written %d", number)
+
+
+def files(folder: Path) -> list[Path]:
+    """The log's files, the oldest first."""
+    return sorted(folder.iterdir(), key=lambda path: path.suffix if path.suffix != ".jsonl" else ".0", reverse=True)
+
+
+def numbers(folder: Path) -> list[int]:
+    """The numbers of the lines that are kept, the oldest first."""
+    told = [json.loads(line) for path in files(folder) for line in path.read_text().splitlines()]
+    return [line["number"] if "number" in line else int(line["event"].rpartition(" ")[2]) for line in told]
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_file_that_has_grown_is_put_aside(tmp_path: Path) -> None:
+    write(tmp_path, 10)
+
+    assert [path.name for path in files(tmp_path)] == ["worker.jsonl.1", "worker.jsonl"]
+    assert all(0 < path.stat().st_size <= LIMIT_BYTES for path in files(tmp_path))
+
+
+@pytest.mark.usefixtures("small_files")
+def test_no_line_is_lost_between_two_files(tmp_path: Path) -> None:
+    write(tmp_path, 20)
+
+    assert len(files(tmp_path)) > 2
+    assert numbers(tmp_path) == list(range(20))
+
+
+@pytest.mark.usefixtures("small_files")
+def test_five_older_files_are_kept_with_the_latest_lines(tmp_path: Path) -> None:
+    write(tmp_path, 200)
+
+    assert [path.name for path in files(tmp_path)] == [*(f"worker.jsonl.{n}" for n in (5, 4, 3, 2, 1)), "worker.jsonl"]
+    kept = numbers(tmp_path)
+    assert kept == list(range(200 - len(kept), 200))
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_worker_that_starts_again_writes_on(tmp_path: Path) -> None:
+    write(tmp_path, 4)
+    write(tmp_path, 4)
+
+    assert numbers(tmp_path) == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+@pytest.mark.usefixtures("small_files")
+def test_nobody_else_can_read_any_of_its_files(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        write(tmp_path, 100)
+    finally:
+        os.umask(before)
+
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files(tmp_path)} == {0o600}
+
+
+@pytest.mark.parametrize(("grown_to", "put_aside"), [(19_900_000, False), (20_000_000, True)])
+def test_a_file_has_grown_at_20_mb(tmp_path: Path, grown_to: int, put_aside: bool) -> None:
+    (tmp_path / "worker.jsonl").touch(0o600)
+    os.truncate(tmp_path / "worker.jsonl", grown_to)  # a hole: it takes no room on the disk
+
+    write(tmp_path, 1)
+
+    assert (tmp_path / "worker.jsonl.1").exists() is put_aside
