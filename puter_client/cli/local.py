@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -13,6 +14,9 @@ import msgspec
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option
 from puter_client.cli.terminal import live, out, out_json, say
+
+if TYPE_CHECKING:
+    from puter_client.local import EngineStatus
 
 
 @click.group(short_help=COMMANDS["local"][2], context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,7 +52,7 @@ def start() -> int:
 
 
 @local.command()
-@click.option("--force", is_flag=True, help="Although a command (a wait, a watch) works with it.")
+@click.option("--force", is_flag=True, help="Although a command (a wait, a watch) works with it, or it is silent.")
 def stop(force: bool) -> int:
     """End it in order; what is queued stays on disk for its next start.
 
@@ -62,7 +66,7 @@ def stop(force: bool) -> int:
     async def work() -> int:
         from puter_client.local import stop_engine
 
-        stopped = await stop_engine(paths, say=live.show, force=force)
+        stopped = await stop_engine(paths, say=live.show if live.possible else say, force=force)
         live.clear()
         out("stopped" if stopped else "it was not running")
         return 0
@@ -86,18 +90,29 @@ def status(as_json: bool) -> int:
         if as_json:
             out_json(msgspec.to_builtins(found))
             return 0
-        out(f"engine  {found.state}{', in use' if found.in_use else ''}")
-        if found.state == "silent" and found.server_pid:
-            out(f"        its server does not answer; if it was stopped, `kill -CONT {found.server_pid}` wakes it")
-        if found.server_pid:
-            out(f"server  pid {found.server_pid}  {found.url or ''}")
-        if found.worker_pid:
-            ready = "" if found.worker_ready else ", not ready"
-            out(f"worker  pid {found.worker_pid}  Puter {found.worker_version}{ready}")
-        elif found.state == "running":
-            out("worker  none; the next command starts one")
+        for line in _told(found):
+            out(line)
         out(f"data    {found.folder}")
         out(f"logs    {paths.logs}")
         return 0
 
     return run(work)
+
+
+def _told(found: EngineStatus) -> list[str]:
+    told = [f"engine  {found.state}{', in use' if found.in_use else ''}"]
+    if found.state == "silent":
+        remedy = (
+            "`puter local stop --force` ends it, and nothing queued is lost" if found.server_pid else "see its logs"
+        )
+        told.append(f"        its server does not answer: {remedy}")
+    if found.server_pid:
+        told.append(f"server  pid {found.server_pid}  {found.url or ''}")
+    if found.worker_running:
+        pid = f"pid {found.worker_pid}  Puter {found.worker_version}" if found.worker_pid else "pid unknown"
+        told.append(f"worker  {pid}{'' if found.worker_ready else ', not ready'}")
+    elif found.state == "running":
+        told.append("worker  not running; the next command starts it")
+    elif found.state == "silent":
+        told.append("worker  not running")
+    return told

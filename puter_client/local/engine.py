@@ -8,7 +8,8 @@ worker.lock    exclusive: the worker, as long as it lives
 ```
 They are taken in this order, so nobody waits in a circle. `engine.lock` and `worker.lock` are tried by holders of
 `engine.start` alone (but for a worker that ends the engine, which nobody can be using then): a lock that cannot be
-had means a living process, never somebody else's look at it.
+had means a living process, never somebody else's look at it. Out of order `engine.use` is only tried, never waited
+for: by a holder of `engine.start` that got no worker for its server.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import msgspec
 
 from puter_client.contract.errors import EngineError
 from puter_client.contract.key import shown
+from puter_client.local.ending import end_silent, hears, shut_down
 from puter_client.local.locks import FileLock
 from puter_client.local.notes import (
     ENGINE_LOCK,
@@ -42,11 +44,8 @@ from puter_client.local.server import (
     Say,
     ask,
     ensure_server,
-    is_silent,
     refuse_other_host,
     server_pid,
-    shut_down,
-    silent,
     url_of,
 )
 from puter_client.local.worker import end_worker, ensure_worker, has_died, ready_pid
@@ -55,6 +54,8 @@ from puter_client.paths import ELSEWHERE, Paths
 # Looks of other commands at a lock are over sooner.
 _GLANCE_S = 2.0
 _DYING_S = 0.5
+# What a worker would still do it could not write down without a server.
+_DRAIN_IN_VAIN_S = 2.0
 
 
 class Engine:
@@ -98,7 +99,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
         folder: of its data and locks.
         url: of its server, unless it is stopped.
         server_pid: process id of its server.
-        worker_pid: process id of its worker, if one lives.
+        worker_running: whether a worker lives.
+        worker_pid: process id of its worker, if one lives and it is known.
         worker_version: Puter's, as that worker was started.
         worker_ready: whether the worker serves.
         in_use: whether a command works with it.
@@ -108,6 +110,7 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     url: str | None = None
     server_pid: int | None = None
+    worker_running: bool = False
     worker_pid: int | None = None
     worker_version: str | None = None
     worker_ready: bool = False
@@ -142,12 +145,11 @@ async def ensure_engine(
         try:
             await _join(use, paths, say, patience)
             async with _starting(paths, say, patience):
-                url, started = await ensure_server(paths, environ, say=say, patience=patience)
+                url = await ensure_server(paths, environ, say=say, patience=patience)
                 try:
                     await ensure_worker(paths, environ, url, say=say, patience=patience, command=worker_command)
-                except EngineError:
-                    if started:
-                        await _end_again(paths, url, patience)
+                except BaseException:
+                    await _end_unless_used(use, url, paths, say, patience)
                     raise
         except BaseException:
             use.close()
@@ -170,7 +172,8 @@ async def engine_status(paths: Paths) -> EngineStatus:
         with FileLock(paths.engine / USE_LOCK) as use:
             in_use = not use.try_lock()
         with FileLock(paths.engine / WORKER_LOCK) as lock:
-            worker = None if lock.try_lock(shared=True) else lock.read(WorkerNote)
+            works = not lock.try_lock(shared=True)
+            worker = lock.read(WorkerNote) if works else None
         with FileLock(paths.engine / ENGINE_LOCK) as lock:
             free = partial(lock.try_lock, shared=True)
             running = not free()
@@ -178,14 +181,15 @@ async def engine_status(paths: Paths) -> EngineStatus:
             socket = engine.socket if engine else str(paths.socket)
             if running:
                 refuse_other_host(engine, lock.path, held=True)
-            answers = running and await ask(socket) is not Answer.NONE
+            heard = running and await ask(socket) is not Answer.NONE
             # A server that was killed just now holds its lock until the last of its threads is gone.
-            running = answers or (running and not await poll(free, _DYING_S))
+            running = heard or (running and not await poll(free, _DYING_S))
         return EngineStatus(
-            state="running" if answers else "silent" if running else "stopped",
+            state="running" if heard else "silent" if running else "stopped",
             folder=folder,
             url=url_of(socket) if running else None,
             server_pid=server_pid(paths) if running else None,
+            worker_running=works,
             worker_pid=worker.pid if worker else None,
             worker_version=worker.version if worker else None,
             worker_ready=worker is not None and worker.pid is not None and ready_pid(paths) == worker.pid,
@@ -199,7 +203,7 @@ async def stop_engine(paths: Paths, *, say: Say, force: bool = False, patience: 
     Args:
         paths: where it is.
         say: is told in one line of whatever takes time.
-        force: end it although commands work with it.
+        force: end it although commands work with it, or its server does not answer.
         patience: how long to wait for what.
 
     Returns:
@@ -220,22 +224,45 @@ async def stop_engine(paths: Paths, *, say: Say, force: bool = False, patience: 
             with FileLock(paths.engine / ENGINE_LOCK) as server, FileLock(paths.engine / WORKER_LOCK) as worker:
                 serves = not server.try_lock()
                 note = server.read(EngineNote)
-                socket = note.socket if note else str(paths.socket)
+                socket = note.socket if note else paths.socket
+                heard = False
                 if serves:
                     refuse_other_host(note, server.path, held=True)
+                    heard = await hears(server, socket, paths, say=say, force=force, patience=patience)
                 works = not worker.try_lock()
-                lost = serves and await is_silent(socket, patience.answer)
                 if works:
                     say("ending the engine's worker …")
-                    # Without a server it can finish nothing.
-                    await end_worker(worker, paths, msgspec.structs.replace(patience, drain=0.0) if lost else patience)
-                if lost:
-                    raise silent(paths)
-                if serves:
+                    drain = patience.drain if heard else min(_DRAIN_IN_VAIN_S, patience.drain)
+                    await end_worker(worker, paths, msgspec.structs.replace(patience, drain=drain))
+                if heard:
                     await shut_down(server, url_of(socket), paths, patience.answer)
+                elif serves:
+                    await end_silent(server, paths, patience)
                 elif note is not None and this_host().sees(note.host):
                     server.write(None)
                 return serves or works
+
+
+async def _end_unless_used(use: FileLock, url: str, paths: Paths, say: Say, patience: Patience) -> None:
+    """Ends a server that got no worker and has no other user: nobody else would, as the idle exit is the worker's.
+
+    Needs `engine.start`. A command that waits for that lock shares `engine.use` already: the server stays for it, and
+    should it get no worker either, it comes here in its turn. One that comes later waits at `engine.use` until this
+    command is done, and starts the server anew.
+    """
+    with (
+        suppress(EngineError, OSError),  # why there is no worker is what the user has to know
+        FileLock(paths.engine / ENGINE_LOCK) as server,
+        FileLock(paths.engine / WORKER_LOCK) as worker,
+    ):
+        if not worker.try_lock():
+            return  # it is slow, or does not heed its end; should it serve after all, it sees to the idle exit
+        if not use.try_lock():
+            # Let go while engine.start is held: the next command to come here must not take this one for a user.
+            use.close()
+            return
+        say("ending the engine's server, which has no worker …")
+        await shut_down(server, url, paths, patience.answer)
 
 
 async def _join(use: FileLock, paths: Paths, say: Say, patience: Patience) -> None:
@@ -249,15 +276,6 @@ async def _join(use: FileLock, paths: Paths, say: Say, patience: Patience) -> No
             note = lock.read(WorkerNote)
         who = f"its worker (pid {note.pid})" if note and note.pid else "a process of it"
         raise EngineError(f"the engine does not come to its end: {who} still holds {shown(use.path, 200)}")
-
-
-async def _end_again(paths: Paths, url: str, patience: Patience) -> None:
-    """Ends a server that was started for a worker that cannot be: it is the worker that ends an idle engine.
-
-    Nobody uses it yet: whoever else came meanwhile waits for `engine.start`.
-    """
-    with FileLock(paths.engine / ENGINE_LOCK) as lock, suppress(EngineError):
-        await shut_down(lock, url, paths, patience.answer)
 
 
 async def _revive(

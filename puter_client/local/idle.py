@@ -6,9 +6,9 @@ import os
 from collections.abc import Awaitable, Callable
 
 from puter_client.contract.errors import EngineError
+from puter_client.local.ending import shut_down
 from puter_client.local.locks import FileLock
 from puter_client.local.notes import ENGINE_LOCK, USE_LOCK, WORKER_LOCK, WORKER_READY
-from puter_client.local.server import shut_down
 from puter_client.local.worker import LOCK_FD_VARIABLE
 from puter_client.paths import Paths
 

@@ -21,7 +21,7 @@ from puter_client.contract.errors import EngineError
 from puter_client.contract.key import shown
 from puter_client.local.locks import FileLock, open_log
 from puter_client.local.notes import ENGINE_LOCK, SERVER_PID, EngineNote, is_elsewhere, this_host
-from puter_client.local.poll import INTERVAL_S, poll
+from puter_client.local.poll import INTERVAL_S
 from puter_client.local.process import end_holder, last_line, spawn
 from puter_client.paths import ELSEWHERE, Paths
 
@@ -115,16 +115,6 @@ async def ask(socket: Path | str) -> Answer:
     return Answer.USABLE
 
 
-async def is_silent(socket: Path | str, within_s: float) -> bool:
-    """Whether a server says nothing for so long."""
-    deadline = time.monotonic() + within_s
-    while await ask(socket) is Answer.NONE:
-        if time.monotonic() >= deadline:
-            return True
-        await asyncio.sleep(INTERVAL_S)
-    return False
-
-
 def server_pid(paths: Paths) -> int | None:
     """The process id that the server wrote when it started."""
     try:
@@ -133,8 +123,8 @@ def server_pid(paths: Paths) -> int | None:
         return None
 
 
-async def ensure_server(paths: Paths, environ: Mapping[str, str], *, say: Say, patience: Patience) -> tuple[str, bool]:
-    """The URL of the running server, and whether it was started, as nobody held `engine.lock`. Needs `engine.start`.
+async def ensure_server(paths: Paths, environ: Mapping[str, str], *, say: Say, patience: Patience) -> str:
+    """The URL of the running server, which is started if nobody holds `engine.lock`. Needs `engine.start`.
 
     Raises:
         EngineError: it cannot be started, does not answer, or belongs to another host.
@@ -146,9 +136,9 @@ async def ensure_server(paths: Paths, environ: Mapping[str, str], *, say: Say, p
         if held:
             socket = Path(note.socket) if note else paths.socket
             if await _serves(lock, socket, paths, say=say, patience=patience):
-                return url_of(socket), False
+                return url_of(socket)
         await _start(lock, paths, environ, say=say, patience=patience)
-        return url_of(paths.socket), True
+        return url_of(paths.socket)
 
 
 def refuse_other_host(note: EngineNote | None, lock: Path, *, held: bool) -> None:
@@ -194,10 +184,10 @@ def _is_gone(socket: Path) -> bool:
 def silent(paths: Paths) -> EngineError:
     """The error of a server that holds its lock and says nothing."""
     pid = server_pid(paths)
-    who, remedy = f"(pid {pid}) ", f"if it was stopped, `kill -CONT {pid}` wakes it; "
+    who = f" (pid {pid})" if pid else ""
+    remedy = f"if it was stopped, `kill -CONT {pid}` wakes it; `puter local stop --force` ends it; " if pid else ""
     return EngineError(
-        f"the engine's server {who if pid else ''}does not answer: {remedy if pid else ''}"
-        f"its log is {shown(paths.logs / 'server.log', 200)}"
+        f"the engine's server{who} does not answer: {remedy}its log is {shown(paths.logs / 'server.log', 200)}"
     )
 
 
@@ -306,32 +296,3 @@ def _write(path: Path, text: str) -> None:
     with os.fdopen(fd, "w", encoding="ascii") as file:
         file.write(text)
     fresh.replace(path)
-
-
-async def shut_down(lock: FileLock, url: str, paths: Paths, within_s: float) -> None:
-    """Ends the server in order and leaves the lock, its note emptied, to the caller. Nothing written is lost.
-
-    NOSAVE speaks of snapshots alone; the append-only file is written out and synced whatever SHUTDOWN is told.
-
-    Raises:
-        EngineError: it refused, or did not end in time.
-    """
-    from redis.asyncio import Redis
-    from redis.exceptions import RedisError, ResponseError
-
-    client = Redis.from_url(url, socket_timeout=within_s, socket_connect_timeout=within_s)
-    answered = True
-    try:
-        await client.shutdown(nosave=True)
-    except ResponseError:
-        raise EngineError(
-            f"the engine's server cannot end without losing something and goes on; why is in its log, "
-            f"{shown(paths.logs / 'server.log', 200)}"
-        ) from None
-    except (RedisError, OSError):
-        answered = False
-    finally:
-        await client.aclose()
-    if not await poll(lock.try_lock, within_s if answered else 0):
-        raise silent(paths)
-    lock.write(None)

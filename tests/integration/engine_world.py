@@ -17,6 +17,8 @@ from typing import Self
 from redis.asyncio import Redis
 
 from puter_client.local import Engine, Patience, ensure_engine
+from puter_client.local.locks import FileLock
+from puter_client.local.notes import ENGINE_LOCK
 from puter_client.paths import Paths
 
 STUB = Path(__file__).with_name("engine_worker.py")
@@ -79,6 +81,12 @@ class EngineWorld:
     @property
     def server(self) -> int:
         return int((self.paths.engine / "server.pid").read_text())
+
+    @property
+    def has_server(self) -> bool:
+        """Whether a server lives; only for a test in which nobody starts one meanwhile."""
+        with FileLock(self.paths.engine / ENGINE_LOCK) as lock:
+            return not lock.try_lock()
 
     @property
     def worker(self) -> int:

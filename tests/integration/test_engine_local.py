@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
+from redis import Redis as BlockingRedis
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from puter_client.contract.errors import EngineError
-from puter_client.local import Patience, engine_status, stop_engine
+from puter_client.local import Engine, Patience, engine_status, stop_engine
 from tests.integration.engine_world import EngineWorld, is_running, wait_for
 
 SHORT = Patience(answer=0.5, ready=30.0, drain=0.3, others=1.0)
@@ -54,14 +57,60 @@ class TestStop:
             assert await stop_engine(world.paths, say=world.said.append, force=True)
         wait_for(lambda: not is_running(pid), "the server to be gone")
 
-    async def test_a_stopped_server_is_told(self, world: EngineWorld) -> None:
+    async def test_a_stopped_server_is_told_with_what_ends_it(self, world: EngineWorld) -> None:
         (await world.ensure()).close()
         os.kill(world.server, signal.SIGSTOP)
-        worker = world.worker
-        with pytest.raises(EngineError, match="kill -CONT"):
-            async with asyncio.timeout(30):  # what can finish nothing is given no time to
-                await stop_engine(world.paths, say=world.said.append, patience=replace(SHORT, drain=3_600.0))
-        wait_for(lambda: not is_running(worker), "the worker to be gone")
+        with pytest.raises(EngineError, match=r"kill -CONT.*`puter local stop --force` ends it"):
+            await stop_engine(world.paths, say=world.said.append, patience=SHORT)
+
+    async def test_a_stopped_server_is_said_before_it_is_waited_for(self, world: EngineWorld) -> None:
+        (await world.ensure()).close()
+        pid = world.server
+        os.kill(pid, signal.SIGSTOP)
+        stopping = asyncio.create_task(stop_engine(world.paths, say=world.said.append))
+        line = f"the engine's server (pid {pid}) does not answer; waiting up to 10 s for it …"
+        await asyncio.to_thread(wait_for, lambda: line in world.said, f"{line!r} to be said")
+        os.kill(pid, signal.SIGCONT)
+        assert await stopping
+        assert not world.has_server
+
+    async def test_a_stopped_server_costs_no_worker_its_life(self, world: EngineWorld) -> None:
+        (await world.ensure(STUB_END="late")).close()
+        os.kill(world.server, signal.SIGSTOP)
+        with pytest.raises(EngineError):
+            await stop_engine(world.paths, say=world.said.append, patience=SHORT)
+        assert is_running(world.worker)
+
+    async def test_by_force_a_stopped_server_is_woken_to_end_in_order(self, world: EngineWorld) -> None:
+        async with await world.ensure() as engine:
+            await world.put(engine, "wish", "a machine")
+        os.kill(world.server, signal.SIGSTOP)
+        assert await stop_engine(world.paths, say=world.said.append, force=True)
+        assert "User requested shutdown" in (world.paths.logs / "server.log").read_text()
+        async with await world.ensure() as engine:
+            assert await world.get(engine, "wish") == "a machine"
+
+    async def test_by_force_a_server_that_cannot_be_woken_is_killed_and_loses_nothing(self, world: EngineWorld) -> None:
+        async with await world.ensure() as engine:
+            await world.put(engine, "wish", "a machine")
+            busy = asyncio.create_task(keep_busy(engine))
+            await asyncio.to_thread(wait_for, lambda: not answers(world), "the server to be silent")
+            assert await stop_engine(world.paths, say=world.said.append, force=True, patience=SHORT)
+            await busy
+        async with await world.ensure() as engine:
+            assert await world.get(engine, "wish") == "a machine"
+
+    async def test_by_force_a_worker_is_not_waited_for_that_has_no_server_to_write_to(self, world: EngineWorld) -> None:
+        async with await world.ensure(STUB_END="late") as engine:
+            worker = world.worker
+            busy = asyncio.create_task(keep_busy(engine))
+            await asyncio.to_thread(wait_for, lambda: not answers(world), "the server to be silent")
+            patience = Patience(answer=0.5, drain=600.0)
+            assert await asyncio.wait_for(
+                stop_engine(world.paths, say=world.said.append, force=True, patience=patience), 30
+            )
+            await busy
+        assert not is_running(worker)
 
 
 class TestStatus:
@@ -91,3 +140,56 @@ class TestStatus:
             world.end_by_force(pid)
         status = await engine_status(world.paths)
         assert (status.state, status.server_pid, status.worker_pid) == ("stopped", None, None)
+
+    async def test_it_tells_a_dead_worker_from_one_of_unknown_id(self, world: EngineWorld) -> None:
+        (await world.ensure()).close()
+        (world.paths.engine / "worker.lock").write_bytes(b"")
+        unknown = await engine_status(world.paths)
+        world.end_by_force(world.worker)
+        dead = await engine_status(world.paths)
+        assert (unknown.worker_pid, unknown.worker_running) == (None, True)
+        assert (dead.state, dead.worker_pid, dead.worker_running) == ("running", None, False)
+
+
+class TestStatusCommand:
+    async def test_a_dead_worker_is_told_with_what_starts_it(self, world: EngineWorld) -> None:
+        (await world.ensure()).close()
+        world.end_by_force(world.worker)
+        assert "worker  not running; the next command starts it" in await shown_status(world)
+
+    async def test_a_silent_server_is_told_with_what_ends_it(self, world: EngineWorld) -> None:
+        (await world.ensure()).close()
+        os.kill(world.server, signal.SIGSTOP)
+        told = await shown_status(world)
+        assert told[0] == "engine  silent"
+        assert "its server does not answer: `puter local stop --force` ends it" in told[1]
+
+    async def test_of_a_stopped_engine_nothing_is_missing(self, world: EngineWorld) -> None:
+        (await world.ensure()).close()
+        await stop_engine(world.paths, say=world.said.append)
+        told = await shown_status(world)
+        assert [line.split()[0] for line in told] == ["engine", "data", "logs"]
+
+
+async def shown_status(world: EngineWorld) -> list[str]:
+    """What `puter local status` writes."""
+    command = [sys.executable, "-m", "puter_client.cli", "local", "status"]
+    shown = await asyncio.create_subprocess_exec(*command, env=world.environ, stdout=asyncio.subprocess.PIPE)
+    written, _ = await shown.communicate()
+    return written.decode().splitlines()
+
+
+async def keep_busy(engine: Engine) -> None:
+    """Has the server do nothing else until it is killed; it does not even say that it is busy."""
+    async with Redis.from_url(engine.url) as redis:
+        await redis.config_set("lua-time-limit", 0)
+        with pytest.raises(RedisError):
+            await redis.eval("while true do end", 0)
+
+
+def answers(world: EngineWorld) -> bool:
+    with BlockingRedis(unix_socket_path=str(world.paths.socket), socket_timeout=0.2) as client:
+        try:
+            return bool(client.ping())
+        except RedisError:
+            return False
