@@ -18,6 +18,8 @@ from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.keypairs import KeyPair, create_key_pair, ensure_key_pair
 
+_ID = ".key-pair-id"
+
 
 class OwnKey(msgspec.Struct, frozen=True):
     """A key pair whose private half this host has.
@@ -40,11 +42,14 @@ async def own_key(caller: Caller, folder: Path) -> OwnKey:
     """
     for path in _kept(folder):
         try:
-            return OwnKey(await ensure_key_pair(caller, key_name=path.stem, public_key=None, tags={}), str(path))
+            held = await ensure_key_pair(caller, key_name=path.stem, public_key=None, tags={})
         except Ec2Error as error:
             if error.handling is not Handling.FAIL:
                 raise
-            # EC2 does not hold it, in this region at least.
+            continue  # EC2 does not hold it, in this region at least
+        # Under the same name another region or account may hold somebody else's.
+        if held.key_pair_id == _kept_id(path):
+            return OwnKey(msgspec.structs.replace(held, notice=None), str(path))
     name = DEFAULT_KEY_NAME
     while True:
         path = folder / f"{name}.pem"
@@ -61,6 +66,7 @@ async def own_key(caller: Caller, folder: Path) -> OwnKey:
                     file.write(private)
                     file.flush()
                     os.fsync(file.fileno())
+                    _keep_id(path, pair.key_pair_id)
                     return OwnKey(pair, str(path))
         # Somebody else's, or another region's: a name of its own, so that nobody's machine admits another's key.
         name = f"{DEFAULT_KEY_NAME}-{secrets.token_hex(4)}"
@@ -68,6 +74,20 @@ async def own_key(caller: Caller, folder: Path) -> OwnKey:
 
 def _kept(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{DEFAULT_KEY_NAME}*.pem"))
+
+
+def _kept_id(path: Path) -> str | None:
+    """The id of the pair whose private half is in this file; None where it was not kept, and nothing is to be told."""
+    try:
+        return path.with_suffix(_ID).read_text(encoding="ascii").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _keep_id(path: Path, key_pair_id: str) -> None:
+    """Without it, as after a crash, the file is just not used again: a further key is made."""
+    with _private_file(path.with_suffix(_ID)) as file:
+        file.write(f"{key_pair_id}\n")
 
 
 def _private_file(path: Path) -> TextIO:

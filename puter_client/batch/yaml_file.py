@@ -46,7 +46,9 @@ def _namespace(root: Mapping, problems: Problems) -> str | None:
         return None
     line, node = root.items["namespace"]
     try:
-        if not isinstance(node, Scalar) or node.empty:
+        if not isinstance(node, Scalar):
+            raise InvalidInput("is no text: write one name")
+        if node.empty:
             raise InvalidInput("is empty: leave it out, or write a name")
         return check_namespace(node.text)
     except InvalidInput as error:

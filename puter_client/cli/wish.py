@@ -35,14 +35,24 @@ def given_fields(options: Mapping[str, Any], environ: Mapping[str, str]) -> dict
     """
     fields = {name: value for name, value in options.items() if value not in (None, ())}
     if "env" in fields:
-        fields["env"] = dict(_variable(text, environ) for text in fields["env"])
+        fields["env"] = _once("--env", [_variable(text, environ) for text in fields["env"]])
     if "aws_tags" in fields:
-        fields["aws_tags"] = dict(_tag(text) for text in fields["aws_tags"])
+        fields["aws_tags"] = _once("--aws-tag", [_tag(text) for text in fields["aws_tags"]])
     for name in _SEVERAL & fields.keys():
         fields[name] = [word for text in fields[name] for word in text.replace(",", " ").split()]
     if "user_data" in fields:
         fields["user_data"] = _user_data(fields["user_data"])
     return fields
+
+
+def _once(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Names with their values; of two values one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidInput(f"{option} {shown(twice)}: is given twice; keep one")
+    return found
 
 
 def _variable(text: str, environ: Mapping[str, str]) -> tuple[str, str]:

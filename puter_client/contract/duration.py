@@ -8,7 +8,7 @@ from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
 
 _UNIT_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_WRITTEN = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?")
+_WRITTEN = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
 
 
 def parse_duration_s(text: str, *, what: str = "duration") -> int:

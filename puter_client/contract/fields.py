@@ -81,7 +81,18 @@ def _full_text(value: Any) -> str:
     if not text.strip():
         raise ValueError("is empty: leave it out, or write a value")
     if len(text.encode()) > USER_DATA_LIMIT_BYTES:
-        raise ValueError(f"has {len(text.encode()):,} bytes: EC2 takes at most 16 KB of user data in all")
+        raise ValueError("has over 16,384 bytes: EC2 takes at most 16 KB of user data in all")
+    return text
+
+
+def _user_data(value: Any) -> str:
+    from puter_client.contract.userdata import check_user_data  # most wishes have none
+
+    text = _full_text(value)
+    try:
+        check_user_data(text)
+    except InvalidInput as error:
+        raise ValueError(str(error).removeprefix("user_data ")) from None
     return text
 
 
@@ -102,10 +113,11 @@ def _gib(value: Any) -> int:
 
 
 def _os(value: Any) -> Os:
+    text = _text(value)
     try:
-        return Os(str(value))
+        return Os(text)
     except ValueError:
-        raise ValueError(f"{shown(value)}: write one of {', '.join(Os)}") from None
+        raise ValueError(f"{shown(text)}: write one of {', '.join(Os)}") from None
 
 
 def _seconds(remedy: str, least: int, most: int) -> Field:
@@ -129,7 +141,10 @@ def _mapping(value: Any, name: re.Pattern[str], remedy: str, limit: int) -> dict
         if not isinstance(key, str) or not name.fullmatch(key):
             # What stands behind a "=" is a value that was meant to be one, perhaps a secret.
             raise ValueError(f"{shown(str(key).partition('=')[0])}: {remedy}")
-        checked[key] = _text(item)
+        try:
+            checked[key] = _text(item)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from None
     if sum(len(text.encode()) for text in checked.values()) > limit:
         raise ValueError(f"the values have over {limit:,} bytes in all")
     return checked
@@ -197,7 +212,7 @@ FIELDS: dict[str, Field] = {
     "alone": _flag,
     "disk": _gib,
     "instance_profile": _pattern(r"[A-Za-z0-9+=,.@_-]{1,128}", "write the name of an IAM instance profile"),
-    "user_data": _full_text,
+    "user_data": _user_data,
     "run": _full_text,
     "env": _env,
     "key_name": _pattern(r"[\x20-\x7e]{1,255}", "use 1 to 255 printable ASCII characters"),
@@ -212,6 +227,26 @@ FIELDS: dict[str, Field] = {
     "ttl": _seconds("1m to 365d, or no_shutdown: true for a machine that stays", MIN_TTL_S, MAX_TTL_S),
     "no_shutdown": _flag,
 }  # fmt: skip
+
+
+def _too_large(values: Mapping[str, Any]) -> list[FieldProblem]:
+    """What cannot fit into EC2's 16 KB however it is packed; Puter's own part is counted where it is composed."""
+    texts = {
+        "user_data": values.get("user_data", ""),
+        "run": values.get("run", ""),
+        "env": "\n".join(f"{name}={text}" for name, text in values.get("env", {}).items()),
+    }
+    whole = "\n".join(texts.values()).encode()
+    if len(whole) <= USER_DATA_LIMIT_BYTES:
+        return []
+    import gzip
+
+    packed = len(gzip.compress(whole))
+    if packed <= USER_DATA_LIMIT_BYTES:
+        return []
+    largest = max(texts, key=lambda name: len(texts[name]))
+    message = f"with run, env and user_data together it has {packed:,} bytes gzipped: EC2 takes at most 16 KB in all"
+    return [FieldProblem(largest, message)]
 
 
 _SPEC_NAMES = {"ttl": "ttl_s", "give_up_after": "give_up_after_s"}
@@ -240,6 +275,7 @@ def build_spec(written: Mapping[str, Any]) -> Spec:
             problems.append(FieldProblem(name, str(error)))
     if values.get("no_shutdown") and "ttl" in values:
         problems.append(FieldProblem("no_shutdown", "and ttl exclude each other: keep one"))
+    problems += _too_large(values)
     if values.get("env") and not values.get("run"):
         problems.append(FieldProblem("env", "is for the workload: write run as well"))
     if problems:

@@ -44,6 +44,7 @@ class _Client:
 @dataclass(eq=False)
 class _Profile:
     session: aioboto3.Session
+    core: aiobotocore.session.AioSession
     account_id: str | None = None
     clients: dict[str, _Client] = field(default_factory=dict)
     making: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -93,13 +94,15 @@ class Sessions:
         return self._offered
 
     def region_of(self, profile: str | None) -> str | None:
-        """The region set for a profile (or by AWS_DEFAULT_REGION), if any.
+        """The region set for a profile, if any; AWS_DEFAULT_REGION stands back behind that of one that is named.
 
         Raises:
             ProfileMissing: this host does not have the profile.
         """
         try:
-            region: str | None = self._profile(profile).session.region_name
+            known = self._profile(profile)
+            own: str | None = known.core.get_scoped_config().get("region") if profile else None
+            region: str | None = own or known.session.region_name
         except Exception as error:
             if is_of_a_call(error):
                 raise ec2_error(error, profile=profile) from None
@@ -163,15 +166,15 @@ class Sessions:
             await _retire(profile)
 
     @staticmethod
-    def _session(profile: str | None) -> aioboto3.Session:
+    def _made(profile: str | None) -> _Profile:
         core = aiobotocore.session.get_session()
         core.register_component("data_loader", _models())
         core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
-        return aioboto3.Session(botocore_session=core, profile_name=profile)
+        return _Profile(aioboto3.Session(botocore_session=core, profile_name=profile), core)
 
     def _profile(self, name: str | None) -> _Profile:
         if name not in self._profiles:
-            self._profiles[name] = _Profile(self._session(name))
+            self._profiles[name] = self._made(name)
         return self._profiles[name]
 
     async def _account_of(self, known: _Profile, region: str) -> str:

@@ -23,7 +23,6 @@ from puter_client.contract.phase import Outcome
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_client.contract.wish import MAX_BATCH_ID, CancelWish, UpWish, Wish
-from puter_worker.ec2.userdata import check_user_data
 from puter_worker.stations.settle import cancelled, is_stale, settle
 from puter_worker.store import names
 from puter_worker.store.base import Stored
@@ -215,8 +214,6 @@ def decode_wish(raw: bytes) -> Wish:
     check_tag(wish.tag)
     if isinstance(wish, UpWish):
         recheck_spec(wish.spec)
-        if wish.spec.user_data is not None:
-            check_user_data(wish.spec.user_data)
         if wish.max_parallel is not None and wish.max_parallel < 1:
             raise InvalidInput(f"max_parallel {wish.max_parallel}: must be 1 or more")
     for name, text, pattern in (("batch", wish.batch, _BATCH_ID), ("user", wish.user, _USER)):

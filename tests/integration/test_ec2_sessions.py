@@ -17,6 +17,8 @@ from puter_worker.fleet import FleetId, Fleets
 from puter_worker.store.workerstore import WorkerStore
 from tests.integration.moto_server import REGION
 
+KEYS = "aws_access_key_id = testing\naws_secret_access_key = testing\n"
+
 
 def configure(text: str) -> None:
     Path(os.environ["AWS_CONFIG_FILE"]).write_text(text)
@@ -32,6 +34,34 @@ def test_a_profile_has_its_own_region(sessions: Sessions) -> None:
     configure("[profile lab]\nregion = eu-west-1\n")
 
     assert sessions.region_of("lab") == "eu-west-1"
+
+
+@pytest.mark.parametrize(
+    ("profile", "asked", "region"),
+    [
+        ("lab", "us-west-2", "us-west-2"),
+        ("lab", None, "eu-west-1"),
+        ("art", None, "ap-south-1"),
+        (None, None, "ap-south-1"),
+    ],
+)
+async def test_a_region_asked_for_comes_before_the_profiles_and_that_before_the_environments(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch, profile: str | None, asked: str | None, region: str
+) -> None:
+    configure(f"[profile lab]\nregion = eu-west-1\n{KEYS}[profile art]\n{KEYS}")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")
+
+    assert (await found(sessions, profile, asked)).region == region
+
+
+async def test_where_nobody_names_a_region_it_is_us_east_1(sessions: Sessions) -> None:
+    assert (await found(sessions, None, None)).region == "us-east-1"
+
+
+async def found(sessions: Sessions, profile: str | None, region: str | None) -> FleetId:
+    """The fleet that a wish is launched with."""
+    fleets = Fleets(cast("WorkerStore", None), sessions)
+    return (await fleets.find(profile, region)).fleet_id
 
 
 def test_the_default_credentials_may_have_no_region(sessions: Sessions) -> None:

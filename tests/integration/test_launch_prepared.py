@@ -184,6 +184,14 @@ async def test_an_address_that_another_worker_let_in_meanwhile_is_let_in(
     assert let_in(sim_workshop) == [HOME]
 
 
+async def test_the_newest_image_is_remembered_for_a_while(sim_workshop: SimWorkshop) -> None:
+    async with sim_workshop.working():
+        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED)
+        await sim_workshop.wish("two", wait=WaitFor.LAUNCHED)
+
+    assert len(await sim_workshop.calls("DescribeImages")) == 1
+
+
 async def test_two_who_prepare_at_the_same_time_share_one_key_pair_and_one_group(
     sim_workshop: SimWorkshop, tmp_path: Path
 ) -> None:
@@ -282,10 +290,10 @@ async def test_a_key_that_ec2_made_is_kept_by_its_owner_alone(sim_workshop: SimW
     async with sim_workshop.working(embedded=tmp_path):
         (view,) = await sim_workshop.wish("one", wait=WaitFor.LAUNCHED, public_key=None)
 
-    (kept,) = (tmp_path / "private_keys").iterdir()
+    (kept,) = (tmp_path / "private_keys").glob("*.pem")
     assert view.record
     assert view.record.private_key_path == str(kept)
-    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert {stat.S_IMODE(file.stat().st_mode) for file in kept.parent.iterdir()} == {0o600}
     assert [pair["KeyName"] for pair in key_pairs(sim_workshop)] == [kept.stem]
 
 

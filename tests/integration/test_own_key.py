@@ -10,6 +10,7 @@ import pytest
 from puter_worker.ec2.answers import KeyPairs
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.keypairs import create_key_pair
+from puter_worker.ec2.session import Sessions
 from puter_worker.ownkey import own_key
 
 
@@ -18,7 +19,7 @@ async def held(caller: Caller) -> list[str]:
 
 
 def kept(folder: Path) -> list[str]:
-    return [path.stem for path in folder.iterdir()]
+    return [path.stem for path in folder.glob("*.pem")]
 
 
 def modes(path: Path) -> tuple[int, int]:
@@ -49,6 +50,29 @@ async def test_a_name_that_somebody_else_has_is_left_to_them(caller: Caller, tmp
 
     assert own.pair.name.startswith("puter-v1-")
     assert kept(tmp_path) == [own.pair.name]
+
+
+async def test_a_name_that_somebody_else_has_in_another_region_is_left_to_them(
+    caller: Caller, sessions: Sessions, tmp_path: Path
+) -> None:
+    """Their machines must not admit us, nor ours them."""
+    first = await own_key(caller, tmp_path)
+    elsewhere = Caller(sessions, profile=None, region="eu-west-1")
+    theirs, _ = await create_key_pair(elsewhere, first.pair.name, {})
+
+    own = await own_key(elsewhere, tmp_path)
+
+    assert own.pair.key_pair_id != theirs.key_pair_id
+    assert own.pair.name.startswith("puter-v1-")
+    assert await own_key(caller, tmp_path) == first
+    assert await own_key(elsewhere, tmp_path) == own
+
+
+async def test_a_key_of_which_nobody_knows_whose_pair_it_is_is_not_used(caller: Caller, tmp_path: Path) -> None:
+    first = await own_key(caller, tmp_path)
+    Path(first.private_key_path).with_suffix(".key-pair-id").unlink()
+
+    assert (await own_key(caller, tmp_path)).pair.name != first.pair.name
 
 
 async def test_where_its_file_cannot_be_made_ec2_is_not_asked_for_it(caller: Caller, tmp_path: Path) -> None:

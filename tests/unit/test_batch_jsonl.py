@@ -38,7 +38,7 @@ def test_null_is_not_written() -> None:
 def test_user_data_that_is_null_does_not_exclude_its_file() -> None:
     line = b'{"tag": "a", "user_data": null, "user_data_file": "f"}'
 
-    assert read_batch("b.jsonl", line, read_file=lambda _: b"x").entries[0].spec.user_data == "x"
+    assert read_batch("b.jsonl", line, read_file=lambda _: b"#!x").entries[0].spec.user_data == "#!x"
 
 
 def test_flags_and_lists_are_read() -> None:

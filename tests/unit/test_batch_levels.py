@@ -236,9 +236,9 @@ def test_user_data_and_its_file_exclude_each_other() -> None:
 
 
 def test_an_entrys_user_data_beats_a_default_file() -> None:
-    found = spec("defaults: {user_data_file: boot.sh}\nputers: [{tag: a, user_data: mine}]", read_file=stored)
+    found = spec("defaults: {user_data_file: boot.sh}\nputers: [{tag: a, user_data: '#!mine'}]", read_file=stored)
 
-    assert found.user_data == "mine"
+    assert found.user_data == "#!mine"
 
 
 def test_a_batch_says_how_many_of_it_may_live_at_a_time() -> None:

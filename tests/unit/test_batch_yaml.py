@@ -243,7 +243,7 @@ def test_a_syntax_error_tells_its_place_and_what_to_do() -> None:
         ("puters: [{run: x}]", "b.yaml:1: puters[0].tag: is missing: every puter needs its own"),
         ("puters: [{tag: [a]}]", "b.yaml:1: puters[0].tag: is no text: put it in quotes"),
         ("defaults: x\nputers: [a]", "b.yaml:1: defaults: is a text: write fields with values below it"),
-        ("namespace: [x]\nputers: [a]", "b.yaml:1: namespace: is empty: leave it out, or write a name"),
+        ("namespace: [x]\nputers: [a]", "b.yaml:1: namespace: is no text: write one name"),
         ("puter: [a]\nputers: [b]", "b.yaml:1: puter: unknown; did you mean puters?"),
         ("ttl: 1h\nputers: [b]", "b.yaml:1: ttl: stands under defaults or in an entry of puters"),
         (

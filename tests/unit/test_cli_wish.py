@@ -52,6 +52,11 @@ class TestGivenFields:
     def test_a_variables_value_may_hold_everything(self) -> None:
         assert given_fields({"env": ("A=b=c", "B=")}, {}) == {"env": {"A": "b=c", "B": ""}}
 
+    @pytest.mark.parametrize(("field", "option"), [("env", "--env"), ("aws_tags", "--aws-tag")])
+    def test_of_two_values_of_a_name_none_is_lost_in_silence(self, field: str, option: str) -> None:
+        with pytest.raises(InvalidInput, match=f"{option} 'A': is given twice; keep one"):
+            given_fields({field: ("A=1", "B=1", "A=2")}, {})
+
     def test_a_bare_name_is_taken_from_the_environment(self) -> None:
         assert given_fields({"env": ("TOKEN",)}, {"TOKEN": "s3cret"}) == {"env": {"TOKEN": "s3cret"}}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import string
 from typing import Any
 
 import msgspec
@@ -50,6 +52,9 @@ BAD: list[tuple[str, Any, str]] = [
     ("instance_type", "t3", "like t3.micro"),
     ("instance_type", "t3.micro; rm", "like t3.micro"),
     ("os", "ubuntu", "al2023, al2"),
+    ("os", ["al2"], "is a list"),
+    ("user_data", "hello world", "begins with 'hello world': begin it with #!"),
+    ("user_data", "#include https://example.com/x", "unpacks it before anything runs"),
     ("ami", "ami-xyz", "like ami-"),
     ("subnet", "vpc-12345678", "like subnet-"),
     ("spot", "yes", "true or false"),
@@ -57,12 +62,13 @@ BAD: list[tuple[str, Any, str]] = [
     ("disk", 1.5, "1 to 65536"),
     ("disk", True, "1 to 65536"),
     ("run", "  ", "is empty"),
-    ("run", "x" * 16_385, "16,385 bytes"),
+    ("run", "x" * 16_385, "over 16,384 bytes"),
     ("run", "a\0b", "NUL"),
     ("run", ["make"], "is a list"),
     ("run", "\ud800", "UTF-8"),
     ("env", {"A": "1"}, "write run as well"),
     ("env", "A=1", "is a text"),
+    ("env", {"B": "1", "A": [1]}, "A: is a list"),
     ("key_name", "ключ", "printable ASCII"),
     ("public_key", "-----BEGIN OPENSSH PRIVATE KEY-----", "OpenSSH public key"),
     ("public_key", f"ssh-dss {ED25519.split()[1]}", "OpenSSH public key"),
@@ -78,6 +84,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("aws_tags", {f"k{n}": "" for n in range(MAX_AWS_TAGS + 1)}, f"at most {MAX_AWS_TAGS}"),
     ("ttl", "60", "like 90s"),
     ("ttl", "59s", "1m to 365d"),
+    ("ttl", "\u0661m", "like 90s"),
     ("ttl", "366d", "1m to 365d"),
     ("colour", "blue", "known are"),
 ]
@@ -147,3 +154,19 @@ def test_a_forged_spec_does_not_pass(forged: dict[str, Any]) -> None:
 )
 def test_an_address_is_written_one_way(text: str, cidr: str) -> None:
     assert parse_cidr(text) == cidr
+
+
+def test_what_cannot_fit_together_is_refused_before_it_is_submitted() -> None:
+    dice = random.Random(1)
+    written = {name: "#!" + "".join(dice.choices(string.printable, k=12_000)) for name in ("run", "user_data")}
+
+    with pytest.raises(
+        InvalidSpec, match=r"user_data: with run, env and user_data together it has \d\d,\d{3} bytes gzipped"
+    ):
+        build_spec(written | {"user_data": written["user_data"] + "x"})
+
+
+def test_what_fits_when_it_is_packed_is_taken() -> None:
+    written = dict.fromkeys(("run", "user_data"), "#!" + "x" * 16000)
+
+    assert build_spec(written).run == written["run"]

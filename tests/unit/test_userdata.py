@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Os
-from puter_worker.ec2.userdata import Boot, Machine, UserDataTooLarge, check_user_data, compose
+from puter_client.contract.userdata import check_user_data
+from puter_worker.ec2.userdata import Boot, Machine, UserDataTooLarge, compose
 
 BOOT = Boot(os=Os.AL2023, ttl_s=3600)
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=80)

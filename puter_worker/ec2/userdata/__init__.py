@@ -14,6 +14,5 @@ the machine:
 """
 
 from puter_worker.ec2.userdata.compose import Boot, Machine, UserDataTooLarge, compose
-from puter_worker.ec2.userdata.own import check_user_data
 
-__all__ = ["Boot", "Machine", "UserDataTooLarge", "check_user_data", "compose"]
+__all__ = ["Boot", "Machine", "UserDataTooLarge", "compose"]

@@ -12,24 +12,10 @@ from email.mime.nonmultipart import MIMENonMultipart
 
 import msgspec
 
+from puter_client.contract.userdata import Part
+
 # cloud-init decodes the whole message as text before it parses it: what is not plain ASCII would arrive altered.
 _PLAIN = re.compile(rb"[\t\n\x20-\x7e]*")
-
-
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """One part of user data.
-
-    Attributes:
-        content_type: one that cloud-init or a part handler knows.
-        body: arrives as it is, to the byte.
-        filename: cloud-init runs scripts in the order of these; None is a number by position.
-        launch_index: the one instance of a launch that it is for; None is each of them.
-    """
-
-    content_type: str
-    body: bytes
-    filename: str | None = None
-    launch_index: int | None = None
 
 
 def render(parts: Sequence[Part]) -> bytes:

@@ -12,9 +12,10 @@ import email
 import re
 from email.message import Message
 
+import msgspec
+
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
-from puter_worker.ec2.userdata.mime import Part
 
 # Beginnings that cloud-init knows, longest first where one begins another (its handlers/__init__.py).
 _TYPES = {
@@ -37,6 +38,22 @@ _FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 # Names of Puter's scripts begin with this; digits sort before the `part-…` that cloud-init gives to nameless ones.
 PUTERS = "000-puter-"
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of user data.
+
+    Attributes:
+        content_type: one that cloud-init or a part handler knows.
+        body: arrives as it is, to the byte.
+        filename: cloud-init runs scripts in the order of these; None is a number by position.
+        launch_index: the one instance of a launch that it is for; None is each of them.
+    """
+
+    content_type: str
+    body: bytes
+    filename: str | None = None
+    launch_index: int | None = None
 
 
 def check_user_data(text: str) -> None:
