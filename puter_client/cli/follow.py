@@ -259,9 +259,11 @@ def why_not(view: View) -> str:
 async def notices(client: PuterClient, views: Sequence[View]) -> list[str]:
     """What workers noted on the launches of this batch, each once; a few tags of it tell all there is."""
     found: dict[str, None] = {}
-    launched = [view for view in views if view.outcome is Outcome.CREATED and view.record]
+    launched = [view for view in views if view.outcome in (Outcome.CREATED, Outcome.EXISTING) and view.record]
     for view in launched[:_LOOKED_AT_FOR_NOTICES]:
         for event in await client.events(view.tag):
-            if view.record and event.at >= view.record.created_at and (notice := event.detail.get("notice")):
-                found[notice] = None
+            # Of a launch it was told to whoever asked for it.
+            told_now = view.outcome is Outcome.CREATED or event.event == "instance.found"
+            if told_now and view.record and event.at >= view.record.created_at:
+                found |= {notice: None for notice in [event.detail.get("notice")] if notice}
     return list(found)

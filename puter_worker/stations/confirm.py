@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
-from puter_client.contract.phase import ENDED
+from puter_client.contract.phase import ENDED, LIVE
 from puter_client.contract.record import Record
 from puter_worker.ec2.instances import Instance
 from puter_worker.fleet import Fleet
 from puter_worker.stations.brakes import after_an_end
 from puter_worker.stations.facts import gone, with_instance
-from puter_worker.store.base import Kept
+from puter_worker.stations.settle import Adoption
+from puter_worker.store.base import Kept, Stored
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
 
@@ -53,6 +54,21 @@ async def confirm(
             )
     if any(changed.phase in ENDED for _, changed in written):
         await _free_quota(store, str(fleet))
+
+
+def put_adopted(
+    store: WorkerStore, txn: Txn, old: Stored[Record] | Kept[Record], adoption: Adoption, *, tells: bool
+) -> None:
+    """Write down a machine that was found. `tells`: whether the record is a wish's, whose batch is to know of it."""
+    record = adoption.record
+    detail = {"instance": record.instance_id or ""}
+    if adoption.notice:
+        detail["notice"] = adoption.notice
+    store.put_record(txn, old, record, event="instance.found", detail=detail)
+    if adoption.spec is not None:
+        store.put_spec(txn, record.key, adoption.spec)
+    if tells and record.batch_id and record.phase in LIVE:
+        store.put_row(txn, record.key, record.batch_id, adoption.row)
 
 
 def _event(one: Confirmed) -> str | None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
 from puter_client.contract.duration import format_duration
 from puter_client.contract.phase import LIVE, Phase
 from puter_client.contract.record import ErrorInfo, Record
+from puter_client.contract.spec import Spec
 from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.tags import key_of
 from puter_worker.fleet import FleetId
@@ -70,6 +75,25 @@ def with_instance(record: Record, instance: Instance, fleet: FleetId, now: float
     if known.phase not in LIVE:
         return known.but(phase=Phase.PENDING, changed_at=now)
     return known.but(changed_at=now) if overdue != record.overdue else known
+
+
+def seen_otherwise(
+    spec: Spec, *, instance_type: str | None, image_id: str | None, subnet_id: str | None = None, spot: bool = False
+) -> Spec | None:
+    """What was asked for, with what EC2 shows to be otherwise; None if nothing that it shows speaks against it.
+
+    What EC2 does not tell (workload, user data) is nobody's then.
+    """
+    shown: dict[str, Any] = {}
+    if instance_type and instance_type not in (spec.instance_type, *spec.instance_types):
+        shown |= {"instance_type": instance_type, "instance_types": ()}
+    if spec.ami and image_id and image_id != spec.ami:
+        shown["ami"] = image_id
+    if spec.subnet and subnet_id and subnet_id not in (spec.subnet, *spec.subnets):
+        shown |= {"subnet": subnet_id, "subnets": ()}
+    if spot and not spec.spot:
+        shown["spot"] = True
+    return msgspec.structs.replace(spec, **shown, run=None, env={}, user_data=None) if shown else None
 
 
 def gone(record: Record, now: float) -> Record | None:

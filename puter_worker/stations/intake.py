@@ -19,7 +19,7 @@ from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import recheck_spec
 from puter_client.contract.key import NAMESPACE, PuterKey, check_tag
-from puter_client.contract.phase import Outcome
+from puter_client.contract.phase import Origin, Outcome
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_client.contract.wish import MAX_BATCH_ID, CancelWish, UpWish, Wish
@@ -167,10 +167,17 @@ def settle_one(store: WorkerStore, settling: Settling, key: PuterKey, wish: Wish
         settling.served[key] = wish.spec
         store.put_spec(txn, key, wish.spec)
         store.enqueue(txn, key)
-    elif outcome in (Outcome.EXISTING, Outcome.JOINED):
-        missing = set(wish.spec.ssh_from) - set(served.ssh_from if served else ())
-        if missing:
-            store.put_admission(txn, Admission(key.namespace, key.tag, tuple(sorted(missing))), now)
+    if verdict.taken:
+        settling.new[key] = verdict.taken
+        settling.served[key] = wish.spec
+        store.put_spec(txn, key, wish.spec)
+    if outcome in (Outcome.EXISTING, Outcome.JOINED):
+        cidrs = set(wish.spec.ssh_from)
+        # Who asks for one machine is about to sign in: should somebody have taken its group off, it gets it again.
+        if outcome is Outcome.JOINED or wish.origin is not Origin.UP:
+            cidrs -= set(served.ssh_from if served else ())
+        if cidrs or (outcome is Outcome.EXISTING and wish.origin is Origin.UP):
+            store.put_admission(txn, Admission(key.namespace, key.tag, tuple(sorted(cidrs))), now)
 
 
 def write_records(store: WorkerStore, settling: Settling) -> None:

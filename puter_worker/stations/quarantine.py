@@ -14,16 +14,16 @@ from datetime import datetime
 
 import structlog
 
-from puter_client.contract.batch import BatchRow
-from puter_client.contract.phase import ENDED, ON_ITS_WAY, Outcome, Phase
+from puter_client.contract.phase import ENDED, ON_ITS_WAY, Phase
 from puter_client.contract.record import Record
 from puter_worker.ec2.instances import Instance, find_managed
 from puter_worker.ec2.session import READ_TIMEOUT_S
 from puter_worker.ec2.tags import BATCH, EXPIRES_AT, LABELLED, OWNER, key_of
 from puter_worker.fleet import Fleet
 from puter_worker.memory import Epoch, Memory, Remembered
-from puter_worker.stations.facts import choose, with_instance
-from puter_worker.store.base import Stored
+from puter_worker.stations.confirm import put_adopted
+from puter_worker.stations.facts import choose
+from puter_worker.stations.settle import adopted
 from puter_worker.store.txn import Txn
 from puter_worker.store.workerstore import WorkerStore
 
@@ -111,15 +111,12 @@ async def _adopt(store: WorkerStore, fleet: Fleet, instance: Instance) -> bool:
     bare = found_record(instance, fleet, now) if older or record is None else record
     if bare is None:
         return False
-    labelled = instance.tags.get(LABELLED) == "yes"
-    changed = with_instance(bare.but(generation=generation, labelled=labelled), instance, fleet.fleet_id, now)
-    detail = {"instance": instance.instance_id}
-    store.put_record(txn, Stored(record, stored.rev), changed, event="instance.found", detail=detail)
+    (spec,) = await store.specs([key]) if bare is record else [None]
+    of_it = bare.but(generation=generation, labelled=instance.tags.get(LABELLED) == "yes")
+    adoption = adopted(of_it, spec, instance, fleet.fleet_id, now)
+    put_adopted(store, txn, stored, adoption, tells=bare is record)
     store.put_off_pad(txn, key, str(fleet))
     store.put_off_look_up(txn, key, str(fleet))
-    if record is not None and record.batch_id:
-        row = BatchRow(outcome=Outcome.EXISTING, generation=generation, wish=record.wish)
-        store.put_row(txn, key, record.batch_id, row)
     return not await store.commit(txn)
 
 

@@ -27,8 +27,9 @@ from puter_worker.ec2.instances import TAGS_A_CALL, Instance
 from puter_worker.ec2.tags import LABELLED, key_of
 from puter_worker.fleet import Fleet
 from puter_worker.stations import ensure, intake
-from puter_worker.stations.confirm import confirm
-from puter_worker.stations.facts import ALIVE, DEAD, choose, with_instance
+from puter_worker.stations.confirm import confirm, put_adopted
+from puter_worker.stations.facts import ALIVE, DEAD, choose
+from puter_worker.stations.settle import adopted
 from puter_worker.stations.waiting import reason_after
 from puter_worker.store.base import Kept, Stored
 from puter_worker.store.machines import Admission
@@ -161,11 +162,10 @@ def _decide(
             store.put_record(txn, kept, waiting)
             store.put_on_look_up(txn, record.key, str(fleet), now + AGAIN_S)
             return
-        labelled = instance.tags.get(LABELLED) == "yes"
-        adopted = with_instance(record.but(generation=generation, labelled=labelled), instance, fleet.fleet_id, now)
-        store.put_record(txn, kept, adopted, event="instance.found", detail={"instance": instance.instance_id})
-        if adopted.phase in LIVE:
-            _tell(store, txn, record, Outcome.EXISTING, generation)
+        of_it = record.but(generation=generation, labelled=instance.tags.get(LABELLED) == "yes")
+        adoption = adopted(of_it, spec, instance, fleet.fleet_id, now)
+        put_adopted(store, txn, kept, adoption, tells=True)
+        if adoption.record.phase in LIVE:
             cidrs = spec.ssh_from if spec else ()
             door = Admission(record.namespace, record.tag, cidrs, instance.vpc_id, instance.group_ids)
             store.put_admission(txn, door, now)

@@ -10,6 +10,10 @@ from puter_client.contract.phase import LIVE, ON_ITS_WAY, Origin, Outcome, Phase
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec, differing_fields, spec_digest
 from puter_client.contract.wish import CancelWish, UpWish
+from puter_worker.ec2.instances import Instance
+from puter_worker.ec2.keypairs import default_names
+from puter_worker.fleet import FleetId
+from puter_worker.stations.facts import seen_otherwise, with_instance
 
 # A record that EC2 confirmed this recently is answered as it is; an older one is checked first.
 FRESH_S = 30.0
@@ -21,10 +25,28 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         row: of the wish's batch.
         record: the key's new record, if the wish asks for a machine that is not there.
+        taken: the record of a machine that was found in EC2, as the first wish that is for it completes it.
     """
 
     row: BatchRow
     record: Record | None = None
+    taken: Record | None = None
+
+
+class Adoption(msgspec.Struct, frozen=True, kw_only=True):
+    """What a wish comes to whose machine turns out to be there, although Redis did not know it.
+
+    Attributes:
+        record: with what EC2 shows.
+        spec: what the machine is, if it is not what was asked for.
+        row: of the wish's batch.
+        notice: what the one who asked should know of it.
+    """
+
+    record: Record
+    spec: Spec | None
+    row: BatchRow
+    notice: str | None
 
 
 def is_stale(record: Record | None, now: float) -> bool:
@@ -39,11 +61,13 @@ def settle(old: Record | None, served: Spec | None, wish: UpWish, key: PuterKey,
     """
     if old is None or old.phase in (Phase.FAILED, Phase.CANCELLED):
         return _created(old, wish, key, now)
-    # What was found in EC2 by a Redis that had forgotten it has no digest: it is what the key says.
+    if old.spec_digest is None and old.phase in LIVE:
+        return _found(old, wish)
+    # What was found in EC2 by a Redis that had forgotten it, and was never wished for, is what the key says.
     same = old.spec_digest in (None, spec_digest(wish.spec))
     if old.phase in ON_ITS_WAY or old.phase in LIVE:
         if not same:
-            return Verdict(row=_row(old, Outcome.CONFLICT, _conflict(old, served, wish)))
+            return Verdict(row=_row(old, Outcome.CONFLICT, conflict(old, served, wish.spec)))
         return Verdict(row=_row(old, Outcome.JOINED if old.phase in ON_ITS_WAY else Outcome.EXISTING))
     if wish.again or not same or not old.has_workload or wish.origin is Origin.UP:
         return _created(old, wish, key, now)
@@ -53,6 +77,41 @@ def settle(old: Record | None, served: Spec | None, wish: UpWish, key: PuterKey,
         return _created(old, wish, key, now)
     ended = f"its workload ended {old.result}" if old.result else "how its workload ended is not known"
     return Verdict(row=_row(old, Outcome.SKIPPED, f"{ended}; --retry-failed runs it again"))
+
+
+def _found(old: Record, wish: UpWish) -> Verdict:
+    """The first wish for a machine that was found in EC2 by a Redis that had forgotten it."""
+    spec = wish.spec
+    if other := seen_otherwise(spec, instance_type=old.instance_type, image_id=old.ami_id):
+        return Verdict(row=_row(old, Outcome.CONFLICT, conflict(old, other, spec)))
+    ours = old.key_name in ([spec.key_name] if spec.key_name else default_names(spec.public_key))
+    path = old.private_key_path or (spec.private_key_path if ours else None)
+    taken = old.but(spec_digest=spec_digest(spec), private_key_path=path)
+    return Verdict(row=_row(old, Outcome.EXISTING, _unknown_workload(spec)), taken=taken)
+
+
+def adopted(record: Record, spec: Spec | None, instance: Instance, fleet: FleetId, now: float) -> Adoption:
+    """What a wish comes to for which EC2 shows a machine. `record` is the wish's, of the machine's generation."""
+    found = with_instance(record, instance, fleet, now)
+    other = spec and seen_otherwise(
+        spec,
+        instance_type=instance.instance_type,
+        image_id=instance.image_id,
+        subnet_id=instance.subnet_id,
+        spot=instance.lifecycle == "spot",
+    )
+    if spec and other:
+        found = found.but(spec_digest=spec_digest(other), has_workload=False)
+        row = _row(found, Outcome.CONFLICT, conflict(found, other, spec))
+        return Adoption(record=found, spec=other, row=row, notice=None)
+    unknown = _unknown_workload(spec) if spec else None
+    return Adoption(record=found, spec=None, row=_row(found, Outcome.EXISTING), notice=unknown)
+
+
+def _unknown_workload(spec: Spec) -> str | None:
+    if spec.run is None and spec.user_data is None:
+        return None
+    return "it was there already, and Redis had forgotten its wish: what it runs may be another workload"
 
 
 def cancelled(old: Record | None, wish: CancelWish, now: float) -> Record | None:
@@ -68,8 +127,9 @@ def _row(old: Record, outcome: Outcome, message: str | None = None) -> BatchRow:
     return BatchRow(outcome=outcome, generation=old.generation, wish=old.wish, message=message)
 
 
-def _conflict(old: Record, served: Spec | None, wish: UpWish) -> str:
-    fields = differing_fields(served, wish.spec) if served else ()
+def conflict(old: Record, served: Spec | None, asked: Spec) -> str:
+    """Why a wish for another machine cannot be granted while this one is there."""
+    fields = differing_fields(served, asked) if served else ()
     named = ", ".join(field.replace("_", "-") for field in fields) or "its specification"
     remedy = "use another tag, or wait until it has ended"
     return f"{old.phase.value} with another {named}: {remedy}"

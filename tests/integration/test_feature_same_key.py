@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from puter_client.contract.phase import Origin, Outcome, Phase, Result
 from puter_client.contract.record import Record
 from puter_client.store import names as public
 from puter_client.view import View, WaitFor
+from puter_worker.stations import quarantine
 from tests.integration.station_world import redis_keeps_its_rules, until
 from tests.integration.workshop import Workshop, spec
 
@@ -147,6 +149,45 @@ async def test_a_machine_that_redis_has_forgotten_is_found_in_ec2(workshop: Work
     assert len(workshop.instances()) == 1
 
 
+@pytest.mark.parametrize("remembers", [False, True], ids=["another host", "this host"])
+@pytest.mark.parametrize(
+    ("asked_for", "outcome", "told"),
+    [
+        ({"instance_type": "c5.large"}, Outcome.CONFLICT, "instance-type"),
+        ({"instance_type": "c5.large", "instance_types": ("t3.micro",)}, Outcome.EXISTING, None),
+        ({"run": "make"}, Outcome.EXISTING, "may be another workload"),
+    ],
+)
+async def test_what_ec2_shows_of_a_forgotten_machine_is_compared(
+    workshop: Workshop,
+    monkeypatch: pytest.MonkeyPatch,
+    remembers: bool,
+    asked_for: dict[str, Any],
+    outcome: Outcome,
+    told: str | None,
+) -> None:
+    """Found by the wish's look-up, or by a worker that remembers its launch and looks at all machines first."""
+    monkeypatch.setattr(quarantine, "IN_FLIGHT_S", 0.0)
+    async with AsyncExitStack() as first:
+        await first.enter_async_context(workshop.working(quarantine_s=0.2))
+        await workshop.wish("one")
+        if not remembers:
+            await first.aclose()
+        with workshop.server.client() as behind:
+            behind.flushall()
+        if not remembers:
+            await first.enter_async_context(workshop.working())
+        (view,) = await workshop.wish("one", **asked_for)
+        (again,) = await workshop.wish("one", **asked_for)
+        events = await workshop.client.events("one")
+
+    assert (view.outcome, again.outcome) == (outcome, outcome)
+    assert view.record
+    assert (view.record.instance_type, len(workshop.instances())) == ("t3.micro", 1)
+    notes = [view.row.message if view.row else None, *(event.detail.get("notice") for event in events)]
+    assert told is None or any(note and told in note for note in notes)
+
+
 async def test_what_redis_has_forgotten_counts_as_a_generation(workshop: Workshop) -> None:
     async with workshop.working():
         await ended(workshop)
@@ -245,14 +286,17 @@ async def test_every_further_address_reaches_a_machine_that_was_there(workshop: 
         await until("both addresses are let in", lambda: let_in(workshop) == {"192.0.2.7/32", "198.51.100.0/24"})
 
 
-async def test_a_living_machine_that_lacks_the_group_gets_it_beside_its_own(workshop: Workshop) -> None:
+@pytest.mark.parametrize("again", [{}, {"ssh_from": ("198.51.100.0/24",)}, {"ssh_from": ()}])
+async def test_a_living_machine_that_lacks_the_group_gets_it_beside_its_own(
+    workshop: Workshop, again: dict[str, Any]
+) -> None:
     async with workshop.working():
         await workshop.wish("one")
         (instance,) = workshop.instances()
         (ours,) = [group["GroupId"] for group in instance["SecurityGroups"]]
         other = workshop.ec2.create_security_group(GroupName="theirs", Description="-", VpcId=instance["VpcId"])
         workshop.ec2.modify_instance_attribute(InstanceId=instance["InstanceId"], Groups=[other["GroupId"]])
-        await workshop.wish("one", ssh_from=("198.51.100.0/24",))
+        await workshop.wish("one", **again)
         await until(
             "it has both groups",
             lambda: {g["GroupId"] for g in workshop.instances()[0]["SecurityGroups"]} == {ours, other["GroupId"]},

@@ -8,9 +8,17 @@ import pytest
 
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
+from puter_client.contract.spec import Spec
 from puter_worker.ec2.instances import Instance
 from puter_worker.fleet import FleetId
-from puter_worker.stations.facts import FORGOTTEN_AFTER_S, OVERDUE_AFTER_S, choose, gone, with_instance
+from puter_worker.stations.facts import (
+    FORGOTTEN_AFTER_S,
+    OVERDUE_AFTER_S,
+    choose,
+    gone,
+    seen_otherwise,
+    with_instance,
+)
 
 FLEET = FleetId("123456789012", "us-east-1")
 NOW = 1_000_000.0
@@ -137,3 +145,21 @@ def test_absence_means_nothing_until_ec2_would_have_forgotten_it() -> None:
 
     assert ended
     assert (ended.phase, ended.ended_at) == (Phase.TERMINATED, NOW)
+
+
+@pytest.mark.parametrize(
+    ("spec", "shown", "other"),
+    [
+        (Spec(), {}, None),
+        (Spec(), {"instance_type": "t3.micro", "image_id": "ami-1", "subnet_id": "subnet-1"}, None),
+        (Spec(instance_types=("c5.large",)), {"instance_type": "c5.large"}, None),
+        (Spec(run="make"), {"instance_type": "c5.large"}, Spec(instance_type="c5.large")),
+        (Spec(ami="ami-2", env={"A": "1"}), {"image_id": "ami-1"}, Spec(ami="ami-1")),
+        (Spec(subnet="subnet-1", subnets=("subnet-2",)), {"subnet_id": "subnet-2"}, None),
+        (Spec(subnet="subnet-1"), {"subnet_id": "subnet-2"}, Spec(subnet="subnet-2")),
+        (Spec(), {"spot": True}, Spec(spot=True)),
+    ],
+)
+def test_only_what_ec2_shows_speaks_against_a_machine(spec: Spec, shown: dict[str, Any], other: Spec | None) -> None:
+    seen: dict[str, Any] = {"instance_type": None, "image_id": None} | shown
+    assert seen_otherwise(spec, **seen) == other

@@ -208,3 +208,46 @@ def test_a_batch_withdraws_its_own_wish_only(batch: str | None, *, withdrawn: bo
 
 def test_a_key_that_nobody_wished_for_cannot_be_withdrawn() -> None:
     assert cancelled(None, CancelWish(tag="one", user="anna"), NOW) is None
+
+
+# -- found in EC2 by a Redis that had forgotten it ---
+
+
+def found(**changes: Any) -> Record:
+    return record(Phase.RUNNING, spec_digest=None, instance_type="t3.micro", ami_id="ami-1", key_name="puter-v1").but(
+        **changes
+    )
+
+
+def test_the_first_wish_for_a_forgotten_machine_takes_it_with_its_key() -> None:
+    asked = Spec(private_key_path="/keys/puter-v1.pem")
+    verdict = settle(found(), None, wish(asked), KEY, NOW)
+
+    assert (verdict.row.outcome, verdict.record) == (Outcome.EXISTING, None)
+    assert verdict.taken == found(spec_digest=spec_digest(asked), private_key_path="/keys/puter-v1.pem")
+
+
+def test_a_key_of_another_name_is_not_said_to_open_it() -> None:
+    asked = Spec(key_name="mine", private_key_path="/keys/mine.pem")
+    verdict = settle(found(), None, wish(asked), KEY, NOW)
+
+    assert verdict.taken
+    assert verdict.taken.private_key_path is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [(Spec(instance_type="c5.large"), "instance-type"), (Spec(ami="ami-2"), "ami")],
+    ids=["type", "image"],
+)
+def test_a_forgotten_machine_that_is_another_than_asked_for_is_a_conflict(asked: Spec, named: str) -> None:
+    verdict = settle(found(), None, wish(asked), KEY, NOW)
+
+    assert (verdict.row.outcome, verdict.taken) == (Outcome.CONFLICT, None)
+    assert f"running with another {named}:" in (verdict.row.message or "")
+
+
+def test_what_a_forgotten_machine_runs_is_not_promised() -> None:
+    verdict = settle(found(), None, wish(Spec(run="make")), KEY, NOW)
+
+    assert (verdict.row.outcome, verdict.row.message is not None) == (Outcome.EXISTING, True)
