@@ -10,6 +10,7 @@ import stat
 import subprocess
 from pathlib import Path
 
+import pytest
 from redis import Redis
 
 from tests.acceptance.cli_world import PUTER, CliWorld
@@ -63,6 +64,23 @@ class TestUp:
         path = Path(told["private_key_path"])
         assert path.parent == fresh.home / "private_keys"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    @pytest.mark.parametrize("made_by", ["ssh-keygen", "EC2"])
+    def test_the_private_half_of_a_key_is_in_its_file_alone(
+        self, fresh: CliWorld, tmp_path: Path, made_by: str
+    ) -> None:
+        path = {} if made_by == "ssh-keygen" else {"PATH": str(tmp_path)}
+        told = fresh.puter("up", "secretive", "--json", **path)
+        ssh = fresh.puter("why", "secretive", "--log", **path)
+        (pem,) = (fresh.home / "private_keys").glob("*.pem")
+        secret = pem.read_text().splitlines()[2].encode()
+        written = {file: file.read_bytes() for file in fresh.home.rglob("*") if file.is_file()}
+
+        assert [file for file, content in written.items() if secret in content] == [pem]
+        assert secret.decode() not in told.out + told.err + ssh.out + ssh.err
+        # Where it is looked for is where it would be: what Redis holds, and the logs.
+        kept = {file.parent.name for file, content in written.items() if b"secretive" in content}
+        assert {"appendonlydir", "logs"} <= kept
 
 
 class TestSubmit:
