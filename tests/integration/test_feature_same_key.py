@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -56,10 +57,14 @@ def is_next_generation(shop: Workshop, view: View) -> None:
 # -- unknown, failed, cancelled --------------------------------------------------------------------------------------
 
 
-async def test_a_failed_key_is_launched(workshop: Workshop) -> None:
+@pytest.mark.parametrize("again", [{"profile": "nobodys"}, {}], ids=["same spec", "other spec"])
+async def test_a_failed_key_is_launched(workshop: Workshop, tmp_path: Path, again: dict[str, Any]) -> None:
     async with workshop.working():
         (failed,) = await workshop.wish("one", profile="nobodys")
-        (view,) = await workshop.wish("one")
+        (tmp_path / "aws-config").write_text(
+            "[profile nobodys]\naws_access_key_id = testing\naws_secret_access_key = testing\n"
+        )
+        (view,) = await workshop.wish("one", **again)
 
     assert failed.phase is Phase.FAILED
     assert view.outcome is Outcome.CREATED
@@ -68,18 +73,19 @@ async def test_a_failed_key_is_launched(workshop: Workshop) -> None:
     assert len(workshop.instances()) == 1
 
 
-async def test_a_cancelled_key_is_launched_as_it_is_wished_for_now(workshop: Workshop) -> None:
+@pytest.mark.parametrize("kind", ["t3.micro", "t3.small"], ids=["same spec", "other spec"])
+async def test_a_cancelled_key_is_launched_as_it_is_wished_for_now(workshop: Workshop, kind: str) -> None:
     await workshop.client.submit(asked("one"))
     await workshop.client.cancel(["one"])
     async with workshop.working():
         await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
         cancelled = await workshop.record("one")
-        (view,) = await workshop.wish("one", instance_type="t3.small")
+        (view,) = await workshop.wish("one", instance_type=kind)
 
     assert cancelled.phase is Phase.CANCELLED
     assert view.outcome is Outcome.CREATED
     (instance,) = workshop.instances("running")
-    assert instance["InstanceType"] == "t3.small"
+    assert instance["InstanceType"] == kind
 
 
 # -- on its way ------------------------------------------------------------------------------------------------------
@@ -250,7 +256,9 @@ async def test_a_submitted_workload_that_failed_is_skipped(workshop: Workshop) -
 
 
 NEXT: dict[str, tuple[Result, dict[str, Any]]] = {
+    "up after success": (Result.SUCCEEDED, {"origin": Origin.UP, "run": "make"}),
     "up after failure": (Result.FAILED, {"origin": Origin.UP, "run": "make"}),
+    "other spec after failure": (Result.FAILED, {"origin": Origin.SUBMIT, "run": "make all"}),
     "other spec after success": (Result.SUCCEEDED, {"origin": Origin.SUBMIT, "run": "make all"}),
     "again after success": (Result.SUCCEEDED, {"origin": Origin.SUBMIT, "run": "make", "again": True}),
     "retry after failure": (Result.TIMED_OUT, {"origin": Origin.SUBMIT, "run": "make", "retry_failed": True}),
