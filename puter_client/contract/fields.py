@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -179,6 +180,7 @@ def _cidrs(value: Any) -> tuple[str, ...]:
     return tuple(sorted({parse_cidr(_text(item)) for item in items}))
 
 
+@lru_cache(maxsize=1_000)  # a batch has the same few in each of its thousands of wishes
 def parse_cidr(text: str) -> str:
     """A CIDR in its one written form; a bare address is that one host.
 
