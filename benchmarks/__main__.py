@@ -43,8 +43,8 @@ _ABOUT = """# Benchmarks
 EC2 is the simulator of `tests/ec2sim`, a process of its own on the same machine, with the token buckets that AWS
 publishes, at true speed, answering at once; Redis is the embedded Valkey with `appendfsync always`; workers are
 processes. The baseline is `benchmarks/baseline.py`, run against the same simulator: boto3, 16 threads, `adaptive`
-retries with 20 attempts, one look and one launch a tag. The clock starts before the first wish is in Redis, with
-nothing cached: image, key pair and security group are found or made within the time. Each run has a stage of its own.
+retries with 20 attempts, one look and one launch a tag. The clock starts before the first request is in Redis, with
+nothing cached: image, key pair and security group are found or made within the time. Each run has a rig of its own.
 Of several runs the median is given, with the lowest and highest.
 
 """
@@ -66,7 +66,7 @@ def main() -> int:
         if not options.quiet:
             print(f"{time.monotonic() - began:6.1f} s  {line}", file=sys.stderr, flush=True)
 
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # stations that run in this process
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # stages that run in this process
     try:
         rows, others = asyncio.run(_run_all(names, Run(TINY if options.tiny else Sizes(), say)))
     except BenchmarkFailed as error:

@@ -5,7 +5,7 @@ if not; boto3 is told to retry patiently (`adaptive`, 20 attempts). It is run as
 
     python -m benchmarks.baseline --ami ami-… --count 200
 
-and prints one line of JSON: seconds, machines made and found, tags that failed, requests sent.
+and prints one line of JSON: seconds, machines made and found, tags that failed, calls sent.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main() -> int:
     seconds = time.perf_counter() - began
     whats = [what for what, _ in done]
     told = {name: whats.count(name) for name in ("made", "found", "failed")}
-    print(json.dumps({"seconds": seconds, **told, "requests": sent, "each": [s for _, s in done]}))
+    print(json.dumps({"seconds": seconds, **told, "calls": sent, "each": [s for _, s in done]}))
     return 0
 
 

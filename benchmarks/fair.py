@@ -1,4 +1,4 @@
-"""One namespace's 10,000 wishes beside another's one: how long the one waits for its launch.
+"""One namespace's 10,000 requests beside another's one: how long the one waits for its launch.
 
 One worker. The 10,000 want more machines than EC2's bucket of instances holds, so nearly all of them wait, for over an
 hour; the one comes while they are taken in, while they are looked up and launched, and when the bucket is empty.
@@ -10,8 +10,8 @@ import asyncio
 import time
 
 from benchmarks.result import Row, times
+from benchmarks.rig import Rig, asked
 from benchmarks.sizes import Run
-from benchmarks.stage import Stage, asked
 from puter_client.client import PuterClient
 from puter_client.view import WaitFor
 
@@ -23,23 +23,23 @@ INSTANCES_BURST, INSTANCES_RATE = 1_000, 2.0
 
 
 async def fairness(run: Run) -> list[Row]:
-    """From submit to the published instance id of single wishes, at several times after the many."""
-    n = run.sizes.wishes
-    async with Stage(workers=1) as stage, PuterClient.connect(stage.server.url, namespace="other", user="one") as other:
+    """From submit to the published instance id of single requests, at several times after the many."""
+    n = run.sizes.requests
+    async with Rig(workers=1) as rig, PuterClient.connect(rig.server.url, namespace="other", user="one") as other:
         began = time.monotonic()
-        await stage.client.submit(asked(n))
+        await rig.client.submit(asked(n))
         took: list[float] = []
         for after_s in AFTER_S[: run.sizes.repeats]:
             await asyncio.sleep(max(0.0, began + after_s - time.monotonic()))
             took.append(await _one(other, f"one-{len(took)}"))
             run.say(f"{after_s:g} s after {n:,}: launched after {took[-1]:.2f} s")
-        refused = await stage.refused()
+        refused = await rig.refused()
     computed_s = max(1.0, (n - INSTANCES_BURST) / INSTANCES_RATE)
     told = ", ".join(f"{one:.2f} s" for one in took)
     when = ", ".join(f"{after_s:g}" for after_s in AFTER_S[: len(took)])
     return [
         Row(
-            work=f"one wish of another namespace, {when} s after {n:,}, one worker: launched ({refused} calls refused)",
+            work=f"one request of another namespace, {when} s after {n:,}, one worker: launched ({refused} refused)",
             measured=told,
             baseline=f"{computed_s:,.0f} s first come, first served (computed)",
             ratio=times(computed_s / max(took)),
@@ -51,7 +51,7 @@ async def fairness(run: Run) -> list[Row]:
 
 async def _one(client: PuterClient, tag: str) -> float:
     began = time.monotonic()
-    (wish,) = asked(1, f"{tag}-")
-    batch_id = await client.submit([wish])
-    await client.wait(batch_id=batch_id, tags=[wish.tag], wait=WaitFor.LAUNCHED, timeout_s=PATIENCE_S)
+    (request,) = asked(1, f"{tag}-")
+    batch_id = await client.submit([request])
+    await client.wait(batch_id=batch_id, tags=[request.tag], wait=WaitFor.LAUNCHED, timeout_s=PATIENCE_S)
     return time.monotonic() - began

@@ -1,6 +1,6 @@
 """New machines: 200 and 1,000 inside EC2's published buckets, and 1,000 where nothing limits them.
 
-The clock starts before the batch is handed to the client, so a little before the first wish is in Redis. The workers
+The clock starts before the batch is handed to the client, so a little before the first request is in Redis. The workers
 are fresh and nothing is cached: image, key pair and security group are found or made within the time. "Launched" is
 when the client has read the instance id of every tag, "labelled" when it has read that each machine bears its tags.
 """
@@ -13,8 +13,8 @@ from statistics import median
 import msgspec
 
 from benchmarks.result import Row, seconds, times
+from benchmarks.rig import Rig, asked, until
 from benchmarks.sizes import Run
-from benchmarks.stage import Stage, asked, until
 from puter_client.view import WaitFor
 from tests.ec2sim.config import SimConfig
 
@@ -27,7 +27,7 @@ NO_LIMITS = SimConfig(throttle=False)
 
 
 class Launched(msgspec.Struct, frozen=True):
-    """One batch on a stage of its own.
+    """One batch on a rig of its own.
 
     Attributes:
         launched_s: until every instance id was published.
@@ -46,10 +46,10 @@ async def launch_few(run: Run) -> list[Row]:
     """200 new tags."""
     n = run.sizes.few
     runs = [await _paced(run, n, labelled=True) for _ in range(run.sizes.repeats)]
-    async with Stage() as stage:
+    async with Rig() as rig:
         run.say(f"baseline: {n} tags, one call each")
-        plain = await stage.baseline(n)
-        plain_refused = await stage.refused()
+        plain = await rig.baseline(n)
+        plain_refused = await rig.refused()
     launched, labelled = [one.launched_s for one in runs], [one.labelled_s or 0.0 for one in runs]
     limit_s = max(1.0, (n - TAGS_BURST) / TAGS_RATE)
     faster, labelled_faster = plain.seconds / median(launched), plain.seconds / median(labelled)
@@ -109,10 +109,10 @@ async def unlimited(run: Run) -> list[Row]:
     ours: list[Launched] = []
     plain: list[float] = []
     for _ in range(run.sizes.repeats):
-        async with Stage(NO_LIMITS, workers=WORKERS, pace=False) as stage:
-            ours.append(await _launch(run, stage, n, labelled=True))
-        async with Stage(NO_LIMITS) as stage:
-            plain.append((await stage.baseline(n)).seconds)
+        async with Rig(NO_LIMITS, workers=WORKERS, pace=False) as rig:
+            ours.append(await _launch(run, rig, n, labelled=True))
+        async with Rig(NO_LIMITS) as rig:
+            plain.append((await rig.baseline(n)).seconds)
             run.say(f"baseline without limits: {plain[-1]:.2f} s")
     labelled = [one.labelled_s or 0.0 for one in ours]
     faster = median(plain) / median(labelled)
@@ -129,15 +129,15 @@ async def unlimited(run: Run) -> list[Row]:
 
 
 async def _paced(run: Run, n: int, *, labelled: bool) -> Launched:
-    async with Stage(workers=WORKERS) as stage:
-        return await _launch(run, stage, n, labelled=labelled)
+    async with Rig(workers=WORKERS) as rig:
+        return await _launch(run, rig, n, labelled=labelled)
 
 
-async def _launch(run: Run, stage: Stage, n: int, *, labelled: bool) -> Launched:
-    wishes, client = asked(n), stage.client
-    tags = [one.tag for one in wishes]
+async def _launch(run: Run, rig: Rig, n: int, *, labelled: bool) -> Launched:
+    requests, client = asked(n), rig.client
+    tags = [one.tag for one in requests]
     began = time.monotonic()
-    batch_id = await client.submit(wishes)
+    batch_id = await client.submit(requests)
     await client.wait(batch_id=batch_id, tags=tags, wait=WaitFor.LAUNCHED, timeout_s=PATIENCE_S)
     launched_s = time.monotonic() - began
     labelled_s = None
@@ -151,10 +151,10 @@ async def _launch(run: Run, stage: Stage, n: int, *, labelled: bool) -> Launched
 
         await until(all_labelled, PATIENCE_S, "not all are labelled", every_s=0.1)
         labelled_s = time.monotonic() - began
-    await stage.check(tags, await client.views(tags), labelled=labelled)
+    await rig.check(tags, await client.views(tags), labelled=labelled)
     told = "" if labelled_s is None else f", labelled after {labelled_s:.2f} s"
     run.say(f"{n:,} tags launched after {launched_s:.2f} s{told}")
-    return Launched(launched_s, labelled_s, await stage.refused(), await stage.calls("RunInstances"))
+    return Launched(launched_s, labelled_s, await rig.refused(), await rig.calls("RunInstances"))
 
 
 def _refused_row(n: int, runs: list[Launched], plain: str) -> Row:

@@ -7,9 +7,9 @@ import time
 import redis.asyncio
 
 from benchmarks.result import BenchmarkFailed, Row, seconds, times
+from benchmarks.rig import Rig, asked, until
 from benchmarks.sizes import Run
-from benchmarks.stage import Stage, asked, until
-from puter_client.client import Asked
+from puter_client.client import MachineRequest
 from puter_client.contract.phase import Outcome
 from puter_client.view import WaitFor
 from tests.ec2sim.config import SimConfig
@@ -20,27 +20,27 @@ MOST_CALLS, MOST_S = 10, 3.0
 
 
 async def live_many(run: Run) -> list[Row]:
-    """Each time: how long until every wish is answered `existing`, and how many Describe calls that took."""
+    """Each time: how long until every request is answered `existing`, and how many Describe calls that took."""
     n = run.sizes.many
-    wishes = asked(n)
+    requests = asked(n)
     # Made as fast as can be; then the buckets are put in force, full, and the workers that keep to them take over.
-    async with Stage(SimConfig(throttle=False), workers=WORKERS, pace=False) as stage:
+    async with Rig(SimConfig(throttle=False), workers=WORKERS, pace=False) as rig:
         run.say(f"{n:,} machines are made first")
-        await _make(stage, wishes)
-        await stage.stop_workers()
-        await stage.sim.control.configure(throttle=True)
-        stage.pace = True
-        await stage.start_workers(WORKERS)
-        await _looked_at_all(stage, wishes)
-        rows = [await _again(run, stage, wishes, "one submit, records known")]
-        async with redis.asyncio.Redis.from_url(stage.server.url) as plain:
+        await _make(rig, requests)
+        await rig.stop_workers()
+        await rig.sim.control.configure(throttle=True)
+        rig.pace = True
+        await rig.start_workers(WORKERS)
+        await _looked_at_all(rig, requests)
+        rows = [await _again(run, rig, requests, "one submit, records known")]
+        async with redis.asyncio.Redis.from_url(rig.server.url) as plain:
             await plain.flushall()
-        rows.append(await _again(run, stage, wishes, "one submit, Redis emptied before"))
+        rows.append(await _again(run, rig, requests, "one submit, Redis emptied before"))
         run.say("baseline: the same tags, one look each")
-        plain_run = await stage.baseline(n, "--prefix", "t-")
+        plain_run = await rig.baseline(n, "--prefix", "t-")
     if plain_run.found != n:
         raise BenchmarkFailed(f"the baseline found {plain_run.found} of {n}")
-    baseline = f"{seconds([plain_run.seconds])}, {plain_run.requests:,} calls"
+    baseline = f"{seconds([plain_run.seconds])}, {plain_run.calls:,} calls"
     return [
         Row(
             work=f"{n:,} tags already live, {what}",
@@ -54,39 +54,39 @@ async def live_many(run: Run) -> list[Row]:
     ]
 
 
-async def _make(stage: Stage, wishes: list[Asked]) -> None:
-    tags = [one.tag for one in wishes]
-    batch_id = await stage.client.submit(wishes)
-    await stage.client.wait(batch_id=batch_id, tags=tags, wait=WaitFor.RUNNING, timeout_s=PATIENCE_S)
+async def _make(rig: Rig, requests: list[MachineRequest]) -> None:
+    tags = [one.tag for one in requests]
+    batch_id = await rig.client.submit(requests)
+    await rig.client.wait(batch_id=batch_id, tags=tags, wait=WaitFor.RUNNING, timeout_s=PATIENCE_S)
 
     async def all_labelled() -> bool:
-        return all(view.record and view.record.labelled for view in await stage.client.views(tags))
+        return all(view.record and view.record.labelled for view in await rig.client.views(tags))
 
     await until(all_labelled, PATIENCE_S, "not all are labelled", every_s=0.2)
 
 
-async def _looked_at_all(stage: Stage, wishes: list[Asked]) -> None:
+async def _looked_at_all(rig: Rig, requests: list[MachineRequest]) -> None:
     """Wait until the new workers have looked at all machines: nobody's submit is the reason for these calls."""
-    tags = [one.tag for one in wishes]
-    began = max(view.record.observed_at or 0.0 for view in await stage.client.views(tags) if view.record)
+    tags = [one.tag for one in requests]
+    began = max(view.record.observed_at or 0.0 for view in await rig.client.views(tags) if view.record)
 
     async def seen() -> bool:
-        views = await stage.client.views(tags)
+        views = await rig.client.views(tags)
         return all(view.record and (view.record.observed_at or 0.0) > began for view in views)
 
     await until(seen, PATIENCE_S, "the machines are not looked at", every_s=0.2)
 
 
-async def _again(run: Run, stage: Stage, wishes: list[Asked], what: str) -> tuple[str, float, int]:
-    tags = [one.tag for one in wishes]
-    before = await stage.calls("DescribeInstances")
+async def _again(run: Run, rig: Rig, requests: list[MachineRequest], what: str) -> tuple[str, float, int]:
+    tags = [one.tag for one in requests]
+    before = await rig.calls("DescribeInstances")
     began = time.monotonic()
-    batch_id = await stage.client.submit(wishes)
-    views = await stage.client.wait(batch_id=batch_id, tags=tags, wait=WaitFor.RUNNING, timeout_s=PATIENCE_S)
+    batch_id = await rig.client.submit(requests)
+    views = await rig.client.wait(batch_id=batch_id, tags=tags, wait=WaitFor.RUNNING, timeout_s=PATIENCE_S)
     took_s = time.monotonic() - began
-    calls = await stage.calls("DescribeInstances") - before
+    calls = await rig.calls("DescribeInstances") - before
     if {view.outcome for view in views} != {Outcome.EXISTING}:
         raise BenchmarkFailed(f"{what}: {sorted({str(view.outcome) for view in views})}")
-    await stage.check(tags, views, labelled=True)
+    await rig.check(tags, views, labelled=True)
     run.say(f"{what}: {took_s:.2f} s, {calls} Describe calls")
     return what, took_s, calls

@@ -1,4 +1,4 @@
-"""The queue: wishes into the inbox, through intake, their status, and what a full queue weighs."""
+"""The queue: requests into the inbox, through intake, their status, and what a full queue weighs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from arq.connections import ArqRedis
 
 from benchmarks.machine import resident_mb
 from benchmarks.result import BenchmarkFailed, Row, rate, seconds, times
+from benchmarks.rig import Rig, asked, until
 from benchmarks.sizes import Run
-from benchmarks.stage import Stage, asked, until
 from puter_client.contract.key import PuterKey
 from puter_client.store import names
 from puter_client.store.connection import connection_pool
 from puter_client.view import WaitFor
-from puter_worker.stations.intake import intake
+from puter_worker.stages.intake import intake
 from puter_worker.store.workerstore import WorkerStore
 
 PATIENCE_S = 120.0
@@ -35,28 +35,28 @@ MOST_MB = 150
 
 
 async def inbox(run: Run) -> list[Row]:
-    """10,000 wishes into the inbox; through the intake station; through a whole worker; and arq's own enqueue_job."""
-    n = run.sizes.wishes
+    """10,000 requests into the inbox; through the intake stage; through a whole worker; and arq's own enqueue_job."""
+    n = run.sizes.requests
     appended: list[float] = []
     alone: list[float] = []
     whole: list[float] = []
     enqueued: list[float] = []
     for _ in range(run.sizes.repeats):
-        async with Stage() as stage:
+        async with Rig() as rig:
             began = time.monotonic()
-            await stage.client.submit(asked(n))
+            await rig.client.submit(asked(n))
             appended.append(n / (time.monotonic() - began))
-            alone.append(n / await _intake_alone(stage.server.url, n))
-            enqueued.append(n / await _enqueue_with_arq(stage.server.url, n))
-        async with Stage(workers=1) as stage:
-            await _one_up(stage)
-            whole.append(n / await _taken_by_worker(stage, n))
+            alone.append(n / await _intake_alone(rig.server.url, n))
+            enqueued.append(n / await _enqueue_with_arq(rig.server.url, n))
+        async with Rig(workers=1) as rig:
+            await _one_up(rig)
+            whole.append(n / await _taken_by_worker(rig, n))
         through = f"through intake {alone[-1]:,.0f}/s, through a whole worker {whole[-1]:,.0f}/s"
         run.say(f"appended {appended[-1]:,.0f}/s, {through}; arq enqueues {enqueued[-1]:,.0f}/s")
     plain = f"{rate(enqueued)} by arq's enqueue_job"
     return [
         Row(
-            work=f"{n:,} wishes into the inbox by the client",
+            work=f"{n:,} requests into the inbox by the client",
             measured=rate(appended),
             baseline=plain,
             ratio=times(median(appended) / median(enqueued)),
@@ -72,7 +72,7 @@ async def inbox(run: Run) -> list[Row]:
             met=median(alone) >= 5_000,
         ),
         Row(
-            work="the same by one worker process that runs the jobs and all other stations meanwhile",
+            work="the same by one worker process that runs the jobs and all other stages meanwhile",
             measured=rate(whole),
             baseline=plain,
             ratio=times(median(whole) / median(enqueued)),
@@ -82,22 +82,22 @@ async def inbox(run: Run) -> list[Row]:
 
 async def status(run: Run) -> list[Row]:
     """What stands where, of 10,000 puters, by the client, beside redis-py reading the same documents."""
-    n = run.sizes.wishes
-    async with Stage() as stage:
-        await stage.client.submit(asked(n))
-        await _intake_alone(stage.server.url, n)
+    n = run.sizes.requests
+    async with Rig() as rig:
+        await rig.client.submit(asked(n))
+        await _intake_alone(rig.server.url, n)
         keys = [names.record(PuterKey("bench", one.tag)) for one in asked(n)]
         ours: list[float] = []
         plain: list[float] = []
         for _ in range(run.sizes.repeats + 2):
             began = time.monotonic()
-            views = await stage.client.recent()
+            views = await rig.client.recent()
             ours.append(time.monotonic() - began)
             if len(views) != n:
                 raise BenchmarkFailed(f"{len(views)} of {n} are shown")
-            plain.append(await _read_plainly(stage.server.url, keys))
+            plain.append(await _read_plainly(rig.server.url, keys))
         began = time.monotonic()
-        lines = (await stage.run(sys.executable, "-m", "puter_client.cli", "status", "--json")).splitlines()
+        lines = (await rig.run(sys.executable, "-m", "puter_client.cli", "status", "--json")).splitlines()
         command_s = time.monotonic() - began
         if len(lines) != n:
             raise BenchmarkFailed(f"`puter status --json` printed {len(lines)} lines")
@@ -121,17 +121,17 @@ async def status(run: Run) -> list[Row]:
 
 
 async def memory(run: Run) -> list[Row]:
-    """The highest that one worker's memory gets to while it takes 10,000 wishes in and their jobs lie in the queue."""
-    n = run.sizes.wishes
-    async with Stage(workers=1) as stage:
-        await _one_up(stage)
-        pid = stage.workers[0].pid
+    """The highest that one worker's memory gets to while it takes 10,000 requests in and their jobs are queued."""
+    n = run.sizes.requests
+    async with Rig(workers=1) as rig:
+        await _one_up(rig)
+        pid = rig.workers[0].pid
         idle = resident_mb(pid)
-        batch_id = await stage.client.submit(asked(n))
-        await stage.client.wait(batch_id=batch_id, size=n, wait=WaitFor.QUEUED, timeout_s=PATIENCE_S)
-        left = await _still_queued(stage)
+        batch_id = await rig.client.submit(asked(n))
+        await rig.client.wait(batch_id=batch_id, size=n, wait=WaitFor.QUEUED, timeout_s=PATIENCE_S)
+        left = await _still_queued(rig)
         full = resident_mb(pid)
-        bare = await stage.run(sys.executable, "-c", BARE)
+        bare = await rig.run(sys.executable, "-c", BARE)
     if idle is None or full is None:
         run.say("memory can be measured on Linux only")
         return []
@@ -150,21 +150,21 @@ async def memory(run: Run) -> list[Row]:
     ]
 
 
-async def _one_up(stage: Stage) -> None:
+async def _one_up(rig: Rig) -> None:
     """One machine, so that the worker's clients of EC2 are made."""
-    (wish,) = asked(1, "first-")
-    batch_id = await stage.client.submit([wish])
-    await stage.client.wait(batch_id=batch_id, size=1, wait=WaitFor.LAUNCHED, timeout_s=PATIENCE_S)
+    (request,) = asked(1, "first-")
+    batch_id = await rig.client.submit([request])
+    await rig.client.wait(batch_id=batch_id, size=1, wait=WaitFor.LAUNCHED, timeout_s=PATIENCE_S)
 
 
 async def _intake_alone(url: str, n: int) -> float:
-    """Seconds in which the intake station takes what lies in the inbox, as a worker's loop calls it."""
+    """Seconds in which the intake stage takes what lies in the inbox, as a worker's loop calls it."""
     store = WorkerStore(ArqRedis(pool_or_conn=connection_pool(url)))
     await store.set_clock()
     taken = 0
     began = time.monotonic()
     while taken < n:
-        taken += await intake(store, await store.rung())
+        taken += await intake(store, await store.ready_namespaces())
         await store.feed()
     took_s = time.monotonic() - began
     await store.redis.aclose()
@@ -172,13 +172,13 @@ async def _intake_alone(url: str, n: int) -> float:
     return took_s
 
 
-async def _taken_by_worker(stage: Stage, n: int) -> float:
-    """Seconds in which the stage's one worker takes a full inbox; it is stopped, as a process, until that is full."""
-    (worker,) = stage.workers
-    async with redis.asyncio.Redis.from_url(stage.server.url) as look:
+async def _taken_by_worker(rig: Rig, n: int) -> float:
+    """Seconds in which the rig's one worker takes a full inbox; it is stopped, as a process, until that is full."""
+    (worker,) = rig.workers
+    async with redis.asyncio.Redis.from_url(rig.server.url) as look:
         worker.send_signal(signal.SIGSTOP)
         try:
-            batch_id = await stage.client.submit(asked(n))
+            batch_id = await rig.client.submit(asked(n))
         finally:
             worker.send_signal(signal.SIGCONT)
         began = time.monotonic()
@@ -187,14 +187,14 @@ async def _taken_by_worker(stage: Stage, n: int) -> float:
         async def all_taken() -> bool:
             return bool(await look.hlen(names.batch("bench", batch_id)) == rows_and_head)
 
-        await until(all_taken, PATIENCE_S, "not all wishes are taken", every_s=0.01)
+        await until(all_taken, PATIENCE_S, "not all requests are taken", every_s=0.01)
         return time.monotonic() - began
 
 
-async def _still_queued(stage: Stage) -> int:
+async def _still_queued(rig: Rig) -> int:
     """How many jobs wait; returns when none does, for then all keys wait for their launch, or after 90 s."""
     left = 0
-    async with redis.asyncio.Redis.from_url(stage.server.url) as look:
+    async with redis.asyncio.Redis.from_url(rig.server.url) as look:
 
         async def none() -> bool:
             nonlocal left

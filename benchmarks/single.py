@@ -7,8 +7,8 @@ import time
 from statistics import median
 
 from benchmarks.result import Row, seconds, times
+from benchmarks.rig import Rig, asked
 from benchmarks.sizes import Run
-from benchmarks.stage import Stage, asked
 from puter_client.contract.phase import Origin
 from puter_client.view import WaitFor
 
@@ -20,15 +20,15 @@ MOST_MORE_S = 0.25
 async def one_up(run: Run) -> list[Row]:
     """From submit to the published instance id, beside one look and one launch by boto3 on a warm connection."""
     ours: list[float] = []
-    async with Stage(workers=1) as stage:
-        for wish in asked(run.sizes.ups + 1):
+    async with Rig(workers=1) as rig:
+        for request in asked(run.sizes.ups + 1):
             began = time.monotonic()
-            batch_id = await stage.client.submit([wish], origin=Origin.UP)
-            await stage.client.wait(batch_id=batch_id, tags=[wish.tag], wait=WaitFor.LAUNCHED, timeout_s=60)
+            batch_id = await rig.client.submit([request], origin=Origin.UP)
+            await rig.client.wait(batch_id=batch_id, tags=[request.tag], wait=WaitFor.LAUNCHED, timeout_s=60)
             ours.append(time.monotonic() - began)
             await asyncio.sleep(APART_S)
-        plain = (await stage.baseline(run.sizes.ups + 1, "--one-by-one")).each
-    run.say(f"the first took {ours[0]:.2f} s (fleet, image, key pair and group are found), boto3's {plain[0]:.2f} s")
+        plain = (await rig.baseline(run.sizes.ups + 1, "--one-by-one")).each
+    run.say(f"the first took {ours[0]:.2f} s (target, image, key pair and group are found), boto3's {plain[0]:.2f} s")
     ours, plain = ours[1:], plain[1:]
     more = median(ours) - median(plain)
     return [

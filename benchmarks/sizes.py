@@ -13,7 +13,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         few: tags of a small batch.
         many: tags of a large batch.
-        wishes: in the queue.
+        requests: in the queue.
         repeats: runs of what can be repeated in a short time.
         ups: single machines, one after the other.
         starts: of each command.
@@ -21,13 +21,13 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 
     few: int = 200
     many: int = 1_000
-    wishes: int = 10_000
+    requests: int = 10_000
     repeats: int = 3
     ups: int = 10
     starts: int = 15
 
 
-TINY = Sizes(few=6, many=12, wishes=40, repeats=1, ups=2, starts=1)
+TINY = Sizes(few=6, many=12, requests=40, repeats=1, ups=2, starts=1)
 
 
 class Run(msgspec.Struct, frozen=True):

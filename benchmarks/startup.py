@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.result import Row, times
+from benchmarks.rig import Rig, asked
 from benchmarks.sizes import Run
-from benchmarks.stage import Stage, asked
 from puter_client.view import WaitFor
 
 MOST = 1.5
@@ -22,14 +22,14 @@ async def startup(run: Run) -> list[Row]:
     puter = str(Path(sysconfig.get_path("scripts")) / "puter")
     commands = {"puter --help": (puter, "--help"), "puter status": (puter, "status"), "least": LEAST}
     took: dict[str, list[float]] = {name: [] for name in commands}
-    async with Stage(workers=1) as stage:
-        batch_id = await stage.client.submit(asked(3))
-        await stage.client.wait(batch_id=batch_id, size=3, wait=WaitFor.RUNNING, timeout_s=60)
-        await stage.stop_workers()
+    async with Rig(workers=1) as rig:
+        batch_id = await rig.client.submit(asked(3))
+        await rig.client.wait(batch_id=batch_id, size=3, wait=WaitFor.RUNNING, timeout_s=60)
+        await rig.stop_workers()
         for number in range(run.sizes.starts + 1):
             for name, command in commands.items():
                 began = time.perf_counter()
-                await stage.run(*command)
+                await rig.run(*command)
                 if number:  # the first has to read its files from disk
                     took[name].append(time.perf_counter() - began)
     least = median(took.pop("least"))

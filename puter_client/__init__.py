@@ -1,4 +1,4 @@
-"""Puter's client: wishes for EC2 machines, and what became of them."""
+"""Puter's client: requests for EC2 machines, and what became of them."""
 
 __version__ = "0.1.0"
 

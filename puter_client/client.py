@@ -15,8 +15,8 @@ from puter_client.contract.health import WorkerHealth
 from puter_client.contract.key import PuterKey, check_namespace, check_tag, shown
 from puter_client.contract.phase import LIVE, Origin
 from puter_client.contract.record import Event
+from puter_client.contract.request import CancelRequest, UpRequest
 from puter_client.contract.spec import Spec
-from puter_client.contract.wish import CancelWish, UpWish
 from puter_client.store.clientstore import ClientStore
 from puter_client.view import Verdict, View, WaitFor
 
@@ -29,20 +29,20 @@ SWEPT_AFTER_S = 60.0
 LOOK_AGAIN_S = 0.1
 
 
-class Asked(NamedTuple):
-    """One machine to be wished for."""
+class MachineRequest(NamedTuple):
+    """One machine to be requested."""
 
     tag: str
     spec: Spec
 
 
 class PuterClient:
-    """Wishes for machines in one namespace, and what became of them.
+    """Requests for machines in one namespace, and what became of them.
 
     Use it as an async context manager:
 
         async with PuterClient.connect("redis://localhost", namespace="betty") as puter:
-            batch = await puter.submit([Asked("sweep-1", Spec(run="make"))])
+            batch = await puter.submit([MachineRequest("sweep-1", Spec(run="make"))])
             views = await puter.wait(batch_id=batch, wait=WaitFor.RUNNING)
 
     Every method raises StoreUnavailable if Redis does not answer.
@@ -74,11 +74,11 @@ class PuterClient:
         """Give the connections back."""
         await self._store.aclose()
 
-    # -- wishes -------------------------------------------------------------------------------------------------
+    # -- requests -------------------------------------------------------------------------------------------------
 
     async def submit(
         self,
-        asked: Sequence[Asked],
+        asked: Sequence[MachineRequest],
         *,
         origin: Origin = Origin.SUBMIT,
         again: bool = False,
@@ -86,7 +86,7 @@ class PuterClient:
         max_parallel: int | None = None,
         batch_id: str | None = None,
     ) -> str:
-        """Wish for machines; the id of the batch. Returns once Redis has the wishes.
+        """Request machines; the id of the batch. Returns once Redis has the requests.
 
         Args:
             asked: the machines.
@@ -109,8 +109,8 @@ class PuterClient:
                 raise InvalidInput(f"tag {shown(one.tag)} stands twice: each tag is one machine")
             seen.add(one.tag)
         batch_id = batch_id or new_batch_id()
-        wishes = [
-            UpWish(
+        requests = [
+            UpRequest(
                 tag=one.tag,
                 spec=one.spec,
                 batch=batch_id,
@@ -123,22 +123,22 @@ class PuterClient:
             )
             for one in asked
         ]
-        await self._store.append(self.namespace, wishes)
+        await self._store.append(self.namespace, requests)
         return batch_id
 
     async def cancel(self, tags: Sequence[str], *, batch_id: str | None = None) -> None:
-        """Withdraw wishes for which nothing has been asked of EC2 yet.
+        """Cancel requests for which nothing has been asked of EC2 yet.
 
-        `batch_id`: only what this submission wished for. What became of it is told by the records.
+        `batch_id`: only what this submission requested. What became of it is told by the records.
         """
-        wishes = [CancelWish(tag=check_tag(tag), user=self.user, batch=batch_id) for tag in tags]
-        if wishes:
-            await self._store.append(self.namespace, wishes)
+        requests = [CancelRequest(tag=check_tag(tag), user=self.user, batch=batch_id) for tag in tags]
+        if requests:
+            await self._store.append(self.namespace, requests)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     async def views(self, tags: Sequence[str]) -> list[View]:
-        """These tags as they stand, in their order; a tag that nobody wished for has no record."""
+        """These tags as they stand, in their order; a tag that nobody requested has no record."""
         records = await self._store.records(self.namespace, [check_tag(tag) for tag in tags])
         return [View(namespace=self.namespace, tag=tag, record=records.get(tag)) for tag in tags]
 
@@ -149,7 +149,7 @@ class PuterClient:
         return [view for view in await self.views(tags) if view.record is not None]
 
     async def batch(self, batch_id: str) -> tuple[BatchInfo | None, list[View]]:
-        """A batch and its tags; None if no worker has taken any of its wishes yet, or it is unknown."""
+        """A batch and its tags; None if no worker has taken any of its requests yet, or it is unknown."""
         info, rows = await self._store.batch(self.namespace, batch_id)
         records = await self._store.records(self.namespace, list(rows))
         return info, [
@@ -166,7 +166,7 @@ class PuterClient:
         return await self._store.events(PuterKey(self.namespace, check_tag(tag)))
 
     async def untaken(self) -> int:
-        """How many wishes of the namespace no worker has taken yet; 0 where that may not be seen.
+        """How many requests of the namespace no worker has taken yet; 0 where that may not be seen.
 
         What a worker takes is known to `views` and `batch` as soon as it is no longer counted here.
         """
@@ -177,13 +177,15 @@ class PuterClient:
         return await self._store.workers()
 
     async def need_worker(self) -> None:
-        """Be sure that somebody takes the wishes.
+        """Be sure that somebody takes the requests.
 
         Raises:
             NoWorker: nobody does.
         """
         if not [worker for worker in await self.workers() if not worker.draining]:
-            raise NoWorker("no worker is running on this Redis, nobody takes the wishes: start one with `puter worker`")
+            raise NoWorker(
+                "no worker is running on this Redis, nobody takes the requests: start one with `puter worker`"
+            )
 
     async def reconciled(self, *, timeout_s: float) -> bool:
         """Wait until a worker that has only just begun has compared every living machine with EC2.
@@ -223,8 +225,8 @@ class PuterClient:
         Args:
             wait: how far.
             batch_id: the submission to wait for; its rows decide.
-            tags: with a batch: the tags it wished for, if the caller knows them; else what to wait for.
-            size: how many wishes the batch has, if the caller knows it but not the tags.
+            tags: with a batch: the tags it requested, if the caller knows them; else what to wait for.
+            size: how many requests the batch has, if the caller knows it but not the tags.
             timeout_s: None is for ever.
             on_change: called with all views, at the beginning and after each change.
             meanwhile: awaited about every 2 s; what it raises ends the wait.
@@ -314,7 +316,7 @@ def still_waiting(views: Sequence[View], wait: WaitFor) -> WaitTimedOut:
     waiting = [view for view in views if view.verdict(wait) is Verdict.WAITING]
     first = waiting[0] if waiting else None
     why = f"; {first.tag}: {first.reason or first.phase.value}" if first else ""
-    return WaitTimedOut(f"{len(waiting):,} of {len(views):,} not {wait.value} in time, the wishes go on{why}")
+    return WaitTimedOut(f"{len(waiting):,} of {len(views):,} not {wait.value} in time, the requests go on{why}")
 
 
 def new_batch_id() -> str:

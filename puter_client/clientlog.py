@@ -1,6 +1,6 @@
-"""What this client asked for, as JSON lines in `client.jsonl` beside the worker's log.
+"""What this client requested, as JSON lines in `client.jsonl` beside the worker's log.
 
-Written when something is wished for, never for a look; no run, env or user data, which may hold secrets.
+Written when something is requested, never for a look; no run, env or user data, which may hold secrets.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from puter_client.contract.key import NAMESPACE, check_namespace, shown
 from puter_client.paths import Paths
 from puter_client.store.connection import check_url
 
-# What a machine is wished with is the client's own to fill in, never a default's.
+# What a machine is requested with is the client's own to fill in, never a default's.
 _NO_DEFAULT = frozenset({"private_key_path"})
 _TOP = ("namespace", "redis_url", "defaults")
 _MAPPINGS = ("env", "aws_tags")
@@ -27,7 +27,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         namespace: of every command, unless the environment or an option names another.
-        redis_url: of a shared Redis; None is the embedded engine. May hold a password.
+        redis_url: of a shared Redis; None is the local engine. May hold a password.
         defaults: fields of contract.fields.FIELDS as written; `public_key` is the path of a file, as the option is.
         open_to_others: whether a file with a password in it can be read by other users.
     """
@@ -46,10 +46,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         paths: this user's files.
-        environ: the environment; the embedded engine's worker gets it as it is.
+        environ: the environment; the local engine's worker gets it as it is.
         namespace: whose machines are spoken of.
         named_by_option: whether an option named it, so that commands told to the user have to name it too.
-        redis_url: of a shared Redis; None is the embedded engine.
+        redis_url: of a shared Redis; None is the local engine.
         defaults: fields that hold where neither file nor option says otherwise.
     """
 

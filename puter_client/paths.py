@@ -19,7 +19,7 @@ SOCKET_PATH_LIMIT_BYTES = 100
 ELSEWHERE = "choose a folder of your own with PUTER_HOME=…"
 
 # What an existing folder may hold and still be taken as Puter's own, to be closed to others.
-_OWN_NAMES = frozenset({"config.toml", "engine", "fleets", "logs", "private_keys", "run"})
+_OWN_NAMES = frozenset({"config.toml", "engine", "targets", "logs", "private_keys", "run"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Paths:
         state: folder of all that Puter itself writes.
         logs: folder of the engine's logs.
         private_keys: folder of the ssh keys that Puter made.
-        engine: folder of the embedded engine's locks and data.
+        engine: folder of the local engine's locks and data.
         runtime: folder of the engine's socket.
     """
 

@@ -22,10 +22,10 @@ _LIMIT_BYTES = 16_384
 
 
 class ClientKey(msgspec.Struct, frozen=True, kw_only=True):
-    """What a wish says of its key.
+    """What a request says of its key.
 
     Attributes:
-        public_key: one OpenSSH line; None: AWS holds the key under its name, or (embedded engine) EC2 shall make it.
+        public_key: one OpenSSH line; None: AWS holds the key under its name, or (local engine) EC2 shall make it.
         private_key_path: where this host keeps the private half, if it does.
     """
 
@@ -36,11 +36,11 @@ class ClientKey(msgspec.Struct, frozen=True, kw_only=True):
 def client_key(
     folder: Path, *, key_name: str | None = None, public_key_file: str | None = None, embedded: bool = True
 ) -> ClientKey:
-    """The key of a wish; Puter's own is made if there is none yet.
+    """The key of a request; Puter's own is made if there is none yet.
 
     Args:
         folder: of the private keys that Puter keeps.
-        key_name: the EC2 key pair's name as asked for; the private half kept under that name is used, none is made.
+        key_name: the EC2 key pair's name as requested; the private half kept under that name is used, none is made.
         public_key_file: the public half of the user's own key; its private half lies beside it without `.pub`, or
             in an agent.
         embedded: whether worker and client are one host, so that EC2 can make a key where ssh-keygen is missing.

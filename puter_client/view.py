@@ -1,4 +1,4 @@
-"""What a command shows of one tag: the row of the batch asked for, joined with the key's record."""
+"""What a command shows of one tag: the row of the batch requested, joined with the key's record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from puter_client.contract.phase import ENDED, LIVE, Outcome, Phase
 from puter_client.contract.record import Record
 
 WAITING_FOR_WORKER = "waiting for a worker to take it"
-# Outcomes that launch nothing: what the tag's record says is another wish's.
+# Outcomes that launch nothing: what the tag's record says is another request's.
 _NOT_GRANTED = frozenset({Outcome.CONFLICT, Outcome.REFUSED, Outcome.SKIPPED, Outcome.CANCELLED})
 
 
@@ -42,8 +42,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         namespace: of the key.
         tag: of the key.
         record: the key's record, if a worker has written one.
-        row: the row of the batch asked for; None if no batch was asked for, or no worker has taken the wish.
-        batch_id: the batch asked for.
+        row: the row of the batch requested; None if no batch was requested, or no worker has taken the request.
+        batch_id: the batch requested.
     """
 
     namespace: str
@@ -54,12 +54,12 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def outcome(self) -> Outcome | None:
-        """What became of the batch's wish; None while that is open, or no batch was asked for."""
+        """What became of the batch's request; None while that is open, or no batch was requested."""
         return self.row.outcome if self.row else None
 
     @property
     def phase(self) -> Phase:
-        """Where the key stands; `queued` until a worker has taken the wish."""
+        """Where the key stands; `queued` until a worker has taken the request."""
         return self.record.phase if self.record else Phase.QUEUED
 
     @property
@@ -83,8 +83,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         record = self.record
         if record is None:
             return Verdict.WAITING
-        if self.row and self.row.wish is not None and record.wish > self.row.wish:
-            return Verdict.REACHED  # a later wish has taken the key on: this one's machine came and went
+        if self.row and self.row.request_number is not None and record.request_number > self.row.request_number:
+            return Verdict.REACHED  # a later request has taken the key on: this one's machine came and went
         if record.phase in (Phase.FAILED, Phase.CANCELLED):
             return Verdict.FAILED
         reached = {

@@ -28,7 +28,7 @@ from puter_worker.settings import Settings, read_settings
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a worker until it is told to stop; the exit code."""
-    parser = argparse.ArgumentParser(prog="puter worker", description="Grant wishes until told to stop.")
+    parser = argparse.ArgumentParser(prog="puter worker", description="Grant requests until told to stop.")
     parser.add_argument("--burst", action="store_true", help="end when nothing is left to do")
     parser.add_argument("--embedded", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)

@@ -1,6 +1,6 @@
-"""The loops of a fleet's leader: resolve, launch, replay, explain and observe, as long as it holds the fleet's lease.
+"""The loops of a target's leader: resolve, launch, replay, explain and observe, as long as it holds the target's lease.
 
-Two leaders at once are harmless (each station says why); the lease only keeps them from working for nothing.
+Two leaders at once are harmless (each stage says why); the lease only keeps them from working for nothing.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from contextlib import suppress
 import structlog
 
 from puter_worker.ec2.errors import Ec2Error, Handling
-from puter_worker.fleet import Fleet, FleetId, Fleets
 from puter_worker.memory import Memory
 from puter_worker.settings import Settings
-from puter_worker.stations.explain import explain
-from puter_worker.stations.launch import Launcher
-from puter_worker.stations.observe import Observer
-from puter_worker.stations.quarantine import Quarantine
-from puter_worker.stations.resolve import Resolver
-from puter_worker.stations.send import replay
+from puter_worker.stages.explain import explain
+from puter_worker.stages.launch import Launcher
+from puter_worker.stages.observe import Observer
+from puter_worker.stages.quarantine import Quarantine
+from puter_worker.stages.resolve import Resolver
+from puter_worker.stages.send import replay
 from puter_worker.store import names
 from puter_worker.store.workerstore import WorkerStore
+from puter_worker.target import Target, TargetId, Targets
 from puter_worker.tasks import cancel_all
 
 _log = structlog.get_logger("puter.lead")
@@ -36,21 +36,21 @@ AFTER_ERROR_S = 1.0
 
 
 class Leader:
-    """Leads every fleet that this worker's credentials reach and nobody else leads."""
+    """Leads every target that this worker's credentials reach and nobody else leads."""
 
-    def __init__(self, store: WorkerStore, fleets: Fleets, settings: Settings) -> None:
+    def __init__(self, store: WorkerStore, targets: Targets, settings: Settings) -> None:
         self._store = store
-        self._fleets = fleets
+        self._targets = targets
         self._settings = settings
         self._memory = Memory(settings.memory_folder)
         self._leading: dict[str, asyncio.Task[None]] = {}
         self._draining = asyncio.Event()
 
     async def turn(self) -> None:
-        """Take over fleets that have no leader; to be called again and again."""
-        fleets = await self._store.fleets()
-        await self._remember(fleets)
-        for text in fleets:
+        """Take over targets that have no leader; to be called again and again."""
+        targets = await self._store.targets()
+        await self._remember(targets)
+        for text in targets:
             running = self._leading.get(text)
             if running is not None and not running.done():
                 continue
@@ -58,21 +58,21 @@ class Leader:
                 del self._leading[text]
                 with suppress(asyncio.CancelledError):
                     running.result()
-            fleet_id = FleetId.parse(text)
-            if self._draining.is_set() or not await self._fleets.reaches(fleet_id):
+            target_id = TargetId.parse(text)
+            if self._draining.is_set() or not await self._targets.reaches(target_id):
                 continue
             if await self._store.lease(names.lease(text), self._settings.worker_id, LEASE_S):
-                self._leading[text] = asyncio.create_task(self._lead(self._fleets.get(fleet_id)))
+                self._leading[text] = asyncio.create_task(self._lead(self._targets.get(target_id)))
 
-    async def _remember(self, fleets: list[str]) -> None:
-        """Keep in mind how far Redis has got, for fleets that others lead: this worker may lead them next."""
-        if not fleets:
+    async def _remember(self, targets: list[str]) -> None:
+        """Keep in mind how far Redis has got, for targets that others lead: this worker may lead them next."""
+        if not targets:
             return
         shown = await self._store.epoch()
-        for fleet in fleets:
-            known = self._memory.of(fleet)
+        for target in targets:
+            known = self._memory.of(target)
             if known is None or not known.contradicts(shown):
-                self._memory.saw(fleet, shown, time.time())
+                self._memory.saw(target, shown, time.time())
 
     async def drain(self) -> None:
         """Let the launches in hand end, and give every lease up."""
@@ -80,39 +80,39 @@ class Leader:
         if self._leading:
             await asyncio.gather(*self._leading.values(), return_exceptions=True)
 
-    async def _lead(self, fleet: Fleet) -> None:
-        name = names.lease(str(fleet))
-        gate = Quarantine(self._store, fleet, self._memory, quarantine_s=self._settings.quarantine_s)
-        resolver = Resolver(self._store, fleet)
-        launcher = Launcher(self._store, fleet, gate, most=self._settings.max_group)
-        observer = Observer(self._store, fleet, quiet_s=self._settings.quiet_sweep_s)
+    async def _lead(self, target: Target) -> None:
+        name = names.lease(str(target))
+        gate = Quarantine(self._store, target, self._memory, quarantine_s=self._settings.quarantine_s)
+        resolver = Resolver(self._store, target)
+        launcher = Launcher(self._store, target, gate, most=self._settings.max_group)
+        observer = Observer(self._store, target, quiet_s=self._settings.quiet_sweep_s)
 
         async def explaining() -> float:
             most = self._settings.max_group
-            return await explain(self._store, fleet, most=most, shut_s=gate.left_s, busy=launcher.is_busy)
+            return await explain(self._store, target, most=most, shut_s=gate.left_s, busy=launcher.is_busy)
 
-        _log.info("lease.taken", fleet=str(fleet))
+        _log.info("lease.taken", target=str(target))
         over = asyncio.Event()
         loops = [
-            asyncio.create_task(self._repeat(fleet, over, what, once))
+            asyncio.create_task(self._repeat(target, over, what, once))
             for what, once in (
                 ("resolve", resolver.turn),
                 ("launch", launcher.turn),
                 ("explain", explaining),
-                ("replay", lambda: self._replay(fleet, gate)),
+                ("replay", lambda: self._replay(target, gate)),
                 ("observe", lambda: _every(OBSERVE_EVERY_S, observer.turn())),
             )
         ]
         try:
             while not self._draining.is_set():
-                if not await self._fleets.reaches(fleet.fleet_id):
+                if not await self._targets.reaches(target.target_id):
                     break
                 try:
                     if not await self._store.lease(name, self._settings.worker_id, LEASE_S):
                         break
                 except self._store.errors as error:
                     # Redis is away: the loops find that out for themselves; the lease runs out or is renewed.
-                    _log.warning("lease.not_renewed", fleet=str(fleet), error=type(error).__name__)
+                    _log.warning("lease.not_renewed", target=str(target), error=type(error).__name__)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._draining.wait(), RENEW_S)
         finally:
@@ -125,29 +125,31 @@ class Leader:
                 await cancel_all(loops)
             with suppress(*self._store.errors):
                 await self._store.release(name, self._settings.worker_id)
-            _log.info("lease.released", fleet=str(fleet))
+            _log.info("lease.released", target=str(target))
 
-    async def _replay(self, fleet: Fleet, gate: Quarantine) -> float:
+    async def _replay(self, target: Target, gate: Quarantine) -> float:
         if not await gate.open():
             return REPLAY_EVERY_S
-        found = await self._store.open_intents(str(fleet), self._store.now())
-        await asyncio.gather(*(replay(self._store, fleet, kept) for kept in found[:REPLAY_AT_ONCE]))
+        found = await self._store.open_intents(str(target), self._store.now())
+        await asyncio.gather(*(replay(self._store, target, kept) for kept in found[:REPLAY_AT_ONCE]))
         return 0.0 if len(found) > REPLAY_AT_ONCE else REPLAY_EVERY_S
 
-    async def _repeat(self, fleet: Fleet, over: asyncio.Event, what: str, once: Callable[[], Awaitable[float]]) -> None:
-        """Run a station again and again until it is over; what it raises is told, and it goes on."""
+    async def _repeat(
+        self, target: Target, over: asyncio.Event, what: str, once: Callable[[], Awaitable[float]]
+    ) -> None:
+        """Run a stage again and again until it is over; what it raises is told, and it goes on."""
         while not over.is_set():
             try:
                 pause_s = await once()
             except Ec2Error as error:
                 pause_s = 5.0 if error.handling is Handling.CREDENTIALS else AFTER_ERROR_S
-                _log.warning("station.refused", station=what, fleet=str(fleet), code=error.code, message=error.message)
+                _log.warning("stage.refused", stage=what, target=str(target), code=error.code, message=error.message)
             except self._store.errors as error:
                 pause_s = AFTER_ERROR_S
-                _log.warning("redis.unavailable", station=what, error=type(error).__name__)
-            except Exception:  # noqa: BLE001 - a defect in one station must not end the others
+                _log.warning("redis.unavailable", stage=what, error=type(error).__name__)
+            except Exception:  # noqa: BLE001 - a defect in one stage must not end the others
                 pause_s = AFTER_ERROR_S
-                _log.exception("station.failed", station=what, fleet=str(fleet))
+                _log.exception("stage.failed", stage=what, target=str(target))
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), pause_s)
 

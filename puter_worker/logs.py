@@ -46,7 +46,7 @@ def set_up_logs(folder: Path | None, *, level: int = logging.INFO) -> None:
     root.setLevel(logging.WARNING)
     for ours in ("puter", "puter_worker"):
         logging.getLogger(ours).setLevel(level)
-    # arq tells of every job at INFO; the stations tell more, and better.
+    # arq tells of every job at INFO; the stages tell more, and better.
     logging.getLogger("arq").setLevel(logging.WARNING)
     structlog.configure(
         processors=[

@@ -1,4 +1,4 @@
-"""What a worker remembers of a fleet when Redis forgets: in memory, and in its state folder.
+"""What a worker remembers of a target when Redis forgets: in memory, and in its state folder.
 
 A Redis that was emptied, or put back to an older state, no longer knows what was launched a moment ago, and EC2 may
 not show it yet. Whoever remembers a launch waits before it launches again, until EC2 shows what there is.
@@ -29,7 +29,7 @@ class Epoch(msgspec.Struct, frozen=True):
 
 
 class Remembered(msgspec.Struct, frozen=True):
-    """What is known of a fleet whatever Redis says.
+    """What is known of a target whatever Redis says.
 
     Attributes:
         epoch: the furthest that was seen.
@@ -46,7 +46,7 @@ class Remembered(msgspec.Struct, frozen=True):
 
 
 class Memory:
-    """What this worker remembers, by fleet."""
+    """What this worker remembers, by target."""
 
     def __init__(self, folder: Path | None) -> None:
         """`folder`: where it outlives the process; None, or one that cannot be written: it does not."""
@@ -54,44 +54,44 @@ class Memory:
         self._known: dict[str, Remembered] = {}
         self.seen_alive: set[str] = set()
 
-    def of(self, fleet: str) -> Remembered | None:
-        """What is remembered of a fleet; None if it was never seen from here."""
-        if fleet not in self._known and self._folder is not None:
+    def of(self, target: str) -> Remembered | None:
+        """What is remembered of a target; None if it was never seen from here."""
+        if target not in self._known and self._folder is not None:
             try:
-                self._known[fleet] = msgspec.json.decode(self._file(fleet).read_bytes(), type=Remembered)
+                self._known[target] = msgspec.json.decode(self._file(target).read_bytes(), type=Remembered)
             except (OSError, msgspec.DecodeError, UnicodeDecodeError):
                 return None
-        return self._known.get(fleet)
+        return self._known.get(target)
 
-    def keep(self, fleet: str, known: Remembered) -> None:
+    def keep(self, target: str, known: Remembered) -> None:
         """Remember this from now on."""
-        if self._known.get(fleet) == known:
+        if self._known.get(target) == known:
             return
-        self._known[fleet] = known
+        self._known[target] = known
         if self._folder is None:
             return
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Workers in containers may share this folder, and have the same process id.
-            new = self._file(fleet).with_suffix(f".{secrets.token_hex(4)}")
+            new = self._file(target).with_suffix(f".{secrets.token_hex(4)}")
             new.touch(mode=0o600)
             new.write_bytes(msgspec.json.encode(known))
-            new.replace(self._file(fleet))
+            new.replace(self._file(target))
         except OSError as error:
             _log.warning("memory.not_kept", folder=str(self._folder), error=type(error).__name__)
             self._folder = None
 
-    def saw(self, fleet: str, shown: Epoch, now: float) -> None:
+    def saw(self, target: str, shown: Epoch, now: float) -> None:
         """Redis has shown itself this far, at a time of this host's clock.
 
         What other workers have launched since counts as launched now: this one may be all that remembers it.
         """
-        known = self.of(fleet)
+        known = self.of(target)
         before = known.epoch.launches if known is not None and not known.contradicts(shown) else 0
         launched_at = now if shown.launches > before else known.launched_at if known is not None else 0.0
-        self.seen_alive.add(fleet)
-        self.keep(fleet, Remembered(shown, launched_at))
+        self.seen_alive.add(target)
+        self.keep(target, Remembered(shown, launched_at))
 
-    def _file(self, fleet: str) -> Path:
+    def _file(self, target: str) -> Path:
         assert self._folder is not None
-        return self._folder / f"{hashlib.sha256(fleet.encode()).hexdigest()[:16]}.json"
+        return self._folder / f"{hashlib.sha256(target.encode()).hexdigest()[:16]}.json"

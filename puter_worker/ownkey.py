@@ -1,4 +1,4 @@
-"""The key of a client that cannot make one: EC2 makes it, and the embedded engine keeps its private half.
+"""The key of a client that cannot make one: EC2 makes it, and the local engine keeps its private half.
 
 Only where client and worker are one host and one user; the private half goes from EC2's answer into its file, and
 nowhere else.

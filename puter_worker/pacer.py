@@ -2,7 +2,7 @@
 
 A bucket lives in Redis and is counted there by one script, so it does not matter which worker spends from it.
 Rates and sizes: "Request throttling for the Amazon EC2 API" in AWS's developer guide. Sizes are taken with
-headroom, because requests at the published size get refused now and then; refills are as published. Other tools
+headroom, because calls at the published size get refused now and then; refills are as published. Other tools
 spend from the same account: when EC2 refuses all the same, the rate is halved for a while.
 """
 
@@ -49,11 +49,11 @@ BUCKETS = {
     "ModifyInstanceAttribute": Bucket(45, 5),
     "AuthorizeSecurityGroupIngress": Bucket(45, 5),
 }
-# Of these a station takes the tokens itself: how many there are decides what it asks for.
+# Of these a stage takes the tokens itself: how many there are decides what it asks for.
 TAKEN_BEFORE = frozenset({"RunInstances", "CreateTags"})
 SLOW_FOR_S = 20.0
 SLOW_FACTOR = 0.5
-# Of a worker that dies between taking tokens and its request, nobody tells that this will not arrive.
+# Of a worker that dies between taking tokens and its call, nobody tells that this will not arrive.
 ARRIVES_WITHIN_S = 5.0
 # A wait longer than this is slept in parts, so that a rate that has recovered is noticed.
 LONGEST_NAP_S = 2.0
@@ -87,29 +87,29 @@ class Budget(msgspec.Struct, frozen=True):
     machines_rate: float
 
 
-class Advance:
-    """Tokens taken for a request that is still to be prepared, and is made inside `async with`.
+class Reservation:
+    """Tokens taken for a call that is still to be prepared, and is made inside `async with`.
 
-    EC2's bucket may be full until the request reaches it, so they do not begin to come back here before the end of it.
+    EC2's bucket may be full until the call reaches it, so they do not begin to come back here before the end of it.
     """
 
-    def __init__(self, pacer: Pacer, request: str, amounts: Mapping[str, int]) -> None:
+    def __init__(self, pacer: Pacer, call: str, amounts: Mapping[str, int]) -> None:
         self._pacer = pacer
-        self._request = request
+        self._call = call
         self._left = dict(amounts)
 
-    async def give_back(self, amounts: Mapping[str, int] | None = None) -> None:
-        """Put back what is not asked for after all; None is all that is left."""
+    async def refund(self, amounts: Mapping[str, int] | None = None) -> None:
+        """Put back what is not requested after all; None is all that is left."""
         for action, amount in (amounts or dict(self._left)).items():
             self._left[action] -= amount
-            await self._pacer.take([(action, -amount)], request=self._request)
+            await self._pacer.take([(action, -amount)], call=self._call)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """The request has reached EC2, or will not any more."""
-        await self._pacer.arrived(self._left, request=self._request)
+        """The call has reached EC2, or will not any more."""
+        await self._pacer.arrived(self._left, call=self._call)
 
 
 class Pacer:
@@ -122,15 +122,15 @@ class Pacer:
         self._region = region
         self._unlimited = unlimited
 
-    async def take(self, amounts: Sequence[tuple[str, int]], *, request: str = "") -> Granted:
+    async def take(self, amounts: Sequence[tuple[str, int]], *, call: str = "") -> Granted:
         """Take tokens of several buckets at once, or none: (action, amount) each; less than nothing is given back.
 
-        `request`: a name for what they are taken for, if it does not reach EC2 at once (see Advance).
+        `call`: a name for what they are taken for, if it does not reach EC2 at once (see Reservation).
         """
         if self._unlimited:
             return Granted(0.0, int(BUCKETS.get(amounts[0][0], _DESCRIBE).size))
         keys = [names.bucket(self._account, self._region, name) for name, _ in amounts]
-        args: list[str | float] = [request, ARRIVES_WITHIN_S]
+        args: list[str | float] = [call, ARRIVES_WITHIN_S]
         for name, amount in amounts:
             bucket = BUCKETS.get(name, _DESCRIBE)
             args += (bucket.size, bucket.rate, bucket.reserve, amount)
@@ -158,29 +158,29 @@ class Pacer:
             await asyncio.sleep(min(granted.wait_s, LONGEST_NAP_S))
         return True
 
-    async def take_ahead(self, amounts: Mapping[str, int]) -> Advance | float:
-        """Take tokens for a request that is still to be prepared; if they are not there, when to ask again."""
-        request = secrets.token_hex(4)
-        granted = await self.take(list(amounts.items()), request=request)
-        return granted.wait_s or Advance(self, request, amounts)
+    async def reserve(self, amounts: Mapping[str, int]) -> Reservation | float:
+        """Take tokens for a call that is still to be prepared; if they are not there, when to ask again."""
+        call = secrets.token_hex(4)
+        granted = await self.take(list(amounts.items()), call=call)
+        return granted.wait_s or Reservation(self, call, amounts)
 
-    async def arrived(self, actions: Iterable[str], *, request: str) -> None:
-        """A request whose tokens were taken ahead has reached EC2, or will not any more."""
+    async def arrived(self, actions: Iterable[str], *, call: str) -> None:
+        """A call whose tokens were reserved has reached EC2, or will not any more."""
         if self._unlimited:
             return
         async with self._store.redis.pipeline(transaction=False) as pipe:
             for action in actions:
-                pipe.hdel(names.bucket(self._account, self._region, action), f"sent:{request}")
+                pipe.hdel(names.bucket(self._account, self._region, action), f"sent:{call}")
             await pipe.execute()
 
     async def pace(self, action: str, _weight: int) -> None:
-        """Return when one request of this action may be sent; of those TAKEN_BEFORE, at once."""
+        """Return when one call of this action may be sent; of those TAKEN_BEFORE, at once."""
         if action in TAKEN_BEFORE:
             return
         await self.take_one(action, until=inf)
 
     async def slow_down(self, action: str) -> None:
-        """EC2 refused a request for being one too many: spend less for a while, and start from nothing."""
+        """EC2 refused a call for being one too many: spend less for a while, and start from nothing."""
         now = self._store.now()
         name = names.bucket(self._account, self._region, action)
         _log.warning("rate.lowered", action=action, region=self._region, for_s=SLOW_FOR_S)

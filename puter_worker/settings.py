@@ -22,13 +22,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         redis_url: of the Redis that clients append to.
         worker_id: `<host>:<pid>:<random>`, its name among all workers.
         host: this host's name.
-        max_jobs: ensure jobs at a time; more only make each other, and all other stations, wait for longer.
-        drain_s: how long the stations in hand may take after SIGTERM; a stop grace must be longer.
+        max_jobs: ensure jobs at a time; more only make each other, and all other stages, wait for longer.
+        drain_s: how long the stages in hand may take after SIGTERM; a stop grace must be longer.
         burst: end when nothing is left to do.
-        embedded: state folder of the embedded engine this worker belongs to; None on a shared host.
+        embedded: state folder of the local engine this worker belongs to; None on a shared host.
         idle_exit_s: an embedded worker ends itself and its Redis after this long with nothing alive or on its way.
         pace: whether to stay inside EC2's published rates; off only for stand-ins without limits.
-        quarantine_s: how long a fleet waits after Redis has forgotten its launches.
+        quarantine_s: how long a target waits after Redis has forgotten its launches.
         memory_folder: where is kept what must outlive both Redis and this process; None: nowhere.
         quiet_sweep_s: how often living machines are looked at while nobody waits for an end.
         max_group: most instances one RunInstances call may launch.
@@ -72,7 +72,7 @@ def read_settings(environ: Mapping[str, str], *, burst: bool = False, embedded: 
         drain_s=_number(environ, "PUTER_DRAIN_S", 25, 1, 3_600),
         idle_exit_s=_number(environ, "PUTER_IDLE_EXIT_S", 600, 1, 86_400),
         quarantine_s=_number(environ, "PUTER_QUARANTINE_S", 10, 0, 3_600),
-        memory_folder=Paths.from_environ(environ).state / "fleets",
+        memory_folder=Paths.from_environ(environ).state / "targets",
         pace=environ.get("PUTER_PACE", "on") != "off",
         max_group=_number(environ, "PUTER_MAX_GROUP", 100, 1, 100),
         burst=burst,

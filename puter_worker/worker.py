@@ -1,4 +1,4 @@
-"""A worker: intake, arq's ensure jobs, label and admit, and the loops of the fleets it leads, from start to drain."""
+"""A worker: intake, arq's ensure jobs, label and admit, and the loops of the targets it leads, from start to drain."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from puter_client.local.idle import exit_if_unused
 from puter_client.paths import Paths
 from puter_client.store.connection import connection_pool
 from puter_worker.ec2.session import Sessions
-from puter_worker.fleet import Fleets
 from puter_worker.jobs import JobWorker
 from puter_worker.lead import Leader
 from puter_worker.settings import Settings
-from puter_worker.stations.admit import admit
-from puter_worker.stations.ensure import ensure
-from puter_worker.stations.intake import intake
-from puter_worker.stations.label import Labeller
+from puter_worker.stages.admit import admit
+from puter_worker.stages.ensure import ensure
+from puter_worker.stages.intake import intake
+from puter_worker.stages.label import Labeller
 from puter_worker.store.workerstore import WorkerStore
+from puter_worker.target import Targets
 from puter_worker.tasks import cancel_all
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Worker:
     """One worker process."""
 
     def __init__(self, settings: Settings, *, on_ready: Callable[[], None] = lambda: None) -> None:
-        """`on_ready` is called once wishes are taken."""
+        """`on_ready` is called once requests are taken."""
         self._settings = settings
         self._on_ready = on_ready
         # arq's serializer is pickle unless told otherwise: whoever can write to Redis could run code here.
@@ -63,14 +63,14 @@ class Worker:
         )
         self._store = WorkerStore(self._redis)
         self._sessions = Sessions(version=puter_worker.__version__)
-        self._fleets = Fleets(
+        self._targets = Targets(
             self._store,
             self._sessions,
             pace=settings.pace,
             private_keys=settings.embedded / "private_keys" if settings.embedded else None,
         )
-        self._labeller = Labeller(self._store, self._fleets)
-        self._leader = Leader(self._store, self._fleets, settings)
+        self._labeller = Labeller(self._store, self._targets)
+        self._leader = Leader(self._store, self._targets, settings)
         self._stop = asyncio.Event()
         self._arq: JobWorker | None = None
         self._started_at = 0.0
@@ -96,7 +96,7 @@ class Worker:
                 ("health", self._announce, HEALTH_EVERY_S),
                 ("lead", self._leader.turn, LEAD_EVERY_S),
                 ("label", self._labeller.turn, LABEL_EVERY_S),
-                ("admit", lambda: admit(self._store, self._fleets), ADMIT_EVERY_S),
+                ("admit", lambda: admit(self._store, self._targets), ADMIT_EVERY_S),
             )
         ]
         if self._settings.burst:
@@ -120,11 +120,11 @@ class Worker:
 
     async def _intake(self) -> None:
         try:
-            namespaces = await self._store.rung()
+            namespaces = await self._store.ready_namespaces()
             random.shuffle(namespaces)  # workers that start at the same one would only meet each other
             while namespaces and not self._stop.is_set() and await intake(self._store, namespaces):
                 await self._store.feed()
-                namespaces = await self._store.rung()
+                namespaces = await self._store.ready_namespaces()
         finally:
             await self._store.feed()
 
@@ -155,7 +155,7 @@ class Worker:
         self.stop()
 
     async def _end_when_idle(self) -> None:
-        """End the embedded engine when it has long had nothing alive or on its way, and nobody uses it."""
+        """End the local engine when it has long had nothing alive or on its way, and nobody uses it."""
         now = asyncio.get_running_loop().time()
         try:
             used = await self._store.in_use()
@@ -191,7 +191,7 @@ class Worker:
             except self._store.errors as error:
                 pause_s = AFTER_ERROR_S
                 _log.warning("redis.unavailable", loop=what, error=type(error).__name__)
-            except Exception:  # noqa: BLE001 - a defect in one station must not end the others
+            except Exception:  # noqa: BLE001 - a defect in one stage must not end the others
                 pause_s = AFTER_ERROR_S
                 _log.exception("loop.failed", loop=what)
             with suppress(TimeoutError):
@@ -210,7 +210,7 @@ class Worker:
                 raise
             except self._store.errors as error:
                 _log.warning("redis.unavailable", loop="arq", error=type(error).__name__)
-            except Exception:  # noqa: BLE001 - a defect in one station must not end the others
+            except Exception:  # noqa: BLE001 - a defect in one stage must not end the others
                 _log.exception("loop.failed", loop="arq")
             for task in arq.tasks.values():
                 task.cancel()
@@ -221,13 +221,13 @@ class Worker:
     async def _ensure_puter(self, _ctx: dict[str, Any], namespace: str, tag: str) -> None:
         key = PuterKey.checked(namespace, tag)
         try:
-            await ensure(self._store, self._fleets, key)
+            await ensure(self._store, self._targets, key)
         except self._store.errors as error:
             _log.warning("redis.unavailable", loop="ensure", error=type(error).__name__)
             raise Retry(defer=random.uniform(0.5, 1.5)) from None  # noqa: S311 - only spreads the load
-        except Exception:  # noqa: BLE001 - a defect in one station must not end the others
+        except Exception:  # noqa: BLE001 - a defect in one stage must not end the others
             # A defect fails this job alone; its key is restarted when nothing has moved it.
-            _log.exception("station.failed", station="ensure")
+            _log.exception("stage.failed", stage="ensure")
 
     # -- drain --------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Batch files: YAML, JSONL and CSV to wishes.
+"""Batch files: YAML, JSONL and CSV to requests.
 
 The way of a file: `read` decodes it and finds its format; `yaml_file`, `jsonl_file` and `csv_file` each turn it
 into the same sheet of written fields with their lines; `levels` lays entry over option over default; `build`

@@ -181,7 +181,7 @@ def laid_over(weaker: Level, stronger: Level) -> Level:
 
 
 class SshSources:
-    """The CIDRs of each distinct ssh_from, asked for once, when an entry first needs them."""
+    """The CIDRs of each distinct ssh_from, requested once, when an entry first needs them."""
 
     def __init__(self, resolve: ResolveSshFrom) -> None:
         self._resolve = resolve

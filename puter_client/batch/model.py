@@ -35,7 +35,7 @@ class Entry(msgspec.Struct, frozen=True):
 
     Attributes:
         tag: its tag, checked.
-        spec: what is wished for, checked.
+        spec: what is requested, checked.
         where: where it was written: `batch.yaml:12`, or `--tag` if it was generated.
     """
 

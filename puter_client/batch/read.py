@@ -47,7 +47,7 @@ def read_batch(
         text: its content, UTF-8.
         overrides: fields given as options, by their names in contract.fields.FIELDS; None and () are not given.
         format: a Format's name; None goes by the suffix, and without one by the content.
-        resolve_ssh_from: asked for the CIDRs of an ssh_from with "auto" in it, at most once for each distinct
+        resolve_ssh_from: requested the CIDRs of an ssh_from with "auto" in it, at most once for each distinct
             one, and with () for those of entries for which nobody wrote any; its InvalidInput is told too.
         read_file: reads a `user_data_file`; None reads it beside `source`.
 

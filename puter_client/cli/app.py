@@ -19,11 +19,11 @@ _HELP = """EC2 machines for one-off workloads, each granted exactly once.
 \b
   puter --profile P --tag T     ensure one machine (the same as `puter up`)
   puter submit batch.yaml       ensure many
-  puter status                  where every wish stands
+  puter status                  where every request stands
   puter why T                   why it stands there
   puter ssh T                   a shell on it
 
-Wishing for the same tag again finds the same machine. Every machine ends
+Requesting the same tag again finds the same machine. Every machine ends
 itself after its --ttl. Without PUTER_REDIS_URL a local engine is started;
 `puter demo` shows it all on a simulated AWS.
 """

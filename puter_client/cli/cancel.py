@@ -1,4 +1,4 @@
-"""`puter cancel`: withdraw wishes for which nothing has been asked of EC2 yet."""
+"""`puter cancel`: cancel requests for which nothing has been asked of EC2 yet."""
 
 # ruff: noqa: D301
 # click keeps the lines after a \b in a docstring as they are.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from puter_client.client import PuterClient
 
 ANSWER_S = 10.0
-UNKNOWN_S = 2.0  # a tag that no worker knows by then was never wished for
+UNKNOWN_S = 2.0  # a tag that no worker knows by then was never requested
 LOOK_EVERY_S = 0.1
 _MOST_LISTED = 20
 _LOGGED_TAGS = 100
@@ -35,10 +35,10 @@ _LOGGED_TAGS = 100
 @namespace_option
 @json_option
 def cancel(tags: tuple[str, ...], batch: str | None, namespace: str | None, as_json: bool) -> int:
-    """Withdraw wishes before anything was asked of EC2 for them.
+    """Withdraw requests before anything was asked of EC2 for them.
 
-    A machine that EC2 was asked for goes on, and ends itself after its --ttl:
-    Puter deletes nothing. With --batch only what that submission wished for is
+    A machine that EC2 was requested goes on, and ends itself after its --ttl:
+    Puter deletes nothing. With --batch only what that submission requested is
     withdrawn.
 
     \b
@@ -108,7 +108,7 @@ async def _answered(client: PuterClient, tags: Sequence[str]) -> list[View]:
 
 
 def is_open(view: View) -> bool:
-    """Whether the wish may still be withdrawn, so that no answer to the cancel can be told yet."""
+    """Whether the request may still be withdrawn, so that no answer to the cancel can be told yet."""
     record = view.record
     return record is None or (record.phase in ON_ITS_WAY and record.intent is None)
 
@@ -124,7 +124,7 @@ def verdict(view: View) -> str:
         return f"too late: {record.instance_id} lives, and ends itself after its ttl"
     if record.phase in ON_ITS_WAY:
         return (
-            "too late: EC2 has been asked for it"
+            "too late: EC2 has been requested it"
             if record.intent
             else "not withdrawn (another batch's, or no answer yet)"
         )
@@ -135,7 +135,7 @@ def _tell(views: Sequence[View]) -> None:
     done = [view for view in views if view.phase is Phase.CANCELLED]
     rest = [view for view in views if view.phase is not Phase.CANCELLED]
     if done:
-        names = done[0].tag if len(done) == 1 else f"{len(done):,} wishes"
+        names = done[0].tag if len(done) == 1 else f"{len(done):,} requests"
         out(f"withdrawn: {names}")
     for view in rest[:_MOST_LISTED]:
         say(f"{view.tag} {plain(verdict(view))}")

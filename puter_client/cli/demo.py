@@ -146,14 +146,14 @@ def _environ(url: str) -> dict[str, str]:
 async def _show(settings: Settings, aws: SimulatedAws, count: int) -> None:
     from puter_client.cli import follow
     from puter_client.cli.session import connected
-    from puter_client.cli.wish import Keys, SshSources
-    from puter_client.client import Asked
+    from puter_client.cli.specs import Keys, SshSources
+    from puter_client.client import MachineRequest
     from puter_client.contract.spec import Spec
 
     aws.start()
     tags = [f"demo-{number}" for number in range(count)]
     spec = Keys(settings, None).into(Spec(ssh_from=SshSources(settings.environ)(())))
-    asked = [Asked(tag, spec) for tag in tags]
+    asked = [MachineRequest(tag, spec) for tag in tags]
     async with connected(settings, tell=live.show) as client:
         await aws.ready()
         live.clear()
@@ -165,7 +165,7 @@ async def _show(settings: Settings, aws: SimulatedAws, count: int) -> None:
             out(title)
             began = time.monotonic()
             going = follow.Going(settings, WaitFor.RUNNING)
-            await follow.wish(client, settings, asked, going, origin=Origin.SUBMIT)
+            await follow.request(client, settings, asked, going, origin=Origin.SUBMIT)
             views = await follow.follow(client, going, timeout_s=TIMEOUT_S, tags=tags)
             _tell(views, time.monotonic() - began, listed)
             if any(follow.failed(view, WaitFor.RUNNING) for view in views):

@@ -1,4 +1,4 @@
-"""What `up`, `submit`, `wait` and `demo` share: wishing, following what comes of it, and telling how it ended."""
+"""What `up`, `submit`, `wait` and `demo` share: requesting, following what comes of it, and telling how it ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from puter_client.contract.spec import spec_digest
 from puter_client.view import Verdict, View, WaitFor
 
 if TYPE_CHECKING:
-    from puter_client.client import Asked, PuterClient
+    from puter_client.client import MachineRequest, PuterClient
 
 MOST_LISTED = 20
 _LOGGED_TAGS = 100
@@ -26,7 +26,7 @@ _LOOKED_AT_FOR_NOTICES = 5
 
 
 class Going:
-    """What goes on should the command end before its wishes do: nothing, until they are sent or found.
+    """What goes on should the command end before its requests do: nothing, until they are sent or found.
 
     Attributes:
         settings: of the command.
@@ -46,7 +46,7 @@ class Going:
         self.views: list[View] = []
 
     def sends(self, batch_id: str) -> None:
-        """From here on Redis may have some of the wishes."""
+        """From here on Redis may have some of the requests."""
         self.batch_id = batch_id
         self._sending = True
 
@@ -59,9 +59,9 @@ class Going:
         command = self.settings.command
         if self._sending:
             if self.tags:
-                return f"whether the wish was sent is not known; look with: {command(f'status {self.tags[0]}')}"
+                return f"whether the request was sent is not known; look with: {command(f'status {self.tags[0]}')}"
             look = command(f"status --batch {self.batch_id}")
-            return f"how many of the wishes were sent is not known; look with: {look}; submitting again doubles none"
+            return f"how many of the requests were sent is not known; look with: {look}; submitting again doubles none"
         if not self._on:
             return None
         tell = "why" if len(self.tags) == 1 else "status"
@@ -77,12 +77,12 @@ class Going:
         if way is None or self._sending:
             return way
         if len(self.tags) == 1:
-            return f"the wish goes on; {way}"
-        return f"the batch goes on; {way}" if self.batch_id and not self.tags else f"the wishes go on; {way}"
+            return f"the request goes on; {way}"
+        return f"the batch goes on; {way}" if self.batch_id and not self.tags else f"the requests go on; {way}"
 
 
 def run(work: Callable[[], Awaitable[int]], going: Going | None = None) -> int:
-    """Run a command's asynchronous part; Ctrl-C ends the command, not its wishes."""
+    """Run a command's asynchronous part; Ctrl-C ends the command, not its requests."""
     import asyncio
 
     async def main() -> int:
@@ -108,7 +108,7 @@ def run(work: Callable[[], Awaitable[int]], going: Going | None = None) -> int:
 def end_if_interrupted() -> None:
     """End here if Ctrl-C was pressed and a library swallowed it; loops of commands call it.
 
-    `asyncio.timeout(0)` takes a cancellation that was asked for just before for its own, and redis-py uses it.
+    `asyncio.timeout(0)` takes a cancellation that was requested just before for its own, and redis-py uses it.
     """
     import asyncio
 
@@ -117,10 +117,10 @@ def end_if_interrupted() -> None:
         raise asyncio.CancelledError
 
 
-async def wish(
+async def request(
     client: PuterClient,
     settings: Settings,
-    asked: Sequence[Asked],
+    asked: Sequence[MachineRequest],
     going: Going,
     *,
     origin: Origin,
@@ -131,7 +131,7 @@ async def wish(
     """Submit, note it in the client's log, and be sure that somebody takes it; the batch's id.
 
     Raises:
-        NoWorker: nobody does, on a shared Redis; the wishes stay.
+        NoWorker: nobody does, on a shared Redis; the requests stay.
     """
     from puter_client.client import new_batch_id
 
@@ -144,7 +144,7 @@ async def wish(
     going.goes_on()
     log(
         settings,
-        "wishes.submitted",
+        "requests.submitted",
         namespace=settings.namespace,
         batch=batch_id,
         count=len(asked),
@@ -156,12 +156,12 @@ async def wish(
         max_parallel=max_parallel,
     )
     if nobody and (nobody := await nobody_serves(client, settings, within_s=STARTING_S)):
-        raise NoWorker(f"{nobody}\nthe wishes wait for one, as batch {batch_id}")
+        raise NoWorker(f"{nobody}\nthe requests wait for one, as batch {batch_id}")
     return batch_id
 
 
 def log(settings: Settings, event: str, **facts: object) -> None:
-    """Note in the client's log what was asked for; a log that cannot be written holds up nothing."""
+    """Note in the client's log what was requested; a log that cannot be written holds up nothing."""
     from puter_client.clientlog import log_action
 
     try:
@@ -262,7 +262,7 @@ async def notices(client: PuterClient, views: Sequence[View]) -> list[str]:
     launched = [view for view in views if view.outcome in (Outcome.CREATED, Outcome.EXISTING) and view.record]
     for view in launched[:_LOOKED_AT_FOR_NOTICES]:
         for event in await client.events(view.tag):
-            # Of a launch it was told to whoever asked for it.
+            # Of a launch it was told to whoever requested it.
             told_now = view.outcome is Outcome.CREATED or event.event == "instance.found"
             if told_now and view.record and event.at >= view.record.created_at:
                 found |= {notice: None for notice in [event.detail.get("notice")] if notice}

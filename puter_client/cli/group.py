@@ -11,16 +11,16 @@ import click
 # Name → its module below puter_client.cli, its click command in there, and its line in `puter --help`.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": ("up", "up", "Ensure one machine, wait, print its ssh and rsync commands."),
-    "submit": ("submit", "submit", "Wish for many machines: a batch file, or a numbered tag."),
-    "status": ("status", "status", "Where every wish stands, and why."),
+    "submit": ("submit", "submit", "Request many machines: a batch file, or a numbered tag."),
+    "status": ("status", "status", "Where every request stands, and why."),
     "wait": ("wait", "wait", "Wait until machines have come as far as you need."),
     "batches": ("batches", "batches", "The latest submissions."),
     "why": ("why", "why", "One tag's timeline, reasons and request ids."),
-    "cancel": ("cancel", "cancel", "Withdraw wishes before anything was asked of EC2."),
+    "cancel": ("cancel", "cancel", "Withdraw requests before anything was asked of EC2."),
     "ssh": ("ssh", "ssh", "A shell, or one command, on a machine."),
     "rsync": ("ssh", "rsync", "Copy files to a machine, or from it."),
     "ssh-config": ("ssh", "ssh_config", "Host blocks of all living machines, for ~/.ssh/config."),
-    "worker": ("worker", "worker", "Run a worker, which grants the wishes."),
+    "worker": ("worker", "worker", "Run a worker, which grants the requests."),
     "local": ("local", "local", "Start, stop or look at the local engine."),
     "demo": ("demo", "demo", "Everything once, on a simulated AWS, in a throw-away folder."),
 }

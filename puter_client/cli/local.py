@@ -1,4 +1,4 @@
-"""`puter local`: the embedded engine by hand; commands that need it start it themselves."""
+"""`puter local`: the local engine by hand; commands that need it start it themselves."""
 
 # ruff: noqa: D301
 # click keeps the lines after a \b in a docstring as they are.

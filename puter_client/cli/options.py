@@ -29,14 +29,14 @@ namespace_option = click.option(
     "-n", "--namespace", metavar="NAME", help="Whose machines: a person's or team's room. [PUTER_NAMESPACE]"
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
-dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be asked for; touch nothing.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be requested; touch nothing.")
 again_option = click.option("--again", is_flag=True, help="Launch anew a tag that has ended, whatever its result.")
 
 
 def timeout_option(default: str | None) -> Callable[[F], F]:
     """`--timeout`, in seconds for the command."""
     shown = f"  [default: {default}]" if default else "  [default: none]"
-    text = f"How long to wait, like 90s or 10m; the wish goes on.{shown}"
+    text = f"How long to wait, like 90s or 10m; the request goes on.{shown}"
     return click.option("--timeout", metavar="TIME", default=default, callback=_seconds, help=text)
 
 

@@ -21,7 +21,7 @@ LOOK_EVERY_S = 0.05
 
 
 class NotKnown(PuterError):
-    """A tag or batch that nobody has wished for, or that was forgotten 30 days after its end."""
+    """A tag or batch that nobody has requested, or that was forgotten 30 days after its end."""
 
 
 def check_selection(tags: tuple[str, ...], batch: str | None, everything: bool = False) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def batch_name(batch_id: str) -> str:
 
 
 def waiting_for_worker(untaken: int) -> str:
-    """That wishes lie in the inbox, which tells nobody whose they are."""
+    """That requests lie in the inbox, which tells nobody whose they are."""
     if untaken == 1:
-        return "1 wish waits for a worker to take it"
-    return f"{untaken:,} wishes wait for a worker to take them"
+        return "1 request waits for a worker to take it"
+    return f"{untaken:,} requests wait for a worker to take them"

@@ -1,4 +1,4 @@
-"""A client for a command: on the shared Redis that is named, else on the embedded engine, which is started."""
+"""A client for a command: on the shared Redis that is named, else on the local engine, which is started."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GONE_S = 15.0  # workers that are replaced have their successors sooner
 
 
 class NothingYet(PuterError):
-    """Nobody has ever wished for anything here, so a look needs no engine."""
+    """Nobody has ever requested anything here, so a look needs no engine."""
 
     code: ClassVar[str] = "NothingYet"
 
@@ -62,7 +62,7 @@ async def connected(
 
     Raises:
         NothingYet: looks_only, and there never was an engine.
-        EngineError: the embedded engine cannot be started or used.
+        EngineError: the local engine cannot be started or used.
         StoreUnavailable: the Redis does not answer.
     """
     from puter_client.client import PuterClient
@@ -123,7 +123,7 @@ async def _own(url: str, settings: Settings, user: str) -> AsyncIterator[PuterCl
 
 
 class Served:
-    """Looks now and then whether there is still somebody who takes the wishes that are waited for."""
+    """Looks now and then whether there is still somebody who takes the requests that are waited for."""
 
     def __init__(self, client: PuterClient, settings: Settings) -> None:
         self._client = client
@@ -144,7 +144,7 @@ class Served:
 
 
 async def nobody_serves(client: PuterClient, settings: Settings, *, within_s: float = 0.0) -> str | None:
-    """What to say if no worker takes the wishes of a shared Redis, nor begins to within a time; None if one does."""
+    """What to say if no worker takes the requests of a shared Redis, nor begins to within a time; None if one does."""
     import asyncio
 
     if settings.redis_url is None:

@@ -1,4 +1,4 @@
-"""`puter status`: where every wish stands, and why."""
+"""`puter status`: where every request stands, and why."""
 
 # ruff: noqa: D301
 # click keeps the lines after a \b in a docstring as they are.
@@ -43,7 +43,7 @@ def status(
     namespace: str | None,
     as_json: bool,
 ) -> int:
-    """Where every wish stands, and why.
+    """Where every request stands, and why.
 
     Without tags: what lives or is on its way, and what ended within 24 h, the
     newest last. Nothing is asked of AWS: workers keep it up to date.
@@ -127,7 +127,7 @@ async def _views(
 
 
 def is_bad(view: View) -> bool:
-    """Whether --exit-status has to say so: it failed, its workload did, or the batch's wish was not granted."""
+    """Whether --exit-status has to say so: it failed, its workload did, or the batch's request was not granted."""
     record = view.record
     if view.verdict(WaitFor.QUEUED) is Verdict.FAILED:
         return True

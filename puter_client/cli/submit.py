@@ -1,4 +1,4 @@
-"""`puter submit`: wish for many machines at once."""
+"""`puter submit`: request many machines at once."""
 
 # ruff: noqa: D301
 # click keeps the lines after a \b in a docstring as they are.
@@ -29,8 +29,8 @@ from puter_client.view import WaitFor
 if TYPE_CHECKING:
     from puter_client.batch import Batch
     from puter_client.cli.follow import Going
-    from puter_client.cli.wish import Keys, SshSources
-    from puter_client.client import Asked
+    from puter_client.cli.specs import Keys, SshSources
+    from puter_client.client import MachineRequest
 
 
 @click.command(short_help=COMMANDS["submit"][2])
@@ -62,7 +62,7 @@ def submit(
     as_json: bool,
     **machine: Any,
 ) -> int:
-    """Wish for many machines: a batch file (YAML, JSONL, CSV), or a numbered tag.
+    """Request many machines: a batch file (YAML, JSONL, CSV), or a numbered tag.
 
     All of a file is checked first; if anything in it cannot be used, nothing
     is submitted. Submitting it again launches nothing that is there already.
@@ -75,7 +75,7 @@ def submit(
       puter submit --tag 'sweep-{i}' --count 100 --run 'python x.py {i}'
       puter submit batch.yaml --wait running --timeout 15m
 
-    Returns when every wish has its answer (--wait queued). Exit code 1: some
+    Returns when every request has its answer (--wait queued). Exit code 1: some
     failed, conflicted or were refused; 4: not all came in time.
     """
     if (file is None) == (tag is None):
@@ -84,8 +84,8 @@ def submit(
         raise click.UsageError("--count goes with --tag, not with a file")
     from puter_client.cli.follow import Going, run
     from puter_client.cli.session import settings_of
-    from puter_client.cli.wish import Keys, SshSources, given_fields, public_key_file
-    from puter_client.client import Asked
+    from puter_client.cli.specs import Keys, SshSources, given_fields, public_key_file
+    from puter_client.client import MachineRequest
 
     settings = settings_of(namespace)
     options = given_fields(machine, settings.environ)
@@ -100,7 +100,7 @@ def submit(
     keys = Keys(settings, key_file)
     if dry_run:
         own = key_file is not None  # what is not the user's own would be made
-        asked = [Asked(entry.tag, keys.into(entry.spec) if own else entry.spec) for entry in batch.entries]
+        asked = [MachineRequest(entry.tag, keys.into(entry.spec) if own else entry.spec) for entry in batch.entries]
         return _tell_dry(batch, asked, settings, auto=sources.skipped, as_json=as_json)
     asked = _asked(batch, keys, sources)
     going = Going(settings, WaitFor(wait))
@@ -188,20 +188,20 @@ def _in_namespace(settings: Settings, named: str | None) -> Settings:
     return msgspec.structs.replace(settings, namespace=named, named_by_option=True)
 
 
-def _asked(batch: Batch, keys: Keys, sources: SshSources) -> list[Asked]:
-    from puter_client.cli import wish as wishes
-    from puter_client.client import Asked
+def _asked(batch: Batch, keys: Keys, sources: SshSources) -> list[MachineRequest]:
+    from puter_client.cli.specs import warn_of, without_a_rule
+    from puter_client.client import MachineRequest
 
     specs = [entry.spec for entry in batch.entries]
     if sources.unknown is not None:
-        say(wishes.without_a_rule(specs, sources.unknown))
-    wishes.warn_of(specs, say)
-    return [Asked(entry.tag, keys.into(entry.spec)) for entry in batch.entries]
+        say(without_a_rule(specs, sources.unknown))
+    warn_of(specs, say)
+    return [MachineRequest(entry.tag, keys.into(entry.spec)) for entry in batch.entries]
 
 
-def _tell_dry(batch: Batch, asked: Sequence[Asked], settings: Settings, *, auto: bool, as_json: bool) -> int:
+def _tell_dry(batch: Batch, asked: Sequence[MachineRequest], settings: Settings, *, auto: bool, as_json: bool) -> int:
     from puter_client.cli.follow import MOST_LISTED
-    from puter_client.cli.wish import described
+    from puter_client.cli.specs import described
 
     if as_json:
         for one in asked:
@@ -213,16 +213,16 @@ def _tell_dry(batch: Batch, asked: Sequence[Asked], settings: Settings, *, auto:
     if len(batch.entries) > MOST_LISTED:
         out(f"  +{len(batch.entries) - MOST_LISTED:,} more")
     if auto:
-        out("ssh from: this machine's own address, looked up when asked for")
+        out("ssh from: this machine's own address, looked up when requested")
     return 0
 
 
-async def _submit(settings: Settings, going: Going, asked: Sequence[Asked], how: _How) -> int:
+async def _submit(settings: Settings, going: Going, asked: Sequence[MachineRequest], how: _How) -> int:
     from puter_client.cli import follow
     from puter_client.cli.session import connected
 
     async with connected(settings) as client:
-        batch_id = await follow.wish(
+        batch_id = await follow.request(
             client,
             settings,
             asked,

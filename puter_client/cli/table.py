@@ -96,7 +96,7 @@ def group_of(view: View) -> str:
 
 
 def is_refused(view: View) -> bool:
-    """Whether the batch's wish was not granted, so that the tag's record is another wish's."""
+    """Whether the batch's request was not granted, so that the tag's record is another request's."""
     return view.outcome is not None and view.verdict(WaitFor.QUEUED) is Verdict.FAILED
 
 
@@ -181,6 +181,6 @@ def counted(views: Sequence[View]) -> str:
     """How many stand where: `3 queued, 20 running, 2 failed`."""
     counts = dict.fromkeys(Phase, 0)
     for view in views:
-        # Until a worker has taken the batch's wish, the record tells of an earlier one.
+        # Until a worker has taken the batch's request, the record tells of an earlier one.
         counts[Phase.QUEUED if view.batch_id and view.row is None else view.phase] += 1
     return ", ".join(f"{count:,} {phase.value}" for phase, count in counts.items() if count)

@@ -29,14 +29,14 @@ from puter_client.view import View, WaitFor
 
 if TYPE_CHECKING:
     from puter_client.cli.follow import Going
-    from puter_client.client import Asked
+    from puter_client.client import MachineRequest
 
 DEFAULT_TIMEOUT = "10m"
 
 
 @click.command(short_help=COMMANDS["up"][2])
 @click.argument("tag_argument", metavar="[TAG]", required=False)
-@click.option("-t", "--tag", metavar="TAG", help="The machine's name; wished for again, it is found, not doubled.")
+@click.option("-t", "--tag", metavar="TAG", help="The machine's name; requested again, it is found, not doubled.")
 @namespace_option
 @machine_options
 @wait_option("running")
@@ -74,26 +74,26 @@ def up(
     1: it failed or is another machine already; 4: not there in time.
     """
     chosen = _tag(ctx, tag_argument, tag)
-    from puter_client.cli import wish as wishes
+    from puter_client.cli import specs
     from puter_client.cli.follow import Going, run
     from puter_client.cli.session import settings_of
-    from puter_client.client import Asked
+    from puter_client.client import MachineRequest
 
     settings = settings_of(namespace)
-    options = wishes.given_fields(machine, settings.environ)
-    sources = wishes.SshSources(settings.environ, look_up=not dry_run)
-    spec = wishes.one_spec(settings, options, sources)
-    key_file = wishes.public_key_file(settings, options)
-    keys = wishes.Keys(settings, key_file)
+    options = specs.given_fields(machine, settings.environ)
+    sources = specs.SshSources(settings.environ, look_up=not dry_run)
+    spec = specs.one_spec(settings, options, sources)
+    key_file = specs.public_key_file(settings, options)
+    keys = specs.Keys(settings, key_file)
     if dry_run:
         if key_file is not None:  # what is not the user's own would be made
             spec = keys.into(spec)
-        _tell_dry(wishes.described(chosen, settings.namespace, spec), auto=sources.skipped, as_json=as_json)
+        _tell_dry(specs.described(chosen, settings.namespace, spec), auto=sources.skipped, as_json=as_json)
         return 0
-    wishes.warn_of([spec], say)
+    specs.warn_of([spec], say)
     spec = keys.into(spec)
     going = Going(settings, WaitFor(wait), [chosen])
-    return run(lambda: _up(settings, going, Asked(chosen, spec), timeout, again=again, as_json=as_json), going)
+    return run(lambda: _up(settings, going, MachineRequest(chosen, spec), timeout, again=again, as_json=as_json), going)
 
 
 def _tag(ctx: click.Context, argument: str | None, option: str | None) -> str:
@@ -123,7 +123,7 @@ def _tell_dry(fields: dict[str, Any], *, auto: bool, as_json: bool) -> None:
 async def _up(
     settings: Settings,
     going: Going,
-    asked: Asked,
+    asked: MachineRequest,
     timeout_s: float | None,
     *,
     again: bool,
@@ -133,7 +133,7 @@ async def _up(
     from puter_client.cli.session import connected
 
     async with connected(settings) as client:
-        await follow.wish(client, settings, [asked], going, origin=Origin.UP, again=again)
+        await follow.request(client, settings, [asked], going, origin=Origin.UP, again=again)
         (view,) = await follow.follow(client, going, timeout_s=timeout_s, tags=[asked.tag])
         for notice in await follow.notices(client, [view]):
             say(f"note: {notice}")

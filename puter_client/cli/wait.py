@@ -65,7 +65,7 @@ def wait(
 
 
 async def _known(client: PuterClient, settings: Settings, going: Going, deadline: float | None) -> int | None:
-    """Wait until what was named is known, as long as there are wishes that no worker has taken; the batch's size.
+    """Wait until what was named is known, as long as there are requests that no worker has taken; the batch's size.
 
     Raises:
         NotKnown: it is not, and all is taken.

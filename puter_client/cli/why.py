@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 # What workers note, in plain words; an event that is not here is shown as it is called.
 WORDS = {
-    "wish.accepted": "a worker has taken the wish",
-    "wish.cancelled": "the wish was withdrawn",
-    "wish.delayed": "it has to wait before EC2 can be asked",
+    "request.accepted": "a worker has taken the request",
+    "request.cancelled": "the request was withdrawn",
+    "request.delayed": "it has to wait before EC2 can be asked",
     "intent.lost": "Redis lost its launch; EC2 is asked whether it took place",
     "launch.awaited": "EC2 has no such machine",
     "launch.begun": "its launch has begun",

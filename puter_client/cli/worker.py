@@ -28,10 +28,10 @@ class WorkerNotInstalled(PuterError):
 @click.command(short_help=COMMANDS["worker"][2])
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 def worker(burst: bool) -> None:
-    """Run a worker, which grants the wishes of all clients of its Redis.
+    """Run a worker, which grants the requests of all clients of its Redis.
 
     Any number may run, on any hosts. It uses the AWS credentials found here,
-    and those of the profiles that wishes name. SIGTERM has it finish what it
+    and those of the profiles that requests name. SIGTERM has it finish what it
     is at. The local engine has one of its own.
 
     \b

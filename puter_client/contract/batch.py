@@ -1,4 +1,4 @@
-"""A batch: the wishes of one submission, a row a tag."""
+"""A batch: the requests of one submission, a row a tag."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class BatchInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         batch_id: made by the client.
         namespace: its inbox's.
-        size: how many wishes it said to have.
+        size: how many requests it said to have.
         owner: who said to be asking.
-        created_at: when intake took its first wish, seconds of Redis TIME.
+        created_at: when intake took its first request, seconds of Redis TIME.
     """
 
     batch_id: str
@@ -26,16 +26,16 @@ class BatchInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class BatchRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of one wish of a batch.
+    """What became of one request of a batch.
 
     Attributes:
         outcome: None while a worker checks in EC2 what the record says.
         generation: of which instance the outcome speaks.
-        wish: of which of the key's wishes.
+        request_number: of which of the key's requests.
         message: why, where it was not granted.
     """
 
     outcome: Outcome | None = None
     generation: int | None = None
-    wish: int | None = None
+    request_number: int | None = None
     message: str | None = None

@@ -3,9 +3,9 @@
 ```
 PuterError                 code, exit_code; its text is one line that says what was wrong and what to do
 ├── InvalidInput           exit 2: something typed or written in a file cannot be used
-├── EngineError            exit 3: the embedded engine could not be started or used
+├── EngineError            exit 3: the local engine could not be started or used
 ├── StoreUnavailable       exit 3: Redis did not answer
-├── NoWorker               exit 3: nobody takes the wishes
+├── NoWorker               exit 3: nobody takes the requests
 └── WaitTimedOut           exit 4: what was waited for did not come in time
 ```
 """
@@ -43,7 +43,7 @@ class InvalidInput(PuterError):
 
 
 class EngineError(PuterError):
-    """The embedded engine could not be started or used."""
+    """The local engine could not be started or used."""
 
     code: ClassVar[str] = "EngineError"
     exit_code: ClassVar[int] = 3
@@ -57,14 +57,14 @@ class StoreUnavailable(PuterError):
 
 
 class NoWorker(PuterError):
-    """No worker announces itself, so nobody would take the wishes."""
+    """No worker announces itself, so nobody would take the requests."""
 
     code: ClassVar[str] = "NoWorker"
     exit_code: ClassVar[int] = 3
 
 
 class WaitTimedOut(PuterError):
-    """What was waited for did not come in time; the wishes go on."""
+    """What was waited for did not come in time; the requests go on."""
 
     code: ClassVar[str] = "WaitTimedOut"
     exit_code: ClassVar[int] = 4

@@ -87,7 +87,7 @@ def _full_text(value: Any) -> str:
 
 
 def _user_data(value: Any) -> str:
-    from puter_client.contract.userdata import check_user_data  # most wishes have none
+    from puter_client.contract.userdata import check_user_data  # most requests have none
 
     text = _full_text(value)
     try:
@@ -180,7 +180,7 @@ def _cidrs(value: Any) -> tuple[str, ...]:
     return tuple(sorted({parse_cidr(_text(item)) for item in items}))
 
 
-@lru_cache(maxsize=1_000)  # a batch has the same few in each of its thousands of wishes
+@lru_cache(maxsize=1_000)  # a batch has the same few in each of its thousands of requests
 def parse_cidr(text: str) -> str:
     """A CIDR in its one written form; a bare address is that one host.
 

@@ -1,4 +1,4 @@
-"""The key of a puter: under which name one machine is wished for."""
+"""The key of a puter: under which name one machine is requested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The states that a puter, a wish and a workload can be in."""
+"""The states that a puter, a request and a workload can be in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Where a wish stands; within one wish it only moves downwards in this list."""
+    """Where a request stands; within one request it only moves downwards in this list."""
 
     QUEUED = "queued"
     RESOLVING = "resolving"
@@ -25,7 +25,7 @@ RANK = {phase: rank for rank, phase in enumerate(Phase)}
 
 
 class Outcome(StrEnum):
-    """What became of one wish of a batch, told in the batch's row."""
+    """What became of one request of a batch, told in the batch's row."""
 
     CREATED = "created"
     EXISTING = "existing"
@@ -55,7 +55,7 @@ class Os(StrEnum):
 
 
 class Origin(StrEnum):
-    """Which command made a wish: `up` wants a machine now, `submit` a workload done once."""
+    """Which command made a request: `up` wants a machine now, `submit` a workload done once."""
 
     UP = "up"
     SUBMIT = "submit"

@@ -29,21 +29,21 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         v: schema version.
-        wish: counts the wishes that asked for a machine under this key.
+        request_number: counts the requests that requested a machine under this key.
         generation: 1 for a key's first instance, +1 each time an earlier one has ended.
         attempt: counts launches of this generation that EC2 refused for good, so that each has its own token.
         phase: see Phase.
         reason: in plain words, whenever the puter waits or has ended.
         changed_at: when phase or reason last changed.
-        batch_id: submission of the wish that is being served.
-        batch_size: how many wishes that submission has.
+        batch_id: submission of the request that is being served.
+        batch_size: how many requests that submission has.
         max_parallel: at most so many machines of that submission live at a time.
         made_anew: how often its launch was refused because what it was prepared with had been deleted.
         short_since: since when EC2 has had no capacity for it anywhere it may be launched.
         owner: who said to be asking.
         spec_digest: of the spec being served.
-        intent: id of the open launch intent; while there is one, the wish cannot be cancelled.
-        fleet: account, region and profile it is launched with, once resolved.
+        intent: id of the open launch intent; while there is one, the request cannot be cancelled.
+        target: account, region and profile it is launched with, once resolved.
         observed_at: when EC2 last confirmed the instance.
         labelled: whether the instance bears its own tags.
         overdue: whether it outlived its deadline.
@@ -52,7 +52,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     v: Literal[1] = 1
     namespace: str
     tag: str
-    wish: int = 1
+    request_number: int = 1
     generation: int = 1
     attempt: int = 0
     phase: Phase
@@ -66,9 +66,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     short_since: float | None = None
     owner: str | None = None
     spec_digest: str | None = None
-    fleet: str | None = None
+    target: str | None = None
     intent: str | None = None
-    # asked for, as the record shows it
+    # requested, as the record shows it
     profile: str | None = None
     region: str | None = None
     instance_type: str | None = None
@@ -104,7 +104,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The key it is kept under."""
         return PuterKey(self.namespace, self.tag)
 
-    def but(self, **changes: Any) -> Record:
+    def replace(self, **changes: Any) -> Record:
         """A copy with some fields changed."""
         return msgspec.structs.replace(self, **changes)
 

@@ -1,4 +1,4 @@
-"""What is wished for: the description of one machine and its workload."""
+"""What is requested: the description of one machine and its workload."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COMPARED = (
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One machine as asked for; None means "as the worker finds it" unless said otherwise.
+    """One machine as requested; None means "as the worker finds it" unless said otherwise.
 
     Attributes:
         profile: AWS profile of the worker's host; None is its default credentials.

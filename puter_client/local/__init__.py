@@ -1,4 +1,4 @@
-"""The embedded engine: a Valkey and one worker on this host, for whoever has no Redis."""
+"""The local engine: a Valkey and one worker on this host, for whoever has no Redis."""
 
 from puter_client.local.engine import Engine, EngineStatus, engine_status, ensure_engine, stop_engine
 from puter_client.local.idle import exit_if_unused

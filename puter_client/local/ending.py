@@ -32,7 +32,7 @@ async def hears(lock: FileLock, socket: Path | str, paths: Paths, *, say: Say, f
         False: it cannot; it is for signals to end it, should it not be gone by now.
 
     Raises:
-        EngineError: it does not answer in time, and force was not asked for.
+        EngineError: it does not answer in time, and force was not requested.
     """
     if await ask(socket) is not Answer.NONE:
         return True

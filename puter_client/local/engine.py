@@ -1,4 +1,4 @@
-"""The embedded engine: a server and a worker on this host that commands start, share and leave behind.
+"""The local engine: a server and a worker on this host that commands start, share and leave behind.
 
 ```
 engine.use     shared: a command works with the engine       exclusive: it is being ended
@@ -329,4 +329,4 @@ def _told_in_a_line() -> Iterator[None]:
         yield
     except OSError as error:
         where = f"{shown(error.filename, 200)}: " if error.filename else ""
-        raise EngineError(f"the embedded engine: {where}{error.strerror or error}: mend it, or {ELSEWHERE}") from None
+        raise EngineError(f"the local engine: {where}{error.strerror or error}: mend it, or {ELSEWHERE}") from None

@@ -21,9 +21,9 @@ _held_to_the_end: list[FileLock] = []
 async def exit_if_unused(paths: Paths, redis_url: str, *, still_idle: Callable[[], Awaitable[bool]]) -> bool:
     """Ends the engine's server if no command works with the engine; then the calling worker has to exit.
 
-    Why no wish is left behind: a command shares `engine.use` from before it looks for a server until it is done,
+    Why no request is left behind: a command shares `engine.use` from before it looks for a server until it is done,
     and this needs it exclusively. A command that came before makes the try fail. One that came and went between
-    the worker's last look and the try has left its wish in Redis: so `still_idle` looks once more, when nobody can
+    the worker's last look and the try has left its request in Redis: so `still_idle` looks once more, when nobody can
     come any more. One that comes after it waits, then finds no server and starts one. For that the lock stays held
     until this process is gone: a command that went on sooner would take the leaving worker for a serving one.
 

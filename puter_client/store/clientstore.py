@@ -1,4 +1,4 @@
-"""What a client does in Redis: it appends wishes and reads what workers published, nothing else."""
+"""What a client does in Redis: it appends requests and reads what workers published, nothing else."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.health import WorkerHealth
 from puter_client.contract.key import PuterKey
 from puter_client.contract.record import Event, Record
-from puter_client.contract.wish import Wish
+from puter_client.contract.request import Request
 from puter_client.store import names
 from puter_client.store.connection import connection_pool, why_refused
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-# Wishes a transaction: large enough that its round trip does not count, small enough that no other client waits.
+# Requests a transaction: large enough that its round trip does not count, small enough that no other client waits.
 APPEND_AT_ONCE = 1_000
 READ_AT_ONCE = 2_000
 WORKER_SILENT_AFTER_S = 30
@@ -31,7 +31,7 @@ _row_decoder = msgspec.json.Decoder(BatchRow)
 _info_decoder = msgspec.json.Decoder(BatchInfo)
 _event_decoder = msgspec.json.Decoder(Event)
 _health_decoder = msgspec.json.Decoder(WorkerHealth)
-_wish_encoder = msgspec.json.Encoder()
+_request_encoder = msgspec.json.Encoder()
 
 
 class ClientStore:
@@ -54,7 +54,7 @@ class ClientStore:
         await self._redis.connection_pool.disconnect()
 
     @asynccontextmanager
-    async def _asked(self) -> AsyncIterator[Any]:
+    async def _connected(self) -> AsyncIterator[Any]:
         from redis.exceptions import RedisError
 
         try:
@@ -62,24 +62,24 @@ class ClientStore:
         except (RedisError, OSError) as error:
             raise StoreUnavailable(why_refused(self._url, error)) from None
 
-    async def append(self, namespace: str, wishes: Sequence[Wish]) -> None:
-        """Put wishes into the namespace's inbox, in order, and ring.
+    async def append(self, namespace: str, requests: Sequence[Request]) -> None:
+        """Put requests into the namespace's inbox, in order, and ring.
 
         Raises:
             StoreUnavailable: Redis did not take them; earlier chunks of 1,000 may be in.
         """
-        async with self._asked() as redis:
-            for start in range(0, len(wishes), APPEND_AT_ONCE):
-                encoded = [_wish_encoder.encode(wish) for wish in wishes[start : start + APPEND_AT_ONCE]]
+        async with self._connected() as redis:
+            for start in range(0, len(requests), APPEND_AT_ONCE):
+                encoded = [_request_encoder.encode(request) for request in requests[start : start + APPEND_AT_ONCE]]
                 async with redis.pipeline(transaction=True) as pipe:
                     pipe.rpush(names.inbox(namespace), *encoded)
-                    pipe.sadd(names.BELL, namespace)
+                    pipe.sadd(names.READY, namespace)
                     await pipe.execute()
 
     async def records(self, namespace: str, tags: Sequence[str]) -> dict[str, Record]:
         """Records by tag; tags without one are missing."""
         found: dict[str, Record] = {}
-        async with self._asked() as redis:
+        async with self._connected() as redis:
             for start in range(0, len(tags), READ_AT_ONCE):
                 chunk = tags[start : start + READ_AT_ONCE]
                 async with redis.pipeline(transaction=False) as pipe:
@@ -93,18 +93,18 @@ class ClientStore:
 
     async def tags(self, namespace: str, *, ended_since: float | None = None) -> list[str]:
         """Tags of a namespace: those that have not ended, and those that ended since then (None: all)."""
-        async with self._asked() as redis:
+        async with self._connected() as redis:
             low: float | str = "-inf" if ended_since is None else ended_since
             return [tag.decode() for tag in await redis.zrangebyscore(names.index(namespace), low, "+inf")]
 
     async def events(self, key: PuterKey) -> list[Event]:
         """A key's timeline, oldest first."""
-        async with self._asked() as redis:
+        async with self._connected() as redis:
             return _decoded_all(_event_decoder, await redis.lrange(names.events(key), 0, -1))
 
     async def batch(self, namespace: str, batch_id: str) -> tuple[BatchInfo | None, dict[str, BatchRow]]:
         """A batch's head and its rows by tag, in the order of their tags."""
-        async with self._asked() as redis:
+        async with self._connected() as redis:
             fields: dict[bytes, bytes] = await redis.hgetall(names.batch(namespace, batch_id))
         info = _decoded(_info_decoder, fields.pop(names.BATCH_INFO.encode(), None))
         rows = {tag.decode(): _decoded(_row_decoder, row) for tag, row in sorted(fields.items())}
@@ -114,14 +114,14 @@ class ClientStore:
         """Some rows of a batch, by tag; those that no worker has written are missing."""
         if not tags:
             return {}
-        async with self._asked() as redis:
+        async with self._connected() as redis:
             raws = await redis.hmget(names.batch(namespace, batch_id), list(tags))
         rows = {tag: _decoded(_row_decoder, raw) for tag, raw in zip(tags, raws, strict=True)}
         return {tag: row for tag, row in rows.items() if row is not None}
 
     async def batches(self, namespace: str, *, last: int) -> list[BatchInfo]:
         """The latest batches of a namespace, newest first."""
-        async with self._asked() as redis:
+        async with self._connected() as redis:
             ids = await redis.zrange(names.batches(namespace), 0, last - 1, desc=True)
             async with redis.pipeline(transaction=False) as pipe:
                 for batch_id in ids:
@@ -129,10 +129,10 @@ class ClientStore:
                 return _decoded_all(_info_decoder, await pipe.execute())
 
     async def waiting(self, namespace: str) -> int:
-        """How many wishes lie in the inbox. Needs a right that a client of a shared Redis may lack: then 0."""
+        """How many requests lie in the inbox. Needs a right that a client of a shared Redis may lack: then 0."""
         from redis.exceptions import NoPermissionError
 
-        async with self._asked() as redis:
+        async with self._connected() as redis:
             try:
                 return int(await redis.llen(names.inbox(namespace)))
             except NoPermissionError:
@@ -140,7 +140,7 @@ class ClientStore:
 
     async def workers(self) -> list[WorkerHealth]:
         """Workers heard of in the last 30 s."""
-        async with self._asked() as redis:
+        async with self._connected() as redis:
             seconds, _ = await redis.time()
             ids = await redis.zrangebyscore(names.WORKERS, seconds - WORKER_SILENT_AFTER_S, "+inf")
             async with redis.pipeline(transaction=False) as pipe:
@@ -150,7 +150,7 @@ class ClientStore:
 
     async def now(self) -> float:
         """Redis TIME, in seconds since 1970."""
-        async with self._asked() as redis:
+        async with self._connected() as redis:
             seconds, micros = await redis.time()
             return float(seconds + micros / 1e6)
 
@@ -159,9 +159,9 @@ class ClientStore:
         """Be told of every change in a namespace while inside."""
         pubsub: Any = self._redis.pubsub(ignore_subscribe_messages=True)
         try:
-            async with self._asked():
+            async with self._connected():
                 await pubsub.subscribe(names.channel(namespace))
-            yield Changes(pubsub, self._asked)
+            yield Changes(pubsub, self._connected)
         finally:
             await pubsub.aclose()
 
@@ -171,12 +171,12 @@ class Changes:
 
     def __init__(self, pubsub: Any, asked: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
         self._pubsub = pubsub
-        self._asked = asked
+        self._connected = asked
 
     async def wait(self, timeout_s: float) -> set[str]:
         """Tags told to have changed, as soon as there is one; empty after `timeout_s`."""
         changed: set[str] = set()
-        async with self._asked():
+        async with self._connected():
             message = await self._pubsub.get_message(timeout=timeout_s)
             while message is not None:
                 changed.add(bytes(message["data"]).decode(errors="replace"))

@@ -93,7 +93,7 @@ def why_refused(url: str, error: Exception, role: Literal["client", "worker"] = 
 def connection_pool(url: str, *, max_connections: int = 64, timeout_s: float = 5.0) -> ConnectionPool:
     """A pool whose commands end within `timeout_s` and survive one lost connection.
 
-    A repeated command may have been carried out before: harmless, for a wish appended twice joins itself, and
+    A repeated command may have been carried out before: harmless, for a request appended twice joins itself, and
     every write of a worker is guarded by what it expects to find.
     """
     from redis.asyncio import BlockingConnectionPool

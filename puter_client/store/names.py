@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from puter_client.contract.key import PuterKey
 
-BELL = "puter:_bell"  # set: namespaces whose inbox holds something
+READY = "puter:_ready"  # set: namespaces whose inbox holds something
 WORKERS = "puter:_public:workers"  # sorted set: worker id → when it was last heard of
 BATCH_INFO = "_info"  # field of a batch's hash; no tag begins with "_"
 
 
 def inbox(namespace: str) -> str:
-    """List of a namespace's wishes that no worker has taken yet."""
+    """List of a namespace's requests that no worker has taken yet."""
     return f"puter:_in:{namespace}"
 
 

@@ -13,7 +13,7 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
 
 
 class Metadata(_Part, frozen=True, kw_only=True):
-    """Of the request itself."""
+    """Of the call itself."""
 
     request_id: str | None = None
 
@@ -95,7 +95,7 @@ class InstanceAnswer(_Part, frozen=True, kw_only=True):
     instance_lifecycle: str | None = None
 
 
-class Reservation(Answer, frozen=True, kw_only=True):
+class ReservationAnswer(Answer, frozen=True, kw_only=True):
     """The instances of one RunInstances call: its answer, and a part of DescribeInstances'."""
 
     instances: list[InstanceAnswer] = []
@@ -104,7 +104,7 @@ class Reservation(Answer, frozen=True, kw_only=True):
 class Instances(Answer, frozen=True, kw_only=True):
     """DescribeInstances."""
 
-    reservations: list[Reservation] = []
+    reservations: list[ReservationAnswer] = []
 
 
 class Console(Answer, frozen=True, kw_only=True):

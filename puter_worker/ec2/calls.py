@@ -150,7 +150,7 @@ class Caller:
 
 
 def _resources(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a request or an answer the ids and names that a log line shows, and nothing else of it."""
+    """Of a call or an answer the ids and names that a log line shows, and nothing else of it."""
     shown = {xform_name(key): named[key] for key in _IDS if named.get(key)}
     instances = named.get("Instances")
     if instances:

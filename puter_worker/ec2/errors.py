@@ -27,13 +27,13 @@ class Handling(StrEnum):
     AGAIN = "again"
     """Repeat it with the same token, after a pause."""
     THROTTLED = "throttled"
-    """Asked too fast: wait, ask more slowly."""
+    """MachineRequest too fast: wait, ask more slowly."""
     OTHER_ZONE = "other_zone"
     """Nothing free here: another zone or later, with a new token."""
     QUOTA = "quota"
-    """The account's limit: stop this fleet's launches, say which limit, try later."""
+    """The account's limit: stop this target's launches, say which limit, try later."""
     SPLIT = "split"
-    """Asked for too much at once: ask in parts."""
+    """MachineRequest for too much at once: ask in parts."""
     FAIL = "fail"
     """Repeating cannot help; the reason is for the user."""
     JUST_MADE = "just_made"
@@ -67,8 +67,8 @@ _TABLE: Mapping[Handling, tuple[str, ...]] = {
     Handling.SPLIT: ("ResourceCountExceeded", "FilterLimitExceeded"),
     Handling.JUST_MADE: ("InvalidInstanceID.NotFound", "InvalidGroup.NotFound"),
     Handling.ALREADY_THERE: ("InvalidGroup.Duplicate", "InvalidKeyPair.Duplicate", "InvalidPermission.Duplicate"),
-    # The last four mean keys withdrawn or mistyped, or a clock that is wrong: nothing of it is the wish's fault,
-    # and the worker's operator can mend it while the wish waits.
+    # The last four mean keys withdrawn or mistyped, or a clock that is wrong: nothing of it is the request's fault,
+    # and the worker's operator can mend it while the request waits.
     Handling.CREDENTIALS: (
         "ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired",
         "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch", "InvalidAccessKeyId",
@@ -91,7 +91,7 @@ HANDLING: Mapping[str, Handling] = MappingProxyType(
 # A server's error that says by its code that nothing was done.
 _SURELY_NOT_DONE = frozenset({Handling.THROTTLED, Handling.OTHER_ZONE, Handling.QUOTA, Handling.CREDENTIALS})
 
-# Raised inside the call asked for, when the SDK first had to fetch credentials by one of these.
+# Raised inside the call requested, when the SDK first had to fetch credentials by one of these.
 _CREDENTIAL_OPERATIONS = frozenset(
     {"AssumeRole", "AssumeRoleWithWebIdentity", "AssumeRoleWithSAML", "GetRoleCredentials", "CreateToken"}
 )
@@ -266,7 +266,7 @@ def _not_answered(error: BaseException) -> Ec2Error:
         return Ec2Error(name.removesuffix("Error"), "no such AWS region: give one like us-east-1 with --region")
     if isinstance(error, sdk.ParamValidationError):
         # Its own text quotes values, user data among them.
-        return Ec2Error("ParamValidation", "Puter composed a request that EC2's interface does not know: a defect")
+        return Ec2Error("ParamValidation", "Puter composed a call that EC2's interface does not know: a defect")
     if _never_sent(error):
         return Ec2Error(name.removesuffix("Error"), f"EC2 was not reached: {_where(error)}", handling=Handling.AGAIN)
     if isinstance(error, ResponseParserError | msgspec.ValidationError):

@@ -128,7 +128,7 @@ async def ensure_group(
 
 
 def missing_cidrs(rules: Iterable[Permission], wanted: Iterable[str]) -> list[str]:
-    """Those of the wanted CIDRs, sorted, that no rule lets reach port 22; a wider rule covers a narrower wish."""
+    """Those of the wanted CIDRs, sorted, that no rule lets reach port 22; a wider rule covers a narrower request."""
     allowed = [
         ipaddress.ip_network(cidr, strict=False)
         for rule in rules

@@ -13,7 +13,7 @@ from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.errors import Ec2Error
 
 ARCHITECTURES = ("x86_64", "arm64")
-# Names of Amazon's own images. The owner is asked for as well: anyone may publish an image under such a name.
+# Names of Amazon's own images. The owner is requested as well: anyone may publish an image under such a name.
 _NAMES = {
     Os.AL2023: "al2023-ami-2023.*-kernel-6.1-{architecture}",
     Os.AL2: "amzn2-ami-hvm-2.0.*-{architecture}-gp2",

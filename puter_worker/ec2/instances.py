@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from puter_worker.ec2.answers import Answer, Console, InstanceAnswer, Instances, Reservation
+from puter_worker.ec2.answers import Answer, Console, InstanceAnswer, Instances, ReservationAnswer
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.tags import INTENT, LABELLED, MANAGED, NAMESPACE, TAG_TAG, as_ec2, from_ec2
@@ -121,23 +121,23 @@ async def find_managed(caller: Caller) -> list[Instance]:
     return await _find(caller, _managed(), "instance-state-name", LIVE_STATES)
 
 
-async def run_instances(caller: Caller, request: Mapping[str, Any]) -> tuple[list[Instance], str]:
-    """Launches what a frozen request says (see `request.run_request`), sent once.
+async def run_instances(caller: Caller, arguments: Mapping[str, Any]) -> tuple[list[Instance], str]:
+    """Launches what a frozen call says (see `arguments.run_arguments`), sent once.
 
     Returns:
         The instances, by launch index, and AWS's id of the request.
 
     Raises:
         Ec2Error: see Caller.call; if doubtful, instances may have been launched.
-        ValueError: the request has no ClientToken, so that a repetition could launch twice.
+        ValueError: the call has no ClientToken, so that a repetition could launch twice.
     """
-    if not request.get("ClientToken"):
+    if not arguments.get("ClientToken"):
         raise ValueError("a launch needs a ClientToken")
-    arguments = dict(request)
+    arguments = dict(arguments)
     if "UserData" in arguments:
         # The SDK encodes by itself; as it was frozen, it is encoded already.
         arguments["UserData"] = base64.b64decode(arguments["UserData"], validate=True)
-    answer = await caller.call("RunInstances", Reservation, weight=int(request["MaxCount"]), **arguments)
+    answer = await caller.call("RunInstances", ReservationAnswer, weight=int(arguments["MaxCount"]), **arguments)
     launched = sorted(map(instance_of, answer.instances), key=lambda instance: instance.ami_launch_index)
     return launched, answer.request_id or ""
 

@@ -58,7 +58,7 @@ class Sessions:
     """
 
     def __init__(self, *, version: str) -> None:
-        # total_max_attempts=1: the SDK's own retries would spend requests that Puter's pacer does not see.
+        # total_max_attempts=1: the SDK's own retries would spend calls that Puter's pacer does not see.
         self._config = AioConfig(
             connect_timeout=_CONNECT_TIMEOUT_S,
             read_timeout=READ_TIMEOUT_S,
@@ -70,7 +70,7 @@ class Sessions:
         self._profiles: dict[str | None, _Profile] = {}
         self._offered: list[str] = []
         self._offered_until = 0.0
-        # Below INFO the SDK logs whole requests and answers, user data and private keys; at INFO, where it looked
+        # Below INFO the SDK logs whole calls and answers, user data and private keys; at INFO, where it looked
         # for settings.
         for name in ("boto3", "botocore", "aiobotocore", "aioboto3"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -178,7 +178,7 @@ class Sessions:
         return self._profiles[name]
 
     async def _account_of(self, known: _Profile, region: str) -> str:
-        """Asked once for a session; while `known.making` is held."""
+        """MachineRequest once for a session; while `known.making` is held."""
         if known.account_id is None:
             async with known.session.client("sts", region_name=region, config=self._config) as sts:
                 known.account_id = (await sts.get_caller_identity())["Account"]

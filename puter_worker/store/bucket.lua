@@ -1,14 +1,14 @@
--- Takes tokens from several buckets at once, or from none: a request may cost one call and a hundred instances.
--- KEYS: buckets. ARGV: a name for the request ('' if it reaches EC2 at once), for how many seconds at most it is on its
+-- Takes tokens from several buckets at once, or from none: a call may cost one call and a hundred instances.
+-- KEYS: buckets. ARGV: a name for the call ('' if it reaches EC2 at once), for how many seconds at most it is on its
 -- way there; then, for each bucket, its size, its refill a second, what is left in it once it is no longer full, and
 -- what is taken (less than nothing is given back).
 -- Answers two texts: how many whole tokens the first bucket had to give, and the seconds to wait (0: they were taken).
 -- A bucket remembers a slower rate that EC2's refusals taught it; it recovers by itself in time.
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
-local request, for_s = 'sent:' .. ARGV[1], tonumber(ARGV[2])
+local call, for_s = 'sent:' .. ARGV[1], tonumber(ARGV[2])
 
--- EC2's bucket is full until a request reaches it: as long as one is on its way, its tokens cannot come back.
+-- EC2's bucket is full until a call reaches it: as long as one is on its way, its tokens cannot come back.
 local function on_its_way(key)
   local sum, fields = 0, redis.call('HGETALL', key)
   for n = 1, #fields, 2 do
@@ -51,8 +51,8 @@ for i, key in ipairs(KEYS) do
   local taken = wait == 0 and tonumber(ARGV[4 * i + 2]) or 0
   redis.call('HSET', key, 'tokens', tostring(held[i] - taken), 'at', string.format('%.6f', now))
   if taken ~= 0 and ARGV[1] ~= '' then
-    local before = string.match(redis.call('HGET', key, request) or '', '^(%S+) ') or 0
-    redis.call('HSET', key, request, string.format('%d %.6f', before + taken, now + for_s))
+    local before = string.match(redis.call('HGET', key, call) or '', '^(%S+) ') or 0
+    redis.call('HSET', key, call, string.format('%d %.6f', before + taken, now + for_s))
   end
   redis.call('EXPIRE', key, 7200)
 end

@@ -14,12 +14,12 @@ class Member(msgspec.Struct, frozen=True):
 
     Attributes:
         tag: of the key; the namespace is the intent's.
-        wish: of the record for which it is launched.
+        request_number: of the record for which it is launched.
         generation: of the instance it becomes.
     """
 
     tag: str
-    wish: int
+    request_number: int
     generation: int
 
 
@@ -29,12 +29,12 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         v: schema version.
         intent_id: random; in the tag `puter:intent` of every instance it launches.
-        fleet: id of the fleet it is launched with.
+        target: id of the target it is launched with.
         namespace: of all its members.
         members: the keys, in the order of their launch index.
-        capacity: name of the brake of the place it launches in.
-        quota: name of the brake of the quota it counts against.
-        request: the very arguments of RunInstances, as JSON; `UserData` in base64.
+        capacity: name of the backoff of the place it launches in.
+        quota: name of the backoff of the quota it counts against.
+        arguments: the very arguments of RunInstances, as JSON; `UserData` in base64.
         made_at: when it was stored, just before it was sent; seconds of Redis TIME.
         sends: how often it may have been sent.
         doubtful: whether the end of some send is unknown.
@@ -45,12 +45,12 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     v: Literal[1] = 1
     intent_id: str
-    fleet: str
+    target: str
     namespace: str
     members: tuple[Member, ...]
     capacity: str
     quota: str
-    request: msgspec.Raw
+    arguments: msgspec.Raw
     made_at: float
     sends: int = 1
     doubtful: bool = False
@@ -63,6 +63,6 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The members' keys."""
         return [PuterKey(self.namespace, member.tag) for member in self.members]
 
-    def but(self, **changes: Any) -> Intent:
+    def replace(self, **changes: Any) -> Intent:
         """A copy with some fields changed."""
         return msgspec.structs.replace(self, **changes)

@@ -30,17 +30,17 @@ class Intents(Base):
         txn.expect(name, "rev", old.rev if old else None)
         txn.do("HSET", name, "doc", encode(new), "rev", rev)
         txn.keep(name, KEEP_S)
-        txn.do("ZADD", names.intents(new.fleet), lease_until, new.intent_id)
-        txn.keep(names.intents(new.fleet), KEEP_S)
+        txn.do("ZADD", names.intents(new.target), lease_until, new.intent_id)
+        txn.keep(names.intents(new.target), KEEP_S)
         return Kept(new, str(rev).encode())
 
     def expect_intent(self, txn: Txn, as_read: Kept[Intent]) -> int:
         """The intent is still as it was read; the number of the guard."""
         return txn.expect(names.intent(as_read.value.intent_id), "rev", as_read.rev)
 
-    async def open_intents(self, fleet: str, now: float) -> list[Kept[Intent]]:
-        """Open intents of the fleet that nobody works on."""
-        ids = [raw.decode() for raw in await self.redis.zrangebyscore(names.intents(fleet), "-inf", now)]
+    async def open_intents(self, target: str, now: float) -> list[Kept[Intent]]:
+        """Open intents of the target that nobody works on."""
+        ids = [raw.decode() for raw in await self.redis.zrangebyscore(names.intents(target), "-inf", now)]
         found: list[Kept[Intent]] = []
         for intent_id in ids:
             stored = await self.intent(intent_id)
@@ -49,14 +49,14 @@ class Intents(Base):
             if stored.rev is not None:
                 continue  # one that does not decode is another version's to take up
             _log.error("intent.lost", intent=intent_id)
-            await self.redis.zrem(names.intents(fleet), intent_id)
+            await self.redis.zrem(names.intents(target), intent_id)
         return found
 
     async def renew_intent(self, intent: Intent, lease_until: float) -> None:
         """Nobody else shall take up the intent until then."""
-        await self.redis.zadd(names.intents(intent.fleet), {intent.intent_id: lease_until}, xx=True)
+        await self.redis.zadd(names.intents(intent.target), {intent.intent_id: lease_until}, xx=True)
 
     def close_intent(self, txn: Txn, intent: Intent) -> None:
         """The intent has ended; every member knows of it what it needs."""
         txn.do("UNLINK", names.intent(intent.intent_id))
-        txn.do("ZREM", names.intents(intent.fleet), intent.intent_id)
+        txn.do("ZREM", names.intents(intent.target), intent.intent_id)

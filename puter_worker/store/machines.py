@@ -53,49 +53,49 @@ class Admission(msgspec.Struct, frozen=True, array_like=True):
 class Machines(Base):
     """What workers do with living machines."""
 
-    async def live_keys(self, fleet: str) -> list[PuterKey]:
-        """Keys of the fleet whose machine is alive as far as is known."""
-        return [PuterKey.parse(raw.decode()) for raw in await self.redis.zrange(names.live(fleet), 0, -1)]
+    async def live_keys(self, target: str) -> list[PuterKey]:
+        """Keys of the target whose machine is alive as far as is known."""
+        return [PuterKey.parse(raw.decode()) for raw in await self.redis.zrange(names.live(target), 0, -1)]
 
-    async def live_count(self, fleet: str) -> int:
-        """How many machines of the fleet live."""
-        return int(await self.redis.zcard(names.live(fleet)))
+    async def live_count(self, target: str) -> int:
+        """How many machines of the target live."""
+        return int(await self.redis.zcard(names.live(target)))
 
-    def renew_sets(self, txn: Txn, fleet: str, namespaces: set[str]) -> None:
+    def renew_sets(self, txn: Txn, target: str, namespaces: set[str]) -> None:
         """As long as a machine lives, the sets that it is in live."""
-        for name in (names.live(fleet), names.starting(fleet), *map(public.index, namespaces)):
+        for name in (names.live(target), names.starting(target), *map(public.index, namespaces)):
             txn.keep(name, KEEP_S)
 
-    async def starting_keys(self, fleet: str) -> list[PuterKey]:
-        """Keys of the fleet whose machine is launched but does not run yet, or has no public address yet."""
-        return [PuterKey.parse(raw.decode()) for raw in await self.redis.smembers(names.starting(fleet))]
+    async def starting_keys(self, target: str) -> list[PuterKey]:
+        """Keys of the target whose machine is launched but does not run yet, or has no public address yet."""
+        return [PuterKey.parse(raw.decode()) for raw in await self.redis.smembers(names.starting(target))]
 
-    def put_started(self, txn: Txn, fleet: str, key: PuterKey) -> None:
+    def put_started(self, txn: Txn, target: str, key: PuterKey) -> None:
         """The key's machine runs, with whatever addresses it has."""
-        txn.do("SREM", names.starting(fleet), str(key))
+        txn.do("SREM", names.starting(target), str(key))
 
-    async def labels_due(self, fleet: str) -> int:
+    async def labels_due(self, target: str) -> int:
         """How many labels are to be written that nobody is at."""
-        return int(await self.redis.zcount(names.labels(fleet), "-inf", self.now()))
+        return int(await self.redis.zcount(names.labels(target), "-inf", self.now()))
 
-    async def claim_labels(self, fleet: str, most: int, until: float) -> list[Label]:
+    async def claim_labels(self, target: str, most: int, until: float) -> list[Label]:
         """Labels to write that nobody is at, claimed until a time; one is taken off by `put_labelled` alone."""
         if not most:
             return []
-        raws = await self.scripts.claim(keys=[names.labels(fleet)], args=[self.now(), until, most])
+        raws = await self.scripts.claim(keys=[names.labels(target)], args=[self.now(), until, most])
         claimed: list[Label] = []
         for raw in raws:
             key, _, generation = raw.decode().rpartition("#")
             claimed.append(Label(PuterKey.parse(key), int(generation)))
         return claimed
 
-    def put_labelled(self, txn: Txn, fleet: str, label: Label) -> None:
+    def put_labelled(self, txn: Txn, target: str, label: Label) -> None:
         """The label is written, or no longer wanted."""
-        txn.do("ZREM", names.labels(fleet), f"{label.key}#{label.generation}")
+        txn.do("ZREM", names.labels(target), f"{label.key}#{label.generation}")
 
-    def put_label_off(self, txn: Txn, fleet: str, label: Label, at: float) -> None:
+    def put_label_off(self, txn: Txn, target: str, label: Label, at: float) -> None:
         """Try the label again at a time."""
-        txn.do("ZADD", names.labels(fleet), "XX", at, f"{label.key}#{label.generation}")
+        txn.do("ZADD", names.labels(target), "XX", at, f"{label.key}#{label.generation}")
 
     async def claim_admissions(self, most: int, until: float) -> list[Admission]:
         """Admissions that nobody is at, claimed until a time."""

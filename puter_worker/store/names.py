@@ -6,10 +6,10 @@ from puter_client.contract.key import PuterKey
 
 QUEUE = "arq:queue"  # sorted set: arq's own
 JOB = "arq:job:"  # + job id: arq's own
-FLEETS = "puter:_fleets"  # sorted set: fleet id → when it last had something to do
+TARGETS = "puter:_targets"  # sorted set: target id → when it last had something to do
 MOVING = "puter:_moving"  # sorted set: key → when it shall be looked at again if nothing has moved it
 BACKLOGS = "puter:_backlogs"  # set: namespaces whose backlog holds something
-PARKED = "puter:_parked_keys"  # sorted set: keys with parked wishes → when their station runs again
+PARKED = "puter:_parked_keys"  # sorted set: keys with parked requests → when their stage runs again
 EPOCH = "puter:_epoch"  # hash: a random id, made when Redis was first seen empty, and how many launches since
 
 ADMISSIONS = "puter:_admissions"  # sorted set: JSON of [namespace, tag, CIDRs, …] → when to let them in
@@ -17,7 +17,7 @@ TAKEN = "puter:_taken"  # hash: namespace → how often its inbox has been taken
 
 
 def taking(namespace: str) -> str:
-    """String: a short lock, so that two intakes seldom read the same wishes in vain."""
+    """String: a short lock, so that two intakes seldom read the same requests in vain."""
     return f"puter:_taking:{namespace}"
 
 
@@ -27,7 +27,7 @@ def spec(key: PuterKey) -> str:
 
 
 def parked(key: PuterKey) -> str:
-    """List: wishes for a key whose record must first be checked in EC2."""
+    """List: requests for a key whose record must first be checked in EC2."""
     return f"puter:_parked:{key}"
 
 
@@ -41,29 +41,29 @@ def fed(namespace: str) -> str:
     return f"puter:_fed:{namespace}"
 
 
-def looking(fleet: str) -> str:
+def looking(target: str) -> str:
     """Set: namespaces with keys that are to be looked up in EC2."""
-    return f"puter:_looking:{fleet}"
+    return f"puter:_looking:{target}"
 
 
-def look_ups(fleet: str, namespace: str) -> str:
+def look_ups(target: str, namespace: str) -> str:
     """Sorted set: tags to be looked up in EC2 → from when, or until when somebody is at it."""
-    return f"puter:_look_ups:{fleet}:{namespace}"
+    return f"puter:_look_ups:{target}:{namespace}"
 
 
-def pads(fleet: str) -> str:
-    """Set: namespaces with keys on a launchpad of the fleet."""
-    return f"puter:_pads:{fleet}"
+def launch_queues(target: str) -> str:
+    """Set: namespaces with keys on a launch queue of the target."""
+    return f"puter:_launch_queues:{target}"
 
 
-def pad(fleet: str, namespace: str) -> str:
-    """Sorted set, the launchpad: tag → the time from which it may be launched."""
-    return f"puter:_pad:{fleet}:{namespace}"
+def launch_queue(target: str, namespace: str) -> str:
+    """Sorted set, the launch queue: tag → the time from which it may be launched."""
+    return f"puter:_launch_queue:{target}:{namespace}"
 
 
-def brakes(fleet: str) -> str:
-    """Hash: name of a place or a quota → JSON of how much may be asked for there."""
-    return f"puter:_brakes:{fleet}"
+def backoffs(target: str) -> str:
+    """Hash: name of a place or a quota → JSON of how much may be requested there."""
+    return f"puter:_backoffs:{target}"
 
 
 def parallel(namespace: str, batch_id: str) -> str:
@@ -71,9 +71,9 @@ def parallel(namespace: str, batch_id: str) -> str:
     return f"puter:_parallel:{namespace}:{batch_id}"
 
 
-def intents(fleet: str) -> str:
-    """Sorted set: open intents of the fleet → until when somebody works on them."""
-    return f"puter:_intents:{fleet}"
+def intents(target: str) -> str:
+    """Sorted set: open intents of the target → until when somebody works on them."""
+    return f"puter:_intents:{target}"
 
 
 def intent(intent_id: str) -> str:
@@ -81,24 +81,24 @@ def intent(intent_id: str) -> str:
     return f"puter:_intent:{intent_id}"
 
 
-def live(fleet: str) -> str:
-    """Sorted set: keys of the fleet whose machine is alive, by the time it became so."""
-    return f"puter:_live:{fleet}"
+def live(target: str) -> str:
+    """Sorted set: keys of the target whose machine is alive, by the time it became so."""
+    return f"puter:_live:{target}"
 
 
-def starting(fleet: str) -> str:
-    """Set: keys of the fleet whose machine is launched but does not run yet, or has no public address yet."""
-    return f"puter:_starting:{fleet}"
+def starting(target: str) -> str:
+    """Set: keys of the target whose machine is launched but does not run yet, or has no public address yet."""
+    return f"puter:_starting:{target}"
 
 
-def labels(fleet: str) -> str:
+def labels(target: str) -> str:
     """Sorted set: `<key>#<generation>` whose own tags are still to be written → until when somebody is at it."""
-    return f"puter:_labels:{fleet}"
+    return f"puter:_labels:{target}"
 
 
-def lease(fleet: str) -> str:
-    """String: id of the worker that leads the fleet."""
-    return f"puter:_lease:{fleet}"
+def lease(target: str) -> str:
+    """String: id of the worker that leads the target."""
+    return f"puter:_lease:{target}"
 
 
 def bucket(account: str, region: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""arq's queue: which keys' stations run, and which shall run again."""
+"""arq's queue: which keys' stages run, and which shall run again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Queue(Base):
     """Backlogs, arq's queue, and the set of what must move."""
 
     def enqueue(self, txn: Txn, key: PuterKey) -> None:
-        """Let the key's station run: its tag goes to the backlog, which `feed` empties into arq's queue."""
+        """Let the key's stage run: its tag goes to the backlog, which `feed` empties into arq's queue."""
         txn.do("RPUSH", names.backlog(key.namespace), key.tag)
         txn.keep(names.backlog(key.namespace), KEEP_S)
         txn.once("SADD", names.BACKLOGS, key.namespace)
@@ -49,7 +49,7 @@ class Queue(Base):
         return {job_id.decode(): int(float(score)) for job_id, score in zip(locked, locked, strict=True)}
 
     async def restart_stuck(self, limit: int = 500) -> list[PuterKey]:
-        """Enqueue keys that nothing has moved for their time; a station may always run once more."""
+        """Enqueue keys that nothing has moved for their time; a stage may always run once more."""
         now = self.now()
         stuck: list[PuterKey] = []
         txn = Txn()
@@ -68,7 +68,7 @@ class Queue(Base):
         txn.do("ZREM", names.MOVING, str(key))
 
     def look_again(self, txn: Txn, key: PuterKey, at: float) -> None:
-        """Run the key's station again at a time, if it is still on its way then, or wishes still wait for it.
+        """Run the key's stage again at a time, if it is still on its way then, or requests still wait for it.
 
         Its record alone decides whether a key is on its way: one that has moved on is not put back.
         """

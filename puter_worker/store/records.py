@@ -15,7 +15,7 @@ from puter_worker.store.base import KEEP_S, Base, Kept, Stored, decode, encode, 
 from puter_worker.store.txn import Txn
 
 KEEP_EVENTS = 200
-# What lies in an inbox or on a launchpad is taken up by its own loop; only should that fail is it restarted.
+# What lies in an inbox or on a launch queue is taken up by its own loop; only should that fail is it restarted.
 NOT_RESTARTED_S = 600.0
 
 
@@ -108,27 +108,27 @@ class Records(Base):
             txn.keep(names.MOVING, KEEP_S)
         else:
             txn.do("ZREM", names.MOVING, key)
-        if new.fleet and new.phase in LIVE:
-            txn.do("ZADD", names.live(new.fleet), new.changed_at, key)
-            txn.keep(names.live(new.fleet), KEEP_S)
-            self.put_fleet(txn, new.fleet, new.changed_at)
+        if new.target and new.phase in LIVE:
+            txn.do("ZADD", names.live(new.target), new.changed_at, key)
+            txn.keep(names.live(new.target), KEEP_S)
+            self.put_target(txn, new.target, new.changed_at)
             if new.phase is Phase.PENDING or new.public_ip is None:
-                txn.do("SADD", names.starting(new.fleet), key)
-                txn.keep(names.starting(new.fleet), KEEP_S)
+                txn.do("SADD", names.starting(new.target), key)
+                txn.keep(names.starting(new.target), KEEP_S)
             else:
-                txn.do("SREM", names.starting(new.fleet), key)
+                txn.do("SREM", names.starting(new.target), key)
             if not new.labelled:
-                txn.do("ZADD", names.labels(new.fleet), "NX", new.changed_at, f"{key}#{new.generation}")
-                txn.keep(names.labels(new.fleet), KEEP_S)
-        elif old and old.fleet and old.phase in LIVE:
-            txn.do("ZREM", names.live(old.fleet), key)
-            txn.do("SREM", names.starting(old.fleet), key)
-            txn.do("ZREM", names.labels(old.fleet), f"{key}#{old.generation}")
+                txn.do("ZADD", names.labels(new.target), "NX", new.changed_at, f"{key}#{new.generation}")
+                txn.keep(names.labels(new.target), KEEP_S)
+        elif old and old.target and old.phase in LIVE:
+            txn.do("ZREM", names.live(old.target), key)
+            txn.do("SREM", names.starting(old.target), key)
+            txn.do("ZREM", names.labels(old.target), f"{key}#{old.generation}")
 
-    def put_fleet(self, txn: Txn, fleet: str, now: float) -> None:
-        """The fleet has something to do: some worker shall lead it."""
-        txn.once("ZADD", names.FLEETS, now, fleet)
-        txn.keep(names.FLEETS, KEEP_S)
+    def put_target(self, txn: Txn, target: str, now: float) -> None:
+        """The target has something to do: some worker shall lead it."""
+        txn.once("ZADD", names.TARGETS, now, target)
+        txn.keep(names.TARGETS, KEEP_S)
 
     def put_batch(self, txn: Txn, info: BatchInfo) -> None:
         """Keep the head of a batch, as it was first seen."""
@@ -139,6 +139,6 @@ class Records(Base):
         txn.keep(public.batches(info.namespace), KEEP_S)
 
     def put_row(self, txn: Txn, key: PuterKey, batch_id: str, row: BatchRow) -> None:
-        """Tell in a batch what became of its wish for this key."""
+        """Tell in a batch what became of its request for this key."""
         txn.do("HSET", public.batch(key.namespace, batch_id), key.tag, encode(row))
         txn.once("PUBLISH", public.channel(key.namespace), key.tag)

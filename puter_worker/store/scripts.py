@@ -17,7 +17,7 @@ class Scripts:
         self.feed = registered("feed")
         self.start = registered("start")
         self.take = registered("take")
-        self.unring = registered("unring")
+        self.leave_ready = registered("leave_ready")
         self.leave = registered("leave")
         self.claim = registered("claim")
         self.lease = registered("lease")

@@ -1,5 +1,5 @@
 -- Locks the jobs of arq's queue that are due and that nobody runs, for as long as they may run.
--- A job that runs gives its namespace's place in the queue to another. Asked twice by the same, it answers the same.
+-- A job that runs gives its namespace's place in the queue to another. MachineRequest twice by the same, it answers the same.
 -- KEYS: arq's queue. ARGV: now (ms), for how long to lock (ms), what a namespace's set of places begins with, a name
 -- of whoever asks, ids. Answers id and score of each that is locked by whoever asks.
 local locked = {}

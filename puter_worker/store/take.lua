@@ -1,10 +1,10 @@
--- Reads the head of an inbox without taking it: at most ARGV[1] wishes and, beyond the first, ARGV[2] bytes.
--- A wish of over ARGV[3] bytes is answered as an empty one: it is refused without being carried over.
+-- Reads the head of an inbox without taking it: at most ARGV[1] requests and, beyond the first, ARGV[2] bytes.
+-- A request of over ARGV[3] bytes is answered as an empty one: it is refused without being carried over.
 -- KEYS: inbox, taking, taken. ARGV[4]: namespace; ARGV[5]: for how many ms no other intake reads it.
--- Answers the count of takings ('' if there was none), then the wishes.
+-- Answers the count of takings ('' if there was none), then the requests.
 local kind = redis.call('TYPE', KEYS[1])['ok']
 if kind ~= 'list' and kind ~= 'none' then
-  redis.call('UNLINK', KEYS[1])  -- clients append: whatever else lies there is nobody's wish
+  redis.call('UNLINK', KEYS[1])  -- clients append: whatever else lies there is nobody's request
 end
 local answer, bytes, at = {redis.call('HGET', KEYS[3], ARGV[4]) or ''}, 0, 0
 if redis.call('LLEN', KEYS[1]) == 0 or not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[5]) then
@@ -12,12 +12,12 @@ if redis.call('LLEN', KEYS[1]) == 0 or not redis.call('SET', KEYS[2], '1', 'NX',
 end
 while true do
   local chunk = redis.call('LRANGE', KEYS[1], at, at + 49)
-  for _, wish in ipairs(chunk) do
-    bytes = bytes + #wish
+  for _, request in ipairs(chunk) do
+    bytes = bytes + #request
     if #answer > tonumber(ARGV[1]) or (#answer > 1 and bytes > tonumber(ARGV[2])) then
       return answer
     end
-    answer[#answer + 1] = #wish > tonumber(ARGV[3]) and '' or wish
+    answer[#answer + 1] = #request > tonumber(ARGV[3]) and '' or request
   end
   if #chunk < 50 then
     return answer

@@ -1,7 +1,7 @@
 """Transactions: what must still be so, and what to write then; in one round trip.
 
 Decisions are made in Python on what was read; a transaction writes them only if nothing they rest on has
-changed meanwhile. Whoever loses the race reads again and decides anew, so two workers in one station are harmless.
+changed meanwhile. Whoever loses the race reads again and decides anew, so two workers in one stage are harmless.
 """
 
 from __future__ import annotations

@@ -66,34 +66,34 @@ class Workers(Base):
         return {profile for health in healths if health and not health.draining for profile in health.profiles}
 
     async def unfinished(self) -> int:
-        """How much is left to do: rung inboxes, keys on their way, labels to write, doors to open."""
-        fleets = await self.fleets()
+        """How much is left to do: ready_namespaces inboxes, keys on their way, labels to write, doors to open."""
+        targets = await self.targets()
         async with self.redis.pipeline(transaction=False) as pipe:
-            pipe.scard(public.BELL)
+            pipe.scard(public.READY)
             pipe.scard(names.BACKLOGS)
             pipe.zcard(names.MOVING)
             pipe.zcard(names.PARKED)
             pipe.zcard(names.QUEUE)
             pipe.zcard(names.ADMISSIONS)
-            for fleet in fleets:
-                pipe.zcard(names.labels(fleet))
-                pipe.zcard(names.intents(fleet))
+            for target in targets:
+                pipe.zcard(names.labels(target))
+                pipe.zcard(names.intents(target))
             return sum(await pipe.execute())
 
     async def any_starting(self) -> bool:
         """Whether some machine is launched but does not run yet, or may get its address yet."""
-        counts = [await self.redis.scard(names.starting(fleet)) for fleet in await self.fleets()]
+        counts = [await self.redis.scard(names.starting(target)) for target in await self.targets()]
         return any(counts)
 
     async def in_use(self) -> bool:
         """Whether anything is alive or on its way."""
         if await self.unfinished():
             return True
-        for fleet in await self.fleets():
-            if await self.redis.zcard(names.live(fleet)):
+        for target in await self.targets():
+            if await self.redis.zcard(names.live(target)):
                 return True
         return False
 
-    async def fleets(self) -> list[str]:
-        """Ids of all fleets that had something to do of late."""
-        return [raw.decode() for raw in await self.redis.zrangebyscore(names.FLEETS, self.now() - KEEP_S, "+inf")]
+    async def targets(self) -> list[str]:
+        """Ids of all targets that had something to do of late."""
+        return [raw.decode() for raw in await self.redis.zrangebyscore(names.TARGETS, self.now() - KEEP_S, "+inf")]

@@ -21,7 +21,7 @@ class TestStatus:
         assert (ran.code, ran.err) == (1, "puter: stranger is not known in namespace betty\n")
         assert "known  running" in ran.out
 
-    def test_a_failure_is_exit_code_1_only_when_asked_for(self, betty: CliWorld) -> None:
+    def test_a_failure_is_exit_code_1_only_when_requested(self, betty: CliWorld) -> None:
         betty.puter("up", "broken", "--subnet", "subnet-00000000")
         assert betty.puter("status", "broken").code == 0
         assert betty.puter("status", "broken", "--exit-status").code == 1
@@ -65,7 +65,7 @@ class TestWait:
         betty.up("long")
         ran = betty.puter("wait", "long", "--for", "terminated", "--timeout", "1s")
         assert ran.code == 4
-        assert "1 of 1 not terminated in time, the wishes go on" in ran.err
+        assert "1 of 1 not terminated in time, the requests go on" in ran.err
         assert "come back with: puter wait long --for terminated   puter why long" in ran.err
 
     def test_a_stranger_is_not_waited_for(self, betty: CliWorld) -> None:
@@ -80,11 +80,11 @@ class TestWait:
 
 
 class TestWhy:
-    def test_the_timeline_tells_from_the_wish_to_the_machine(self, betty: CliWorld) -> None:
+    def test_the_timeline_tells_from_the_request_to_the_machine(self, betty: CliWorld) -> None:
         told = betty.up("story")
         ran = betty.puter("why", "story")
         events = [line[10:] for line in ran.out.splitlines() if line[2:3] == ":"]
-        assert events[0].startswith("a worker has taken the wish")
+        assert events[0].startswith("a worker has taken the request")
         assert "the machine runs" in events
         assert told["instance_id"] in ran.out
         assert "request id " in ran.out
@@ -92,13 +92,13 @@ class TestWhy:
     def test_the_log_tells_of_client_and_worker(self, betty: CliWorld) -> None:
         betty.up("logs")
         ran = betty.puter("why", "logs", "--log")
-        assert "wishes.submitted" in ran.out
+        assert "requests.submitted" in ran.out
         assert "RunInstances" in ran.out
 
     def test_json_is_an_object_an_event(self, betty: CliWorld) -> None:
         betty.up("events")
         events = betty.puter("why", "events", "--json").objects()
-        assert events[0]["event"] == "wish.accepted"
+        assert events[0]["event"] == "request.accepted"
         assert {event["phase"] for event in events} >= {"queued", "running"}
 
     def test_a_stranger_has_no_story(self, betty: CliWorld) -> None:

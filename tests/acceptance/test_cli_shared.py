@@ -1,4 +1,4 @@
-"""A shared Redis: whoever is missing is told of, and the wishes stay."""
+"""A shared Redis: whoever is missing is told of, and the requests stay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from puter_client.cli import session
 from puter_client.cli.follow import Going, follow
-from puter_client.client import Asked
+from puter_client.client import MachineRequest
 from puter_client.config import Config, settle
 from puter_client.contract.errors import NoWorker
 from puter_client.contract.spec import Spec
@@ -27,11 +27,11 @@ def shared() -> Iterator[RedisServer]:
         yield server
 
 
-def test_without_a_worker_the_wishes_stay_and_exit_code_is_3(fresh: CliWorld, shared: RedisServer) -> None:
+def test_without_a_worker_the_requests_stay_and_exit_code_is_3(fresh: CliWorld, shared: RedisServer) -> None:
     ran = fresh.puter("submit", "--tag", "x-{i}", "--count", "3", PUTER_REDIS_URL=shared.url)
     assert ran.code == 3
     assert "no worker is running on this Redis" in ran.err
-    assert "the wishes wait for one, as batch b" in ran.err
+    assert "the requests wait for one, as batch b" in ran.err
     with shared.client() as redis:
         assert redis.llen("puter:_in:betty") == 3
 
@@ -49,7 +49,7 @@ def test_a_wait_for_what_nobody_grants_is_exit_code_3(fresh: CliWorld, shared: R
     assert (ran.code, "no worker is running" in ran.err) == (3, True)
 
 
-def test_a_worker_that_comes_later_grants_the_wishes(fresh: CliWorld, shared: RedisServer) -> None:
+def test_a_worker_that_comes_later_grants_the_requests(fresh: CliWorld, shared: RedisServer) -> None:
     fresh.puter("submit", "--tag", "x-{i}", "--count", "3", PUTER_REDIS_URL=shared.url)
     work(fresh, shared)
     told = fresh.puter("status", "--json", PUTER_REDIS_URL=shared.url).objects()
@@ -58,7 +58,7 @@ def test_a_worker_that_comes_later_grants_the_wishes(fresh: CliWorld, shared: Re
 
 def test_what_no_worker_has_taken_is_told_by_every_look(fresh: CliWorld, shared: RedisServer) -> None:
     fresh.puter("submit", "--tag", "x-{i}", "--count", "3", PUTER_REDIS_URL=shared.url)
-    three = "3 wishes wait for a worker to take them"
+    three = "3 requests wait for a worker to take them"
 
     status = fresh.puter("status", PUTER_REDIS_URL=shared.url)
     assert (status.code, status.out) == (0, f"{three}\n")
@@ -86,7 +86,7 @@ def test_a_worker_that_is_just_starting_is_waited_for(fresh: CliWorld, shared: R
         text=True,
     ) as waiting:
         with shared.client() as redis:
-            wait_for(lambda: redis.llen("puter:_in:betty") == 3, "the wishes")
+            wait_for(lambda: redis.llen("puter:_in:betty") == 3, "the requests")
         work(fresh, shared)
         told, _ = waiting.communicate(timeout=60)
     assert (waiting.returncode, told.count('"instance_id":"i-')) == (0, 3)
@@ -99,7 +99,7 @@ async def test_a_wait_ends_when_there_is_no_worker_any_more(
     environ = {**fresh.environ, "PUTER_REDIS_URL": shared.url}
     settings = settle(environ, namespace=None, config=Config(), paths=fresh.paths)
     async with session.connected(settings) as client:
-        await client.submit([Asked("one", Spec())])
+        await client.submit([MachineRequest("one", Spec())])
         with pytest.raises(NoWorker, match="no worker is running on this Redis"):
             async with asyncio.timeout(30):
                 await follow(client, Going(settings, tags=["one"]), timeout_s=None, tags=["one"])

@@ -9,7 +9,7 @@ import socket
 
 from tests.acceptance.cli_world import CliWorld, ended
 
-# No worker serves this type's zones in the simulated EC2, so that its wish waits.
+# No worker serves this type's zones in the simulated EC2, so that its request waits.
 WAITS = ("--for", "terminated")
 
 
@@ -36,7 +36,7 @@ def test_ctrl_c_ends_the_waiting_and_says_how_to_come_back(betty: CliWorld) -> N
     terminal.sendintr()
     code, shown = ended(terminal)
     assert code == 130
-    assert "the wishes go on; come back with: puter wait stay-0 stay-1 --for terminated" in shown
+    assert "the requests go on; come back with: puter wait stay-0 stay-1 --for terminated" in shown
     assert "Traceback" not in shown
 
 

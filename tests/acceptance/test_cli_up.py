@@ -29,7 +29,7 @@ class TestUp:
         assert ssh == f"ssh -i {key} ec2-user@{record['public_dns_name']}"
         assert rsync == f'rsync -Paq --exclude .git -e "ssh -i {key}" ./ ec2-user@{record["public_dns_name"]}:~/'
 
-    def test_wished_for_again_it_is_the_same(self, betty: CliWorld) -> None:
+    def test_requested_again_it_is_the_same(self, betty: CliWorld) -> None:
         first = betty.up("again")
         ran = betty.puter("up", "again")
         assert "found: the same instance as before" in ran.out
@@ -97,7 +97,7 @@ class TestSubmit:
         ) as waiting:
             url = f"unix://{fresh.paths.socket}"
             with Redis.from_url(url) as redis:
-                wait_for(lambda: redis.llen("puter:_in:betty") == 5, "the wishes")
+                wait_for(lambda: redis.llen("puter:_in:betty") == 5, "the requests")
             kill(worker, signal.SIGKILL)
             out, err = waiting.communicate(timeout=60)
         assert (waiting.returncode, "5 puters: 5 created" in out) == (0, True)
@@ -144,24 +144,24 @@ class TestSubmit:
         assert ran.err.startswith("puter: stdin:2: disk: 'big'")
         assert betty.puter("status", "good").code == 1
 
-    def test_what_was_asked_for_is_in_the_log_and_no_secret(self, betty: CliWorld) -> None:
+    def test_what_was_requested_is_in_the_log_and_no_secret(self, betty: CliWorld) -> None:
         betty.puter("up", "logged", "--run", "echo hush-run", "-e", "TOKEN=hush-value", "--wait", "queued")
         log = betty.paths.logs / "client.jsonl"
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         (line,) = [line for line in lines if line["tags"] == ["logged"]]
-        assert (line["event"], line["origin"], line["user"]) == ("wishes.submitted", "up", "betty")
+        assert (line["event"], line["origin"], line["user"]) == ("requests.submitted", "up", "betty")
         assert "hush" not in log.read_text()
         assert stat.S_IMODE(log.stat().st_mode) == 0o600
 
 
 class TestCancel:
-    def test_what_ec2_was_asked_for_is_too_late(self, betty: CliWorld) -> None:
+    def test_what_ec2_was_requested_is_too_late(self, betty: CliWorld) -> None:
         betty.up("late")
         ran = betty.puter("cancel", "late")
         assert ran.code == 1
         assert "late too late: i-" in ran.err
 
-    def test_a_tag_that_nobody_wished_for_is_not_known(self, betty: CliWorld) -> None:
+    def test_a_tag_that_nobody_requested_is_not_known(self, betty: CliWorld) -> None:
         betty.up("some")
         ran = betty.puter("cancel", "nobodys")
         assert (ran.code, ran.err) == (1, "puter: nobodys is not known\n")

@@ -1,4 +1,4 @@
-"""The embedded engine as commands meet it: real processes that start, share, kill and outlive each other."""
+"""The local engine as commands meet it: real processes that start, share, kill and outlive each other."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_of_commands_that_start_at_once_one_starts_the_engine_and_all_use_it(wor
     with ExitStack() as stack:
         commands = [stack.enter_context(Command(world)) for _ in range(4)]
         answers = [command.answer() for command in commands]
-    starts = [line for answer in answers for line in answer["said"] if line.startswith("starting the embedded")]
+    starts = [line for answer in answers for line in answer["said"] if line.startswith("starting the local engine")]
     assert len({answer["url"] for answer in answers}) == 1
     assert (len(starts), len(world.workers())) == (1, 1)
 

@@ -16,7 +16,7 @@ from typing import Any
 import boto3
 import pytest
 
-from puter_client.client import Asked, PuterClient
+from puter_client.client import MachineRequest, PuterClient
 from puter_client.view import View, WaitFor
 from tests.integration.redis_servers import RedisServer
 from tests.integration.workshop import spec
@@ -56,7 +56,7 @@ async def test_a_worker_killed_in_the_middle_of_a_batch_leaves_each_tag_one_mach
 ) -> None:
     first = start_worker()
     await workers(client, 1)
-    batch = await client.submit([Asked(tag, spec(run=f"echo {tag}")) for tag in TAGS])
+    batch = await client.submit([MachineRequest(tag, spec(run=f"echo {tag}")) for tag in TAGS])
     await until(client, batch, lambda views: sum(1 for view in views if has_machine(view)) >= 20)
     first.kill()
     first.wait()
@@ -72,7 +72,7 @@ async def test_a_worker_told_to_end_in_the_middle_loses_nothing(
 ) -> None:
     first = start_worker()
     await workers(client, 1)
-    batch = await client.submit([Asked(tag, spec()) for tag in TAGS])
+    batch = await client.submit([MachineRequest(tag, spec()) for tag in TAGS])
     await until(client, batch, lambda views: any(has_machine(view) for view in views))
     first.terminate()
     ended = await asyncio.to_thread(first.wait, 60)
@@ -86,7 +86,7 @@ async def test_a_worker_told_to_end_in_the_middle_loses_nothing(
 async def test_two_workers_share_a_batch_and_end_when_nothing_is_left(
     client: PuterClient, start_worker: StartWorker, moto: str
 ) -> None:
-    await client.submit([Asked(tag, spec()) for tag in TAGS])
+    await client.submit([MachineRequest(tag, spec()) for tag in TAGS])
     both = [start_worker("--burst"), start_worker("--burst")]
     codes = [await asyncio.to_thread(worker.wait, 90) for worker in both]
 

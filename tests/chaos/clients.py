@@ -1,4 +1,4 @@
-"""The clients of a run: three of them wish at once for sets of machines that overlap."""
+"""The clients of a run: three of them request at once for sets of machines that overlap."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from puter_client.client import Asked, PuterClient
+from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Origin
@@ -19,7 +19,7 @@ PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPx8Tn8wJmVvLq1uwRWhGtg5zT8p7x
 CLIENTS = 3
 OVERLAP = 0.5
 AGAIN_S = 0.2
-# The clients come from two places: who joins a wish from the other one has to be let in afterwards.
+# The clients come from two places: who joins a request from the other one has to be let in afterwards.
 _FROM = ("192.0.2.7/32", "192.0.2.7/32", "198.51.100.9/32")
 
 
@@ -38,7 +38,7 @@ class Clients:
 
     Attributes:
         url: of their Redis.
-        keys: everything that is wished for by somebody.
+        keys: everything that is requested by somebody.
         dice: seeded.
         over_s: for how long they go on submitting.
     """
@@ -50,7 +50,7 @@ class Clients:
     acknowledged: list[Submission] = field(default_factory=list)
 
     async def submit_all(self) -> None:
-        """Return when every wish of every client is acknowledged."""
+        """Return when every request of every client is acknowledged."""
         async with asyncio.TaskGroup() as group:
             for number, keys in enumerate(self._shares()):
                 group.create_task(self._one(number, keys, random.Random(self.dice.random())))
@@ -72,7 +72,7 @@ class Clients:
         helpings = list(_helpings(keys, dice))
         try:
             for namespace, tags in helpings:
-                asked = [Asked(tag, spec(tag, _FROM[number])) for tag in tags]
+                asked = [MachineRequest(tag, spec(tag, _FROM[number])) for tag in tags]
                 batch_id = await _submitted(clients[namespace], asked, dice.choice(list(Origin)))
                 self.acknowledged.append(Submission(namespace, batch_id, tuple(tags)))
                 await asyncio.sleep(dice.uniform(0, 2 * self.over_s / len(helpings)))
@@ -82,7 +82,7 @@ class Clients:
 
 
 def spec(tag: str, ssh_from: str) -> Spec:
-    """What is wished for under a tag, the same whoever wishes but for the address."""
+    """What is requested under a tag, the same whoever requests but for the address."""
     return Spec(public_key=PUBLIC_KEY, ssh_from=(ssh_from,), region="us-east-1", run=f"echo {tag}")
 
 
@@ -100,7 +100,7 @@ def _helpings(keys: list[PuterKey], dice: random.Random) -> list[tuple[str, list
     return found
 
 
-async def _submitted(client: PuterClient, asked: list[Asked], origin: Origin) -> str:
+async def _submitted(client: PuterClient, asked: list[MachineRequest], origin: Origin) -> str:
     """What a user does whose command says that Redis is away: the same again."""
     while True:
         try:

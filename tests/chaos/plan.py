@@ -1,4 +1,4 @@
-"""What one run of chaos does: how much is wished for, and what goes wrong how often."""
+"""What one run of chaos does: how much is requested, and what goes wrong how often."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         freeze_every_s: after how long, about, a worker is frozen past its leases.
         trouble_s: for how long workers and Redis are killed; EC2 goes on to misbehave.
         redis_kills: how often Redis is killed and started again.
-        heal_s: a deadline, generous: how long it may then take until all is as wished.
+        heal_s: a deadline, generous: how long it may then take until all is as requested.
         speed: of EC2's token buckets and of the workers' pacer.
         hurry: by which the workers' leases, claims and pauses are divided.
     """

@@ -15,7 +15,7 @@ from puter_client.store import names as public
 from puter_worker.ec2.tags import INTENT
 from puter_worker.store import names
 from tests.chaos.plan import MUTATING
-from tests.chaos.verdict import FLEET, Finding, read_records
+from tests.chaos.verdict import TARGET, Finding, read_records
 from tests.ec2sim.ledger import Entry
 from tests.ec2sim.reports import Seen
 
@@ -68,7 +68,7 @@ def story(client: Any, key: PuterKey, instances: Sequence[Seen], ledger: Sequenc
 
 def open_intents(client: Any) -> Iterable[str]:
     """Intents that are not closed, with when they may be taken up."""
-    for intent_id, at in client.zrange(names.intents(FLEET), 0, -1, withscores=True):
+    for intent_id, at in client.zrange(names.intents(TARGET), 0, -1, withscores=True):
         doc = client.hget(names.intent(intent_id.decode()), "doc")
         told = {k: v for k, v in (msgspec.json.decode(doc) if doc else {}).items() if k != "request"}
         yield f"{intent_id.decode()} from {_clock(at)}: {told}"

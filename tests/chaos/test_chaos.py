@@ -1,4 +1,4 @@
-"""Workers killed and frozen, Redis killed, answers lost: in the end each wish has its one machine.
+"""Workers killed and frozen, Redis killed, answers lost: in the end each request has its one machine.
 
 The short form is part of every run of the tests. PUTER_CHAOS=long is the long one; PUTER_CHAOS_SEEDS="1 2 3" repeats
 the dice of earlier runs, which state their seeds.

@@ -1,4 +1,4 @@
-"""One run of chaos, from the first wish to the verdict."""
+"""One run of chaos, from the first request to the verdict."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.chaos.clients import Clients
 from tests.chaos.crew import Crew, worker_environ
 from tests.chaos.plan import NAMESPACES, Plan, bad_day
 from tests.chaos.report import report, shares, words_of
-from tests.chaos.verdict import FLEET, Finding, for_good, judge, left_to_do
+from tests.chaos.verdict import TARGET, Finding, for_good, judge, left_to_do
 from tests.ec2sim.process import SimProcess
 from tests.integration.redis_servers import RedisServer, running_server, server_binaries
 
@@ -103,7 +103,7 @@ class Trial:
     # -- trouble ------------------------------------------------------------------------------------------------
 
     async def _kill_workers(self, server: RedisServer, crew: Crew) -> None:
-        """Every other time it is the leader of the fleet, who has most in hand."""
+        """Every other time it is the leader of the target, who has most in hand."""
         ends = time.monotonic() + self.plan.trouble_s
         while time.monotonic() < ends:
             await asyncio.sleep(self.plan.kill_every_s * self._dice.uniform(0.5, 1.5))
@@ -117,7 +117,7 @@ class Trial:
     def _leader(server: RedisServer) -> int | None:
         with server.client() as client:
             try:
-                holder = client.get(names.lease(FLEET))
+                holder = client.get(names.lease(TARGET))
             except redis.RedisError:
                 return None
         return int(holder.decode().split(":")[1]) if holder else None

@@ -20,10 +20,10 @@ from tests.chaos.clients import Submission
 from tests.ec2sim.ledger import Entry
 from tests.ec2sim.reports import Seen
 
-FLEET = "123456789012:us-east-1:"
+TARGET = "123456789012:us-east-1:"
 GRANTED = {Outcome.CREATED, Outcome.EXISTING, Outcome.JOINED}
-# What may stay for good: wishes that nobody has taken, and what is to be done; at the end there is none of either.
-_FOR_GOOD = (b"puter:_in:", b"puter:_bell", b"puter:_backlogs", b"arq:queue")
+# What may stay for good: requests that nobody has taken, and what is to be done; at the end there is none of either.
+_FOR_GOOD = (b"puter:_in:", b"puter:_ready", b"puter:_backlogs", b"arq:queue")
 _PAGE = 1_000
 
 
@@ -48,7 +48,7 @@ def read_records(client: Any, keys: Sequence[PuterKey]) -> dict[PuterKey, Record
 
 
 def left_to_do(client: Any, keys: Sequence[PuterKey]) -> list[str]:
-    """What keeps a run from being over: nothing, when every key is as wished and nothing is open."""
+    """What keeps a run from being over: nothing, when every key is as requested and nothing is open."""
     unmet: dict[str, int] = defaultdict(int)
     for record in read_records(client, keys).values():
         if record is None:
@@ -59,9 +59,9 @@ def left_to_do(client: Any, keys: Sequence[PuterKey]) -> list[str]:
             unmet["without labels"] += 1
     namespaces = {key.namespace for key in keys}
     lists = [public.inbox(n) for n in namespaces] + [names.backlog(n) for n in namespaces]
-    sets = [public.BELL, names.BACKLOGS]
-    sorted_sets = [names.intents(FLEET), names.labels(FLEET), names.MOVING, names.QUEUE, names.ADMISSIONS,
-                   *(of(FLEET, n) for n in namespaces for of in (names.look_ups, names.pad))]  # fmt: skip
+    sets = [public.READY, names.BACKLOGS]
+    sorted_sets = [names.intents(TARGET), names.labels(TARGET), names.MOVING, names.QUEUE, names.ADMISSIONS,
+                   *(of(TARGET, n) for n in namespaces for of in (names.look_ups, names.launch_queue))]  # fmt: skip
     for name in lists:
         unmet[name] += client.llen(name)
     for name in sets:
@@ -85,7 +85,7 @@ def judge(
         *_agreement(records, instances),
         *_answers(client, submissions, records),
         *(Finding(f"{key!r} has no TTL") for key in for_good(client)),
-        *(Finding(f"Puter asked for {entry.action} (call {entry.number})") for entry in ledger if entry.forbidden),
+        *(Finding(f"Puter requested {entry.action} (call {entry.number})") for entry in ledger if entry.forbidden),
     ]
 
 
@@ -101,7 +101,7 @@ def _machines(keys: Sequence[PuterKey], instances: Sequence[Seen]) -> Iterable[F
         if len(held) != 1:
             yield Finding(f"{len(held)} live instances: {[(s.id, s.client_token) for s in held]}", key)
     for name, held in live.items():
-        yield Finding(f"live instances that nobody wished for: {[s.id for s in held]}", name)
+        yield Finding(f"live instances that nobody requested: {[s.id for s in held]}", name)
 
 
 def _agreement(records: Mapping[PuterKey, Record | None], instances: Sequence[Seen]) -> Iterable[Finding]:
@@ -153,7 +153,7 @@ def _differing(record: Record, seen: Seen) -> str:
 def _answers(
     client: Any, submissions: Iterable[Submission], records: Mapping[PuterKey, Record | None]
 ) -> Iterable[Finding]:
-    """Every acknowledged wish has its answer in its batch."""
+    """Every acknowledged request has its answer in its batch."""
     for submission in submissions:
         rows = client.hgetall(public.batch(submission.namespace, submission.batch_id))
         for tag in submission.tags:

@@ -13,7 +13,7 @@ from types import ModuleType
 import msgspec
 
 from puter_worker import __main__, jobs, pacer
-from puter_worker.stations import admit, ensure, label, launch, resolve, send
+from puter_worker.stages import admit, ensure, label, launch, resolve, send
 from puter_worker.store import queue
 
 SPEED = "PUTER_CHAOS_SPEED"

@@ -99,7 +99,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         flapping: share of new instances that are shown, missed and shown again within their lag.
         shuffled: whether instances are listed in any order (within a page; a launch's answer too).
         filter_values: that one call may have.
-        short_pages: whether a page may hold fewer rows than asked for, or none, and still not be the last.
+        short_pages: whether a page may hold fewer rows than requested, or none, and still not be the last.
 
         dead_token: a ClientToken whose instances all ended: error, the dead instances, or now this, now that.
         token_mismatch: a ClientToken with other parameters: error, or success without effect.

@@ -30,7 +30,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
         owner: account id.
         architecture: x86_64 or arm64.
         created: ISO 8601.
-        deprecated: ISO 8601; past it only its owner sees the image, unless deprecated ones are asked for.
+        deprecated: ISO 8601; past it only its owner sees the image, unless deprecated ones are requested.
         root_gib: size of its snapshot.
         state: available, or what it is else.
     """

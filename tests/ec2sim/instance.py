@@ -59,7 +59,7 @@ class Sight(msgspec.Struct, frozen=True):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What a launch asked for that all its instances share.
+    """What a launch requested that all its instances share.
 
     Attributes:
         image: that it boots.
@@ -74,7 +74,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         metadata_tags: whether tags are in the instance metadata.
         hop_limit: of metadata answers.
         root_gib: size of the root volume.
-        public: whether a public address was asked for or refused; None leaves it to the subnet.
+        public: whether a public address was requested or refused; None leaves it to the subnet.
         monitoring: whether in detail.
     """
 
@@ -105,7 +105,7 @@ class Instance:
         region: it runs in.
         reservation_id: of its launch.
         launch_index: within its launch.
-        options: as asked for.
+        options: as requested.
         shared_xml: what `render_shared` made of them.
         subnet: where.
         groups: security groups.

@@ -27,7 +27,7 @@ _TAGGABLE = frozenset({"instance", "volume", "network-interface", "spot-instance
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """A launch as asked for.
+    """A launch as requested.
 
     Attributes:
         low: instances at least.
@@ -77,7 +77,7 @@ def read_token(params: Params) -> str:
 
 
 def read_order(region: Region, params: Params) -> Order:
-    """The launch as asked for; raises what EC2 answers to one that cannot be."""
+    """The launch as requested; raises what EC2 answers to one that cannot be."""
     low, high = params.integer("MinCount"), params.integer("MaxCount")
     if low is None or high is None:
         raise Ec2Error("MissingParameter", "The request must contain the parameters MinCount and MaxCount")

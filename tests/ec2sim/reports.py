@@ -40,7 +40,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
         private_ip: its address within.
         public_ip: its address without.
         public_dns: its name without; empty while it has no such address.
-        user_data: decoded; empty unless asked for.
+        user_data: decoded; empty unless requested.
     """
 
     id: str

@@ -27,7 +27,7 @@ def find_room(region: Region, order: Order) -> tuple[Subnet, int]:
     """The subnet of a launch and how many of its instances fit; one launch never spreads over zones.
 
     Raises:
-        Ec2Error: not even the fewest that were asked for fit.
+        Ec2Error: not even the fewest that were requested fit.
     """
     allowed = _within_quotas(region, order)
     subnets = [order.subnet] if order.subnet else region.network.default_subnets(order.zone)

@@ -58,7 +58,7 @@ class World:
     Attributes:
         dials: behaviour, time and dice.
         ledger: every call.
-        regions: by account and region, made when first asked for.
+        regions: by account and region, made when first requested.
         bugs: tracebacks of the simulator's own defects; a test that sees one has proved nothing.
     """
 

@@ -1,4 +1,4 @@
-"""A stand-in for the embedded engine's worker: connects, announces itself and serves until it is told to end.
+"""A stand-in for the local engine's worker: connects, announces itself and serves until it is told to end.
 
 Whoever starts it sets STUB_STARTS, a file that gets a line a start (pid, digest of the AWS secret it was given),
 and STUB_IDLE, a folder in which the file `try` makes it try to end the engine, and into which it writes the outcome;

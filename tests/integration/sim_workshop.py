@@ -20,12 +20,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from puter_client.client import Asked, PuterClient
+from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.phase import Origin
 from puter_client.contract.record import Event, Record
 from puter_worker import lead, pacer, worker
 from puter_worker.pacer import Bucket
-from puter_worker.stations import brakes, ensure, label, launch, observe, quarantine, resolve, send
+from puter_worker.stages import backoffs, ensure, label, launch, observe, quarantine, resolve, send
 from puter_worker.worker import Worker
 from tests.ec2sim.client import ControlClient
 from tests.ec2sim.config import Fault, SimConfig
@@ -35,7 +35,7 @@ from tests.integration.moto_server import point_at
 from tests.integration.redis_servers import RedisServer
 from tests.integration.workshop import PATIENCE_S, Workshop, spec
 
-FLEET = "123456789012:us-east-1:"
+TARGET = "123456789012:us-east-1:"
 SPEED = 20.0
 CALM = SimConfig(speed=SPEED)
 ROOT = Path(__file__).parents[2]
@@ -73,8 +73,8 @@ class SimWorkshop(Workshop):
     async def submit(
         self, *tags: str, client: PuterClient | None = None, most: int | None = None, **fields: Any
     ) -> str:
-        """Wish for machines; the id of the batch."""
-        asked = [Asked(tag, spec(**fields)) for tag in tags]
+        """Request machines; the id of the batch."""
+        asked = [MachineRequest(tag, spec(**fields)) for tag in tags]
         return await (client or self.client).submit(asked, origin=Origin.UP, max_parallel=most)
 
     async def records(self, *tags: str, client: PuterClient | None = None) -> list[Record]:
@@ -223,7 +223,7 @@ def swift(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses that are made for AWS are short, and the pacer as fast as the simulated buckets."""
     hasten(monkeypatch, SPEED)
     for module, name, seconds in (
-        (send, "BACKOFF_S", 0.1),
+        (send, "RETRY_S", 0.1),
         (send, "CREDENTIALS_S", 0.1),
         (send, "SECOND_LOOK_AFTER_S", 1.0),
         (launch, "TRY_AGAIN_S", 0.1),
@@ -240,8 +240,8 @@ def swift(monkeypatch: pytest.MonkeyPatch) -> None:
         (ensure, "CREDENTIALS_AGAIN_S", 0.1),
         (resolve, "AGAIN_S", 0.2),
         (quarantine, "IN_FLIGHT_S", 0.0),
-        (brakes, "DRY_FOR_S", 1.0),
-        (brakes, "QUOTA_FOR_S", 30.0),
+        (backoffs, "DRY_FOR_S", 1.0),
+        (backoffs, "QUOTA_FOR_S", 30.0),
     ):
         monkeypatch.setattr(module, name, seconds)
 

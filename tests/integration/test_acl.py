@@ -16,7 +16,7 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError
 
-from puter_client.client import Asked, PuterClient
+from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Outcome
@@ -98,12 +98,12 @@ async def puter(guarded: Guarded) -> AsyncIterator[PuterClient]:
 # -- a client ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_appends_wishes_to_its_own_inbox(guarded: Guarded, puter: PuterClient) -> None:
-    await puter.submit([Asked("one", Spec()), Asked("two", Spec())])
+async def test_a_client_appends_requests_to_its_own_inbox(guarded: Guarded, puter: PuterClient) -> None:
+    await puter.submit([MachineRequest("one", Spec()), MachineRequest("two", Spec())])
 
     with guarded.server.client() as admin:
         assert admin.llen(public.inbox("betty")) == 2
-        assert admin.smembers(public.BELL) == {b"betty"}
+        assert admin.smembers(public.READY) == {b"betty"}
 
 
 async def test_a_client_reads_all_that_its_namespace_publishes(puter: PuterClient) -> None:
@@ -117,8 +117,8 @@ async def test_a_client_reads_all_that_its_namespace_publishes(puter: PuterClien
     assert await puter.workers() == []
 
 
-async def test_a_client_sees_how_many_of_its_wishes_wait(guarded: Guarded, puter: PuterClient) -> None:
-    await puter.submit([Asked("one", Spec())])
+async def test_a_client_sees_how_many_of_its_requests_wait(guarded: Guarded, puter: PuterClient) -> None:
+    await puter.submit([MachineRequest("one", Spec())])
 
     with guarded.client("betty") as client:
         assert client.llen(public.inbox("betty")) == 1
@@ -147,8 +147,8 @@ async def test_a_client_is_told_of_changes_in_its_namespace(guarded: Guarded) ->
         ("LRANGE", public.inbox("betty"), 0, -1),
         ("RPUSH", public.inbox("ann"), "{}"),
         ("LLEN", public.inbox("ann")),
-        ("SREM", public.BELL, "ann"),
-        ("SMEMBERS", public.BELL),
+        ("SREM", public.READY, "ann"),
+        ("SMEMBERS", public.READY),
         ("HGET", public.record(PuterKey("ann", "one")), "doc"),
         ("GET", names.spec(PuterKey("betty", "one"))),
         ("ZADD", names.QUEUE, 0, "betty/one"),
@@ -177,7 +177,7 @@ def test_a_client_cannot(betty: redis.Redis, command: tuple[str | int, ...]) -> 
 def test_a_client_cannot_make_the_bell_something_else(betty: redis.Redis) -> None:
     # An empty set is no key at all: whoever could RPUSH to it would stop every worker and every other client.
     with pytest.raises(NoPermissionError):
-        betty.rpush(public.BELL, "betty")
+        betty.rpush(public.READY, "betty")
 
 
 def test_a_client_cannot_make_its_inbox_something_else(betty: redis.Redis) -> None:
@@ -188,7 +188,7 @@ def test_a_client_cannot_make_its_inbox_something_else(betty: redis.Redis) -> No
 async def test_a_client_of_another_namespace_is_refused_in_one_line(guarded: Guarded) -> None:
     async with guarded.puter("betty", "ann") as stranger:
         with pytest.raises(StoreUnavailable, match=NOT_PERMITTED):
-            await stranger.submit([Asked("one", Spec())])
+            await stranger.submit([MachineRequest("one", Spec())])
 
 
 # -- a viewer ---------------------------------------------------------------------------------------------------------
@@ -199,10 +199,10 @@ async def test_a_viewer_reads_a_namespace(guarded: Guarded) -> None:
         assert await viewer.recent() == []
 
 
-async def test_a_viewer_can_wish_for_nothing(guarded: Guarded) -> None:
+async def test_a_viewer_can_request_for_nothing(guarded: Guarded) -> None:
     async with guarded.puter("betty-viewer", "betty") as viewer:
         with pytest.raises(StoreUnavailable, match=NOT_PERMITTED):
-            await viewer.submit([Asked("one", Spec())])
+            await viewer.submit([MachineRequest("one", Spec())])
 
 
 # -- no user, or the wrong one ----------------------------------------------------------------------------------------
@@ -272,11 +272,11 @@ def test_the_health_check_can_ping_and_nothing_else(guarded: Guarded) -> None:
 # -- a worker ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_worker_grants_a_wish_with_no_more_than_its_rights(
+async def test_a_worker_grants_a_request_with_no_more_than_its_rights(
     workshop: Workshop, guarded: Guarded, puter: PuterClient
 ) -> None:
     async with workshop.working(redis_url=guarded.url("worker")):
-        views = await _wished(puter, "one", "two", "three")
+        views = await _requested(puter, "one", "two", "three")
 
     assert [view.outcome for view in views] == [Outcome.CREATED] * 3
     assert len(workshop.instances("running")) == 3
@@ -289,7 +289,7 @@ async def test_a_worker_is_refused_nothing_from_a_launch_to_its_label(
     with guarded.server.client() as admin:
         admin.execute_command("ACL", "LOG", "RESET")
         async with workshop.working(redis_url=guarded.url("worker"), pace=True):
-            await _wished(puter, *tags)
+            await _requested(puter, *tags)
             async with asyncio.timeout(30):
                 while not all(view.record and view.record.labelled for view in await puter.views(tags)):
                     await asyncio.sleep(0.05)  # until it is so; labels are told on no channel of this user's
@@ -396,7 +396,7 @@ def deployed_url(request: pytest.FixtureRequest, deployed: Path, tmp_path: Path)
 
 async def test_a_server_with_the_files_of_deploy_admits_the_users_made(deployed_url: str) -> None:
     async with PuterClient.connect(deployed_url, namespace="team-a", user="betty") as puter:
-        await puter.submit([Asked("one", Spec())])
+        await puter.submit([MachineRequest("one", Spec())])
 
         assert await puter.recent() == []
 
@@ -407,6 +407,6 @@ def test_a_server_with_the_files_of_deploy_admits_nobody_without_a_password(depl
         nobody.ping()
 
 
-async def _wished(puter: PuterClient, *tags: str) -> list[View]:
-    batch = await puter.submit([Asked(tag, spec()) for tag in tags])
+async def _requested(puter: PuterClient, *tags: str) -> list[View]:
+    batch = await puter.submit([MachineRequest(tag, spec()) for tag in tags])
     return await puter.wait(batch_id=batch, tags=tags, wait=WaitFor.RUNNING, timeout_s=30)

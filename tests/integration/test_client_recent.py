@@ -33,7 +33,7 @@ async def happened(store: WorkerStore, tag: str, *phases: tuple[Phase, float]) -
         before = as_read.value or Record(namespace="betty", tag=tag, phase=phase, created_at=at, changed_at=at)
         txn = Txn()
         ended_at = at if phase in {Phase.TERMINATED, Phase.FAILED} else None
-        store.put_record(txn, as_read, before.but(phase=phase, changed_at=at, ended_at=ended_at))
+        store.put_record(txn, as_read, before.replace(phase=phase, changed_at=at, ended_at=ended_at))
         assert await store.commit(txn) == []
         as_read = await store.record(PuterKey("betty", tag))
 

@@ -8,7 +8,7 @@ import socket
 import pytest
 from structlog.testing import capture_logs
 
-from puter_worker.ec2.answers import Answer, Images, Instances, Reservation
+from puter_worker.ec2.answers import Answer, Images, Instances, ReservationAnswer
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.instances import console_output, run_instances
@@ -250,6 +250,6 @@ async def test_the_console_of_a_type_that_cannot_tell_the_latest_is_read(told: E
 async def test_an_answer_without_instances_is_an_empty_launch(told: Endpoint, caller: Caller) -> None:
     told.replies = [answer("RunInstances")]
 
-    reservation = await caller.call("RunInstances", Reservation, MinCount=1, MaxCount=1, ClientToken="t")
+    reservation = await caller.call("RunInstances", ReservationAnswer, MinCount=1, MaxCount=1, ClientToken="t")
 
     assert reservation.instances == []

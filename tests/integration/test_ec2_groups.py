@@ -122,7 +122,7 @@ async def test_default_subnets_come_one_a_zone_in_order(caller: Caller) -> None:
     assert zones == sorted(set(zones))
 
 
-async def test_a_subnet_that_is_not_there_fails_the_wish(caller: Caller) -> None:
+async def test_a_subnet_that_is_not_there_fails_the_request(caller: Caller) -> None:
     with pytest.raises(Ec2Error) as caught:
         await vpc_of_subnet(caller, "subnet-0123456789abcdef0")
 
@@ -153,7 +153,7 @@ async def at_once(_seconds: float) -> None:
     return None
 
 
-async def test_a_new_group_that_ec2_does_not_see_yet_is_asked_for_again(told: Endpoint, told_caller: Caller) -> None:
+async def test_a_new_group_that_ec2_does_not_see_yet_is_requested_again(told: Endpoint, told_caller: Caller) -> None:
     unseen = refusal("InvalidGroup.NotFound")
     added = answer("AuthorizeSecurityGroupIngress")
     told.replies = [NONE, MADE, unseen, NONE, unseen, NONE, added]

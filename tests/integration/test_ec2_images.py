@@ -13,7 +13,7 @@ from puter_worker.ec2.images import architecture_of, describe_image, latest_imag
 
 @pytest.mark.parametrize("architecture", ["x86_64", "arm64"])
 @pytest.mark.parametrize(("os", "beginning"), [(Os.AL2023, "al2023-ami-2023."), (Os.AL2, "amzn2-ami-hvm-2.0.")])
-async def test_the_newest_image_is_of_the_kind_asked_for(
+async def test_the_newest_image_is_of_the_kind_requested(
     caller: Caller, os: Os, beginning: str, architecture: str
 ) -> None:
     image = await latest_image(caller, os, architecture)
@@ -34,7 +34,7 @@ async def test_an_image_that_was_named_is_described(caller: Caller) -> None:
     assert await describe_image(caller, newest.image_id) == newest
 
 
-async def test_an_image_that_is_not_there_fails_the_wish(caller: Caller) -> None:
+async def test_an_image_that_is_not_there_fails_the_request(caller: Caller) -> None:
     with pytest.raises(Ec2Error) as caught:
         await describe_image(caller, "ami-0123456789abcdef0")
 
@@ -51,7 +51,7 @@ async def test_a_type_for_neither_processor_is_refused(caller: Caller) -> None:
         await architecture_of(caller, "mac1.metal")
 
 
-async def test_a_type_that_does_not_exist_fails_the_wish(caller: Caller) -> None:
+async def test_a_type_that_does_not_exist_fails_the_request(caller: Caller) -> None:
     with pytest.raises(Ec2Error) as caught:
         await architecture_of(caller, "t9.none")
 

@@ -12,6 +12,7 @@ import pytest
 
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Os
+from puter_worker.ec2.arguments import Launch, run_arguments
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.groups import default_subnets, ensure_group
 from puter_worker.ec2.images import latest_image
@@ -27,7 +28,6 @@ from puter_worker.ec2.instances import (
     find_unlabelled,
     run_instances,
 )
-from puter_worker.ec2.request import Launch, run_request
 from puter_worker.ec2.tags import birth_tags, encode_manifest, key_of, own_tags
 from tests.integration.moto_server import REGION
 
@@ -51,7 +51,7 @@ async def launch_of(caller: Caller, **changes: Any) -> Launch:
 async def launched(caller: Caller, **changes: Any) -> list[Instance]:
     # moto launches as few as it may, EC2 as many as it can.
     changes.setdefault("min_count", changes.get("max_count", 1))
-    frozen = json.dumps(run_request(await launch_of(caller, **changes)))
+    frozen = json.dumps(run_arguments(await launch_of(caller, **changes)))
     instances, _ = await run_instances(caller, json.loads(frozen))
     return instances
 
@@ -69,7 +69,7 @@ async def test_a_group_comes_back_by_launch_index(caller: Caller) -> None:
 
 
 async def test_a_launch_has_a_request_id(caller: Caller) -> None:
-    _, request_id = await run_instances(caller, run_request(await launch_of(caller)))
+    _, request_id = await run_instances(caller, run_arguments(await launch_of(caller)))
 
     assert request_id
 
@@ -95,13 +95,13 @@ async def test_a_machine_that_shuts_down_ends(caller: Caller) -> None:
     assert told["InstanceInitiatedShutdownBehavior"]["Value"] == "terminate"
 
 
-async def test_a_machine_lies_in_the_zone_asked_for(caller: Caller) -> None:
+async def test_a_machine_lies_in_the_zone_requested(caller: Caller) -> None:
     (instance,) = await launched(caller, zone="us-east-1b")
 
     assert instance.availability_zone == "us-east-1b"
 
 
-async def test_a_machine_lies_in_the_subnet_and_group_asked_for(caller: Caller) -> None:
+async def test_a_machine_lies_in_the_subnet_and_group_requested(caller: Caller) -> None:
     subnet = (await default_subnets(caller))[1]
 
     (instance,) = await launched(caller, subnet_id=subnet.subnet_id)
@@ -137,7 +137,7 @@ async def test_no_ids_ask_for_nothing(caller: Caller) -> None:
     assert await describe_by_ids(caller, []) == {}
 
 
-async def test_more_ids_than_a_filter_takes_are_asked_for_in_parts(caller: Caller) -> None:
+async def test_more_ids_than_a_filter_takes_are_requested_in_parts(caller: Caller) -> None:
     instances = await launched(caller, max_count=3)
     unknown = [f"i-{n:017x}" for n in range(500)]
 

@@ -13,8 +13,8 @@ from puter_worker.ec2.answers import Vpcs
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.errors import Ec2Error, Handling, ProfileMissing, WrongAccount
 from puter_worker.ec2.session import Sessions
-from puter_worker.fleet import FleetId, Fleets
 from puter_worker.store.workerstore import WorkerStore
+from puter_worker.target import TargetId, Targets
 from tests.integration.moto_server import REGION
 
 KEYS = "aws_access_key_id = testing\naws_secret_access_key = testing\n"
@@ -45,7 +45,7 @@ def test_a_profile_has_its_own_region(sessions: Sessions) -> None:
         (None, None, "ap-south-1"),
     ],
 )
-async def test_a_region_asked_for_comes_before_the_profiles_and_that_before_the_environments(
+async def test_a_region_requested_comes_before_the_profiles_and_that_before_the_environments(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch, profile: str | None, asked: str | None, region: str
 ) -> None:
     configure(f"[profile lab]\nregion = eu-west-1\n{KEYS}[profile art]\n{KEYS}")
@@ -58,10 +58,10 @@ async def test_where_nobody_names_a_region_it_is_us_east_1(sessions: Sessions) -
     assert (await found(sessions, None, None)).region == "us-east-1"
 
 
-async def found(sessions: Sessions, profile: str | None, region: str | None) -> FleetId:
-    """The fleet that a wish is launched with."""
-    fleets = Fleets(cast("WorkerStore", None), sessions)
-    return (await fleets.find(profile, region)).fleet_id
+async def found(sessions: Sessions, profile: str | None, region: str | None) -> TargetId:
+    """The target that a request is launched with."""
+    targets = Targets(cast("WorkerStore", None), sessions)
+    return (await targets.find(profile, region)).target_id
 
 
 def test_the_default_credentials_may_have_no_region(sessions: Sessions) -> None:
@@ -159,19 +159,19 @@ async def test_credentials_that_have_become_another_accounts_are_not_used_and_re
     assert (await caller.call("DescribeVpcs", Vpcs)).vpcs
 
 
-async def test_a_host_takes_up_its_own_accounts_fleets_alone(sessions: Sessions) -> None:
-    fleets = Fleets(cast("WorkerStore", None), sessions)
+async def test_a_host_takes_up_its_own_accounts_targets_alone(sessions: Sessions) -> None:
+    targets = Targets(cast("WorkerStore", None), sessions)
 
-    assert await fleets.reaches(FleetId("123456789012", REGION))
-    assert not await fleets.reaches(FleetId(ELSEWHERE, REGION))
-    assert not await fleets.reaches(FleetId("123456789012", REGION, "lab"))  # a profile that is not here
+    assert await targets.reaches(TargetId("123456789012", REGION))
+    assert not await targets.reaches(TargetId(ELSEWHERE, REGION))
+    assert not await targets.reaches(TargetId("123456789012", REGION, "lab"))  # a profile that is not here
 
 
 async def test_where_an_account_cannot_be_told_the_calls_say_why(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    fleets = Fleets(cast("WorkerStore", None), sessions)
+    targets = Targets(cast("WorkerStore", None), sessions)
     asked: list[str] = []
 
     async def account_id(_self: Sessions, _profile: str | None, region: str) -> str:
@@ -180,5 +180,5 @@ async def test_where_an_account_cannot_be_told_the_calls_say_why(
 
     monkeypatch.setattr(Sessions, "account_id", account_id)
 
-    assert [await fleets.reaches(FleetId(ELSEWHERE, REGION)) for _ in range(5)] == [True] * 5
+    assert [await targets.reaches(TargetId(ELSEWHERE, REGION)) for _ in range(5)] == [True] * 5
     assert asked == [REGION]  # not again and again

@@ -256,7 +256,7 @@ async def test_a_behaviour_that_does_not_exist_is_refused(sim: SimProcess) -> No
         await sim.control.configure(sped=20)
 
 
-async def test_user_data_is_told_when_asked_for(sim: SimProcess, ec2: EC2Client) -> None:
+async def test_user_data_is_told_when_requested(sim: SimProcess, ec2: EC2Client) -> None:
     asked: RunInstancesRequestTypeDef = {**await machine(ec2), "UserData": "#!/bin/sh\n"}
     await ec2.run_instances(**asked)
     (without,) = await sim.control.instances()
@@ -264,7 +264,7 @@ async def test_user_data_is_told_when_asked_for(sim: SimProcess, ec2: EC2Client)
     assert (without.user_data, with_data.user_data) == (b"", b"#!/bin/sh\n")
 
 
-async def test_an_unsigned_request_is_refused(sim: SimProcess) -> None:
+async def test_an_unsigned_call_is_refused(sim: SimProcess) -> None:
     async with aiohttp.ClientSession() as http, http.post(sim.endpoint_url, data={"Action": "DescribeVpcs"}) as got:
         assert (got.status, "AuthFailure" in await got.text()) == (401, True)
 

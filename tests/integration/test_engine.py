@@ -1,4 +1,4 @@
-"""The embedded engine, started and used from within one process; its server and its worker are real processes."""
+"""The local engine, started and used from within one process; its server and its worker are real processes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def world(tmp_path: Path) -> Iterator[EngineWorld]:
 
 async def test_a_first_command_starts_a_server_and_a_worker(world: EngineWorld) -> None:
     async with await world.ensure() as engine:
-        await world.put(engine, "wish", "a machine")
-        assert await world.get(engine, "wish") == "a machine"
+        await world.put(engine, "request", "a machine")
+        assert await world.get(engine, "request") == "a machine"
         assert is_running(world.worker)
 
 
@@ -44,7 +44,7 @@ async def test_a_next_command_uses_what_runs(world: EngineWorld) -> None:
 async def test_the_first_command_says_that_it_starts_an_engine_and_the_next_says_nothing(world: EngineWorld) -> None:
     (await world.ensure()).close()
     (await world.ensure()).close()
-    assert [line.split(",")[0] for line in world.said] == ["starting the embedded engine"]
+    assert [line.split(",")[0] for line in world.said] == ["starting the local engine"]
 
 
 async def test_every_file_is_0600_every_folder_0700_and_so_is_the_socket(world: EngineWorld) -> None:
@@ -86,10 +86,10 @@ async def test_a_relative_home_is_the_same_for_the_worker(
 
 async def test_a_killed_server_is_started_again_with_all_its_data(world: EngineWorld) -> None:
     async with await world.ensure() as engine:
-        await world.put(engine, "wish", "a machine")
+        await world.put(engine, "request", "a machine")
     world.end_by_force(world.server)
     async with await world.ensure() as engine:
-        assert await world.get(engine, "wish") == "a machine"
+        assert await world.get(engine, "request") == "a machine"
 
 
 async def test_a_killed_server_does_not_cost_the_worker_its_life(world: EngineWorld) -> None:
@@ -148,7 +148,7 @@ async def test_a_socket_left_over_from_a_crash_is_no_hindrance(world: EngineWorl
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(world.paths.socket))
     async with await world.ensure() as engine:
-        await world.put(engine, "wish", "a machine")
+        await world.put(engine, "request", "a machine")
 
 
 async def test_a_note_left_over_from_before_a_reboot_is_no_hindrance(world: EngineWorld) -> None:
@@ -156,7 +156,7 @@ async def test_a_note_left_over_from_before_a_reboot_is_no_hindrance(world: Engi
     await stop_engine(world.paths, say=world.said.append)
     write_host(world, boot_id="an earlier one", name=None)
     async with await world.ensure() as engine:
-        await world.put(engine, "wish", "a machine")
+        await world.put(engine, "request", "a machine")
 
 
 async def test_a_stopped_server_is_told_in_one_line_with_the_remedy(world: EngineWorld) -> None:
@@ -188,11 +188,11 @@ async def test_a_server_whose_lock_file_was_removed_gets_no_second_one_beside_it
 
 async def test_a_server_whose_socket_is_gone_is_started_again_with_all_its_data(world: EngineWorld) -> None:
     async with await world.ensure() as engine:
-        await world.put(engine, "wish", "a machine")
+        await world.put(engine, "request", "a machine")
     first = world.server
     world.paths.socket.unlink()
     async with await world.ensure(patience=Patience(answer=1.0)) as engine:
-        assert await world.get(engine, "wish") == "a machine"
+        assert await world.get(engine, "request") == "a machine"
     assert world.server != first
     assert "the engine's socket was gone: restarting its server" in world.said
 
@@ -212,7 +212,7 @@ async def test_a_long_home_gets_its_socket_elsewhere(world: EngineWorld, tmp_pat
     world.environ["PUTER_HOME"] = str(world.home)
     async with await world.ensure() as engine:
         assert engine.url.startswith(f"unix:///tmp/puter-{os.geteuid()}/engine-")
-        await world.put(engine, "wish", "a machine")
+        await world.put(engine, "request", "a machine")
     await stop_engine(world.paths, say=world.said.append)
 
 
@@ -220,7 +220,7 @@ async def test_a_home_with_blanks_and_quotes_serves(world: EngineWorld, tmp_path
     world.home = tmp_path / "a 'b' \"c\" #%41é"
     world.environ["PUTER_HOME"] = str(world.home)
     async with await world.ensure() as engine:
-        await world.put(engine, "wish", "a machine")
+        await world.put(engine, "request", "a machine")
     assert (world.paths.engine / "data" / "appendonlydir").is_dir()
 
 
@@ -281,14 +281,14 @@ async def test_a_server_started_for_a_worker_that_cannot_be_is_ended_again(world
 
 async def test_a_server_that_ran_before_outlives_a_worker_that_cannot_be(world: EngineWorld) -> None:
     async with await world.ensure() as engine:
-        await world.put(engine, "wish", "a machine")
+        await world.put(engine, "request", "a machine")
         (worker,) = world.workers()
         kill(worker, signal.SIGKILL)
         wait_for(lambda: not is_running(worker), "the worker to be gone")
         with pytest.raises(EngineError):
             await world.ensure(command=[sys.executable, "-c", "raise SystemExit('dead')"])
 
-        assert await world.get(engine, "wish") == "a machine"
+        assert await world.get(engine, "request") == "a machine"
 
 
 async def test_last_words_are_not_those_of_an_earlier_start(world: EngineWorld) -> None:

@@ -1,4 +1,4 @@
-"""The embedded engine ends itself only when nobody needs it, and never at a wish's cost."""
+"""The local engine ends itself only when nobody needs it, and never at a request's cost."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ async def test_an_unused_engine_ends_its_server_and_its_worker(world: EngineWorl
 async def test_an_engine_in_use_goes_on(world: EngineWorld) -> None:
     async with await world.ensure() as engine:
         assert await ask_worker_to_end(world) == "False"
-        await world.put(engine, "wish", "a machine")
+        await world.put(engine, "request", "a machine")
 
 
-async def test_an_engine_goes_on_for_a_wish_that_a_command_left_just_now(world: EngineWorld) -> None:
+async def test_an_engine_goes_on_for_a_request_that_a_command_left_just_now(world: EngineWorld) -> None:
     (await world.ensure()).close()
     (world.idle / "busy").touch()
     assert await ask_worker_to_end(world) == "False"
@@ -54,16 +54,16 @@ async def test_an_engine_that_went_on_can_be_used_as_before(world: EngineWorld) 
     await ask_worker_to_end(world)
     server = world.server
     async with await world.ensure() as engine:
-        await world.put(engine, "wish", "a machine")
+        await world.put(engine, "request", "a machine")
     assert (world.server, len(world.workers())) == (server, 1)
 
 
 async def test_data_outlive_the_idle_exit(world: EngineWorld) -> None:
     async with await world.ensure() as engine:
-        await world.put(engine, "wish", "a machine")
+        await world.put(engine, "request", "a machine")
     await ask_worker_to_end(world)
     async with await world.ensure() as engine:
-        assert await world.get(engine, "wish") == "a machine"
+        assert await world.get(engine, "request") == "a machine"
 
 
 async def test_a_command_that_comes_during_the_last_look_gets_an_engine(world: EngineWorld) -> None:
@@ -71,7 +71,7 @@ async def test_a_command_that_comes_during_the_last_look_gets_an_engine(world: E
     first = world.worker
     waiting = await come_while_the_worker_ends(world, stage="hold", seen="asked")
     async with await waiting as engine:
-        await world.put(engine, "wish", "a machine")
+        await world.put(engine, "request", "a machine")
     assert world.workers() == [first, world.worker]
 
 

@@ -36,10 +36,10 @@ class TestStop:
 
     async def test_what_was_written_is_there_at_the_next_start(self, world: EngineWorld) -> None:
         async with await world.ensure() as engine:
-            await world.put(engine, "wish", "a machine")
+            await world.put(engine, "request", "a machine")
         await stop_engine(world.paths, say=world.said.append)
         async with await world.ensure() as engine:
-            assert await world.get(engine, "wish") == "a machine"
+            assert await world.get(engine, "request") == "a machine"
 
     async def test_where_nothing_runs_there_is_nothing_to_end(self, world: EngineWorld) -> None:
         assert not await stop_engine(world.paths, say=world.said.append)
@@ -83,22 +83,22 @@ class TestStop:
 
     async def test_by_force_a_stopped_server_is_woken_to_end_in_order(self, world: EngineWorld) -> None:
         async with await world.ensure() as engine:
-            await world.put(engine, "wish", "a machine")
+            await world.put(engine, "request", "a machine")
         os.kill(world.server, signal.SIGSTOP)
         assert await stop_engine(world.paths, say=world.said.append, force=True)
         assert "User requested shutdown" in (world.paths.logs / "server.log").read_text()
         async with await world.ensure() as engine:
-            assert await world.get(engine, "wish") == "a machine"
+            assert await world.get(engine, "request") == "a machine"
 
     async def test_by_force_a_server_that_cannot_be_woken_is_killed_and_loses_nothing(self, world: EngineWorld) -> None:
         async with await world.ensure() as engine:
-            await world.put(engine, "wish", "a machine")
+            await world.put(engine, "request", "a machine")
             busy = asyncio.create_task(keep_busy(engine))
             await asyncio.to_thread(wait_for, lambda: not answers(world), "the server to be silent")
             assert await stop_engine(world.paths, say=world.said.append, force=True, patience=SHORT)
             await busy
         async with await world.ensure() as engine:
-            assert await world.get(engine, "wish") == "a machine"
+            assert await world.get(engine, "request") == "a machine"
 
     async def test_by_force_a_worker_is_not_waited_for_that_has_no_server_to_write_to(self, world: EngineWorld) -> None:
         async with await world.ensure(STUB_END="late") as engine:

@@ -24,13 +24,13 @@ def world(tmp_path: Path) -> Iterator[EngineWorld]:
 
 async def test_a_server_that_got_no_worker_is_ended_with_all_its_data(world: EngineWorld) -> None:
     async with await world.ensure() as engine:
-        await world.put(engine, "wish", "a machine")
+        await world.put(engine, "request", "a machine")
     await stop_engine(world.paths, say=world.said.append)
     with pytest.raises(EngineError, match="ended as it started"):
         await world.ensure(command=DYING)
     assert not world.has_server
     async with await world.ensure() as engine:
-        assert await world.get(engine, "wish") == "a machine"
+        assert await world.get(engine, "request") == "a machine"
 
 
 async def test_a_server_whose_worker_died_is_ended_by_a_command_that_gets_no_other(world: EngineWorld) -> None:
@@ -46,7 +46,7 @@ async def test_a_server_in_use_stays_though_another_command_gets_no_worker(world
         world.end_by_force(world.worker)
         with pytest.raises(EngineError):
             await world.ensure(command=DYING)
-        await world.put(engine, "wish", "a machine")
+        await world.put(engine, "request", "a machine")
 
 
 async def test_a_server_stays_for_a_command_that_waits_while_another_gets_no_worker(
@@ -59,7 +59,7 @@ async def test_a_server_stays_for_a_command_that_waits_while_another_gets_no_wor
     with pytest.raises(EngineError, match="ended as it started"):
         await failing
     async with await serving as engine:
-        await world.put(engine, "wish", "a machine")
+        await world.put(engine, "request", "a machine")
     assert world.server == server
 
 
@@ -71,7 +71,7 @@ async def test_of_two_commands_that_get_no_worker_the_second_ends_the_server_of_
     (tmp_path / "die").touch()
     outcomes = await asyncio.gather(first, second, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [EngineError] * 2
-    assert sum(line.startswith("starting the embedded engine") for line in world.said) == 1
+    assert sum(line.startswith("starting the local engine") for line in world.said) == 1
     assert not world.has_server
 
 
@@ -91,7 +91,9 @@ def dying_once_told(told: Path) -> list[str]:
 
 async def one_that_waits(world: EngineWorld, *, command: list[str] | None) -> asyncio.Task[Engine]:
     """A command that comes while another starts the engine, when it has got as far as to wait for that."""
-    await asyncio.to_thread(wait_for, lambda: any("starting the embedded" in line for line in world.said), "the first")
+    await asyncio.to_thread(
+        wait_for, lambda: any("starting the local engine" in line for line in world.said), "the first"
+    )
     waiting = asyncio.create_task(world.ensure(command=command))
     line = "another command is starting the engine; waiting for it …"
     await asyncio.to_thread(wait_for, lambda: line in world.said, f"{line!r} to be said")

@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from puter_client.client import Asked, PuterClient
+from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.phase import ENDED, Origin, Outcome, Phase
 from puter_client.view import View
 from puter_worker import pacer
 from puter_worker.pacer import Bucket
 from puter_worker.worker import Worker
-from tests.integration.station_world import one_machine_each, redis_keeps_its_rules, time_passes, until
+from tests.integration.stage_world import one_machine_each, redis_keeps_its_rules, time_passes, until
 from tests.integration.workshop import Workshop, spec
 
 __all__ = ["redis_keeps_its_rules"]
@@ -25,7 +25,7 @@ def tags(count: int) -> list[str]:
 
 
 async def submitted(shop: Workshop, count: int) -> str:
-    return await shop.client.submit([Asked(tag, spec()) for tag in tags(count)])
+    return await shop.client.submit([MachineRequest(tag, spec()) for tag in tags(count)])
 
 
 async def test_a_burst_worker_ends_when_nothing_is_left(workshop: Workshop) -> None:
@@ -74,7 +74,7 @@ async def test_a_worker_ends_though_a_cancellation_is_swallowed(workshop: Worksh
     # redis-py sends through asyncio.wait_for, which before Python 3.12 swallows one that comes late.
     inside, swallowed = asyncio.Event(), asyncio.Event()
 
-    async def rung() -> list[str]:
+    async def ready_namespaces() -> list[str]:
         inside.set()
         if not swallowed.is_set():
             try:
@@ -84,7 +84,7 @@ async def test_a_worker_ends_though_a_cancellation_is_swallowed(workshop: Worksh
         return []
 
     worker = Worker(workshop.settings())
-    worker.store.rung = rung  # type: ignore[method-assign]
+    worker.store.ready_namespaces = ready_namespaces  # type: ignore[method-assign]
     running = asyncio.create_task(worker.run())
     await inside.wait()
     worker.stop()
@@ -97,7 +97,7 @@ async def test_a_worker_ends_though_a_cancellation_is_swallowed(workshop: Worksh
 async def test_three_workers_launch_each_key_once(workshop: Workshop) -> None:
     first = await submitted(workshop, 30)
     async with workshop.working(), workshop.working(), workshop.working():
-        second = await workshop.client.submit([Asked(tag, spec()) for tag in tags(30)], origin=Origin.UP)
+        second = await workshop.client.submit([MachineRequest(tag, spec()) for tag in tags(30)], origin=Origin.UP)
         ones = await workshop.client.wait(batch_id=first, tags=tags(30), timeout_s=40)
         twos = await workshop.client.wait(batch_id=second, tags=tags(30), timeout_s=40)
 
@@ -106,11 +106,11 @@ async def test_three_workers_launch_each_key_once(workshop: Workshop) -> None:
     await one_machine_each(workshop, "betty", tags(30))
 
 
-async def test_wishes_of_two_namespaces_do_not_meet(workshop: Workshop) -> None:
+async def test_requests_of_two_namespaces_do_not_meet(workshop: Workshop) -> None:
     anna = workshop.client_of("anna")
     async with workshop.working():
-        (hers,) = await workshop.wish("one", client=anna)
-        (bettys,) = await workshop.wish("one", instance_type="t3.small")
+        (hers,) = await workshop.request("one", client=anna)
+        (bettys,) = await workshop.request("one", instance_type="t3.small")
     await anna.aclose()
 
     assert (hers.outcome, bettys.outcome) == (Outcome.CREATED, Outcome.CREATED)
@@ -153,7 +153,7 @@ async def test_nothing_acknowledged_is_lost_when_redis_is_killed(workshop: Works
     await one_machine_each(workshop, "betty", tags(20))
 
 
-async def test_wishes_survive_a_redis_that_is_killed_before_any_worker_comes(workshop: Workshop) -> None:
+async def test_requests_survive_a_redis_that_is_killed_before_any_worker_comes(workshop: Workshop) -> None:
     batch = await submitted(workshop, 3)
     workshop.server.kill()
     workshop.server.start()

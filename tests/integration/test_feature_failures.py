@@ -1,4 +1,4 @@
-"""Wishes that cannot be granted: each fails by itself, in AWS's words; what only the operator can mend waits."""
+"""Requests that cannot be granted: each fails by itself, in AWS's words; what only the operator can mend waits."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from puter_client.client import Asked
+from puter_client.client import MachineRequest
 from puter_client.contract.phase import Phase
 from puter_client.contract.spec import Spec
 from puter_client.view import View, WaitFor
 from puter_worker.ec2 import instances as ec2
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.errors import Ec2Error, Handling
-from tests.integration.station_world import redis_keeps_its_rules
+from tests.integration.stage_world import redis_keeps_its_rules
 from tests.integration.workshop import Workshop, spec
 
 __all__ = ["redis_keeps_its_rules"]
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("redis_keeps_its_rules")
 
 async def granted(shop: Workshop, specs: Mapping[str, Spec]) -> dict[str, View]:
     """One batch of these, waited for."""
-    batch = await shop.client.submit([Asked(tag, one) for tag, one in specs.items()])
+    batch = await shop.client.submit([MachineRequest(tag, one) for tag, one in specs.items()])
     views = await shop.client.wait(batch_id=batch, tags=list(specs), timeout_s=30)
     return {view.tag: view for view in views}
 
@@ -65,19 +65,21 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
     """What is looked at before each RunInstances, as EC2 would and moto does not; all else goes to moto."""
     real, checks = ec2.run_instances, list[Check]()
 
-    async def run_instances(caller: Caller, request: Mapping[str, Any]) -> Any:
+    async def run_instances(caller: Caller, arguments: Mapping[str, Any]) -> Any:
         for check in checks:
-            if (error := check(request)) is not None:
+            if (error := check(arguments)) is not None:
                 raise error
-        return await real(caller, request)
+        return await real(caller, arguments)
 
     monkeypatch.setattr(ec2, "run_instances", run_instances)
     return checks
 
 
-async def test_a_missing_permission_fails_the_wish_with_awss_own_words(workshop: Workshop, checks: list[Check]) -> None:
+async def test_a_missing_permission_fails_the_request_with_awss_own_words(
+    workshop: Workshop, checks: list[Check]
+) -> None:
     refused = Ec2Error("UnauthorizedOperation", "You are not authorized.", request_id="4711")
-    checks.append(lambda request: refused if request["InstanceType"] == "t3.small" else None)
+    checks.append(lambda arguments: refused if arguments["InstanceType"] == "t3.small" else None)
     async with workshop.working():
         views = await granted(workshop, {"good": spec(), "bad": spec(instance_type="t3.small")})
         events = await workshop.client.events("bad")
@@ -91,7 +93,7 @@ async def test_a_missing_permission_fails_the_wish_with_awss_own_words(workshop:
     assert events[-1].request_id == "4711"
 
 
-async def test_without_credentials_a_wish_waits_and_says_how_to_sign_in(
+async def test_without_credentials_a_request_waits_and_says_how_to_sign_in(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = "testing"
@@ -104,7 +106,7 @@ async def test_without_credentials_a_wish_waits_and_says_how_to_sign_in(
             if any("aws sso login" in (view.reason or "") for view in views):
                 waiting.set()
 
-        batch = await workshop.client.submit([Asked("one", spec())])
+        batch = await workshop.client.submit([MachineRequest("one", spec())])
         granted = asyncio.create_task(workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=30, on_change=look))
         await asyncio.wait_for(waiting.wait(), 20)
         before = await workshop.record("one")
@@ -132,7 +134,7 @@ async def test_credentials_that_expire_before_the_launch_are_waited_for(
             if any("aws sso login" in (view.reason or "") for view in views):
                 waiting.set()
 
-        batch = await workshop.client.submit([Asked("one", spec())])
+        batch = await workshop.client.submit([MachineRequest("one", spec())])
         granted = asyncio.create_task(workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=30, on_change=look))
         await asyncio.wait_for(waiting.wait(), 20)
         checks.clear()
@@ -143,32 +145,32 @@ async def test_credentials_that_expire_before_the_launch_are_waited_for(
 
 
 async def test_a_key_pair_that_was_deleted_is_made_again(workshop: Workshop, checks: list[Check]) -> None:
-    def held(request: Mapping[str, Any]) -> Ec2Error | None:
+    def held(arguments: Mapping[str, Any]) -> Ec2Error | None:
         names = [pair["KeyName"] for pair in workshop.ec2.describe_key_pairs()["KeyPairs"]]
-        return None if request["KeyName"] in names else Ec2Error("InvalidKeyPair.NotFound", "it does not exist")
+        return None if arguments["KeyName"] in names else Ec2Error("InvalidKeyPair.NotFound", "it does not exist")
 
     checks.append(held)
     async with workshop.working():
-        await workshop.wish("one")
+        await workshop.request("one")
         workshop.ec2.delete_key_pair(KeyName="puter-v1")
-        (view,) = await workshop.wish("two")
+        (view,) = await workshop.request("two")
 
     assert view.phase is Phase.RUNNING, view.reason
 
 
 async def test_a_group_that_was_deleted_is_made_again(workshop: Workshop, checks: list[Check]) -> None:
-    def held(request: Mapping[str, Any]) -> Ec2Error | None:
+    def held(arguments: Mapping[str, Any]) -> Ec2Error | None:
         ids = {group["GroupId"] for group in workshop.ec2.describe_security_groups()["SecurityGroups"]}
         gone = Ec2Error("InvalidGroup.NotFound", "it does not exist", handling=Handling.JUST_MADE)
-        return None if ids.issuperset(request["SecurityGroupIds"]) else gone
+        return None if ids.issuperset(arguments["SecurityGroupIds"]) else gone
 
     checks.append(held)
     async with workshop.working():
-        (view,) = await workshop.wish("one")
+        (view,) = await workshop.request("one")
         assert view.record
         workshop.ec2.terminate_instances(InstanceIds=[view.record.instance_id])
         await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
         workshop.ec2.delete_security_group(GroupName="puter-v1")
-        (view,) = await workshop.wish("two")
+        (view,) = await workshop.request("two")
 
     assert view.phase is Phase.RUNNING, view.reason

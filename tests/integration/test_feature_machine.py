@@ -1,4 +1,4 @@
-"""What a granted wish looks like in EC2: tags, image, disk, network, key, and who may reach it."""
+"""What a granted request looks like in EC2: tags, image, disk, network, key, and who may reach it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import datetime
 import pytest
 
 from puter_client.contract.phase import Os, Phase
-from tests.integration.station_world import redis_keeps_its_rules
+from tests.integration.stage_world import redis_keeps_its_rules
 from tests.integration.workshop import PUBLIC_KEY, Workshop
 
 __all__ = ["redis_keeps_its_rules"]
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("redis_keeps_its_rules")
 
 async def test_a_machine_bears_its_tags_from_birth(workshop: Workshop) -> None:
     async with workshop.working():
-        (view,) = await workshop.wish("one", ttl_s=3_600, aws_tags={"team": "render"})
+        (view,) = await workshop.request("one", ttl_s=3_600, aws_tags={"team": "render"})
 
     (instance,) = workshop.instances()
     tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
@@ -44,7 +44,7 @@ async def test_a_machine_bears_its_tags_from_birth(workshop: Workshop) -> None:
 
 async def test_a_machine_without_an_end_says_so(workshop: Workshop) -> None:
     async with workshop.working():
-        (view,) = await workshop.wish("one", ttl_s=None)
+        (view,) = await workshop.request("one", ttl_s=None)
 
     (instance,) = workshop.instances()
     assert workshop.tags(instance["InstanceId"])["puter:expires-at"] == "never"
@@ -54,7 +54,7 @@ async def test_a_machine_without_an_end_says_so(workshop: Workshop) -> None:
 
 async def test_its_volumes_say_whose_they_are(workshop: Workshop) -> None:
     async with workshop.working():
-        await workshop.wish("one", aws_tags={"team": "render"}, disk=33)
+        await workshop.request("one", aws_tags={"team": "render"}, disk=33)
 
     (instance,) = workshop.instances()
     (device,) = instance["BlockDeviceMappings"]
@@ -68,7 +68,7 @@ async def test_its_volumes_say_whose_they_are(workshop: Workshop) -> None:
 
 async def test_a_machine_can_end_itself_and_guards_its_metadata(workshop: Workshop) -> None:
     async with workshop.working():
-        await workshop.wish("one")
+        await workshop.request("one")
 
     (instance,) = workshop.instances()
     attribute = "instanceInitiatedShutdownBehavior"
@@ -79,7 +79,7 @@ async def test_a_machine_can_end_itself_and_guards_its_metadata(workshop: Worksh
 
 async def test_its_user_data_is_mime_with_the_deadline_first_and_the_users_part_last(workshop: Workshop) -> None:
     async with workshop.working():
-        await workshop.wish("one", run="make", env={"WHO": "betty"}, user_data="#!/bin/sh\necho mine\n")
+        await workshop.request("one", run="make", env={"WHO": "betty"}, user_data="#!/bin/sh\necho mine\n")
 
     (instance,) = workshop.instances()
     told = workshop.ec2.describe_instance_attribute(InstanceId=instance["InstanceId"], Attribute="userData")
@@ -97,7 +97,7 @@ async def test_its_user_data_is_mime_with_the_deadline_first_and_the_users_part_
 )
 async def test_it_boots_the_newest_amazon_linux(workshop: Workshop, os: Os, pattern: str) -> None:
     async with workshop.working():
-        (view,) = await workshop.wish("one", os=os)
+        (view,) = await workshop.request("one", os=os)
 
     (instance,) = workshop.instances()
     (image,) = workshop.ec2.describe_images(ImageIds=[instance["ImageId"]])["Images"]
@@ -112,13 +112,13 @@ async def test_it_boots_the_newest_amazon_linux(workshop: Workshop, os: Os, patt
     assert view.record.ami_id == instance["ImageId"]
 
 
-async def test_it_is_of_the_type_image_and_subnet_asked_for(workshop: Workshop) -> None:
+async def test_it_is_of_the_type_image_and_subnet_requested(workshop: Workshop) -> None:
     vpc = workshop.ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
     subnet = workshop.ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.1.0/24")["Subnet"]["SubnetId"]
     by_name = [{"Name": "name", "Values": ["amzn2-ami-hvm-2.0.*-x86_64-gp2"]}]
     ami = workshop.ec2.describe_images(Owners=["amazon"], Filters=by_name)["Images"][0]["ImageId"]
     async with workshop.working():
-        (view,) = await workshop.wish("one", subnet=subnet, ami=ami, instance_type="c5.large")
+        (view,) = await workshop.request("one", subnet=subnet, ami=ami, instance_type="c5.large")
 
     (instance,) = workshop.instances()
     assert (instance["SubnetId"], instance["ImageId"], instance["InstanceType"]) == (subnet, ami, "c5.large")
@@ -132,9 +132,9 @@ async def test_it_is_of_the_type_image_and_subnet_asked_for(workshop: Workshop) 
 
 async def test_key_and_group_are_made_once_for_all_machines(workshop: Workshop) -> None:
     async with workshop.working():
-        await workshop.wish("one")
+        await workshop.request("one")
     async with workshop.working():
-        (view,) = await workshop.wish("two")
+        (view,) = await workshop.request("two")
 
     (pair,) = workshop.ec2.describe_key_pairs(IncludePublicKey=True)["KeyPairs"]
     assert (pair["KeyName"], pair["PublicKey"].split()[:2]) == ("puter-v1", PUBLIC_KEY.split()[:2])
@@ -159,7 +159,7 @@ OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGuPT0cjPYBF9BZ0fFXDkWhcDN4d2gc
 async def test_a_key_of_somebody_else_under_the_default_name_is_left_alone(workshop: Workshop) -> None:
     workshop.ec2.import_key_pair(KeyName="puter-v1", PublicKeyMaterial=OTHER_KEY.encode())
     async with workshop.working():
-        (view,) = await workshop.wish("one")
+        (view,) = await workshop.request("one")
         events = await workshop.client.events("one")
 
     (instance,) = workshop.instances()
@@ -170,10 +170,10 @@ async def test_a_key_of_somebody_else_under_the_default_name_is_left_alone(works
     assert "puter-v1" in begun.detail["notice"]
 
 
-async def test_a_key_of_somebody_else_under_the_name_asked_for_fails_the_wish(workshop: Workshop) -> None:
+async def test_a_key_of_somebody_else_under_the_name_requested_fails_the_request(workshop: Workshop) -> None:
     workshop.ec2.import_key_pair(KeyName="mine", PublicKeyMaterial=OTHER_KEY.encode())
     async with workshop.working():
-        (view,) = await workshop.wish("one", key_name="mine")
+        (view,) = await workshop.request("one", key_name="mine")
 
     assert view.phase is Phase.FAILED
     assert view.record
@@ -187,15 +187,15 @@ async def test_a_key_of_somebody_else_under_the_name_asked_for_fails_the_wish(wo
 async def test_a_key_that_only_ec2_holds_is_used(workshop: Workshop) -> None:
     workshop.ec2.import_key_pair(KeyName="mine", PublicKeyMaterial=OTHER_KEY.encode())
     async with workshop.working():
-        await workshop.wish("one", key_name="mine", public_key=None)
+        await workshop.request("one", key_name="mine", public_key=None)
 
     (instance,) = workshop.instances()
     assert instance["KeyName"] == "mine"
 
 
-async def test_without_any_key_the_wish_fails_and_says_what_to_give(workshop: Workshop) -> None:
+async def test_without_any_key_the_request_fails_and_says_what_to_give(workshop: Workshop) -> None:
     async with workshop.working():
-        (view,) = await workshop.wish("one", public_key=None)
+        (view,) = await workshop.request("one", public_key=None)
 
     assert view.phase is Phase.FAILED
     assert "--public-key" in (view.reason or "")

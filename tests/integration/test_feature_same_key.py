@@ -1,4 +1,4 @@
-"""The same key again: what becomes of a wish for a key that is known already, and what EC2 holds then."""
+"""The same key again: what becomes of a request for a key that is known already, and what EC2 holds then."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from puter_client.client import Asked
+from puter_client.client import MachineRequest
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Origin, Outcome, Phase, Result
 from puter_client.contract.record import Record
 from puter_client.store import names as public
 from puter_client.view import View, WaitFor
-from puter_worker.stations import quarantine
-from tests.integration.station_world import redis_keeps_its_rules, until
+from puter_worker.stages import quarantine
+from tests.integration.stage_world import redis_keeps_its_rules, until
 from tests.integration.workshop import Workshop, spec
 
 __all__ = ["redis_keeps_its_rules"]
@@ -25,18 +25,18 @@ KEY = PuterKey("betty", "one")
 
 
 def rewrite(shop: Workshop, **changes: Any) -> None:
-    """Changes what is known of the key `one`, as only time and other stations do."""
+    """Changes what is known of the key `one`, as only time and other stages do."""
     with shop.server.client() as behind:
         raw = behind.hget(public.record(KEY), "doc")
         assert raw
-        changed = msgspec.json.decode(raw, type=Record).but(**changes)
+        changed = msgspec.json.decode(raw, type=Record).replace(**changes)
         behind.hset(public.record(KEY), "doc", msgspec.json.encode(changed))
         behind.hincrby(public.record(KEY), "rev", 1)
 
 
 async def ended(shop: Workshop, result: Result | None = None, **fields: Any) -> None:
     """The key `one` has had a machine, which has ended; `result` of its workload."""
-    (view,) = await shop.wish("one", **fields)
+    (view,) = await shop.request("one", **fields)
     assert view.record
     shop.ec2.terminate_instances(InstanceIds=[view.record.instance_id])
     await shop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
@@ -60,11 +60,11 @@ def is_next_generation(shop: Workshop, view: View) -> None:
 @pytest.mark.parametrize("again", [{"profile": "nobodys"}, {}], ids=["same spec", "other spec"])
 async def test_a_failed_key_is_launched(workshop: Workshop, tmp_path: Path, again: dict[str, Any]) -> None:
     async with workshop.working():
-        (failed,) = await workshop.wish("one", profile="nobodys")
+        (failed,) = await workshop.request("one", profile="nobodys")
         (tmp_path / "aws-config").write_text(
             "[profile nobodys]\naws_access_key_id = testing\naws_secret_access_key = testing\n"
         )
-        (view,) = await workshop.wish("one", **again)
+        (view,) = await workshop.request("one", **again)
 
     assert failed.phase is Phase.FAILED
     assert view.outcome is Outcome.CREATED
@@ -74,13 +74,13 @@ async def test_a_failed_key_is_launched(workshop: Workshop, tmp_path: Path, agai
 
 
 @pytest.mark.parametrize("kind", ["t3.micro", "t3.small"], ids=["same spec", "other spec"])
-async def test_a_cancelled_key_is_launched_as_it_is_wished_for_now(workshop: Workshop, kind: str) -> None:
+async def test_a_cancelled_key_is_launched_as_it_is_requested_now(workshop: Workshop, kind: str) -> None:
     await workshop.client.submit(asked("one"))
     await workshop.client.cancel(["one"])
     async with workshop.working():
         await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
         cancelled = await workshop.record("one")
-        (view,) = await workshop.wish("one", instance_type=kind)
+        (view,) = await workshop.request("one", instance_type=kind)
 
     assert cancelled.phase is Phase.CANCELLED
     assert view.outcome is Outcome.CREATED
@@ -91,7 +91,7 @@ async def test_a_cancelled_key_is_launched_as_it_is_wished_for_now(workshop: Wor
 # -- on its way ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_second_wish_joins_the_first(workshop: Workshop) -> None:
+async def test_a_second_request_joins_the_first(workshop: Workshop) -> None:
     first = await workshop.client.submit(asked("one"))
     second = await workshop.client.submit(asked("one", ttl_s=120, ssh_from=()))
     async with workshop.working():
@@ -102,7 +102,7 @@ async def test_a_second_wish_joins_the_first(workshop: Workshop) -> None:
     assert len(workshop.instances()) == 1
 
 
-async def test_another_spec_conflicts_with_a_wish_on_its_way(workshop: Workshop) -> None:
+async def test_another_spec_conflicts_with_a_request_on_its_way(workshop: Workshop) -> None:
     first = await workshop.client.submit(asked("one"))
     second = await workshop.client.submit(asked("one", instance_type="t3.small", run="make"))
     async with workshop.working():
@@ -122,8 +122,8 @@ async def test_another_spec_conflicts_with_a_wish_on_its_way(workshop: Workshop)
 
 async def test_a_living_machine_is_existing_whatever_is_not_compared(workshop: Workshop) -> None:
     async with workshop.working():
-        await workshop.wish("one")
-        (view,) = await workshop.wish("one", ttl_s=120, aws_tags={"team": "b"}, key_name="other", again=True)
+        await workshop.request("one")
+        (view,) = await workshop.request("one", ttl_s=120, aws_tags={"team": "b"}, key_name="other", again=True)
 
     assert view.outcome is Outcome.EXISTING
     assert len(workshop.instances()) == 1
@@ -131,8 +131,8 @@ async def test_a_living_machine_is_existing_whatever_is_not_compared(workshop: W
 
 async def test_another_spec_conflicts_with_a_living_machine(workshop: Workshop) -> None:
     async with workshop.working():
-        await workshop.wish("one")
-        (view,) = await workshop.wish("one", user_data="#!/bin/sh\n", again=True)
+        await workshop.request("one")
+        (view,) = await workshop.request("one", user_data="#!/bin/sh\n", again=True)
 
     assert view.outcome is Outcome.CONFLICT
     assert view.reason
@@ -142,11 +142,11 @@ async def test_another_spec_conflicts_with_a_living_machine(workshop: Workshop) 
 
 async def test_a_machine_that_redis_has_forgotten_is_found_in_ec2(workshop: Workshop) -> None:
     async with workshop.working():
-        (first,) = await workshop.wish("one")
+        (first,) = await workshop.request("one")
     with workshop.server.client() as behind:
         behind.flushall()
     async with workshop.working():
-        (second,) = await workshop.wish("one")
+        (second,) = await workshop.request("one")
 
     assert second.outcome is Outcome.EXISTING
     assert first.record
@@ -157,7 +157,7 @@ async def test_a_machine_that_redis_has_forgotten_is_found_in_ec2(workshop: Work
 
 @pytest.mark.parametrize("remembers", [False, True], ids=["another host", "this host"])
 @pytest.mark.parametrize(
-    ("asked_for", "outcome", "told"),
+    ("requested", "outcome", "told"),
     [
         ({"instance_type": "c5.large"}, Outcome.CONFLICT, "instance-type"),
         ({"instance_type": "c5.large", "instance_types": ("t3.micro",)}, Outcome.EXISTING, None),
@@ -168,23 +168,23 @@ async def test_what_ec2_shows_of_a_forgotten_machine_is_compared(
     workshop: Workshop,
     monkeypatch: pytest.MonkeyPatch,
     remembers: bool,
-    asked_for: dict[str, Any],
+    requested: dict[str, Any],
     outcome: Outcome,
     told: str | None,
 ) -> None:
-    """Found by the wish's look-up, or by a worker that remembers its launch and looks at all machines first."""
+    """Found by the request's look-up, or by a worker that remembers its launch and looks at all machines first."""
     monkeypatch.setattr(quarantine, "IN_FLIGHT_S", 0.0)
     async with AsyncExitStack() as first:
         await first.enter_async_context(workshop.working(quarantine_s=0.2))
-        await workshop.wish("one")
+        await workshop.request("one")
         if not remembers:
             await first.aclose()
         with workshop.server.client() as behind:
             behind.flushall()
         if not remembers:
             await first.enter_async_context(workshop.working())
-        (view,) = await workshop.wish("one", **asked_for)
-        (again,) = await workshop.wish("one", **asked_for)
+        (view,) = await workshop.request("one", **requested)
+        (again,) = await workshop.request("one", **requested)
         events = await workshop.client.events("one")
 
     assert (view.outcome, again.outcome) == (outcome, outcome)
@@ -200,14 +200,14 @@ async def test_what_redis_has_forgotten_counts_as_a_generation(workshop: Worksho
     with workshop.server.client() as behind:
         behind.flushall()
     async with workshop.working():
-        (view,) = await workshop.wish("one")
+        (view,) = await workshop.request("one")
 
     is_next_generation(workshop, view)
 
 
 async def test_a_stopped_machine_is_neither_started_nor_replaced(workshop: Workshop) -> None:
     async with workshop.working():
-        (view,) = await workshop.wish("one")
+        (view,) = await workshop.request("one")
         assert view.record
         workshop.ec2.stop_instances(InstanceIds=[view.record.instance_id])
         (failed,) = await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
@@ -223,14 +223,16 @@ async def test_a_stopped_machine_is_neither_started_nor_replaced(workshop: Works
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "fields",
     [{"origin": Origin.UP}, {"origin": Origin.SUBMIT, "instance_type": "t3.small"}],
     ids=["same spec", "other spec"],
 )
-async def test_what_ended_without_a_workload_gets_the_next_generation(workshop: Workshop, wish: dict[str, Any]) -> None:
+async def test_what_ended_without_a_workload_gets_the_next_generation(
+    workshop: Workshop, fields: dict[str, Any]
+) -> None:
     async with workshop.working():
         await ended(workshop)
-        (view,) = await workshop.wish("one", **wish)
+        (view,) = await workshop.request("one", **fields)
 
     is_next_generation(workshop, view)
 
@@ -238,7 +240,7 @@ async def test_what_ended_without_a_workload_gets_the_next_generation(workshop: 
 async def test_a_submitted_workload_that_succeeded_is_done(workshop: Workshop) -> None:
     async with workshop.working():
         await ended(workshop, Result.SUCCEEDED, run="make")
-        (view,) = await workshop.wish("one", origin=Origin.SUBMIT, run="make", retry_failed=True)
+        (view,) = await workshop.request("one", origin=Origin.SUBMIT, run="make", retry_failed=True)
 
     assert view.outcome is Outcome.DONE
     assert workshop.instances("running") == []
@@ -247,7 +249,7 @@ async def test_a_submitted_workload_that_succeeded_is_done(workshop: Workshop) -
 async def test_a_submitted_workload_that_failed_is_skipped(workshop: Workshop) -> None:
     async with workshop.working():
         await ended(workshop, Result.FAILED, run="make")
-        (view,) = await workshop.wish("one", origin=Origin.SUBMIT, run="make")
+        (view,) = await workshop.request("one", origin=Origin.SUBMIT, run="make")
 
     assert view.outcome is Outcome.SKIPPED
     assert view.reason
@@ -265,11 +267,11 @@ NEXT: dict[str, tuple[Result, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("result", "wish"), NEXT.values(), ids=NEXT)
-async def test_an_ended_workload_runs_once_more(workshop: Workshop, result: Result, wish: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("result", "fields"), NEXT.values(), ids=NEXT)
+async def test_an_ended_workload_runs_once_more(workshop: Workshop, result: Result, fields: dict[str, Any]) -> None:
     async with workshop.working():
         await ended(workshop, result, run="make")
-        (view,) = await workshop.wish("one", **wish)
+        (view,) = await workshop.request("one", **fields)
 
     is_next_generation(workshop, view)
 
@@ -280,7 +282,7 @@ async def test_a_generation_that_has_ended_keeps_its_row(workshop: Workshop) -> 
         await workshop.client.wait(batch_id=first, tags=["one"], timeout_s=30)
         workshop.ec2.terminate_instances(InstanceIds=[i["InstanceId"] for i in workshop.instances()])
         await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
-        await workshop.wish("one")
+        await workshop.request("one")
         _, (view,) = await workshop.client.batch(first)
 
     assert view.row
@@ -289,8 +291,8 @@ async def test_a_generation_that_has_ended_keeps_its_row(workshop: Workshop) -> 
 
 async def test_every_further_address_reaches_a_machine_that_was_there(workshop: Workshop) -> None:
     async with workshop.working():
-        await workshop.wish("one")
-        await workshop.wish("one", ssh_from=("198.51.100.0/24",))
+        await workshop.request("one")
+        await workshop.request("one", ssh_from=("198.51.100.0/24",))
         await until("both addresses are let in", lambda: let_in(workshop) == {"192.0.2.7/32", "198.51.100.0/24"})
 
 
@@ -299,12 +301,12 @@ async def test_a_living_machine_that_lacks_the_group_gets_it_beside_its_own(
     workshop: Workshop, again: dict[str, Any]
 ) -> None:
     async with workshop.working():
-        await workshop.wish("one")
+        await workshop.request("one")
         (instance,) = workshop.instances()
         (ours,) = [group["GroupId"] for group in instance["SecurityGroups"]]
         other = workshop.ec2.create_security_group(GroupName="theirs", Description="-", VpcId=instance["VpcId"])
         workshop.ec2.modify_instance_attribute(InstanceId=instance["InstanceId"], Groups=[other["GroupId"]])
-        await workshop.wish("one", **again)
+        await workshop.request("one", **again)
         await until(
             "it has both groups",
             lambda: {g["GroupId"] for g in workshop.instances()[0]["SecurityGroups"]} == {ours, other["GroupId"]},
@@ -319,5 +321,5 @@ def let_in(shop: Workshop) -> set[str]:
     return {found["CidrIp"] for found in rule["IpRanges"]}
 
 
-def asked(*tags: str, **fields: Any) -> list[Asked]:
-    return [Asked(tag, spec(**fields)) for tag in tags]
+def asked(*tags: str, **fields: Any) -> list[MachineRequest]:
+    return [MachineRequest(tag, spec(**fields)) for tag in tags]

@@ -15,8 +15,8 @@ from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.view import WaitFor
 from puter_worker.ec2 import session
-from puter_worker.stations import brakes
-from puter_worker.stations.send import MOST_MADE_ANEW
+from puter_worker.stages import backoffs
+from puter_worker.stages.send import MOST_MADE_ANEW
 from tests.ec2sim.config import Fault
 from tests.integration.sim_workshop import SimWorkshop, eventually, sim_url, sim_workshop
 
@@ -82,8 +82,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def launched(shop: SimWorkshop) -> Record:
-    """The record of the one wish, once its machine is there; and that it is the only one."""
-    (view,) = await shop.wish("one", wait=WaitFor.LAUNCHED)
+    """The record of the one request, once its machine is there; and that it is the only one."""
+    (view,) = await shop.request("one", wait=WaitFor.LAUNCHED)
     assert view.record is not None
     assert view.record.error is None
     await shop.one_each("one")
@@ -91,8 +91,8 @@ async def launched(shop: SimWorkshop) -> Record:
 
 
 async def failed(shop: SimWorkshop) -> Record:
-    """The record of the one wish, once it has failed."""
-    (view,) = await shop.wish("one", wait=WaitFor.LAUNCHED)
+    """The record of the one request, once it has failed."""
+    (view,) = await shop.request("one", wait=WaitFor.LAUNCHED)
     assert view.record is not None
     assert view.record.phase is Phase.FAILED
     return view.record
@@ -148,7 +148,7 @@ async def test_a_refusal_is_in_the_timeline_and_in_the_log_with_its_request_id(
 
 
 @pytest.mark.parametrize("code", ELSEWHERE)
-async def test_without_room_it_is_asked_for_elsewhere_with_a_new_token(sim_workshop: SimWorkshop, code: str) -> None:
+async def test_without_room_it_is_requested_elsewhere_with_a_new_token(sim_workshop: SimWorkshop, code: str) -> None:
     await sim_workshop.faults(Fault(action="RunInstances", code=code, times=2))
     async with sim_workshop.working():
         record = await launched(sim_workshop)
@@ -163,7 +163,7 @@ async def test_without_room_it_is_asked_for_elsewhere_with_a_new_token(sim_works
 async def test_a_quota_is_waited_for(
     sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch, code: str, words: str
 ) -> None:
-    monkeypatch.setattr(brakes, "QUOTA_FOR_S", 0.5)
+    monkeypatch.setattr(backoffs, "QUOTA_FOR_S", 0.5)
     await sim_workshop.faults(Fault(action="RunInstances", code=code))
     async with sim_workshop.working():
         await sim_workshop.submit("one")
@@ -176,11 +176,11 @@ async def test_a_quota_is_waited_for(
 
 
 @pytest.mark.parametrize("code", TOO_MUCH)
-async def test_what_was_too_much_at_once_is_asked_for_in_parts(sim_workshop: SimWorkshop, code: str) -> None:
+async def test_what_was_too_much_at_once_is_requested_in_parts(sim_workshop: SimWorkshop, code: str) -> None:
     tags = [f"job-{n}" for n in range(8)]
     await sim_workshop.faults(Fault(action="RunInstances", code=code, times=1))
     async with sim_workshop.working():
-        await sim_workshop.wish(*tags, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*tags, wait=WaitFor.LAUNCHED)
         await sim_workshop.one_each(*tags)
 
     first, second, *_ = await sim_workshop.calls("RunInstances")
@@ -188,7 +188,7 @@ async def test_what_was_too_much_at_once_is_asked_for_in_parts(sim_workshop: Sim
 
 
 @pytest.mark.parametrize("code", FINAL)
-async def test_what_cannot_be_mended_fails_the_wish_in_ec2s_words(sim_workshop: SimWorkshop, code: str) -> None:
+async def test_what_cannot_be_mended_fails_the_request_in_ec2s_words(sim_workshop: SimWorkshop, code: str) -> None:
     await sim_workshop.faults(Fault(action="RunInstances", code=code, message="It cannot be."))
     async with sim_workshop.working():
         record = await failed(sim_workshop)
@@ -208,7 +208,7 @@ async def test_what_was_deleted_meanwhile_is_made_anew(sim_workshop: SimWorkshop
     assert [call.code for call in await sim_workshop.calls("RunInstances")] == [code, "OK"]
 
 
-async def test_what_is_always_gone_fails_the_wish(sim_workshop: SimWorkshop) -> None:
+async def test_what_is_always_gone_fails_the_request(sim_workshop: SimWorkshop) -> None:
     await sim_workshop.faults(Fault(action="RunInstances", code=GONE[1]))
     async with sim_workshop.working():
         record = await failed(sim_workshop)
@@ -230,7 +230,7 @@ async def test_refusals_for_other_reasons_do_not_count_against_making_anew(sim_w
     assert codes == [*[short] * MOST_MADE_ANEW, GONE[1], "OK"]
 
 
-async def test_a_failed_wish_that_is_wished_again_has_a_token_of_its_own(sim_workshop: SimWorkshop) -> None:
+async def test_a_failed_request_that_is_requested_again_has_a_token_of_its_own(sim_workshop: SimWorkshop) -> None:
     await sim_workshop.faults(Fault(action="RunInstances", code="InvalidParameterValue", times=1))
     async with sim_workshop.working():
         await failed(sim_workshop)
@@ -242,7 +242,7 @@ async def test_a_failed_wish_that_is_wished_again_has_a_token_of_its_own(sim_wor
 
 
 @pytest.mark.parametrize("code", JUST_MADE)
-async def test_what_ec2_does_not_see_yet_is_asked_for_again(sim_workshop: SimWorkshop, code: str) -> None:
+async def test_what_ec2_does_not_see_yet_is_requested_again(sim_workshop: SimWorkshop, code: str) -> None:
     await sim_workshop.faults(Fault(action="RunInstances", code=code, times=2))
     async with sim_workshop.working():
         await launched(sim_workshop)
@@ -261,7 +261,7 @@ async def test_credentials_are_waited_for(sim_workshop: SimWorkshop, code: str) 
 
 
 async def says(shop: SimWorkshop, *words: str) -> bool:
-    """Whether the one wish says why it waits, in these words."""
+    """Whether the one request says why it waits, in these words."""
     return any(all(word in reason for word in words) for reason in await shop.reasons("one"))
 
 
@@ -269,7 +269,7 @@ async def says(shop: SimWorkshop, *words: str) -> bool:
 
 
 @pytest.mark.parametrize("action", PREPARING)
-async def test_a_missing_permission_fails_the_wish(sim_workshop: SimWorkshop, action: str) -> None:
+async def test_a_missing_permission_fails_the_request(sim_workshop: SimWorkshop, action: str) -> None:
     await sim_workshop.faults(Fault(action=action, code="UnauthorizedOperation"))
     async with sim_workshop.working():
         record = await failed(sim_workshop)
@@ -282,7 +282,7 @@ async def test_a_missing_permission_fails_the_wish(sim_workshop: SimWorkshop, ac
 
 
 @pytest.mark.parametrize("action", PREPARING)
-async def test_what_passes_delays_the_wish_and_never_fails_it(sim_workshop: SimWorkshop, action: str) -> None:
+async def test_what_passes_delays_the_request_and_never_fails_it(sim_workshop: SimWorkshop, action: str) -> None:
     codes = ("InternalError", "RequestLimitExceeded", "ExpiredToken")
     await sim_workshop.faults(*(Fault(action=action, code=code, times=1) for code in codes))
     async with sim_workshop.working():
@@ -369,7 +369,7 @@ async def so_many(shop: SimWorkshop, action: str, count: int) -> bool:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("action", PREPARING)
-async def test_an_answer_that_does_not_come_while_preparing_is_asked_for_again(
+async def test_an_answer_that_does_not_come_while_preparing_is_requested_again(
     sim_workshop: SimWorkshop, action: str
 ) -> None:
     await sim_workshop.faults(Fault(action=action, when="after", delay_s=PATIENCE_WITH_EC2_S + 1, times=1))

@@ -12,22 +12,22 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from puter_client.client import Asked
+from puter_client.client import MachineRequest
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Origin, Phase
 from puter_client.view import WaitFor
 from puter_worker import pacer
 from puter_worker.ec2.tags import own_tags
 from puter_worker.pacer import INSTANCES, Bucket
-from puter_worker.stations import label as label_station
-from puter_worker.stations import launch, observe
-from puter_worker.stations.plan import Unit
+from puter_worker.stages import label as label_stage
+from puter_worker.stages import launch, observe
+from puter_worker.stages.plan import Unit
 from puter_worker.store import names
 from tests.ec2sim.config import Fault
 from tests.ec2sim.reports import Seen
 from tests.integration.sim_workshop import (
-    FLEET,
     SPEED,
+    TARGET,
     SimWorkshop,
     eventually,
     hasten,
@@ -46,8 +46,8 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
 async def submit_workloads(shop: SimWorkshop, runs: dict[str, str]) -> str:
-    """Wish for a machine for each of these workloads."""
-    asked = [Asked(tag, spec(run=run)) for tag, run in runs.items()]
+    """Request a machine for each of these workloads."""
+    asked = [MachineRequest(tag, spec(run=run)) for tag, run in runs.items()]
     return await shop.client.submit(asked, origin=Origin.SUBMIT)
 
 
@@ -111,7 +111,7 @@ async def test_two_hundred_of_two_workers_are_launched_in_groups_with_no_call_re
 @pytest.mark.usefixtures("in_groups")
 async def test_every_machine_of_a_group_bears_the_tags_of_its_key(sim_workshop: SimWorkshop) -> None:
     async with sim_workshop.working():
-        await sim_workshop.wish(*TAGS[:20], wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS[:20], wait=WaitFor.LAUNCHED)
         await all_labelled(sim_workshop, *TAGS[:20])
 
     ids = {record.tag: record.instance_id for record in await sim_workshop.records(*TAGS[:20])}
@@ -126,7 +126,7 @@ async def test_as_many_as_there_are_tokens_are_launched_singly_with_all_tags_at_
     sim_workshop: SimWorkshop,
 ) -> None:
     async with sim_workshop.working():
-        await sim_workshop.wish("one", "two", "three", wait=WaitFor.LAUNCHED)
+        await sim_workshop.request("one", "two", "three", wait=WaitFor.LAUNCHED)
         records = await sim_workshop.records("one", "two", "three")
 
     assert [call.params["MaxCount"] for call in await sim_workshop.calls("RunInstances")] == ["1"] * 3
@@ -151,7 +151,7 @@ async def test_a_group_never_holds_machines_of_two_namespaces(sim_workshop: SimW
 
 async def test_spot_machines_are_launched_singly_for_all_would_have_the_same_index(sim_workshop: SimWorkshop) -> None:
     async with sim_workshop.working():
-        await sim_workshop.wish(*TAGS[:8], wait=WaitFor.LAUNCHED, spot=True)
+        await sim_workshop.request(*TAGS[:8], wait=WaitFor.LAUNCHED, spot=True)
 
     living = await sim_workshop.living()
     assert [one.spot for one in living] == [True] * 8
@@ -162,7 +162,7 @@ async def test_spot_machines_are_launched_singly_for_all_would_have_the_same_ind
 @pytest.mark.usefixtures("in_groups")
 async def test_what_is_alone_shares_its_user_data_with_no_other(sim_workshop: SimWorkshop) -> None:
     tags, alone = TAGS[:30], TAGS[3:9]
-    asked = [Asked(tag, spec(run="pay", env={"TOKEN": tag}, alone=tag in alone)) for tag in tags]
+    asked = [MachineRequest(tag, spec(run="pay", env={"TOKEN": tag}, alone=tag in alone)) for tag in tags]
     async with sim_workshop.working():
         batch = await sim_workshop.client.submit(asked, origin=Origin.SUBMIT)
         await sim_workshop.client.wait(batch_id=batch, tags=tags, wait=WaitFor.LAUNCHED, timeout_s=30)
@@ -206,7 +206,7 @@ async def test_parts_of_a_group_cost_no_more_of_the_budget_than_their_machines(
         await sim_workshop.client.wait(batch_id=batch, tags=list(runs), wait=WaitFor.LAUNCHED, timeout_s=30)
 
     with sim_workshop.server.client() as behind:
-        left = behind.hget(names.bucket(FLEET[:12], "us-east-1", INSTANCES), "tokens")
+        left = behind.hget(names.bucket(TARGET[:12], "us-east-1", INSTANCES), "tokens")
     assert left is not None
     assert float(left) >= 500 - 24
 
@@ -216,7 +216,7 @@ async def test_a_group_whose_tags_do_not_fit_is_launched_in_parts(sim_workshop: 
     dice = random.Random(2)
     tags = ["".join(dice.choices(LETTERS, k=120)) for _ in range(60)]
     async with sim_workshop.working():
-        await sim_workshop.wish(*tags, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*tags, wait=WaitFor.LAUNCHED)
         await all_labelled(sim_workshop, *tags)
 
     await sim_workshop.one_each(*tags)
@@ -228,8 +228,8 @@ async def test_a_group_whose_tags_do_not_fit_is_launched_in_parts(sim_workshop: 
 async def test_a_workload_that_fits_no_machine_fails_alone(sim_workshop: SimWorkshop) -> None:
     dice = random.Random(3)
     run, own = ("".join(dice.choices(LETTERS, k=15_000)) for _ in range(2))
-    asked = [Asked(tag, spec(run=f"render {tag}")) for tag in TAGS[:12]]
-    asked.append(Asked("large", spec(run=run, user_data=f"#!/bin/sh\n# {own}\n")))
+    asked = [MachineRequest(tag, spec(run=f"render {tag}")) for tag in TAGS[:12]]
+    asked.append(MachineRequest("large", spec(run=run, user_data=f"#!/bin/sh\n# {own}\n")))
     async with sim_workshop.working():
         batch = await sim_workshop.client.submit(asked)
         tags = [one.tag for one in asked]
@@ -278,7 +278,7 @@ async def test_a_key_that_cannot_be_composed_holds_up_nobody(
 async def test_a_machine_is_usable_before_it_bears_its_own_tags(sim_workshop: SimWorkshop) -> None:
     await sim_workshop.faults(Fault(action="CreateTags", code="InternalError"))
     async with sim_workshop.working():
-        views = await sim_workshop.wish(*TAGS[:8], wait=WaitFor.RUNNING)
+        views = await sim_workshop.request(*TAGS[:8], wait=WaitFor.RUNNING)
         await sim_workshop.faults()
         await all_labelled(sim_workshop, *TAGS[:8])
 
@@ -291,7 +291,7 @@ async def test_a_machine_is_usable_before_it_bears_its_own_tags(sim_workshop: Si
 async def test_a_newborn_that_cannot_be_tagged_yet_is_tagged_later(sim_workshop: SimWorkshop) -> None:
     await sim_workshop.sim.configure(create_tags_lag_s=(0.5, 0.5))
     async with sim_workshop.working():
-        await sim_workshop.wish(*TAGS[:8], wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS[:8], wait=WaitFor.LAUNCHED)
         await all_labelled(sim_workshop, *TAGS[:8])
 
     assert "InvalidInstanceID.NotFound" in {call.code for call in await sim_workshop.calls("CreateTags")}
@@ -301,7 +301,7 @@ async def test_a_newborn_that_cannot_be_tagged_yet_is_tagged_later(sim_workshop:
 async def test_a_policy_that_cannot_see_the_newborns_tags_yet_is_asked_again(sim_workshop: SimWorkshop) -> None:
     await sim_workshop.faults(Fault(action="CreateTags", code="UnauthorizedOperation", times=8))
     async with sim_workshop.working():
-        await sim_workshop.wish(*TAGS[:8], wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS[:8], wait=WaitFor.LAUNCHED)
         await all_labelled(sim_workshop, *TAGS[:8])
 
 
@@ -314,9 +314,9 @@ async def test_a_label_that_meets_a_defect_holds_up_no_other(
             raise RuntimeError("nobody has thought of this")
         return own_tags(key, generation)
 
-    monkeypatch.setattr(label_station, "own_tags", some_own_tags)
+    monkeypatch.setattr(label_stage, "own_tags", some_own_tags)
     async with sim_workshop.working():
-        await sim_workshop.wish(*TAGS[:8], wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS[:8], wait=WaitFor.LAUNCHED)
         await all_labelled(sim_workshop, *TAGS[:3], *TAGS[4:8])
         (odd,) = await sim_workshop.records(TAGS[3])
 
@@ -327,11 +327,11 @@ async def test_a_label_that_meets_a_defect_holds_up_no_other(
 async def test_labels_that_are_too_fast_for_ec2_slow_down_and_are_written(sim_workshop: SimWorkshop) -> None:
     await sim_workshop.faults(Fault(action="CreateTags", code="RequestLimitExceeded", times=5))
     async with sim_workshop.working():
-        await sim_workshop.wish(*TAGS[:12], wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS[:12], wait=WaitFor.LAUNCHED)
         await all_labelled(sim_workshop, *TAGS[:12])
 
     with sim_workshop.server.client() as behind:
-        assert behind.hexists(names.bucket(FLEET[:12], "us-east-1", "CreateTags"), "slow_until")
+        assert behind.hexists(names.bucket(TARGET[:12], "us-east-1", "CreateTags"), "slow_until")
 
 
 # -- addresses ---
@@ -340,7 +340,7 @@ async def test_labels_that_are_too_fast_for_ec2_slow_down_and_are_written(sim_wo
 async def test_an_address_that_comes_after_its_machine_runs_is_told_soon(sim_workshop: SimWorkshop) -> None:
     await sim_workshop.sim.configure(address_s=[1.0, 1.0])
     async with sim_workshop.working(quiet_sweep_s=3_600.0) as worker:
-        (view,) = await sim_workshop.wish("one")
+        (view,) = await sim_workshop.request("one")
 
         async def told() -> bool:
             (record,) = await sim_workshop.records("one")
@@ -362,7 +362,7 @@ async def test_an_address_that_does_not_come_is_not_waited_for_long(
     monkeypatch.setattr(observe, "ADDRESS_WITHIN_S", 1.0)
     await sim_workshop.sim.configure(address_s=[3_600.0, 3_600.0])
     async with sim_workshop.working(quiet_sweep_s=3_600.0) as worker:
-        await sim_workshop.wish("one")
+        await sim_workshop.request("one")
 
         async def started() -> bool:
             return not await worker.store.any_starting()

@@ -12,15 +12,15 @@ from puter_client.client import PuterClient
 from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
 from puter_worker import lead, pacer
-from puter_worker.fleet import Fleet
 from puter_worker.pacer import INSTANCES, Bucket, Pacer
-from puter_worker.stations import explain, launch
+from puter_worker.stages import explain, launch
 from puter_worker.store import names
 from puter_worker.store.workerstore import WorkerStore
+from puter_worker.target import Target
 from tests.ec2sim.config import Fault
 from tests.ec2sim.ledger import Entry
 from tests.integration.sim_workshop import (
-    FLEET,
+    TARGET,
     SimWorkshop,
     eventually,
     in_groups,
@@ -37,11 +37,11 @@ TAGS = [f"job-{n}" for n in range(100)]
 def tokens(shop: SimWorkshop, name: str) -> float:
     """What a bucket was left with when it was last looked at."""
     with shop.server.client() as behind:
-        return float(behind.hget(names.bucket(FLEET[:12], "us-east-1", name), "tokens") or "nan")
+        return float(behind.hget(names.bucket(TARGET[:12], "us-east-1", name), "tokens") or "nan")
 
 
 async def launches_between(shop: SimWorkshop, client: PuterClient, tag: str) -> list[Entry]:
-    """Calls by which others were launched while a key stood on the launchpad, as its timeline and the ledger tell."""
+    """Calls by which others were launched while a key stood in the launch queue, by its timeline and the ledger."""
     (awaited,) = [event.at for event in await client.events(tag) if event.event == "launch.awaited"]
     (record,) = await shop.records(tag, client=client)
     calls = await shop.calls("RunInstances")
@@ -74,16 +74,16 @@ async def test_launches_that_take_long_to_be_sent_ask_no_more_than_ec2_allows(
 @pytest.fixture
 def the_many_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis lists namespaces in any order; here in the one that is worst for who comes later."""
-    pads = WorkerStore.pads
+    launch_queues = WorkerStore.launch_queues
 
-    async def by_name(store: WorkerStore, fleet: str) -> list[str]:
-        return sorted(await pads(store, fleet))
+    async def by_name(store: WorkerStore, target: str) -> list[str]:
+        return sorted(await launch_queues(store, target))
 
-    monkeypatch.setattr(WorkerStore, "pads", by_name)
+    monkeypatch.setattr(WorkerStore, "launch_queues", by_name)
 
 
 async def launched_before_the_one(shop: SimWorkshop, *, max_group: int = 100, **fields: Any) -> list[Entry]:
-    """Wish for many machines, then in another namespace for one; the calls that were made while the one waited."""
+    """Request many machines, then in another namespace for one; the calls that were made while the one waited."""
     carol = shop.client_of("carol")
     async with shop.working(max_group=max_group):
         await shop.submit(*TAGS)
@@ -116,15 +116,15 @@ async def test_one_namespaces_many_machines_do_not_hold_up_anothers_one(
 async def test_a_look_up_that_takes_long_holds_up_no_other_namespace(
     sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, answered, in_time = asyncio.Event(), asyncio.Event(), Fleet.look_up
+    begun, answered, in_time = asyncio.Event(), asyncio.Event(), Target.look_up
 
-    async def look_up(fleet: Fleet, namespace: str, tags: Any) -> Any:
+    async def look_up(target: Target, namespace: str, tags: Any) -> Any:
         if namespace == "betty":
             begun.set()
             await answered.wait()
-        return await in_time(fleet, namespace, tags)
+        return await in_time(target, namespace, tags)
 
-    monkeypatch.setattr(Fleet, "look_up", look_up)
+    monkeypatch.setattr(Target, "look_up", look_up)
     carol = sim_workshop.client_of("carol")
     async with sim_workshop.working():
         await sim_workshop.submit("slow")
@@ -156,21 +156,21 @@ async def test_who_waits_for_the_budget_is_told_so_with_an_estimate(
         await sim_workshop.submit(*TAGS[:20])
 
         async def told() -> bool:
-            return sum("request budget" in reason for reason in await sim_workshop.reasons(*TAGS[:20])) == 15
+            return sum("API rate limit" in reason for reason in await sim_workshop.reasons(*TAGS[:20])) == 15
 
         await eventually("all are told who are not of the first call", told)
-        reasons = Counter(reason for reason in await sim_workshop.reasons(*TAGS[:20]) if "budget" in reason)
+        reasons = Counter(reason for reason in await sim_workshop.reasons(*TAGS[:20]) if "rate limit" in reason)
 
     # The second, third and fourth call are due in 100, 200 and 300 s; told is what they are in coarse steps.
     about = {"2m": 5, "3m30s": 5, "5m": 5}
-    assert reasons == {f"waiting for EC2 request budget, about {told}": many for told, many in about.items()}
+    assert reasons == {f"waiting for EC2's API rate limit, about {told}": many for told, many in about.items()}
 
 
 @pytest.mark.usefixtures("in_groups")
 async def test_who_waits_for_something_else_is_not_told_that_it_is_the_budget(
     sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One machine is asked for, to see whether there is capacity again; the others wait for what comes of it."""
+    """One machine is requested, to see whether there is capacity again; the others wait for what comes of it."""
     explained: list[float] = []
 
     async def watched(*args: Any, **kwargs: Any) -> float:
@@ -189,9 +189,9 @@ async def test_who_waits_for_something_else_is_not_told_that_it_is_the_budget(
         await eventually("what they wait for has been looked at", lambda: several(explained))
         reasons = await sim_workshop.reasons(*TAGS[:20])
         await sim_workshop.faults()
-        await sim_workshop.wish(*TAGS[:20], wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS[:20], wait=WaitFor.LAUNCHED)
 
-    assert not [reason for reason in reasons if "budget" in reason]
+    assert not [reason for reason in reasons if "rate limit" in reason]
 
 
 async def refused(shop: SimWorkshop) -> bool:
@@ -205,10 +205,10 @@ async def several(of: list[float]) -> bool:
 async def test_what_was_refused_as_too_much_is_slowed_down_and_comes_through(sim_workshop: SimWorkshop) -> None:
     await sim_workshop.faults(Fault(action="RunInstances", code="RequestLimitExceeded", times=3))
     async with sim_workshop.working():
-        await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
 
     with sim_workshop.server.client() as behind:
-        assert behind.hexists(names.bucket(FLEET[:12], "us-east-1", "RunInstances"), "slow_until")
+        assert behind.hexists(names.bucket(TARGET[:12], "us-east-1", "RunInstances"), "slow_until")
     assert await sim_workshop.refused("RequestLimitExceeded") == 3
     await sim_workshop.one_each(*TAGS)
 
@@ -219,7 +219,7 @@ async def test_a_launch_that_is_repeated_takes_its_machines_from_the_budget_once
     once(monkeypatch, INSTANCES, 500)
     await sim_workshop.faults(Fault(action="RunInstances", code="RequestLimitExceeded", times=4))
     async with sim_workshop.working():
-        await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
 
     assert tokens(sim_workshop, INSTANCES) >= 400
 
@@ -259,7 +259,7 @@ async def test_two_workers_never_take_more_than_the_bucket_holds(
 ) -> None:
     async with sim_workshop.working() as one, sim_workshop.working() as other:
         once(monkeypatch, "CreateTags", 10)
-        pacers = [Pacer(worker.store, FLEET[:12], "us-east-1") for worker in (one, other)]
+        pacers = [Pacer(worker.store, TARGET[:12], "us-east-1") for worker in (one, other)]
         granted = await asyncio.gather(*(pacers[n % 2].take([("CreateTags", 1)]) for n in range(40)))
 
     assert sum(one.wait_s == 0 for one in granted) == 10
@@ -271,7 +271,7 @@ async def test_several_buckets_give_together_or_not_at_all(
     async with sim_workshop.working() as worker:
         once(monkeypatch, "RunInstances", 3)
         once(monkeypatch, INSTANCES, 100)
-        shared = Pacer(worker.store, FLEET[:12], "us-east-1")
+        shared = Pacer(worker.store, TARGET[:12], "us-east-1")
         await shared.take([(INSTANCES, 60)])
         granted = await shared.take([("RunInstances", 1), (INSTANCES, 50)])
 
@@ -284,7 +284,7 @@ async def test_a_bucket_that_was_slowed_down_recovers(
 ) -> None:
     monkeypatch.setattr(pacer, "SLOW_FOR_S", 0.2)
     async with sim_workshop.working() as worker:
-        slowed = Pacer(worker.store, FLEET[:12], "us-east-1")
+        slowed = Pacer(worker.store, TARGET[:12], "us-east-1")
         await slowed.slow_down("RunInstances")
         slow = await slowed.take([("RunInstances", 4)])
 

@@ -18,7 +18,7 @@ from puter_client.contract.record import Record
 from puter_client.view import WaitFor
 from puter_worker.ec2.answers import AnswerType
 from puter_worker.ec2.calls import Action, Caller
-from puter_worker.stations import admit
+from puter_worker.stages import admit
 from puter_worker.store import names
 from tests.ec2sim.config import Fault
 from tests.ec2sim.groups import MAX_RULES
@@ -50,12 +50,12 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Meanwhile:
 
 
 async def notices(shop: SimWorkshop) -> str:
-    """What the timeline of the one wish tells its owner of key pair and group."""
+    """What the timeline of the one request tells its owner of key pair and group."""
     return " ".join(event.detail.get("notice", "") for event in await shop.told("one"))
 
 
 async def waited_for_duplicates(shop: SimWorkshop) -> bool:
-    """Whether the one wish was put off because something was there already."""
+    """Whether the one request was put off because something was there already."""
     return any("Duplicate" in (event.reason or "") for event in await shop.told("one"))
 
 
@@ -146,12 +146,12 @@ async def test_a_machine_never_admits_a_key_that_somebody_imported_meanwhile(
     assert "EC2 holds another key under the name 'puter-v1'" in await notices(sim_workshop)
 
 
-async def test_a_chosen_name_that_somebody_took_meanwhile_fails_the_wish(
+async def test_a_chosen_name_that_somebody_took_meanwhile_fails_the_request(
     sim_workshop: SimWorkshop, meanwhile: Meanwhile
 ) -> None:
     meanwhile["ImportKeyPair"] = lambda: import_key(sim_workshop, OTHERS_KEY, "ours")
     async with sim_workshop.working():
-        (view,) = await sim_workshop.wish("one", wait=WaitFor.LAUNCHED, key_name="ours")
+        (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED, key_name="ours")
 
     assert view.record
     assert view.record.error
@@ -164,7 +164,7 @@ async def test_an_address_that_another_worker_let_in_meanwhile_keeps_out_no_othe
 ) -> None:
     meanwhile["AuthorizeSecurityGroupIngress"] = lambda: open_group(sim_workshop, HOME)
     async with sim_workshop.working():
-        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED, ssh_from=(HOME, OFFICE))
+        await sim_workshop.request("one", wait=WaitFor.LAUNCHED, ssh_from=(HOME, OFFICE))
         await sim_workshop.one_each("one")
 
     assert await codes(sim_workshop, "AuthorizeSecurityGroupIngress") == ["OK", "InvalidPermission.Duplicate", "OK"]
@@ -186,8 +186,8 @@ async def test_an_address_that_another_worker_let_in_meanwhile_is_let_in(
 
 async def test_the_newest_image_is_remembered_for_a_while(sim_workshop: SimWorkshop) -> None:
     async with sim_workshop.working():
-        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED)
-        await sim_workshop.wish("two", wait=WaitFor.LAUNCHED)
+        await sim_workshop.request("one", wait=WaitFor.LAUNCHED)
+        await sim_workshop.request("two", wait=WaitFor.LAUNCHED)
 
     assert len(await sim_workshop.calls("DescribeImages")) == 1
 
@@ -219,7 +219,7 @@ async def test_a_full_group_lets_the_machine_run_and_says_who_cannot_reach_it(si
     full = sorted(f"203.0.113.{n}/32" for n in range(MAX_RULES))
     open_group(sim_workshop, *full)
     async with sim_workshop.working():
-        (view,) = await sim_workshop.wish("one")
+        (view,) = await sim_workshop.request("one")
         await sim_workshop.one_each("one")
 
     assert view.record
@@ -235,7 +235,7 @@ async def test_a_group_that_is_full_meanwhile_leaves_a_running_machine_alone(sim
         before = await running(sim_workshop)
         open_group(sim_workshop, *(f"203.0.113.{n}/32" for n in range(MAX_RULES - 1)))
         with capture_logs() as logs:
-            (view,) = await sim_workshop.wish("one", ssh_from=(OFFICE,))
+            (view,) = await sim_workshop.request("one", ssh_from=(OFFICE,))
             await eventually("nobody is to be let in any more", lambda: nobody_waits_at_the_door(sim_workshop))
 
     assert view.outcome is Outcome.EXISTING
@@ -249,7 +249,7 @@ async def test_a_look_up_for_too_much_at_once_is_made_in_parts(sim_workshop: Sim
     await sim_workshop.sim.configure(filter_values=20)
     tags = [f"job-{n}" for n in range(100)]
     async with sim_workshop.working():
-        await sim_workshop.wish(*tags, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*tags, wait=WaitFor.LAUNCHED)
 
     assert "FilterLimitExceeded" in await codes(sim_workshop, "DescribeInstances")
     await sim_workshop.one_each(*tags)
@@ -270,12 +270,12 @@ async def test_a_look_up_for_one_that_is_too_much_is_waited_for(sim_workshop: Si
 # -- permissions and credentials of other calls ---
 
 
-async def test_without_the_permission_to_make_a_key_the_wish_fails_and_leaves_no_file(
+async def test_without_the_permission_to_make_a_key_the_request_fails_and_leaves_no_file(
     sim_workshop: SimWorkshop, tmp_path: Path
 ) -> None:
     await sim_workshop.faults(Fault(action="CreateKeyPair", code="UnauthorizedOperation"))
     async with sim_workshop.working(embedded=tmp_path):
-        (view,) = await sim_workshop.wish("one", wait=WaitFor.LAUNCHED, public_key=None)
+        (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED, public_key=None)
 
     assert view.record
     assert view.record.error
@@ -288,7 +288,7 @@ async def test_without_the_permission_to_make_a_key_the_wish_fails_and_leaves_no
 async def test_a_key_that_ec2_made_is_kept_by_its_owner_alone(sim_workshop: SimWorkshop, tmp_path: Path) -> None:
     await sim_workshop.faults(Fault(action="CreateKeyPair", code="ExpiredToken", times=1))
     async with sim_workshop.working(embedded=tmp_path):
-        (view,) = await sim_workshop.wish("one", wait=WaitFor.LAUNCHED, public_key=None)
+        (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED, public_key=None)
 
     (kept,) = (tmp_path / "private_keys").glob("*.pem")
     assert view.record
@@ -298,8 +298,8 @@ async def test_a_key_that_ec2_made_is_kept_by_its_owner_alone(sim_workshop: SimW
 
 
 async def running(shop: SimWorkshop) -> Record:
-    """The record of the one wish, once its machine runs."""
-    (view,) = await shop.wish("one")
+    """The record of the one request, once its machine runs."""
+    (view,) = await shop.request("one")
     assert view.record
     assert view.phase is Phase.RUNNING
     return view.record
@@ -324,7 +324,7 @@ async def test_without_the_permission_to_add_a_group_the_machine_runs_on_as_it_i
         instance_id, other = await moved_to_another_group(sim_workshop)
         await sim_workshop.faults(Fault(action="ModifyInstanceAttribute", code="UnauthorizedOperation"))
         with capture_logs() as logs:
-            (view,) = await sim_workshop.wish("one", ssh_from=(OFFICE,))
+            (view,) = await sim_workshop.request("one", ssh_from=(OFFICE,))
             await eventually("nobody is to be let in any more", lambda: nobody_waits_at_the_door(sim_workshop))
         record = await sim_workshop.record("one")
 
@@ -343,7 +343,7 @@ async def test_a_group_that_cannot_be_added_without_credentials_is_added_later(
     async with sim_workshop.working():
         _, other = await moved_to_another_group(sim_workshop)
         await sim_workshop.faults(Fault(action="ModifyInstanceAttribute", code="ExpiredToken", times=2))
-        await sim_workshop.wish("one", ssh_from=(OFFICE,))
+        await sim_workshop.request("one", ssh_from=(OFFICE,))
         await eventually("nobody is to be let in any more", lambda: nobody_waits_at_the_door(sim_workshop))
 
     (machine,) = await sim_workshop.living()
@@ -358,7 +358,7 @@ async def test_labels_wait_for_credentials_while_the_machines_run(sim_workshop: 
     tags = [f"job-{n}" for n in range(8)]
     await sim_workshop.faults(Fault(action="CreateTags", code=code))
     async with sim_workshop.working():
-        views = await sim_workshop.wish(*tags)
+        views = await sim_workshop.request(*tags)
         waiting = {one.tags["puter:labelled"] for one in await sim_workshop.living()}
         await sim_workshop.faults()
         await eventually("every machine bears its own tags", lambda: labelled(sim_workshop, *tags))

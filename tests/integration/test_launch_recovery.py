@@ -9,11 +9,11 @@ import pytest
 from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
 from puter_worker import lead
-from puter_worker.stations import launch, quarantine, send
+from puter_worker.stages import launch, quarantine, send
 from puter_worker.store import names
 from tests.ec2sim.config import Fault
 from tests.integration.sim_workshop import (
-    FLEET,
+    TARGET,
     SimWorkshop,
     doomed,
     eventually,
@@ -29,7 +29,7 @@ BREAKS = {
     "answer dropped": Fault(action="RunInstances", drop=True, when="after", times=2),
     "answer cut": Fault(action="RunInstances", cut=True, when="after", times=2),
     "5xx after the effect": Fault(action="RunInstances", code="InternalError", when="after", times=2),
-    "request lost": Fault(action="RunInstances", drop=True, when="before", times=2),
+    "call lost": Fault(action="RunInstances", drop=True, when="before", times=2),
     "5xx before the effect": Fault(action="RunInstances", code="ServiceUnavailable", times=2),
 }
 
@@ -46,7 +46,7 @@ async def launches(shop: SimWorkshop, count: int) -> bool:
 async def test_singles_whose_launch_breaks_off_are_launched_once(sim_workshop: SimWorkshop, fault: Fault) -> None:
     await sim_workshop.faults(fault)
     async with sim_workshop.working():
-        await sim_workshop.wish(*TAGS[:3], wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS[:3], wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each(*TAGS[:3])
 
@@ -57,7 +57,7 @@ async def test_a_group_whose_launch_breaks_off_is_launched_once(sim_workshop: Si
     await sim_workshop.sim.configure(shuffled=True)
     await sim_workshop.faults(fault)
     async with sim_workshop.working():
-        await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each(*TAGS)
 
@@ -70,7 +70,7 @@ async def test_a_launch_whose_answer_was_lost_and_that_ec2_does_not_show_yet_is_
     await sim_workshop.sim.configure(list_lag_s=[0.3, 1.0], id_lag_s=[0.3, 1.0], flapping=0.3)
     await sim_workshop.faults(Fault(action="RunInstances", drop=True, when="after", times=2))
     async with sim_workshop.working():
-        await sim_workshop.wish(*TAGS, wait=WaitFor.RUNNING)
+        await sim_workshop.request(*TAGS, wait=WaitFor.RUNNING)
 
     await sim_workshop.one_each(*TAGS)
 
@@ -85,19 +85,19 @@ async def test_a_refusal_after_a_lost_answer_launches_nothing_twice(
         Fault(action="RunInstances", code="InvalidParameterValue", times=1),
     )
     async with sim_workshop.working():
-        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED)
+        await sim_workshop.request("one", wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each("one")
 
 
 @pytest.mark.usefixtures("in_groups")
-async def test_a_refusal_after_a_request_that_was_lost_goes_back_to_the_launchpad(sim_workshop: SimWorkshop) -> None:
+async def test_a_refusal_after_a_call_that_was_lost_goes_back_to_the_launch_queue(sim_workshop: SimWorkshop) -> None:
     await sim_workshop.faults(
         Fault(action="RunInstances", drop=True, when="before", times=1),
         Fault(action="RunInstances", code="InsufficientInstanceCapacity", times=1),
     )
     async with sim_workshop.working():
-        await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each(*TAGS)
 
@@ -111,10 +111,10 @@ async def test_a_token_that_a_forgotten_launch_has_used_leads_to_its_machine(
     monkeypatch.setattr(send, "SECOND_LOOK_AFTER_S", 2.0)
     await sim_workshop.sim.configure(list_lag_s=[1.0, 1.0])
     async with sim_workshop.working():
-        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED)
+        await sim_workshop.request("one", wait=WaitFor.LAUNCHED)
     forget_everything(sim_workshop)
     async with sim_workshop.working():  # it remembers nothing either
-        (view,) = await sim_workshop.wish("one", wait=WaitFor.LAUNCHED)
+        (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED)
 
     assert await sim_workshop.refused("IdempotentParameterMismatch") == 1
     assert view.record is not None
@@ -134,7 +134,7 @@ async def test_a_token_that_a_launch_in_vain_has_used_is_given_up_for_another(si
     forget_everything(sim_workshop)
     await sim_workshop.sim.configure(capacity=[])
     async with sim_workshop.working():
-        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED)
+        await sim_workshop.request("one", wait=WaitFor.LAUNCHED)
 
     assert await sim_workshop.refused("IdempotentParameterMismatch") == 1
     await sim_workshop.one_each("one")
@@ -146,12 +146,12 @@ async def test_a_token_of_a_forgotten_machine_that_has_ended_makes_the_next_gene
 ) -> None:
     await sim_workshop.sim.configure(dead_token=dead_token, token_mismatch="ignore", tags_fade_s=0.0)
     async with sim_workshop.working():
-        (first,) = await sim_workshop.wish("one", wait=WaitFor.LAUNCHED)
+        (first,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED)
         assert first.record is not None
         await sim_workshop.sim.shut_down(first.record.instance_id or "")
     forget_everything(sim_workshop)
     async with sim_workshop.working():
-        (view,) = await sim_workshop.wish("one", wait=WaitFor.LAUNCHED)
+        (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED)
 
     assert view.record is not None
     assert (view.record.phase in {Phase.PENDING, Phase.RUNNING}, view.record.generation) == (True, 2)
@@ -162,7 +162,7 @@ async def test_a_token_of_a_forgotten_machine_that_has_ended_makes_the_next_gene
 async def test_a_machine_that_ended_before_its_launch_was_known_is_not_launched_again(
     sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch, dead_token: str
 ) -> None:
-    monkeypatch.setattr(send, "BACKOFF_S", 1.0)
+    monkeypatch.setattr(send, "RETRY_S", 1.0)
     await sim_workshop.sim.configure(dead_token=dead_token, tags_fade_s=0.0)
     await sim_workshop.faults(Fault(action="RunInstances", drop=True, when="after", times=1))
     async with sim_workshop.working():
@@ -190,19 +190,19 @@ async def test_an_emptied_redis_leads_to_no_second_launch(sim_workshop: SimWorks
     await sim_workshop.sim.configure(list_lag_s=[2.0, 2.0])
     await sim_workshop.faults(Fault(action="CreateTags", code="InternalError"))
     async with sim_workshop.working(quarantine_s=3.0):
-        await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
         forget_everything(sim_workshop)
-        await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each(*TAGS)
 
 
 @pytest.mark.usefixtures("in_groups")
-async def test_what_lives_and_was_not_asked_for_again_has_its_record_back(sim_workshop: SimWorkshop) -> None:
+async def test_what_lives_and_was_not_requested_again_has_its_record_back(sim_workshop: SimWorkshop) -> None:
     async with sim_workshop.working(quarantine_s=0.5):
-        before = {r.tag: r for view in await sim_workshop.wish(*TAGS) if (r := view.record)}
+        before = {r.tag: r for view in await sim_workshop.request(*TAGS) if (r := view.record)}
         forget_everything(sim_workshop)
-        await sim_workshop.wish("new", wait=WaitFor.LAUNCHED)
+        await sim_workshop.request("new", wait=WaitFor.LAUNCHED)
         after = {record.tag: record for record in await sim_workshop.records(*TAGS)}
 
     assert {tag: (r.instance_id, r.generation, r.owner) for tag, r in after.items()} == {
@@ -215,11 +215,11 @@ async def test_a_worker_that_comes_back_remembers_what_redis_has_forgotten(
     sim_workshop: SimWorkshop, tmp_path: Path
 ) -> None:
     await sim_workshop.sim.configure(list_lag_s=[1.0, 1.0])
-    async with sim_workshop.working(memory_folder=tmp_path / "fleets"):
-        await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
+    async with sim_workshop.working(memory_folder=tmp_path / "targets"):
+        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
     forget_everything(sim_workshop)
-    async with sim_workshop.working(quarantine_s=1.5, memory_folder=tmp_path / "fleets"):
-        await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
+    async with sim_workshop.working(quarantine_s=1.5, memory_folder=tmp_path / "targets"):
+        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each(*TAGS)
 
@@ -232,7 +232,7 @@ async def test_a_launch_that_is_on_its_way_when_redis_is_emptied_is_not_repeated
         await sim_workshop.submit(*TAGS)
         await eventually("a launch is on its way", lambda: launches(sim_workshop, 1))
         forget_everything(sim_workshop)
-        await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each(*TAGS)
 
@@ -262,26 +262,26 @@ async def test_a_launch_that_reaches_ec2_long_after_redis_is_emptied_is_not_repe
 
 async def intents(shop: SimWorkshop) -> bool:
     with shop.server.client() as behind:
-        return bool(behind.zcard(names.intents(FLEET)))
+        return bool(behind.zcard(names.intents(TARGET)))
 
 
 async def test_a_redis_put_back_learns_of_what_was_launched_since(sim_workshop: SimWorkshop, tmp_path: Path) -> None:
-    async with sim_workshop.working(memory_folder=tmp_path / "fleets"):
-        (first,) = await sim_workshop.wish("one")
+    async with sim_workshop.working(memory_folder=tmp_path / "targets"):
+        (first,) = await sim_workshop.request("one")
         assert first.record
         assert first.record.instance_id
         await sim_workshop.sim.shut_down(first.record.instance_id)
         await eventually("it has ended", lambda: ended(sim_workshop, "one"))
     with sim_workshop.server.client() as behind:
         backup = {key: behind.dump(key) for key in behind.scan_iter()}
-    async with sim_workshop.working(memory_folder=tmp_path / "fleets"):
-        (second,) = await sim_workshop.wish("one")
+    async with sim_workshop.working(memory_folder=tmp_path / "targets"):
+        (second,) = await sim_workshop.request("one")
     with sim_workshop.server.client() as behind:
         behind.flushall()
         for key, value in backup.items():
             behind.restore(key, 0, value or b"")
-    async with sim_workshop.working(memory_folder=tmp_path / "fleets"):
-        await sim_workshop.wish("two")
+    async with sim_workshop.working(memory_folder=tmp_path / "targets"):
+        await sim_workshop.request("two")
         (record,) = await sim_workshop.records("one")
 
     assert second.record
@@ -323,7 +323,7 @@ async def test_a_leader_that_dies_while_it_sends_is_replaced(sim_workshop: SimWo
         await eventually("an intent is being sent", sending)
         await victim.kill()
     async with sim_workshop.working():
-        await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each(*TAGS)
 
@@ -332,7 +332,7 @@ async def test_a_leader_that_dies_while_it_sends_is_replaced(sim_workshop: SimWo
 async def test_a_living_leaders_launch_that_takes_long_is_left_to_it(sim_workshop: SimWorkshop) -> None:
     await sim_workshop.faults(Fault(action="RunInstances", when="before", delay_s=1.5, times=1))
     async with sim_workshop.working(), sim_workshop.working():
-        await sim_workshop.wish(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
 
     tokens = [call.params["ClientToken"] for call in await sim_workshop.calls("RunInstances")]
     assert len(tokens) == len(set(tokens))

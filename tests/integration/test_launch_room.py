@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import pytest
 
-from puter_client.client import Asked
+from puter_client.client import MachineRequest
 from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
-from puter_worker.stations import brakes, intake
+from puter_worker.stages import backoffs, intake
 from tests.ec2sim.config import Capacity, Fault
 from tests.ec2sim.ledger import Entry
 from tests.integration.sim_workshop import (
@@ -39,12 +39,12 @@ async def limit(shop: SimWorkshop, **limits: object) -> None:
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wish may give up sooner than a user may say."""
+    """A request may give up sooner than a user may say."""
     monkeypatch.setattr(intake, "recheck_spec", lambda _: None)
 
 
 async def counts(shop: SimWorkshop) -> list[tuple[int, str]]:
-    """How many machines each call asked for, and what came of it."""
+    """How many machines each call requested, and what came of it."""
     return [(int(call.params["MaxCount"]), call.code) for call in await shop.calls("RunInstances")]
 
 
@@ -58,7 +58,7 @@ async def live_count(shop: SimWorkshop) -> int:
 async def test_after_a_refusal_each_zone_is_tried_by_itself_with_a_token_of_its_own(sim_workshop: SimWorkshop) -> None:
     await sim_workshop.faults(no_capacity(times=3))
     async with sim_workshop.working():
-        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED)
+        await sim_workshop.request("one", wait=WaitFor.LAUNCHED)
 
     calls = await sim_workshop.calls("RunInstances")
     zones = [call.params.get("Placement.AvailabilityZone") for call in calls]
@@ -74,7 +74,9 @@ async def test_the_next_of_several_subnets_is_tried_where_the_first_is_full(sim_
     ]
     await limit(sim_workshop, capacity=(Capacity(zone=first["AvailabilityZone"], slots=0),))
     async with sim_workshop.working():
-        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED, subnet=first["SubnetId"], subnets=(second["SubnetId"],))
+        await sim_workshop.request(
+            "one", wait=WaitFor.LAUNCHED, subnet=first["SubnetId"], subnets=(second["SubnetId"],)
+        )
 
     (one,) = await sim_workshop.living()
     assert one.subnet_id == second["SubnetId"]
@@ -85,7 +87,7 @@ async def test_the_next_of_several_types_is_tried_where_the_first_is_short_every
 ) -> None:
     await limit(sim_workshop, capacity=(Capacity(instance_type="t3.micro", slots=0),))
     async with sim_workshop.working():
-        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED, instance_types=("t3.small",))
+        await sim_workshop.request("one", wait=WaitFor.LAUNCHED, instance_types=("t3.small",))
 
     (one,) = await sim_workshop.living()
     (record,) = await sim_workshop.records("one")
@@ -98,7 +100,7 @@ async def test_what_is_short_everywhere_for_too_long_fails(
     impatient(monkeypatch)
     await limit(sim_workshop, capacity=(Capacity(slots=0),))
     async with sim_workshop.working():
-        (view,) = await sim_workshop.wish("one", wait=WaitFor.LAUNCHED, give_up_after_s=1)
+        (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED, give_up_after_s=1)
 
     assert view.record is not None
     assert view.record.error is not None
@@ -116,7 +118,7 @@ async def test_what_is_short_everywhere_says_so_while_it_waits(sim_workshop: Sim
 
         await eventually("the reason is told", told)
         await limit(sim_workshop, capacity=())
-        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED)
+        await sim_workshop.request("one", wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each("one")
 
@@ -125,11 +127,11 @@ async def test_what_is_short_everywhere_says_so_while_it_waits(sim_workshop: Sim
 async def test_a_place_that_was_dry_is_probed_with_one_and_then_with_twice_as_many(
     sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(brakes, "places", lambda types, zones, subnets: [brakes.Place(types[0])])
-    monkeypatch.setattr("puter_worker.stations.launch.places", brakes.places)
+    monkeypatch.setattr(backoffs, "places", lambda types, zones, subnets: [backoffs.Place(types[0])])
+    monkeypatch.setattr("puter_worker.stages.launch.places", backoffs.places)
     await sim_workshop.faults(no_capacity(times=1))
     async with sim_workshop.working():
-        await sim_workshop.wish(*TAGS[:16], wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS[:16], wait=WaitFor.LAUNCHED)
 
     refused, *granted = await counts(sim_workshop)
     assert refused == (16, "InsufficientInstanceCapacity")
@@ -141,7 +143,7 @@ async def test_a_place_that_was_dry_is_probed_with_one_and_then_with_twice_as_ma
 async def test_of_a_group_that_fits_partly_the_rest_is_launched_elsewhere(sim_workshop: SimWorkshop) -> None:
     await limit(sim_workshop, capacity=(Capacity(slots=7),))
     async with sim_workshop.working():
-        await sim_workshop.wish(*TAGS[:20], wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS[:20], wait=WaitFor.LAUNCHED)
         await eventually("all are labelled", lambda: labelled(sim_workshop, *TAGS[:20]))
 
     await sim_workshop.one_each(*TAGS[:20])
@@ -152,7 +154,7 @@ async def test_of_a_group_that_fits_partly_the_rest_is_launched_elsewhere(sim_wo
 async def test_zones_that_may_not_be_listed_do_not_stop_launches(sim_workshop: SimWorkshop) -> None:
     await sim_workshop.faults(Fault(action="DescribeSubnets", code="UnauthorizedOperation"), no_capacity(times=1))
     async with sim_workshop.working():
-        await sim_workshop.wish("one", wait=WaitFor.LAUNCHED)
+        await sim_workshop.request("one", wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each("one")
 
@@ -164,14 +166,14 @@ async def test_a_key_that_ec2_never_refused_itself_gives_up_too(
     impatient(monkeypatch)
     await limit(sim_workshop, capacity=(Capacity(slots=0),))
     async with sim_workshop.working():
-        views = await sim_workshop.wish(*TAGS[:40], wait=WaitFor.LAUNCHED, give_up_after_s=1)
+        views = await sim_workshop.request(*TAGS[:40], wait=WaitFor.LAUNCHED, give_up_after_s=1)
 
     assert {view.phase for view in views} == {Phase.FAILED}
     assert max(sum(call.params["MaxCount"] == "1" for call in await sim_workshop.calls("RunInstances")), 1) < 40
 
 
 @pytest.mark.usefixtures("in_groups")
-async def test_a_type_that_ec2_found_nowhere_is_asked_for_one_by_one_in_each_zone(sim_workshop: SimWorkshop) -> None:
+async def test_a_type_that_ec2_found_nowhere_is_requested_one_by_one_in_each_zone(sim_workshop: SimWorkshop) -> None:
     """A refused group costs as many tokens as it has members."""
     await limit(sim_workshop, capacity=(Capacity(slots=0),))
     async with sim_workshop.working():
@@ -237,7 +239,7 @@ async def test_when_a_machine_ends_the_next_one_is_launched(
     sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch, shutdown_s: float
 ) -> None:
     """Also if its place under the quota is free only some time after it is seen to shut down."""
-    monkeypatch.setattr(brakes, "QUOTA_FOR_S", 3_600.0)  # nothing else than the end lets it try again
+    monkeypatch.setattr(backoffs, "QUOTA_FOR_S", 3_600.0)  # nothing else than the end lets it try again
     await limit(sim_workshop, vcpu_quota={"standard": 4}, shutdown_s=[shutdown_s, shutdown_s])
     tags = TAGS[:4]
     async with sim_workshop.working():
@@ -273,7 +275,7 @@ async def test_nobody_gives_up_on_capacity_while_a_quota_is_what_holds_it(
     sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient(monkeypatch)
-    monkeypatch.setattr(brakes, "DRY_FOR_S", 20.0)
+    monkeypatch.setattr(backoffs, "DRY_FOR_S", 20.0)
     await sim_workshop.faults(no_capacity(times=4), Fault(action="RunInstances", code="VcpuLimitExceeded"))
     async with sim_workshop.working():
         await sim_workshop.submit("one", give_up_after_s=2)
@@ -290,7 +292,7 @@ async def refused_times(shop: SimWorkshop, times: int) -> bool:
 
 
 async def wait_for_quota(shop: SimWorkshop, many: int, *, live: int) -> bool:
-    """Whether so many of the wishes say that they wait for a quota, and how many machines live."""
+    """Whether so many of the requests say that they wait for a quota, and how many machines live."""
     reasons = await shop.reasons(*TAGS[:16], "one")
     told = [r for r in reasons if r == f"vCPU quota reached, {live} live; next as machines end"]
     return len(told) == many
@@ -305,7 +307,7 @@ async def test_never_more_of_a_batch_live_than_it_says(sim_workshop: SimWorkshop
     await sim_workshop.sim.configure(latency_s=[0.0, 0.15])
     async with sim_workshop.working(), sim_workshop.working() if workers == 2 else nullcontext():
         # Each is prepared by itself, some quickly and some slowly.
-        asked = [Asked(tag, spec(ssh_from=(f"192.0.2.{n}/32",))) for n, tag in enumerate(tags)]
+        asked = [MachineRequest(tag, spec(ssh_from=(f"192.0.2.{n}/32",))) for n, tag in enumerate(tags)]
         await sim_workshop.client.submit(asked, max_parallel=most)
 
         for ended in range(len(tags)):

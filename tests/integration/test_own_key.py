@@ -75,7 +75,7 @@ async def test_a_key_of_which_nobody_knows_whose_pair_it_is_is_not_used(caller: 
     assert (await own_key(caller, tmp_path)).pair.name != first.pair.name
 
 
-async def test_where_its_file_cannot_be_made_ec2_is_not_asked_for_it(caller: Caller, tmp_path: Path) -> None:
+async def test_where_its_file_cannot_be_made_ec2_is_not_requested_it(caller: Caller, tmp_path: Path) -> None:
     in_the_way = tmp_path / "keys"
     in_the_way.symlink_to(tmp_path / "nowhere")
 

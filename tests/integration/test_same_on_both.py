@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from puter_client.client import Asked
+from puter_client.client import MachineRequest
 from puter_client.contract.phase import Origin, Outcome
 from puter_client.contract.record import Event
 from puter_client.contract.spec import Spec
@@ -27,7 +27,7 @@ from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.instances import run_instances
 from puter_worker.ec2.tags import MANIFEST, decode_manifest
 from puter_worker.pacer import Bucket
-from puter_worker.stations import plan
+from puter_worker.stages import plan
 from tests.ec2sim.client import ControlClient
 from tests.integration.moto_server import point_at, reset_moto
 from tests.integration.redis_servers import RedisServer
@@ -72,7 +72,7 @@ class Numbered:
 
     _ID = re.compile(r"\b(i|ami|vpc|subnet|sg|key|r)-[0-9a-f]{8,17}\b")
     _ADDRESS = re.compile(r"\b\d{1,3}([.-])\d{1,3}\1\d{1,3}\1\d{1,3}\b(?!/)")
-    # Which zone a machine comes to be in is EC2's choice, and moto gives all requests the same id.
+    # Which zone a machine comes to be in is EC2's choice, and moto gives all calls the same id.
     _ANY = frozenset({"availability_zone", "request_id"})
     _BY_NAME = frozenset({"intent", "puter:intent", "batch", "batch_id", "puter:batch"})
 
@@ -104,14 +104,14 @@ class Numbered:
 
 
 async def story(shop: Workshop) -> Told:
-    """The same wishes and the same fates, whatever stands for EC2."""
+    """The same requests and the same fates, whatever stands for EC2."""
     answers: dict[str, list[View]] = {}
     async with shop.working(pace=True, max_group=100):
-        answers["a machine"] = await shop.wish("one")
-        answers["the same again"] = await shop.wish("one")
-        answers["another one of that name"] = await shop.wish("one", instance_type="t3.small", run="make")
-        answers["an image that is not there"] = await shop.wish("wrong", ami="ami-00000000000000bad")
-        asked = [Asked(tag, one) for tag, one in SWEEP.items()]
+        answers["a machine"] = await shop.request("one")
+        answers["the same again"] = await shop.request("one")
+        answers["another one of that name"] = await shop.request("one", instance_type="t3.small", run="make")
+        answers["an image that is not there"] = await shop.request("wrong", ami="ami-00000000000000bad")
+        asked = [MachineRequest(tag, one) for tag, one in SWEEP.items()]
         batch = await shop.client.submit(asked, origin=Origin.SUBMIT)
         await shop.client.wait(batch_id=batch, tags=list(SWEEP), timeout_s=PATIENCE_S)
         await eventually("the group bears its tags", lambda: labelled(shop, *SWEEP))
@@ -120,7 +120,7 @@ async def story(shop: Workshop) -> Told:
         assert first.record
         shop.ec2.terminate_instances(InstanceIds=[first.record.instance_id])
         answers["its end"] = await shop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=PATIENCE_S)
-        answers["the next"] = await shop.wish("one")
+        answers["the next"] = await shop.request("one")
         views = await shop.client.views(TAGS)
         events = {tag: await shop.client.events(tag) for tag in TAGS}
     numbered = Numbered()
@@ -203,9 +203,9 @@ async def on_moto(server: RedisServer, url: str) -> Told:
             shop.ec2.close()
 
 
-async def as_many_as_wanted(caller: Caller, request: Mapping[str, Any]) -> Any:
+async def as_many_as_wanted(caller: Caller, arguments: Mapping[str, Any]) -> Any:
     """A launch, told to moto so that it launches MaxCount machines: by itself it always launches MinCount."""
-    return await run_instances(caller, {**request, "MinCount": request["MaxCount"]})
+    return await run_instances(caller, {**arguments, "MinCount": arguments["MaxCount"]})
 
 
 async def on_the_simulator(server: RedisServer, url: str) -> Told:

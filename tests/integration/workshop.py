@@ -11,7 +11,7 @@ import boto3
 import msgspec
 import pytest
 
-from puter_client.client import Asked, PuterClient
+from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.phase import Origin
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
@@ -32,7 +32,7 @@ def spec(**changes: Any) -> Spec:
 
 
 class Workshop:
-    """What a test of the whole way of a wish works with.
+    """What a test of the whole way of a request works with.
 
     Attributes:
         server: the Redis.
@@ -79,7 +79,7 @@ class Workshop:
             worker.stop()
             await running
 
-    async def wish(
+    async def request(
         self,
         *tags: str,
         wait: WaitFor = WaitFor.RUNNING,
@@ -89,9 +89,9 @@ class Workshop:
         retry_failed: bool = False,
         **fields: Any,
     ) -> list[View]:
-        """Wish for machines and wait; the views in the order of the tags."""
+        """Request machines and wait; the views in the order of the tags."""
         client = client or self.client
-        asked = [Asked(tag, spec(**fields)) for tag in tags]
+        asked = [MachineRequest(tag, spec(**fields)) for tag in tags]
         batch = await client.submit(asked, origin=origin, again=again, retry_failed=retry_failed)
         return await client.wait(batch_id=batch, tags=tags, wait=wait, timeout_s=PATIENCE_S)
 

@@ -1,6 +1,6 @@
 """A small EC2: what its calls mean for how many machines there are, and nothing else.
 
-Its rules are AWS's: a ClientToken launches once in its scope (a zone, or the region), answers another request with a
+Its rules are AWS's: a ClientToken launches once in its scope (a zone, or the region), answers another call with a
 mismatch, and is bound by a launch that failed for capacity; new machines and tags are not to be seen for a while, and
 may be seen, missed and seen again.
 """
@@ -59,7 +59,7 @@ class Machine:
 class Binding:
     """What a token stands for."""
 
-    request: str
+    call: str
     machines: list[Machine]
 
 
@@ -117,15 +117,15 @@ class Cloud:
             raise refusal("UnauthorizedOperation", 403)
         scope = params.get("Placement", {}).get("AvailabilityZone", "region")
         token = params["ClientToken"]
-        request = repr(sorted((name, value) for name, value in params.items() if name != "ClientToken"))
+        call = repr(sorted((name, value) for name, value in params.items() if name != "ClientToken"))
         bound = self._bindings.get((scope, token))
-        if bound and bound.request != request:
+        if bound and bound.call != call:
             raise refusal("IdempotentParameterMismatch", 400)
         if bound and bound.machines:
             if not any(machine.live for machine in bound.machines) and not self.weather.dead_come_back:
                 raise refusal("IdempotentInstanceTerminated", 400)
             return {"Instances": [self._shown(machine) for machine in bound.machines]}
-        binding = self._bindings[scope, token] = bound or Binding(request, [])
+        binding = self._bindings[scope, token] = bound or Binding(call, [])
         wanted = int(params["MaxCount"])
         count = wanted if self.weather.room is None else min(wanted, self.weather.room)
         if count < int(params["MinCount"]):

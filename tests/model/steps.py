@@ -1,4 +1,4 @@
-"""A world in which nothing happens by itself: time passes when told to, and every request waits to be let through.
+"""A world in which nothing happens by itself: time passes when told to, and every call waits to be let through.
 
 Coroutines run on a real event loop whose clock is set by hand. Whatever leaves a process (a write to Redis, a call to
 EC2) is parked first: it may then take effect, fail before its effect or after it, have its answer kept back, or never
@@ -18,7 +18,7 @@ PROCESS: contextvars.ContextVar[str] = contextvars.ContextVar("process")
 
 
 class Fate(StrEnum):
-    """What becomes of a parked request."""
+    """What becomes of a parked call."""
 
     WHOLE = "takes effect and is answered"
     UNSEEN = "takes effect; its answer comes later"
@@ -27,7 +27,7 @@ class Fate(StrEnum):
 
 
 @dataclass(eq=False)
-class Request:
+class Call:
     """Something that a process asks of the world.
 
     Attributes:
@@ -87,7 +87,7 @@ class HandLoop(asyncio.SelectorEventLoop):
         return self.at
 
     def run_until_quiet(self) -> None:
-        """Run all that can go on without time passing or a parked request being let through."""
+        """Run all that can go on without time passing or a parked call being let through."""
         inner: Any = self
         while inner._ready or (inner._scheduled and inner._scheduled[0].when() <= self.at):
             self.call_soon(self.stop)
@@ -101,10 +101,10 @@ class HandLoop(asyncio.SelectorEventLoop):
 
 @dataclass
 class Steps:
-    """The parked requests, and the processes that wait for them."""
+    """The parked calls, and the processes that wait for them."""
 
     loop: HandLoop = field(default_factory=HandLoop)
-    parked: list[Request] = field(default_factory=list)
+    parked: list[Call] = field(default_factory=list)
     _tasks: dict[str, set[asyncio.Task[Any]]] = field(default_factory=dict)
     _dead: set[str] = field(default_factory=set)
 
@@ -123,15 +123,15 @@ class Steps:
         self.loop.run_until_quiet()
         return task
 
-    def kill(self, process: str) -> list[Request]:
+    def kill(self, process: str) -> list[Call]:
         """End a process as kill -9 would; what it had asked and was not carried out yet."""
         self._dead.add(process)
-        left = [request for request in self.parked if request.process == process]
-        self.parked = [request for request in self.parked if request.process != process]
+        left = [call for call in self.parked if call.process == process]
+        self.parked = [call for call in self.parked if call.process != process]
         for task in self._tasks.pop(process, set()):
             task.cancel()
         self.loop.run_until_quiet()
-        return [request for request in left if not request.done]
+        return [call for call in left if not call.done]
 
     def _make_task(
         self, loop: asyncio.AbstractEventLoop, what: Coroutine[Any, Any, Any], **kwargs: Any
@@ -145,40 +145,40 @@ class Steps:
             task.add_done_callback(tasks.discard)
         return task
 
-    # -- requests -----------------------------------------------------------------------------------------------
+    # -- calls -----------------------------------------------------------------------------------------------
 
     async def ask(self, what: str, name: str, effect: Callable[[], Any], error: Callable[[bool], Exception]) -> Any:
-        """Park a request of this process, and wait for its answer."""
+        """Park a call of this process, and wait for its answer."""
         process = PROCESS.get()
         if process in self._dead:
             raise asyncio.CancelledError
         future: asyncio.Future[Any] = self.loop.create_future()
-        request = Request(process, what, name, effect, error, self.loop.at, future)
-        self.parked.append(request)
+        call = Call(process, what, name, effect, error, self.loop.at, future)
+        self.parked.append(call)
         try:
             return await future
         finally:
-            if request in self.parked:
-                self.parked.remove(request)
+            if call in self.parked:
+                self.parked.remove(call)
 
-    def let(self, request: Request, fate: Fate) -> None:
-        """A parked request meets its fate, and its process goes on as far as it can."""
+    def let(self, call: Call, fate: Fate) -> None:
+        """A parked call meets its fate, and its process goes on as far as it can."""
         if fate is Fate.UNSEEN:
-            request.take_effect()
+            call.take_effect()
             return
-        if fate is Fate.REFUSED and not request.done:
-            request.fails(doubtful=False)
+        if fate is Fate.REFUSED and not call.done:
+            call.fails(doubtful=False)
         elif fate is Fate.WHOLE:
-            request.take_effect()
-            request.answered()
+            call.take_effect()
+            call.answered()
         else:
-            request.take_effect()
-            request.fails(doubtful=True)
+            call.take_effect()
+            call.fails(doubtful=True)
         self.loop.run_until_quiet()
 
-    def oldest(self, process: str) -> Request | None:
-        """The request of a process that was parked first."""
-        return next((request for request in self.parked if request.process == process), None)
+    def oldest(self, process: str) -> Call | None:
+        """The call of a process that was parked first."""
+        return next((call for call in self.parked if call.process == process), None)
 
     def close(self) -> None:
         """End every process and the loop."""

@@ -1,4 +1,4 @@
-"""The stations as they are, a Redis whose writes are parked, a small EC2, and processes that die and come back."""
+"""The stages as they are, a Redis whose writes are parked, a small EC2, and processes that die and come back."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ import redis
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import LIVE, Origin, Phase
 from puter_client.contract.record import Record
+from puter_client.contract.request import CancelRequest, Request, UpRequest
 from puter_client.contract.spec import Spec
-from puter_client.contract.wish import CancelWish, UpWish, Wish
 from puter_client.store import names as public
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.errors import Ec2Error
 from puter_worker.ec2.groups import SecurityGroup
 from puter_worker.ec2.images import Image
 from puter_worker.ec2.keypairs import KeyPair
-from puter_worker.fleet import Fleet, FleetId
 from puter_worker.memory import Memory
-from puter_worker.pacer import BUCKETS, INSTANCES, Advance, Granted
-from puter_worker.stations import quarantine
-from puter_worker.stations.ensure import ensure
-from puter_worker.stations.intake import intake
-from puter_worker.stations.label import label
-from puter_worker.stations.launch import Launcher
-from puter_worker.stations.observe import Observer
-from puter_worker.stations.quarantine import Quarantine
-from puter_worker.stations.resolve import resolve
-from puter_worker.stations.send import replay
+from puter_worker.pacer import BUCKETS, INSTANCES, Granted, Reservation
+from puter_worker.stages import quarantine
+from puter_worker.stages.ensure import ensure
+from puter_worker.stages.intake import intake
+from puter_worker.stages.label import label
+from puter_worker.stages.launch import Launcher
+from puter_worker.stages.observe import Observer
+from puter_worker.stages.quarantine import Quarantine
+from puter_worker.stages.resolve import resolve
+from puter_worker.stages.send import replay
 from puter_worker.store import names
 from puter_worker.store.base import NEEDS_NOTHING
 from puter_worker.store.workerstore import WorkerStore
+from puter_worker.target import Target, TargetId
 from tests.model.cloud import EPOCH_S, Cloud, unanswered
 from tests.model.stepped_redis import SteppedRedis
-from tests.model.steps import Fate, Request, Steps
+from tests.model.steps import Call, Fate, Steps
 
-FLEET = FleetId("123456789012", "us-east-1")
+TARGET = TargetId("123456789012", "us-east-1")
 KEYS = tuple(PuterKey("ann", tag) for tag in ("a", "b", "c"))
 HOSTS = ("one", "two")
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPx8Tn8wJmVvLq1uwRWhGtg5zT8p7xyk8vJ4k8jVvq3Z me"
-# A request to EC2 that was not carried out by then never is.
+# A call to EC2 that was not carried out by then never is.
 IN_FLIGHT_S = 5.0
 JOB_LOCK_S = 12.0
-# As long as a launchpad waits for more keys.
+# As long as a launch queue waits for more keys.
 GATHERING_S = 0.35
 _AHEAD = "arq:in-progress:"
 
@@ -79,7 +79,7 @@ class _Store(WorkerStore):
 
 class _Caller(Caller):
     def __init__(self, steps: Steps, cloud: Cloud) -> None:
-        super().__init__(cast("Any", None), profile=None, region=FLEET.region)
+        super().__init__(cast("Any", None), profile=None, region=TARGET.region)
         self._steps = steps
         self._cloud = cloud
 
@@ -102,15 +102,15 @@ class _Pacer:
     async def take_one(self, _action: str, *, until: float) -> bool:
         return until > 0
 
-    async def take_ahead(self, amounts: Mapping[str, int]) -> Advance:
-        return Advance(cast("Any", self), "", amounts)
+    async def reserve(self, amounts: Mapping[str, int]) -> Reservation:
+        return Reservation(cast("Any", self), "", amounts)
 
     async def arrived(self, *_: object, **__: object) -> None:
         return None
 
 
-class _Fleet(Fleet):
-    """A fleet whose image, key pair, group and zones are given."""
+class _Target(Target):
+    """A target whose image, key pair, group and zones are given."""
 
     async def image(self, **_: Any) -> Image:
         return Image(image_id="ami-1", name="al2023", architecture="x86_64", root_device_name="/dev/xvda")
@@ -125,30 +125,30 @@ class _Fleet(Fleet):
         return SecurityGroup(group_id="sg-1", vpc_id="vpc-1")
 
 
-class _Fleets:
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+class _Targets:
+    def __init__(self, target: Target) -> None:
+        self._target = target
 
     def offers(self, _profile: str) -> bool:
         return True
 
-    async def reaches(self, _fleet: FleetId) -> bool:
+    async def reaches(self, _target: TargetId) -> bool:
         return True
 
-    def get(self, _fleet: FleetId) -> Fleet:
-        return self._fleet
+    def get(self, _target: TargetId) -> Target:
+        return self._target
 
-    async def find(self, _profile: str | None, _region: str | None) -> Fleet:
-        return self._fleet
+    async def find(self, _profile: str | None, _region: str | None) -> Target:
+        return self._target
 
 
 @dataclass
 class Process:
-    """One worker process: what it keeps in memory, which of its stations are at work, and whose turn is next."""
+    """One worker process: what it keeps in memory, which of its stages are at work, and whose turn is next."""
 
     name: str
     host: str
-    fleet: Fleet
+    target: Target
     gate: Quarantine
     launcher: Launcher
     observer: Observer
@@ -164,7 +164,7 @@ class World:
         steps: what is parked.
         cloud: EC2.
         calls_now: how many RunInstances calls the pacer would let through at once.
-        only: stations that take turns; none named: all.
+        only: stages that take turns; none named: all.
         processes: the one that runs on each host.
     """
 
@@ -190,33 +190,35 @@ class World:
 
     def _process(self, host: str) -> Process:
         self._lives[host] += 1
-        fleet = _Fleet(FLEET, _Caller(self.steps, self.cloud), cast("Any", _Pacer(self)))
-        memory, name = Memory(None), str(FLEET)
+        target = _Target(TARGET, _Caller(self.steps, self.cloud), cast("Any", _Pacer(self)))
+        memory, name = Memory(None), str(TARGET)
         if host in self._memories and (known := self._memories[host].of(name)) is not None:
             memory.keep(name, known)  # as from the state folder
         self._memories[host] = memory
-        gate = Quarantine(self.store, fleet, memory, quarantine_s=10.0)
-        launcher = Launcher(self.store, fleet, gate, most=100)
-        observer = Observer(self.store, fleet, quiet_s=25.0)
-        return Process(f"{host}-{self._lives[host]}", host, fleet, gate, launcher, observer, memory)
+        gate = Quarantine(self.store, target, memory, quarantine_s=10.0)
+        launcher = Launcher(self.store, target, gate, most=100)
+        observer = Observer(self.store, target, quiet_s=25.0)
+        return Process(f"{host}-{self._lives[host]}", host, target, gate, launcher, observer, memory)
 
     # -- clients ------------------------------------------------------------------------------------------------
 
-    def wish(self, *keys: PuterKey) -> None:
-        """Somebody wishes for machines, as one batch."""
+    def request(self, *keys: PuterKey) -> None:
+        """Somebody requests machines, as one batch."""
         self._batches += 1
         for key in keys:
-            spec = Spec(run=f"echo {key.tag}", region=FLEET.region, public_key=PUBLIC_KEY)
+            spec = Spec(run=f"echo {key.tag}", region=TARGET.region, public_key=PUBLIC_KEY)
             batch = f"b{self._batches}"
-            self._append(key, UpWish(tag=key.tag, spec=spec, size=len(keys), batch=batch, user="ann", origin=Origin.UP))
+            self._append(
+                key, UpRequest(tag=key.tag, spec=spec, size=len(keys), batch=batch, user="ann", origin=Origin.UP)
+            )
 
     def cancel(self, key: PuterKey) -> None:
-        """Somebody withdraws whatever is wished for under a key."""
-        self._append(key, CancelWish(tag=key.tag, user="ann"))
+        """Somebody withdraws whatever is requested under a key."""
+        self._append(key, CancelRequest(tag=key.tag, user="ann"))
 
-    def _append(self, key: PuterKey, wish: Wish) -> None:
-        self.server.rpush(public.inbox(key.namespace), msgspec.json.encode(wish))
-        self.server.sadd(public.BELL, key.namespace)
+    def _append(self, key: PuterKey, request: Request) -> None:
+        self.server.rpush(public.inbox(key.namespace), msgspec.json.encode(request))
+        self.server.sadd(public.READY, key.namespace)
 
     def record(self, key: PuterKey) -> Record | None:
         """A key's record."""
@@ -225,12 +227,12 @@ class World:
 
     # -- processes ----------------------------------------------------------------------------------------------
 
-    def stations(self, process: Process) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
+    def stages(self, process: Process) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
         """What a worker's loops do in one turn, by name."""
-        store, fleet = self.store, process.fleet
+        store, target = self.store, process.target
 
         async def take_in() -> None:
-            await intake(store, await store.rung())
+            await intake(store, await store.ready_namespaces())
             await store.feed()
 
         async def restart() -> None:
@@ -238,18 +240,18 @@ class World:
             await store.feed()
 
         async def look_up() -> None:
-            for namespace in await store.looking(str(fleet)):
-                await resolve(store, fleet, namespace)
+            for namespace in await store.looking(str(target)):
+                await resolve(store, target, namespace)
 
         async def take_up() -> None:
             if await process.gate.open():
-                found = await store.open_intents(str(fleet), store.now())
-                await asyncio.gather(*(replay(store, fleet, kept) for kept in found))
+                found = await store.open_intents(str(target), store.now())
+                await asyncio.gather(*(replay(store, target, kept) for kept in found))
 
         async def remember() -> None:
-            shown, known = await store.epoch(), process.memory.of(str(fleet))
+            shown, known = await store.epoch(), process.memory.of(str(target))
             if known is None or not known.contradicts(shown):
-                process.memory.saw(str(fleet), shown, store.now())
+                process.memory.saw(str(target), shown, store.now())
 
         return {
             "intake": take_in,
@@ -259,7 +261,7 @@ class World:
             "resolve": look_up,
             "launch": process.launcher.turn,
             "replay": take_up,
-            "label": lambda: label(store, fleet),
+            "label": lambda: label(store, target),
             "observe": process.observer.turn,
         }
 
@@ -271,60 +273,60 @@ class World:
                 continue
             self.server.zrem(names.fed(job.partition("/")[0]), job.partition("/")[2])
             key = PuterKey.parse(job)
-            await ensure(self.store, cast("Any", _Fleets(process.fleet)), key)
+            await ensure(self.store, cast("Any", _Targets(process.target)), key)
             self.server.zrem(names.QUEUE, job)
             self.server.delete(names.JOB + job, _AHEAD + job)
 
-    def work(self, host: str, most: int) -> Request | None:
-        """A worker goes its way until it has made `most` requests, and no further than one turn of each station.
+    def work(self, host: str, most: int) -> Call | None:
+        """A worker goes its way until it has made `most` calls, and no further than one turn of each stage.
 
-        Returns the request at which it stands then; None if it has nothing to ask.
+        Returns the call at which it stands then; None if it has nothing to ask.
         """
         process, begun = self.processes[host], 0
-        stations = [item for item in self.stations(process).items() if not self.only or item[0] in self.only]
+        stages = [item for item in self.stages(process).items() if not self.only or item[0] in self.only]
         while True:
-            request = self.steps.oldest(process.name)
-            if request is None:
-                if begun == len(stations):
+            call = self.steps.oldest(process.name)
+            if call is None:
+                if begun == len(stages):
                     return None
-                self._begin(process, *stations[process.turn % len(stations)])
+                self._begin(process, *stages[process.turn % len(stages)])
                 process.turn += 1
                 begun += 1
             elif most > 0:
                 most -= 1
-                self.steps.let(request, Fate.WHOLE)
+                self.steps.let(call, Fate.WHOLE)
             else:
-                return request
+                return call
 
-    def stand_still(self, host: str, at: str) -> Request | None:
-        """A worker goes its way until it stands at a point of a launch; the request at which it does.
+    def stand_still(self, host: str, at: str) -> Call | None:
+        """A worker goes its way until it stands at a point of a launch; the call at which it does.
 
         `opened`: an intent is stored, and it does not know yet. `sending`: RunInstances is about to be carried out.
         `sent`: it was, and the worker does not know yet. `told`: the same, and it is about to write what came of it.
         """
         for _ in range(60):
-            request = self.work(host, 0)
-            if request is None:
+            call = self.work(host, 0)
+            if call is None:
                 return None
-            if request.name == "RunInstances":
+            if call.name == "RunInstances":
                 if at == "sending":
-                    return request
+                    return call
                 if at == "sent":
-                    self.steps.let(request, Fate.UNSEEN)
-                    return request
-                self.steps.let(request, Fate.WHOLE)
+                    self.steps.let(call, Fate.UNSEEN)
+                    return call
+                self.steps.let(call, Fate.WHOLE)
                 if at == "told":
                     return self.steps.oldest(self.processes[host].name)
                 continue
             before = self._intents()
-            request.take_effect()
+            call.take_effect()
             if at == "opened" and self._intents() != before:
-                return request
-            self.steps.let(request, Fate.WHOLE)
+                return call
+            self.steps.let(call, Fate.WHOLE)
         return None
 
     def _intents(self) -> list[Any]:
-        ids = self.server.zrange(names.intents(str(FLEET)), 0, -1)
+        ids = self.server.zrange(names.intents(str(TARGET)), 0, -1)
         return [(raw, self.server.hget(names.intent(raw.decode()), "rev")) for raw in ids]
 
     def _begin(self, process: Process, name: str, turn: Callable[[], Coroutine[Any, Any, Any]]) -> None:
@@ -334,21 +336,21 @@ class World:
                 return
             if not running.cancelled() and (error := running.exception()) is not None:
                 self._check(error)
-        if name == "launch" and self.server.zcard(names.pad(str(FLEET), KEYS[0].namespace)):
+        if name == "launch" and self.server.zcard(names.launch_queue(str(TARGET), KEYS[0].namespace)):
             self.let_pass(GATHERING_S)
         process.running[name] = self.steps.start(process.name, turn())
 
     def _check(self, error: BaseException) -> None:
-        """A station may end with what Redis or EC2 said, never by a defect."""
+        """A stage may end with what Redis or EC2 said, never by a defect."""
         if not isinstance(error, (*self.store.errors, Ec2Error)):
             raise error
 
     def crash(self, host: str, *, delivered: bool) -> None:
         """kill -9 of a worker, and a new one in its place; what it had just sent is carried out, or is not."""
         process = self.processes[host]
-        for request in self.steps.kill(process.name):
+        for call in self.steps.kill(process.name):
             if delivered:
-                request.take_effect()
+                call.take_effect()
         self.processes[host] = self._process(host)
 
     # -- the world ----------------------------------------------------------------------------------------------
@@ -361,9 +363,9 @@ class World:
             loop.run_until_quiet()
         loop.at = until
         loop.run_until_quiet()
-        for request in list(self.steps.parked):
-            if request.what == "ec2" and not request.done and until - request.sent_at > IN_FLIGHT_S:
-                self.steps.let(request, Fate.REFUSED)
+        for call in list(self.steps.parked):
+            if call.what == "ec2" and not call.done and until - call.sent_at > IN_FLIGHT_S:
+                self.steps.let(call, Fate.REFUSED)
         self.server.delete(*(names.taking(key.namespace) for key in KEYS))
         for name in self.server.keys(_AHEAD + "*"):
             if float(self.server.get(name)) < self.store.now():
@@ -375,17 +377,17 @@ class World:
         Each worker had seen how far Redis had got: they look four times a second.
         """
         for process in self.processes.values():
-            seen = self.steps.start(process.name, self.stations(process)["remember"]())
+            seen = self.steps.start(process.name, self.stages(process)["remember"]())
             while not seen.done():
-                request = next(r for r in self.steps.parked if r.process == process.name and r.name == "pipeline")
-                self.steps.let(request, Fate.WHOLE)
-        for request in list(self.steps.parked):
-            if request.what != "ec2":
-                self.steps.let(request, Fate.REFUSED)
+                call = next(r for r in self.steps.parked if r.process == process.name and r.name == "pipeline")
+                self.steps.let(call, Fate.WHOLE)
+        for call in list(self.steps.parked):
+            if call.what != "ec2":
+                self.steps.let(call, Fate.REFUSED)
         self.server.flushall()
 
-    def heal(self, as_wished: Callable[[], bool], *, patience: int = 120) -> bool:
-        """Nothing goes wrong any more; whether all comes to be as wished in a while."""
+    def heal(self, as_requested: Callable[[], bool], *, patience: int = 120) -> bool:
+        """Nothing goes wrong any more; whether all comes to be as requested in a while."""
         self.cloud.weather.room = None
         self.cloud.weather.permitted = True
         self.only = frozenset()
@@ -393,7 +395,7 @@ class World:
             for host in HOSTS:
                 while self.work(host, 1_000) is not None:
                     pass
-            if as_wished():
+            if as_requested():
                 return True
             self.let_pass(0.5 if turn < 10 else 15.0)
         return False
@@ -412,11 +414,11 @@ class World:
         )
 
     def is_settled(self) -> bool:
-        """Whether no wish is under way."""
+        """Whether no request is under way."""
         records = [self.record(key) for key in KEYS]
         under_way = any(r is not None and r.phase in (Phase.QUEUED, Phase.RESOLVING, Phase.LAUNCHING) for r in records)
         return (
             not under_way
             and not self.server.llen(public.inbox("ann"))
-            and not self.server.zcard(names.intents(str(FLEET)))
+            and not self.server.zcard(names.intents(str(TARGET)))
         )

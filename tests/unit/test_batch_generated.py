@@ -59,7 +59,7 @@ def test_braces_in_run_that_stand_for_nothing_are_refused() -> None:
     assert refused("s{i}", 2, run="awk {print}").startswith("--run: '{print}' names none of {i}")
 
 
-def test_ssh_sources_are_asked_for_once() -> None:
+def test_ssh_sources_are_requested_once() -> None:
     asked: list[tuple[str, ...]] = []
 
     def resolve(words: tuple[str, ...]) -> tuple[str, ...]:

@@ -135,7 +135,7 @@ def test_variables_without_a_workload_are_told_of_the_entry() -> None:
     assert said == "b.yaml:3: puters[0].env: is for the workload: write run as well"
 
 
-def test_ssh_sources_are_asked_for_once_for_each_distinct_value() -> None:
+def test_ssh_sources_are_requested_once_for_each_distinct_value() -> None:
     asked: list[tuple[str, ...]] = []
 
     def resolve(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -151,7 +151,7 @@ def test_ssh_sources_are_asked_for_once_for_each_distinct_value() -> None:
     assert {entry.spec.ssh_from for entry in batch.entries} == {("192.0.2.1/32",)}
 
 
-def test_ssh_sources_are_not_asked_for_where_cidrs_or_none_are_written() -> None:
+def test_ssh_sources_are_not_requested_where_cidrs_or_none_are_written() -> None:
     def resolve(words: tuple[str, ...]) -> tuple[str, ...]:
         raise AssertionError(words)
 

@@ -16,7 +16,7 @@ from puter_client.store import names as public
 from puter_worker.ec2.tags import MANAGED, NAMESPACE, encode_manifest, own_tags
 from puter_worker.store import names
 from tests.chaos.clients import Submission
-from tests.chaos.verdict import FLEET, Finding, for_good, judge, left_to_do
+from tests.chaos.verdict import TARGET, Finding, for_good, judge, left_to_do
 from tests.ec2sim.ledger import Entry
 from tests.ec2sim.reports import Seen
 
@@ -164,7 +164,7 @@ class Outside:
         self.redis.put(public.batch(key.namespace, BATCH), {key.tag: msgspec.json.encode(row)})
 
     def record_says(self, **changes: Any) -> None:
-        self.write(ONE, record_of(ONE, 1).but(**changes))
+        self.write(ONE, record_of(ONE, 1).replace(**changes))
 
     def machine_is(self, **changes: Any) -> None:
         self.machines[0] = msgspec.structs.replace(self.machines[0], **changes)
@@ -235,8 +235,8 @@ WRONG: dict[str, tuple[Callable[[Outside], None], str]] = {
     "no public address": (lambda it: it.record_says(public_ip=None), "public address None, EC2 198"),
     "no public name": (lambda it: it.record_says(public_dns_name=None), "public name None, EC2 ec2-198"),
     "another launch time": (lambda it: it.record_says(launched_at=LAUNCHED_AT + 1), "launch time 1800000001.0, EC2"),
-    "an unanswered wish": (an_answer_that_was_never_given, "batch b-1 answers nothing"),
-    "a refused wish": (
+    "an unanswered request": (an_answer_that_was_never_given, "batch b-1 answers nothing"),
+    "a refused request": (
         lambda it: it.answer(ONE, BatchRow(outcome=Outcome.CONFLICT, generation=1)),
         "batch b-1 answers conflict",
     ),
@@ -260,16 +260,16 @@ def test_what_is_wrong_with_a_key_is_found(break_it: Callable[[Outside], None], 
     assert objection in "; ".join(finding.what for finding in findings)
 
 
-def test_a_machine_that_nobody_wished_for_is_found() -> None:
+def test_a_machine_that_nobody_requested_is_found() -> None:
     it = Outside()
     it.machines.append(machine_of(PuterKey("ann", "stranger"), 3))
-    assert ["nobody wished for" in finding.what for finding in it.verdict()] == [True]
+    assert ["nobody requested" in finding.what for finding in it.verdict()] == [True]
 
 
 def test_a_machine_without_any_tags_is_found() -> None:
     it = Outside()
     it.machines.append(msgspec.structs.replace(machine_of(ONE, 3), tags={}))
-    assert ["nobody wished for" in finding.what for finding in it.verdict()] == [True]
+    assert ["nobody requested" in finding.what for finding in it.verdict()] == [True]
 
 
 def test_an_ended_machine_beside_the_live_one_is_no_matter() -> None:
@@ -282,7 +282,7 @@ def test_an_ended_machine_beside_the_live_one_is_no_matter() -> None:
 def test_a_call_that_takes_something_away_is_found(action: str) -> None:
     it = Outside()
     it.ledger.append(call(action))
-    assert [finding.what for finding in it.verdict()] == [f"Puter asked for {action} (call 7)"]
+    assert [finding.what for finding in it.verdict()] == [f"Puter requested {action} (call 7)"]
 
 
 def test_a_key_without_ttl_is_found() -> None:
@@ -293,7 +293,7 @@ def test_a_key_without_ttl_is_found() -> None:
 
 def test_what_is_to_be_done_may_stay_for_good() -> None:
     redis = Redis()
-    for name in (public.inbox("ann"), public.BELL, names.BACKLOGS, names.QUEUE):
+    for name in (public.inbox("ann"), public.READY, names.BACKLOGS, names.QUEUE):
         redis.put(name, {}, ttl_s=-1)
     assert for_good(redis) == []
 
@@ -313,7 +313,7 @@ def test_of_many_keys_those_without_ttl_are_found() -> None:
         ({"labelled": False}, ["1 without labels"]),
     ],
 )
-def test_a_run_is_over_when_every_record_is_as_wished(changes: dict[str, Any], left: list[str]) -> None:
+def test_a_run_is_over_when_every_record_is_as_requested(changes: dict[str, Any], left: list[str]) -> None:
     it = Outside()
     it.record_says(**changes)
     assert left_to_do(it.redis, KEYS) == left
@@ -322,13 +322,13 @@ def test_a_run_is_over_when_every_record_is_as_wished(changes: dict[str, Any], l
 @pytest.mark.parametrize(
     "name",
     [
-        *(public.inbox("ann"), public.BELL, names.backlog("bob"), names.BACKLOGS, names.QUEUE, names.MOVING),
+        *(public.inbox("ann"), public.READY, names.backlog("bob"), names.BACKLOGS, names.QUEUE, names.MOVING),
         *(
             names.ADMISSIONS,
-            names.intents(FLEET),
-            names.labels(FLEET),
-            names.look_ups(FLEET, "ann"),
-            names.pad(FLEET, "ann"),
+            names.intents(TARGET),
+            names.labels(TARGET),
+            names.look_ups(TARGET, "ann"),
+            names.launch_queue(TARGET, "ann"),
         ),
     ],
 )

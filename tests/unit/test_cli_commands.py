@@ -18,7 +18,7 @@ SUBCOMMANDS = [(name,) for name in COMMANDS] + [("local", name) for name in ("st
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A PUTER_HOME that does not exist, and no settings from outside; nobody answers where addresses are asked for."""
+    """A PUTER_HOME that does not exist, and no settings from outside; nobody answers where addresses are requested."""
     for name in ("PUTER_REDIS_URL", "PUTER_NAMESPACE", "PUTER_DEBUG", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PUTER_HOME", str(tmp_path / "home"))
@@ -134,7 +134,7 @@ class TestDefects:
 
 
 class TestDryRun:
-    def test_it_shows_what_would_be_asked_for(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_it_shows_what_would_be_requested(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["--tag", "x", "--dry-run", "--json", "--disk", "9", "--instance-type", "t3.nano"]) == 0
         fields = json.loads(capsys.readouterr().out)
         assert fields | {"namespace": "betty", "tag": "x", "disk": 9, "instance_type": "t3.nano"} == fields

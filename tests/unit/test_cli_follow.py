@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from puter_client.cli import INTERRUPTED
-from puter_client.cli.follow import Going, outcomes, run, summary, tell_end, why_not, wish
+from puter_client.cli.follow import Going, outcomes, request, run, summary, tell_end, why_not
 from puter_client.cli.progress import Progress, bar_on
 from puter_client.cli.up import success
-from puter_client.client import Asked, PuterClient
+from puter_client.client import MachineRequest, PuterClient
 from puter_client.config import Config, Settings, settle
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.errors import StoreUnavailable, WaitTimedOut
@@ -33,7 +33,7 @@ def view(tag: str = "one", outcome: Outcome = Outcome.CREATED, message: str | No
         namespace="betty",
         tag=tag,
         record=Record(namespace="betty", tag=tag, **known),
-        row=BatchRow(outcome=outcome, generation=1, wish=1, message=message),
+        row=BatchRow(outcome=outcome, generation=1, request_number=1, message=message),
         batch_id="b1",
     )
 
@@ -122,9 +122,9 @@ class TestComingBack:
     @pytest.mark.parametrize(
         ("tags", "batch", "said"),
         [
-            (("one",), "b1", "the wish goes on"),
-            (("a", "b"), None, "the wishes go on"),
-            ((), None, "the wishes go on"),
+            (("one",), "b1", "the request goes on"),
+            (("a", "b"), None, "the requests go on"),
+            ((), None, "the requests go on"),
             ((), "b1", "the batch goes on"),
         ],
     )
@@ -138,7 +138,7 @@ class TestComingBack:
 
 class TestEnds:
     class Client:
-        """Ends as it is told to, with the wishes on their way."""
+        """Ends as it is told to, with the requests on their way."""
 
         def __init__(self, error: BaseException) -> None:
             self.error = error
@@ -149,10 +149,10 @@ class TestEnds:
             raise self.error
 
     def sending(self, client: Client, going: Going) -> int:
-        wished = [Asked("one", Spec())]
+        requested = [MachineRequest("one", Spec())]
 
         async def work() -> int:
-            await wish(cast("PuterClient", client), settings(), wished, going, origin=Origin.SUBMIT)
+            await request(cast("PuterClient", client), settings(), requested, going, origin=Origin.SUBMIT)
             return 0
 
         return run(work, going)
@@ -161,16 +161,16 @@ class TestEnds:
         client = self.Client(KeyboardInterrupt())
         assert self.sending(client, Going(settings())) == INTERRUPTED
         assert capsys.readouterr().err == (
-            "puter: how many of the wishes were sent is not known; "
+            "puter: how many of the requests were sent is not known; "
             f"look with: puter status --batch {client.batch_id}; submitting again doubles none\n"
         )
 
-    def test_a_redis_lost_while_a_wish_is_sent_names_the_tag(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_redis_lost_while_a_request_is_sent_names_the_tag(self, capsys: pytest.CaptureFixture[str]) -> None:
         code = self.sending(self.Client(StoreUnavailable("gone")), Going(settings(), tags=["one"]))
         assert code == StoreUnavailable.exit_code
         assert capsys.readouterr().err.splitlines() == [
             "puter: gone",
-            "puter: whether the wish was sent is not known; look with: puter status one",
+            "puter: whether the request was sent is not known; look with: puter status one",
         ]
 
     @pytest.mark.parametrize("error", [StoreUnavailable("gone"), WaitTimedOut("gone")])

@@ -48,8 +48,8 @@ class TestLine:
         assert (line.time, line.rest) == ("12m late", "203.0.113.25  should have ended itself")
 
     def test_one_on_its_way_shows_for_how_long_and_why(self) -> None:
-        line = line_of(view(phase=Phase.LAUNCHING, reason="waiting for EC2 request budget"), NOW)
-        assert (line.time, line.rest) == ("for 12m", "waiting for EC2 request budget")
+        line = line_of(view(phase=Phase.LAUNCHING, reason="waiting for EC2's API rate limit"), NOW)
+        assert (line.time, line.rest) == ("for 12m", "waiting for EC2's API rate limit")
 
     def test_a_failed_one_shows_awss_code(self) -> None:
         failed = view(
@@ -69,7 +69,7 @@ class TestLine:
         line = line_of(View(namespace="betty", tag="one"), NOW)
         assert (line.phase, line.rest) == ("queued", "waiting for a worker to take it")
 
-    def test_a_wish_that_was_not_granted_shows_its_own_outcome(self) -> None:
+    def test_a_request_that_was_not_granted_shows_its_own_outcome(self) -> None:
         row = BatchRow(outcome=Outcome.CONFLICT, message="running with another region")
         line = line_of(view(row=row, **RUNNING), NOW)
         assert line[:5] == ("one", "conflict", "", "", "running with another region")
@@ -90,14 +90,14 @@ class TestTable:
     @pytest.mark.parametrize(
         ("width", "end"),
         [
-            (80, "waiting for EC2 request budget, about 1m 10s"),
-            (68, "  waiting for EC2 reques…, about 1m 10s"),
+            (80, "waiting for EC2's API rate limit, about 1m 10s"),
+            (68, "  waiting for EC2's API…, about 1m 10s"),
             (54, "  waiting…, about 1m 10s"),
             (40, "  waiting…"),
         ],
     )
     def test_an_estimate_is_the_last_to_be_cut(self, width: int, end: str) -> None:
-        waiting = view(phase=Phase.LAUNCHING, reason="waiting for EC2 request budget, about 1m 10s")
+        waiting = view(phase=Phase.LAUNCHING, reason="waiting for EC2's API rate limit, about 1m 10s")
         text = table([line_of(waiting, NOW)], width)[1]
         assert text.endswith(end)
         assert len(text) <= width
@@ -140,7 +140,7 @@ class TestGroups:
         ((_, members),) = grouped([view(tag, created_at=NOW + n / 10) for n, tag in enumerate(tags)])
         assert [v.tag for v in members] == ["10", "a", "z-2", "z-9", "z-010", "z-10", "z-10-b"]
 
-    def test_a_wish_that_was_not_granted_is_no_living_machine(self) -> None:
+    def test_a_request_that_was_not_granted_is_no_living_machine(self) -> None:
         ((name, _),) = grouped([view(row=BatchRow(outcome=Outcome.CONFLICT), **RUNNING)])
         assert name == "not granted"
 
@@ -160,7 +160,7 @@ class TestGroups:
         views = [view("a"), view("b"), view("c", **RUNNING)]
         assert counted(views) == "2 queued, 1 running"
 
-    def test_a_batchs_wish_that_nobody_has_taken_counts_as_queued(self) -> None:
+    def test_a_batchs_request_that_nobody_has_taken_counts_as_queued(self) -> None:
         taken_by_another = view("a", **RUNNING)
         waiting = View(namespace="betty", tag="a", record=taken_by_another.record, batch_id="b2")
         assert counted([waiting]) == "1 queued"

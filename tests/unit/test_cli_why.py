@@ -55,10 +55,10 @@ class TestTimeline:
     def test_every_event_that_workers_note_has_its_words(self) -> None:
         import re
 
-        stations = Path(__file__).parents[2] / "puter_worker" / "stations"
+        stages = Path(__file__).parents[2] / "puter_worker" / "stages"
         noted = {
             name
-            for path in stations.glob("*.py")
+            for path in stages.glob("*.py")
             for name in re.findall(r'event=(?:None if .*? else )?"([a-z_.]+)"', path.read_text())
         }
         assert noted - WORDS.keys() == set()
@@ -97,7 +97,7 @@ class TestLog:
     def test_a_line_with_an_id_of_its_launch_is_found(self, write: Any, tmp_path: Path, field: dict[str, Any]) -> None:
         write("worker.jsonl", field)
         events = [
-            event("wish.accepted", detail={"batch": "b-1"}),
+            event("request.accepted", detail={"batch": "b-1"}),
             event("instance.launched", request_id="r-1", detail={"intent": "abc"}),
         ]
         assert len(lines_of(tmp_path, view(), events)) == 1

@@ -24,10 +24,10 @@ def lines(paths: Paths) -> list[dict[str, object]]:
 
 
 def test_an_action_is_a_line_with_its_facts_and_its_time(paths: Paths) -> None:
-    log_action(paths, "wishes.submitted", count=3, tags=["a\nb"])
+    log_action(paths, "requests.submitted", count=3, tags=["a\nb"])
     (line,) = lines(paths)
     assert line.keys() >= {"timestamp", "level", "pid"}
-    assert (line["event"], line["count"], line["tags"]) == ("wishes.submitted", 3, ["a\nb"])
+    assert (line["event"], line["count"], line["tags"]) == ("requests.submitted", 3, ["a\nb"])
 
 
 def test_lines_are_added_and_nobody_else_can_read_them(paths: Paths) -> None:

@@ -11,7 +11,7 @@ from puter_client.contract.record import Record
 
 
 def record(**changes: Any) -> Record:
-    return Record(namespace="betty", tag="one", phase=Phase.RUNNING, created_at=0.0, changed_at=0.0).but(**changes)
+    return Record(namespace="betty", tag="one", phase=Phase.RUNNING, created_at=0.0, changed_at=0.0).replace(**changes)
 
 
 def test_a_machine_is_reached_by_its_name_else_its_public_else_its_private_address() -> None:

@@ -160,7 +160,7 @@ def test_every_event_that_operations_explains_is_logged() -> None:
 def redis_names(module: ModuleType) -> set[str]:
     """Every name that a module of names makes, with what varies in angle brackets."""
     key = PuterKey("<namespace>", "<tag>")
-    given = {"namespace": "<namespace>", "key": key, "fleet": "<fleet>", "intent_id": "<intent>", "name": "<action>",
+    given = {"namespace": "<namespace>", "key": key, "target": "<target>", "intent_id": "<intent>", "name": "<action>",
              "batch_id": "<batch>", "worker_id": "<worker>", "account": "<account>", "region": "<region>"}  # fmt: skip
     made = {
         function(**{parameter: given[parameter] for parameter in inspect.signature(function).parameters})

@@ -175,7 +175,7 @@ def test_refused_launches_alone_can_empty_the_bucket_of_instances() -> None:
         ec2.run()
 
 
-def test_a_partial_launch_takes_the_tokens_of_all_it_asked_for() -> None:
+def test_a_partial_launch_takes_the_tokens_of_all_it_requested() -> None:
     ec2 = Direct(SimConfig(capacity=(Capacity(slots=3),)))
     ec2.run(MinCount=1, MaxCount=100)
     assert ec2.here().throttle.levels()["instances"] == 900

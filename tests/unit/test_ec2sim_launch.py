@@ -32,7 +32,7 @@ def test_spot_instances_all_have_the_same_index() -> None:
     assert [(one["AmiLaunchIndex"], one["InstanceLifecycle"]) for one in launched] == [(0, "spot")] * 3
 
 
-def test_what_was_asked_for_is_what_is_there() -> None:
+def test_what_was_requested_is_what_is_there() -> None:
     ec2 = Direct(CALM)
     data = b"#!/bin/sh\necho hello\n"
     (one,) = ec2.launch(

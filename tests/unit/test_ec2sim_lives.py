@@ -181,7 +181,7 @@ def console(ec2: Direct, instance_id: str, **params: Any) -> str:
     return base64.b64decode(answer.get("Output", "")).decode()
 
 
-def test_console_output_is_late_unless_the_latest_is_asked_for() -> None:
+def test_console_output_is_late_unless_the_latest_is_requested() -> None:
     ec2 = Direct(SimConfig(console_delay_s=60))
     new = launched(ec2)
     state(ec2, new)

@@ -86,7 +86,7 @@ def test_an_imported_key_is_shown_with_its_public_half(ec2: Direct) -> None:
     assert (pair["PublicKey"].split()[:2], pair["KeyType"]) == (ED25519.split(), "ed25519")
 
 
-def test_the_public_half_is_only_shown_when_asked_for(ec2: Direct) -> None:
+def test_the_public_half_is_only_shown_when_requested(ec2: Direct) -> None:
     ec2.ask("ImportKeyPair", KeyName="k", PublicKeyMaterial=ED25519.encode())
     assert "PublicKey" not in ec2.ask("DescribeKeyPairs")["KeyPairs"][0]
 
@@ -211,7 +211,7 @@ def test_the_newest_linux_is_not_the_newest_that_resembles_it(ec2: Direct, archi
     assert careless["OwnerId"] != careful["OwnerId"]
 
 
-def test_a_deprecated_image_is_only_shown_when_asked_for(ec2: Direct) -> None:
+def test_a_deprecated_image_is_only_shown_when_requested(ec2: Direct) -> None:
     pattern = "al2023-ami-2023.7.*-x86_64"
     assert images(ec2, pattern, Owners=["amazon"]) == []
     assert len(images(ec2, pattern, Owners=["amazon"], IncludeDeprecated=True)) == 1

@@ -10,8 +10,7 @@ from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_worker.ec2.instances import Instance
-from puter_worker.fleet import FleetId
-from puter_worker.stations.facts import (
+from puter_worker.stages.facts import (
     FORGOTTEN_AFTER_S,
     OVERDUE_AFTER_S,
     choose,
@@ -19,14 +18,15 @@ from puter_worker.stations.facts import (
     seen_otherwise,
     with_instance,
 )
+from puter_worker.target import TargetId
 
-FLEET = FleetId("123456789012", "us-east-1")
+TARGET = TargetId("123456789012", "us-east-1")
 NOW = 1_000_000.0
 
 
 def record(phase: Phase = Phase.LAUNCHING, **changes: Any) -> Record:
     made = Record(namespace="betty", tag="one", phase=phase, created_at=1.0, changed_at=1.0, ttl_s=3_600, intent="4711")
-    return made.but(**changes)
+    return made.replace(**changes)
 
 
 def instance(state: str = "running", **changes: Any) -> Instance:
@@ -61,27 +61,27 @@ def test_of_nothing_nothing_counts() -> None:
 
 
 def test_a_pending_instance_makes_a_record_pending() -> None:
-    known = with_instance(record(), instance("pending"), FLEET, NOW)
+    known = with_instance(record(), instance("pending"), TARGET, NOW)
 
     assert (known.phase, known.instance_id, known.intent, known.observed_at) == (Phase.PENDING, "i-1", None, NOW)
     assert (known.launched_at, known.expires_at) == (NOW - 10, NOW - 10 + 3_600)
 
 
 def test_a_running_instance_makes_a_record_running_and_tells_since_when() -> None:
-    known = with_instance(record(Phase.PENDING), instance(public_ip="192.0.2.1"), FLEET, NOW)
+    known = with_instance(record(Phase.PENDING), instance(public_ip="192.0.2.1"), TARGET, NOW)
 
     assert (known.phase, known.running_at, known.public_ip) == (Phase.RUNNING, NOW, "192.0.2.1")
 
 
 def test_what_has_run_does_not_become_pending_again() -> None:
-    known = with_instance(record(Phase.RUNNING, running_at=1.0), instance("pending"), FLEET, NOW)
+    known = with_instance(record(Phase.RUNNING, running_at=1.0), instance("pending"), TARGET, NOW)
 
     assert (known.phase, known.running_at) == (Phase.RUNNING, 1.0)
 
 
 @pytest.mark.parametrize("state", ["shutting-down", "terminated"])
 def test_what_has_run_and_is_dead_has_terminated(state: str) -> None:
-    known = with_instance(record(Phase.RUNNING, running_at=1.0, public_ip="192.0.2.1"), instance(state), FLEET, NOW)
+    known = with_instance(record(Phase.RUNNING, running_at=1.0, public_ip="192.0.2.1"), instance(state), TARGET, NOW)
 
     assert (known.phase, known.ended_at, known.error) == (Phase.TERMINATED, NOW, None)
     assert known.public_ip == "192.0.2.1"
@@ -89,7 +89,7 @@ def test_what_has_run_and_is_dead_has_terminated(state: str) -> None:
 
 def test_what_never_ran_has_failed_for_ec2s_reason() -> None:
     dead = instance("terminated", state_reason_code="Client.VolumeLimitExceeded", state_reason="Volume limit exceeded")
-    known = with_instance(record(Phase.PENDING), dead, FLEET, NOW)
+    known = with_instance(record(Phase.PENDING), dead, TARGET, NOW)
 
     assert known.error
     assert (known.phase, known.error.code) == (Phase.FAILED, "Client.VolumeLimitExceeded")
@@ -100,14 +100,14 @@ def test_what_never_ran_has_failed_for_ec2s_reason() -> None:
     "code", ["Client.InstanceInitiatedShutdown", "Client.UserInitiatedShutdown", "Server.SpotInstanceTermination"]
 )
 def test_what_ended_itself_before_it_was_seen_to_run_has_not_failed(code: str) -> None:
-    known = with_instance(record(Phase.PENDING), instance("terminated", state_reason_code=code), FLEET, NOW)
+    known = with_instance(record(Phase.PENDING), instance("terminated", state_reason_code=code), TARGET, NOW)
 
     assert known.phase is Phase.TERMINATED
 
 
 @pytest.mark.parametrize("state", ["stopping", "stopped"])
 def test_what_is_stopped_has_failed_and_says_what_to_do(state: str) -> None:
-    known = with_instance(record(Phase.RUNNING), instance(state), FLEET, NOW)
+    known = with_instance(record(Phase.RUNNING), instance(state), TARGET, NOW)
 
     assert known.error
     assert (known.phase, known.error.code) == (Phase.FAILED, "InstanceStopped")
@@ -116,8 +116,8 @@ def test_what_is_stopped_has_failed_and_says_what_to_do(state: str) -> None:
 
 def test_what_outlives_its_end_is_overdue() -> None:
     launched = NOW - 3_600 - OVERDUE_AFTER_S
-    late = with_instance(record(Phase.RUNNING, launched_at=launched - 1), instance(), FLEET, NOW)
-    on_time = with_instance(record(Phase.RUNNING, launched_at=launched + 1), instance(), FLEET, NOW)
+    late = with_instance(record(Phase.RUNNING, launched_at=launched - 1), instance(), TARGET, NOW)
+    on_time = with_instance(record(Phase.RUNNING, launched_at=launched + 1), instance(), TARGET, NOW)
 
     assert (late.overdue, on_time.overdue) == (True, False)
     assert late.reason
@@ -126,15 +126,15 @@ def test_what_outlives_its_end_is_overdue() -> None:
 
 
 def test_what_has_no_end_is_never_overdue() -> None:
-    known = with_instance(record(Phase.RUNNING, launched_at=1.0, ttl_s=None), instance(), FLEET, NOW)
+    known = with_instance(record(Phase.RUNNING, launched_at=1.0, ttl_s=None), instance(), TARGET, NOW)
 
     assert (known.overdue, known.expires_at) == (False, None)
 
 
 def test_nothing_moves_while_nothing_changes() -> None:
-    old = with_instance(record(Phase.PENDING), instance(), FLEET, NOW)
+    old = with_instance(record(Phase.PENDING), instance(), TARGET, NOW)
 
-    assert with_instance(old, instance(), FLEET, NOW + 5) == old.but(observed_at=NOW + 5)
+    assert with_instance(old, instance(), TARGET, NOW + 5) == old.replace(observed_at=NOW + 5)
 
 
 def test_absence_means_nothing_until_ec2_would_have_forgotten_it() -> None:

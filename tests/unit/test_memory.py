@@ -1,4 +1,4 @@
-"""What a worker remembers of a fleet, and how it is kept."""
+"""What a worker remembers of a target, and how it is kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from puter_worker.memory import Epoch, Memory, Remembered
 
-FLEET = "123456789012:us-east-1:"
+TARGET = "123456789012:us-east-1:"
 KNOWN = Remembered(Epoch("e1", 3), 1_000.0)
 
 
@@ -28,17 +28,17 @@ def test_an_epoch_tells_whether_redis_has_forgotten(shown: Epoch, forgot: bool) 
 
 
 def test_what_was_never_seen_is_not_remembered(tmp_path: Path) -> None:
-    assert Memory(tmp_path).of(FLEET) is None
+    assert Memory(tmp_path).of(TARGET) is None
 
 
 def test_what_is_kept_outlives_the_process(tmp_path: Path) -> None:
-    Memory(tmp_path / "fleets").keep(FLEET, KNOWN)
+    Memory(tmp_path / "targets").keep(TARGET, KNOWN)
 
-    assert Memory(tmp_path / "fleets").of(FLEET) == KNOWN
+    assert Memory(tmp_path / "targets").of(TARGET) == KNOWN
 
 
-def test_fleets_are_remembered_apart(tmp_path: Path) -> None:
-    Memory(tmp_path).keep(FLEET, KNOWN)
+def test_targets_are_remembered_apart(tmp_path: Path) -> None:
+    Memory(tmp_path).keep(TARGET, KNOWN)
 
     assert Memory(tmp_path).of("123456789012:eu-central-1:") is None
 
@@ -46,15 +46,15 @@ def test_fleets_are_remembered_apart(tmp_path: Path) -> None:
 def test_without_a_folder_it_is_remembered_in_the_process() -> None:
     memory = Memory(None)
 
-    memory.keep(FLEET, KNOWN)
+    memory.keep(TARGET, KNOWN)
 
-    assert memory.of(FLEET) == KNOWN
+    assert memory.of(TARGET) == KNOWN
 
 
 def test_its_files_are_its_owners_alone(tmp_path: Path) -> None:
-    Memory(tmp_path / "fleets").keep(FLEET, KNOWN)
+    Memory(tmp_path / "targets").keep(TARGET, KNOWN)
 
-    (file,) = (tmp_path / "fleets").iterdir()
+    (file,) = (tmp_path / "targets").iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
@@ -62,17 +62,17 @@ def test_its_files_are_its_owners_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b'{"epoch":{"epoch_id":"\xff","launches":1}}', b"[1]"])
 def test_a_damaged_file_is_as_none(tmp_path: Path, content: bytes) -> None:
     memory = Memory(tmp_path)
-    memory.keep(FLEET, KNOWN)
+    memory.keep(TARGET, KNOWN)
     (file,) = tmp_path.iterdir()
     file.write_bytes(content)
 
-    assert Memory(tmp_path).of(FLEET) is None
+    assert Memory(tmp_path).of(TARGET) is None
 
 
 def test_a_folder_that_cannot_be_written_costs_the_memory_on_disk_alone(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     memory = Memory(tmp_path / "taken")
 
-    memory.keep(FLEET, KNOWN)
+    memory.keep(TARGET, KNOWN)
 
-    assert memory.of(FLEET) == KNOWN
+    assert memory.of(TARGET) == KNOWN

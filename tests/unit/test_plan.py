@@ -12,7 +12,7 @@ from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_worker.pacer import Budget
-from puter_worker.stations.plan import Calls, Waiting, about, estimate_s, in_turns, is_ready, units
+from puter_worker.stages.plan import Calls, Waiting, about, estimate_s, in_turns, is_ready, units
 from puter_worker.store.base import Kept
 
 
@@ -129,7 +129,7 @@ def test_every_key_is_in_one_launch_and_none_is_too_large(
         (3, [1.0, 1.0, 1.0], 1.0, True),  # a full group
     ],
 )
-def test_a_launchpad_waits_a_moment_for_more(count: int, since: list[float], now: float, *, ready: bool) -> None:
+def test_a_launch_queue_waits_a_moment_for_more(count: int, since: list[float], now: float, *, ready: bool) -> None:
     times = {f"t-{n}": at for n, at in enumerate(since)}
 
     assert is_ready(many(count, size=count), times, now, most=3) == ready

@@ -1,4 +1,4 @@
-"""Whether a fleet may launch, by what its leader remembers and what Redis shows."""
+"""Whether a target may launch, by what its leader remembers and what Redis shows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from puter_worker.memory import Epoch, Memory, Remembered
-from puter_worker.stations import quarantine
-from puter_worker.stations.quarantine import IN_FLIGHT_S, REMEMBERED_S, Quarantine
+from puter_worker.stages import quarantine
+from puter_worker.stages.quarantine import IN_FLIGHT_S, REMEMBERED_S, Quarantine
 
-FLEET = "123456789012:us-east-1:"
+TARGET = "123456789012:us-east-1:"
 QUARANTINE_S = 10.0
 BEFORE, LATER, EMPTIED = Epoch("e1", 3), Epoch("e1", 4), Epoch("e2", 0)
 
 
 class World:
-    """A store that shows an epoch, a fleet with a name, and how often its machines were adopted."""
+    """A store that shows an epoch, a target with a name, and how often its machines were adopted."""
 
     def __init__(self, shown: Epoch) -> None:
         self.shown = shown
@@ -28,18 +28,18 @@ class World:
         return self.shown
 
     def __str__(self) -> str:
-        return FLEET
+        return TARGET
 
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World(BEFORE)
 
-    async def adopt_living(_store: object, _fleet: object) -> None:
+    async def adopt_living(_store: object, _target: object) -> None:
         made.adopted += 1
 
     monkeypatch.setattr(quarantine, "adopt_living", adopt_living)
-    monkeypatch.setattr("puter_worker.stations.quarantine.time.monotonic", lambda: made.now)
+    monkeypatch.setattr("puter_worker.stages.quarantine.time.monotonic", lambda: made.now)
     return made
 
 
@@ -50,11 +50,11 @@ def gate_of(world: World, memory: Memory) -> Quarantine:
 
 def remembering(epoch: Epoch, launched_at: float = 0.0) -> Memory:
     memory = Memory(None)
-    memory.keep(FLEET, Remembered(epoch, launched_at))
+    memory.keep(TARGET, Remembered(epoch, launched_at))
     return memory
 
 
-async def test_who_never_saw_the_fleet_waits_for_nothing(world: World) -> None:
+async def test_who_never_saw_the_target_waits_for_nothing(world: World) -> None:
     gate = gate_of(world, Memory(None))
 
     assert await gate.open()
@@ -84,7 +84,7 @@ async def test_a_redis_that_was_put_back_closes_the_gate(world: World) -> None:
 
 
 async def emptied(world: World, launched_s_ago: float = 100.0) -> Quarantine:
-    """The gate of a fleet that launched something before Redis was emptied, which it has just seen."""
+    """The gate of a target that launched something before Redis was emptied, which it has just seen."""
     gate = gate_of(world, remembering(BEFORE, time.time() - launched_s_ago))
     world.shown = EMPTIED
     assert not await gate.open()
@@ -157,6 +157,6 @@ async def test_a_launch_is_remembered_before_it_is_sent(world: World) -> None:
 
     gate.launched()
 
-    known = memory.of(FLEET)
+    known = memory.of(TARGET)
     assert known is not None
     assert time.time() - known.launched_at < 60

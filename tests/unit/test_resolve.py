@@ -6,7 +6,7 @@ import pytest
 
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
-from puter_worker.stations.resolve import all_there, waited_enough
+from puter_worker.stages.resolve import all_there, waited_enough
 from puter_worker.store.base import Stored
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a wish, cell by cell of the table."""
+"""What becomes of a request, cell by cell of the table."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import ON_ITS_WAY, Origin, Outcome, Phase, Result
 from puter_client.contract.record import Record
+from puter_client.contract.request import CancelRequest, UpRequest
 from puter_client.contract.spec import Spec, spec_digest
-from puter_client.contract.wish import CancelWish, UpWish
-from puter_worker.stations.settle import FRESH_S, cancelled, is_stale, settle
+from puter_worker.stages.settle import FRESH_S, cancelled, is_stale, settle
 
 KEY = PuterKey("betty", "one")
 SPEC = Spec(region="us-east-1")
@@ -28,17 +28,19 @@ def record(phase: Phase, **changes: Any) -> Record:
         phase=phase,
         created_at=1.0,
         changed_at=1.0,
-        wish=4,
+        request_number=4,
         generation=3,
         batch_id="b-old",
         spec_digest=spec_digest(SPEC),
         instance_id="i-1" if phase in (*LIVING, Phase.TERMINATED) else None,
     )
-    return known.but(**changes)
+    return known.replace(**changes)
 
 
-def wish(spec: Spec = SPEC, origin: Origin = Origin.UP, *, again: bool = False, retry_failed: bool = False) -> UpWish:
-    return UpWish(
+def request(
+    spec: Spec = SPEC, origin: Origin = Origin.UP, *, again: bool = False, retry_failed: bool = False
+) -> UpRequest:
+    return UpRequest(
         tag="one",
         spec=spec,
         batch="b-new",
@@ -50,8 +52,8 @@ def wish(spec: Spec = SPEC, origin: Origin = Origin.UP, *, again: bool = False, 
     )
 
 
-def outcome(old: Record | None, new: UpWish, served: Spec | None = SPEC) -> tuple[Outcome | None, int | None]:
-    """Outcome and generation that the wish's row tells."""
+def outcome(old: Record | None, new: UpRequest, served: Spec | None = SPEC) -> tuple[Outcome | None, int | None]:
+    """Outcome and generation that the request's row tells."""
     verdict = settle(old, served, new, KEY, NOW)
     assert (verdict.record is not None) == (verdict.row.outcome is Outcome.CREATED)
     return verdict.row.outcome, verdict.row.generation
@@ -60,38 +62,38 @@ def outcome(old: Record | None, new: UpWish, served: Spec | None = SPEC) -> tupl
 @pytest.mark.parametrize("spec", [SPEC, OTHER], ids=["same", "other"])
 @pytest.mark.parametrize("origin", Origin)
 def test_an_unknown_key_is_launched(spec: Spec, origin: Origin) -> None:
-    assert outcome(None, wish(spec, origin), None) == (Outcome.CREATED, 1)
+    assert outcome(None, request(spec, origin), None) == (Outcome.CREATED, 1)
 
 
 @pytest.mark.parametrize("spec", [SPEC, OTHER], ids=["same", "other"])
 @pytest.mark.parametrize("origin", Origin)
 @pytest.mark.parametrize("phase", [Phase.FAILED, Phase.CANCELLED])
 def test_a_failed_or_cancelled_key_is_launched_in_the_same_generation(phase: Phase, origin: Origin, spec: Spec) -> None:
-    assert outcome(record(phase), wish(spec, origin)) == (Outcome.CREATED, 3)
+    assert outcome(record(phase), request(spec, origin)) == (Outcome.CREATED, 3)
 
 
 def test_a_failed_key_that_had_a_machine_gets_the_next_generation() -> None:
-    assert outcome(record(Phase.FAILED, instance_id="i-1"), wish()) == (Outcome.CREATED, 4)
+    assert outcome(record(Phase.FAILED, instance_id="i-1"), request()) == (Outcome.CREATED, 4)
 
 
 @pytest.mark.parametrize("flags", [{}, {"again": True}, {"retry_failed": True}])
 @pytest.mark.parametrize("phase", sorted(ON_ITS_WAY))
 def test_a_key_on_its_way_is_joined_or_conflicts(phase: Phase, flags: dict[str, bool]) -> None:
-    assert outcome(record(phase), wish(SPEC, Origin.UP, **flags)) == (Outcome.JOINED, 3)
-    assert outcome(record(phase), wish(OTHER, Origin.UP, **flags)) == (Outcome.CONFLICT, 3)
+    assert outcome(record(phase), request(SPEC, Origin.UP, **flags)) == (Outcome.JOINED, 3)
+    assert outcome(record(phase), request(OTHER, Origin.UP, **flags)) == (Outcome.CONFLICT, 3)
 
 
 @pytest.mark.parametrize("flags", [{}, {"again": True}, {"retry_failed": True}])
 @pytest.mark.parametrize("phase", LIVING)
 def test_a_living_key_is_there_already_or_conflicts(phase: Phase, flags: dict[str, bool]) -> None:
-    assert outcome(record(phase), wish(SPEC, Origin.UP, **flags)) == (Outcome.EXISTING, 3)
-    assert outcome(record(phase), wish(OTHER, Origin.UP, **flags)) == (Outcome.CONFLICT, 3)
+    assert outcome(record(phase), request(SPEC, Origin.UP, **flags)) == (Outcome.EXISTING, 3)
+    assert outcome(record(phase), request(OTHER, Origin.UP, **flags)) == (Outcome.CONFLICT, 3)
 
 
 @pytest.mark.parametrize("spec", [SPEC, OTHER], ids=["same", "other"])
 @pytest.mark.parametrize("origin", Origin)
 def test_what_ended_without_a_workload_gets_the_next_generation(origin: Origin, spec: Spec) -> None:
-    assert outcome(record(Phase.TERMINATED), wish(spec, origin)) == (Outcome.CREATED, 4)
+    assert outcome(record(Phase.TERMINATED), request(spec, origin)) == (Outcome.CREATED, 4)
 
 
 WORKLOADS: list[tuple[Result | None, Origin, dict[str, bool], Outcome]] = [
@@ -118,7 +120,7 @@ def test_an_ended_workload_counts_for_submit_alone(
 ) -> None:
     old = record(Phase.TERMINATED, has_workload=True, result=result)
 
-    assert outcome(old, wish(SPEC, origin, **flags)) == (expected, 4 if expected is Outcome.CREATED else 3)
+    assert outcome(old, request(SPEC, origin, **flags)) == (expected, 4 if expected is Outcome.CREATED else 3)
 
 
 @pytest.mark.parametrize("result", [None, *Result])
@@ -126,17 +128,17 @@ def test_an_ended_workload_counts_for_submit_alone(
 def test_another_spec_runs_whatever_became_of_the_ended_workload(origin: Origin, result: Result | None) -> None:
     old = record(Phase.TERMINATED, has_workload=True, result=result)
 
-    assert outcome(old, wish(OTHER, origin)) == (Outcome.CREATED, 4)
+    assert outcome(old, request(OTHER, origin)) == (Outcome.CREATED, 4)
 
 
 def test_a_conflict_names_the_fields_that_differ_and_says_what_to_do() -> None:
-    message = settle(record(Phase.RUNNING), SPEC, wish(OTHER), KEY, NOW).row.message
+    message = settle(record(Phase.RUNNING), SPEC, request(OTHER), KEY, NOW).row.message
 
     assert message == "running with another instance-type, run: use another tag, or wait until it has ended"
 
 
 def test_a_conflict_with_a_spec_that_is_lost_is_still_told() -> None:
-    message = settle(record(Phase.RUNNING), None, wish(OTHER), KEY, NOW).row.message
+    message = settle(record(Phase.RUNNING), None, request(OTHER), KEY, NOW).row.message
 
     assert message
     assert "its specification" in message
@@ -148,22 +150,22 @@ def test_a_conflict_with_a_spec_that_is_lost_is_still_told() -> None:
 def test_what_is_not_compared_does_not_conflict(same: dict[str, Any]) -> None:
     spec = Spec(region="us-east-1", **same)
 
-    assert outcome(record(Phase.RUNNING), wish(spec))[0] is Outcome.EXISTING
+    assert outcome(record(Phase.RUNNING), request(spec))[0] is Outcome.EXISTING
 
 
-def test_a_new_record_says_what_was_wished_and_forgets_the_old_machine() -> None:
+def test_a_new_record_says_what_was_requested_and_forgets_the_old_machine() -> None:
     old = record(Phase.TERMINATED, intent=None, error=None, public_ip="192.0.2.1", attempt=2, labelled=True)
-    new = settle(old, SPEC, wish(OTHER), KEY, NOW).record
+    new = settle(old, SPEC, request(OTHER), KEY, NOW).record
 
     assert new
-    assert (new.wish, new.generation, new.attempt) == (5, 4, 0)
+    assert (new.request_number, new.generation, new.attempt) == (5, 4, 0)
     assert (new.batch_id, new.batch_size, new.owner) == ("b-new", 7, "anna")
     assert (new.phase, new.created_at, new.spec_digest) == (Phase.QUEUED, NOW, spec_digest(OTHER))
     assert (new.instance_id, new.public_ip, new.labelled, new.has_workload) == (None, None, False, True)
 
 
 def test_each_launch_of_a_generation_has_its_own_token() -> None:
-    new = settle(record(Phase.FAILED, attempt=2), SPEC, wish(), KEY, NOW).record
+    new = settle(record(Phase.FAILED, attempt=2), SPEC, request(), KEY, NOW).record
 
     assert new
     assert (new.generation, new.attempt) == (3, 3)
@@ -184,7 +186,7 @@ def test_nothing_known_is_not_old() -> None:
 
 @pytest.mark.parametrize("phase", sorted(ON_ITS_WAY))
 def test_what_was_not_asked_of_ec2_can_be_withdrawn(phase: Phase) -> None:
-    gone = cancelled(record(phase), CancelWish(tag="one", user="anna"), NOW)
+    gone = cancelled(record(phase), CancelRequest(tag="one", user="anna"), NOW)
 
     assert gone
     assert (gone.phase, gone.reason, gone.ended_at) == (Phase.CANCELLED, "cancelled by anna", NOW)
@@ -192,36 +194,36 @@ def test_what_was_not_asked_of_ec2_can_be_withdrawn(phase: Phase) -> None:
 
 @pytest.mark.parametrize("phase", sorted(set(Phase) - ON_ITS_WAY))
 def test_what_is_there_or_has_ended_cannot_be_withdrawn(phase: Phase) -> None:
-    assert cancelled(record(phase), CancelWish(tag="one", user="anna"), NOW) is None
+    assert cancelled(record(phase), CancelRequest(tag="one", user="anna"), NOW) is None
 
 
 def test_what_was_asked_of_ec2_cannot_be_withdrawn() -> None:
-    assert cancelled(record(Phase.LAUNCHING, intent="4711"), CancelWish(tag="one", user="anna"), NOW) is None
+    assert cancelled(record(Phase.LAUNCHING, intent="4711"), CancelRequest(tag="one", user="anna"), NOW) is None
 
 
 @pytest.mark.parametrize(("batch", "withdrawn"), [("b-old", True), ("b-other", False), (None, True)])
-def test_a_batch_withdraws_its_own_wish_only(batch: str | None, *, withdrawn: bool) -> None:
-    gone = cancelled(record(Phase.QUEUED), CancelWish(tag="one", user="anna", batch=batch), NOW)
+def test_a_batch_withdraws_its_own_request_only(batch: str | None, *, withdrawn: bool) -> None:
+    gone = cancelled(record(Phase.QUEUED), CancelRequest(tag="one", user="anna", batch=batch), NOW)
 
     assert (gone is not None) == withdrawn
 
 
-def test_a_key_that_nobody_wished_for_cannot_be_withdrawn() -> None:
-    assert cancelled(None, CancelWish(tag="one", user="anna"), NOW) is None
+def test_a_key_that_nobody_requested_cannot_be_withdrawn() -> None:
+    assert cancelled(None, CancelRequest(tag="one", user="anna"), NOW) is None
 
 
 # -- found in EC2 by a Redis that had forgotten it ---
 
 
 def found(**changes: Any) -> Record:
-    return record(Phase.RUNNING, spec_digest=None, instance_type="t3.micro", ami_id="ami-1", key_name="puter-v1").but(
-        **changes
-    )
+    return record(
+        Phase.RUNNING, spec_digest=None, instance_type="t3.micro", ami_id="ami-1", key_name="puter-v1"
+    ).replace(**changes)
 
 
-def test_the_first_wish_for_a_forgotten_machine_takes_it_with_its_key() -> None:
+def test_the_first_request_for_a_forgotten_machine_takes_it_with_its_key() -> None:
     asked = Spec(private_key_path="/keys/puter-v1.pem")
-    verdict = settle(found(), None, wish(asked), KEY, NOW)
+    verdict = settle(found(), None, request(asked), KEY, NOW)
 
     assert (verdict.row.outcome, verdict.record) == (Outcome.EXISTING, None)
     assert verdict.taken == found(spec_digest=spec_digest(asked), private_key_path="/keys/puter-v1.pem")
@@ -229,7 +231,7 @@ def test_the_first_wish_for_a_forgotten_machine_takes_it_with_its_key() -> None:
 
 def test_a_key_of_another_name_is_not_said_to_open_it() -> None:
     asked = Spec(key_name="mine", private_key_path="/keys/mine.pem")
-    verdict = settle(found(), None, wish(asked), KEY, NOW)
+    verdict = settle(found(), None, request(asked), KEY, NOW)
 
     assert verdict.taken
     assert verdict.taken.private_key_path is None
@@ -240,14 +242,14 @@ def test_a_key_of_another_name_is_not_said_to_open_it() -> None:
     [(Spec(instance_type="c5.large"), "instance-type"), (Spec(ami="ami-2"), "ami")],
     ids=["type", "image"],
 )
-def test_a_forgotten_machine_that_is_another_than_asked_for_is_a_conflict(asked: Spec, named: str) -> None:
-    verdict = settle(found(), None, wish(asked), KEY, NOW)
+def test_a_forgotten_machine_that_is_another_than_requested_is_a_conflict(asked: Spec, named: str) -> None:
+    verdict = settle(found(), None, request(asked), KEY, NOW)
 
     assert (verdict.row.outcome, verdict.taken) == (Outcome.CONFLICT, None)
     assert f"running with another {named}:" in (verdict.row.message or "")
 
 
 def test_what_a_forgotten_machine_runs_is_not_promised() -> None:
-    verdict = settle(found(), None, wish(Spec(run="make")), KEY, NOW)
+    verdict = settle(found(), None, request(Spec(run="make")), KEY, NOW)
 
     assert (verdict.row.outcome, verdict.row.message is not None) == (Outcome.EXISTING, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from puter_worker import jobs, lead, worker
-from puter_worker.stations import admit, label, resolve, send
+from puter_worker.stages import admit, label, resolve, send
 from puter_worker.store import queue
 
 WITHIN_S = 15.0
@@ -14,7 +14,7 @@ WITHIN_S = 15.0
 @pytest.mark.parametrize(
     ("what", "held_s", "looked_for_every_s"),
     [
-        ("a fleet", lead.LEASE_S, worker.LEAD_EVERY_S),
+        ("a target", lead.LEASE_S, worker.LEAD_EVERY_S),
         ("an intent", send.LEASE_S, lead.LEASE_S + worker.LEAD_EVERY_S + lead.REPLAY_EVERY_S),
         ("a look-up", resolve.CLAIM_S, resolve.LOOK_EVERY_S + resolve.LONGEST_WAIT_S),
         ("a label", label.CLAIM_S, worker.LABEL_EVERY_S),

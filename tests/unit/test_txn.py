@@ -69,7 +69,7 @@ def test_a_command_is_repeated_unless_it_is_wanted_once() -> None:
     assert handed_over(txn)[1] == [["RPUSH", "l", "x"], ["SADD", "s", "x"], ["RPUSH", "l", "x"], ["SADD", "s", "y"]]
 
 
-def test_a_key_is_kept_for_the_longest_that_is_asked_for_after_it_is_written() -> None:
+def test_a_key_is_kept_for_the_longest_that_is_requested_after_it_is_written() -> None:
     txn = Txn()
     txn.keep("k", 10)
     txn.keep("k", 20)

@@ -14,12 +14,18 @@ from puter_client.view import WAITING_FOR_WORKER, Verdict, View, WaitFor, iso
 WAITING, REACHED, FAILED = Verdict
 
 
-def view(phase: Phase | None, *, outcome: Outcome | None = Outcome.CREATED, wish: int = 1, **changes: Any) -> View:
+def view(phase: Phase | None, *, outcome: Outcome | None = Outcome.CREATED, request: int = 1, **changes: Any) -> View:
     """A tag of a batch; without a phase nothing is known of it."""
     record = None
     if phase is not None:
-        record = Record(namespace="betty", tag="one", phase=phase, created_at=0.0, changed_at=0.0).but(**changes)
-    return View(namespace="betty", tag="one", record=record, row=BatchRow(outcome=outcome, wish=wish), batch_id="b-1")
+        record = Record(namespace="betty", tag="one", phase=phase, created_at=0.0, changed_at=0.0).replace(**changes)
+    return View(
+        namespace="betty",
+        tag="one",
+        record=record,
+        row=BatchRow(outcome=outcome, request_number=request),
+        batch_id="b-1",
+    )
 
 
 ENDS = [
@@ -55,29 +61,31 @@ def test_what_is_done_is_reached(wait: WaitFor) -> None:
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_a_wish_whose_outcome_is_open_is_waited_for(wait: WaitFor) -> None:
+def test_a_request_whose_outcome_is_open_is_waited_for(wait: WaitFor) -> None:
     assert view(Phase.RUNNING, outcome=None).verdict(wait) is WAITING
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_a_wish_that_no_worker_has_taken_is_waited_for(wait: WaitFor) -> None:
+def test_a_request_that_no_worker_has_taken_is_waited_for(wait: WaitFor) -> None:
     shown = View(namespace="betty", tag="one", batch_id="b-1")
 
     assert (shown.verdict(wait), shown.phase, shown.reason) == (WAITING, Phase.QUEUED, WAITING_FOR_WORKER)
 
 
-def test_a_record_of_an_earlier_wish_does_not_answer_for_a_batch() -> None:
+def test_a_record_of_an_earlier_request_does_not_answer_for_a_batch() -> None:
     shown = View(namespace="betty", tag="one", record=view(Phase.RUNNING).record, batch_id="b-1")
 
     assert (shown.verdict(WaitFor.RUNNING), shown.reason) == (WAITING, WAITING_FOR_WORKER)
 
 
-def test_a_wish_that_a_later_one_has_taken_on_is_not_waited_for() -> None:
+def test_a_request_that_a_later_one_has_taken_on_is_not_waited_for() -> None:
     later = View(
         namespace="betty",
         tag="one",
-        record=Record(namespace="betty", tag="one", wish=2, phase=Phase.QUEUED, created_at=0.0, changed_at=0.0),
-        row=BatchRow(outcome=Outcome.CREATED, wish=1),
+        record=Record(
+            namespace="betty", tag="one", request_number=2, phase=Phase.QUEUED, created_at=0.0, changed_at=0.0
+        ),
+        row=BatchRow(outcome=Outcome.CREATED, request_number=1),
         batch_id="b-1",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from puter_worker.ec2.errors import Ec2Error, Handling, ProfileMissing
-from puter_worker.stations.waiting import is_final, reason_after
+from puter_worker.stages.waiting import is_final, reason_after
 
 
 @pytest.mark.parametrize("handling", Handling)
@@ -32,7 +32,7 @@ def test_every_reason_is_one_line_that_names_the_code(handling: Handling, *, dou
         (Handling.CREDENTIALS, "waiting for AWS credentials"),
         (Handling.QUOTA, "waiting for the account's quota"),
         (Handling.OTHER_ZONE, "no capacity"),
-        (Handling.THROTTLED, "EC2 refuses requests as too many"),
+        (Handling.THROTTLED, "EC2 refuses calls as too many"),
     ],
 )
 def test_a_reason_says_what_is_waited_for(handling: Handling, begins: str) -> None:

@@ -1,0 +1,123 @@
+"""The very arguments of RunInstances, composed once and then frozen."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+
+from puter_client.contract.errors import InvalidInput
+from puter_client.contract.fields import USER_DATA_LIMIT_BYTES
+from puter_worker.ec2.images import Image
+from puter_worker.ec2.tags import MANAGED, MANIFEST, specification
+
+MAX_TOKEN = 64
+# A container is one hop away from the machine's metadata; with 1, EC2's own default, it could not use the role.
+_METADATA_HOPS = 2
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """What one RunInstances call asks for.
+
+    Attributes:
+        image: what is booted.
+        instance_type: EC2's name of it.
+        key_name: the key pair that is admitted.
+        group_id: the security group.
+        client_token: ≤64 ASCII characters; the same again launches nothing again.
+        tags: of the instances; of volumes and a Spot request too, but for the manifest. Has `puter:managed`.
+        user_data: as the machine shall get it (gzipped, perhaps), ≤16 KB.
+        min_count: none are launched if EC2 cannot launch as many.
+        max_count: as many as EC2 can, up to this.
+        subnet_id: decides the zone; None is the default VPC's subnet.
+        zone: availability zone, where there is no subnet.
+        disk: size of the root disk in GiB; None is the image's.
+        instance_profile: name of an IAM instance profile.
+        spot: whether to ask for Spot instances.
+    """
+
+    image: Image
+    instance_type: str
+    key_name: str | None
+    group_id: str
+    client_token: str
+    tags: dict[str, str]
+    user_data: bytes
+    min_count: int = 1
+    max_count: int = 1
+    subnet_id: str | None = None
+    zone: str | None = None
+    disk: int | None = None
+    instance_profile: str | None = None
+    spot: bool = False
+
+    def __repr__(self) -> str:
+        # User data may carry secrets, and a repr ends in logs.
+        return f"Launch(instance_type={self.instance_type!r}, client_token={self.client_token!r})"
+
+
+def run_arguments(launch: Launch) -> dict[str, Any]:
+    """The arguments of RunInstances, of JSON's types alone (user data as base64): fit to be kept and repeated.
+
+    Raises:
+        InvalidInput: the user data is over EC2's limit.
+        ValueError: what no user can cause: no token, a token or tags that EC2 or the policy would not take.
+    """
+    if len(launch.user_data) > USER_DATA_LIMIT_BYTES:
+        raise InvalidInput(
+            f"user_data: {len(launch.user_data):,} bytes with Puter's part: EC2 takes {USER_DATA_LIMIT_BYTES:,}; "
+            "have the machine fetch what is large"
+        )
+    if not launch.client_token.isascii() or not 0 < len(launch.client_token) <= MAX_TOKEN:
+        raise ValueError(f"client token {launch.client_token!r}: 1 to {MAX_TOKEN} ASCII characters")
+    if launch.tags.get(MANAGED) != "true":
+        raise ValueError(f"a launch without the tag {MANAGED}=true would be nobody's")
+    arguments: dict[str, Any] = {
+        "ImageId": launch.image.image_id,
+        "InstanceType": launch.instance_type,
+        "MinCount": launch.min_count,
+        "MaxCount": launch.max_count,
+        "ClientToken": launch.client_token,
+        "UserData": base64.b64encode(launch.user_data).decode(),
+        "InstanceInitiatedShutdownBehavior": "terminate",
+        "MetadataOptions": {
+            "HttpEndpoint": "enabled",
+            "HttpTokens": "required",
+            "HttpPutResponseHopLimit": _METADATA_HOPS,
+        },
+        "TagSpecifications": _tag_specifications(launch),
+    }
+    if launch.key_name is not None:
+        arguments["KeyName"] = launch.key_name
+    arguments |= _network(launch)
+    if launch.disk is not None:
+        arguments["BlockDeviceMappings"] = [
+            {
+                "DeviceName": launch.image.root_device_name,
+                "Ebs": {"VolumeSize": launch.disk, "VolumeType": "gp3", "DeleteOnTermination": True},
+            }
+        ]
+    if launch.instance_profile is not None:
+        arguments["IamInstanceProfile"] = {"Name": launch.instance_profile}
+    if launch.spot:
+        arguments["InstanceMarketOptions"] = {
+            "MarketType": "spot",
+            "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
+        }
+    return arguments
+
+
+def _network(launch: Launch) -> dict[str, Any]:
+    place: dict[str, Any] = {}
+    if launch.zone and not launch.subnet_id:
+        place["Placement"] = {"AvailabilityZone": launch.zone}
+    if launch.subnet_id:
+        place["SubnetId"] = launch.subnet_id
+    return place | {"SecurityGroupIds": [launch.group_id]}
+
+
+def _tag_specifications(launch: Launch) -> list[dict[str, Any]]:
+    shared = {key: value for key, value in launch.tags.items() if not key.startswith(MANIFEST)}
+    kinds = ["volume", "spot-instances-request"] if launch.spot else ["volume"]
+    return [specification("instance", launch.tags), *(specification(kind, shared) for kind in kinds)]

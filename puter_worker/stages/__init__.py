@@ -1,0 +1,1 @@
+"""The stages a request passes, in order: intake, ensure, launch, label, observe."""

@@ -1,0 +1,128 @@
+"""From the keys of one launch to the very arguments of its RunInstances call, frozen before it is sent.
+
+What it asks of EC2 (image, key pair, security group) is the same whoever asks, and may be asked twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+import msgspec
+
+from puter_client.contract.spec import DEFAULT_GROUP_NAME, Spec
+from puter_worker.ec2 import tags
+from puter_worker.ec2.arguments import Launch, run_arguments
+from puter_worker.ec2.userdata import Boot, Machine, compose
+from puter_worker.stages.backoffs import Place, capacity_name, quota_name
+from puter_worker.stages.plan import Unit, Waiting
+from puter_worker.store.intent import Intent, Member
+from puter_worker.target import Target
+
+_json = msgspec.json.Encoder(order="deterministic")
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A launch that is ready to be stored.
+
+    Attributes:
+        intent: what will be sent.
+        notices: what its owners should know, in plain words.
+        private_key_path: where this host keeps the key that EC2 made, if it did.
+    """
+
+    intent: Intent
+    notices: tuple[str, ...]
+    private_key_path: str | None
+
+
+async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepared:
+    """The intent that launches a unit in a place.
+
+    Raises:
+        Ec2Error: image, key pair, subnet or group cannot be had as asked.
+        UserDataTooLarge, ManifestTooLarge: of a group, to be launched in smaller ones; of a single key, final.
+    """
+    spec = unit[0].spec
+    image = await target.image(ami=spec.ami, os=spec.os, instance_type=place.instance_type)
+    subnet = await target.subnet(place.subnet) if place.subnet else None
+    managed = {tags.MANAGED: "true"}
+    bare = spec.key_name is None and spec.public_key is None
+    own = await target.own_key() if bare else None
+    key_pair = own.pair if own else await target.key_pair(spec.key_name, spec.public_key, managed)
+    group = await target.group(
+        spec.security_group_name or DEFAULT_GROUP_NAME, subnet.vpc_id if subnet else None, spec.ssh_from, managed
+    )
+    intent_id = secrets.token_hex(8)
+    single = unit[0] if len(unit) == 1 else None
+    launch = Launch(
+        image=image,
+        instance_type=place.instance_type,
+        key_name=key_pair.name,
+        group_id=group.group_id,
+        subnet_id=place.subnet,
+        zone=place.zone,
+        disk=spec.disk,
+        instance_profile=spec.instance_profile,
+        spot=spec.spot,
+        tags=_tags(unit, intent_id, spec, now),
+        user_data=_user_data(unit, spec),
+        client_token=_token(target, single) if single else f"puter-{intent_id}",
+        min_count=1,
+        max_count=len(unit),
+    )
+    intent = Intent(
+        intent_id=intent_id,
+        target=str(target),
+        namespace=unit[0].record.namespace,
+        members=tuple(Member(w.record.tag, w.record.request_number, w.record.generation) for w in unit),
+        capacity=capacity_name(place),
+        quota=quota_name(place.instance_type, spot=spec.spot),
+        arguments=msgspec.Raw(_json.encode(run_arguments(launch))),
+        made_at=now,
+    )
+    notices = () if own else (key_pair.notice,)
+    return Prepared(
+        intent,
+        tuple(notice for notice in (*notices, group.notice) if notice),
+        own.private_key_path if own else None,
+    )
+
+
+def _tags(unit: Unit, intent_id: str, spec: Spec, now: float) -> dict[str, str]:
+    record = unit[0].record
+    shared = tags.birth_tags(
+        namespace=record.namespace,
+        intent=intent_id,
+        batch=record.batch_id,
+        owner=record.owner,
+        expires_at=None if spec.ttl_s is None else now + spec.ttl_s,
+        extra=spec.aws_tags,
+    )
+    if len(unit) == 1:
+        return shared | tags.own_tags(record.key, record.generation)
+    return shared | tags.encode_manifest([(w.record.tag, w.record.generation) for w in unit])
+
+
+def _user_data(unit: Unit, spec: Spec) -> bytes:
+    machines = [
+        Machine(
+            key=w.key,
+            generation=w.record.generation,
+            run=w.spec.run,
+            env=w.spec.env,
+            user_data=w.spec.user_data,
+        )
+        for w in unit
+    ]
+    return compose(Boot(os=spec.os, ttl_s=spec.ttl_s), machines)
+
+
+def _token(target: Target, waiting: Waiting) -> str:
+    """A ClientToken that is the same for every launch of this generation and attempt, on whatever Redis.
+
+    At most 64 ASCII characters (EC2's user guide, "Ensuring idempotency").
+    """
+    record = waiting.record
+    of = (target.target_id.account, record.namespace, record.tag, record.generation, record.attempt)
+    return "puter-" + hashlib.sha256(_json.encode(of)).hexdigest()[:48]

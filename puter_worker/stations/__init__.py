@@ -1,1 +1,0 @@
-"""The stations a wish passes, in order: intake, ensure, launch, label, observe."""

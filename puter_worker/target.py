@@ -1,0 +1,219 @@
+"""A target: one AWS account and region, reached with one profile, as workers see it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from puter_client.contract.phase import Os
+from puter_worker.ec2 import groups, images, instances, keypairs
+from puter_worker.ec2.calls import Caller
+from puter_worker.ec2.errors import Ec2Error
+from puter_worker.ec2.groups import SecurityGroup, Subnet
+from puter_worker.ec2.images import Image
+from puter_worker.ec2.instances import Instance
+from puter_worker.ec2.keypairs import KeyPair
+from puter_worker.ec2.session import Sessions
+from puter_worker.ec2.tags import key_of
+from puter_worker.ownkey import OwnKey, own_key
+from puter_worker.pacer import Pacer
+from puter_worker.store.workerstore import WorkerStore
+
+DEFAULT_REGION = "us-east-1"
+# Whose the credentials are is not requested longer, nor again so soon, where it cannot be told.
+UNSURE_AFTER_S = 2.0
+UNSURE_FOR_S = 5.0
+CACHED_S = 600.0  # a new Amazon Linux is noticed within ten minutes
+# An instance that Redis does not know and that has no tags of its own yet is another Redis's, or was there before
+# this one was emptied: it need not be looked for with every key.
+_UNLABELLED_CACHED_S = 10.0
+
+T = TypeVar("T")
+
+
+class TargetId(msgspec.Struct, frozen=True, order=True):
+    """Which target.
+
+    Attributes:
+        account: AWS account id, twelve digits.
+        region: of EC2.
+        profile: AWS profile it is reached with; "" is the default credentials.
+    """
+
+    account: str
+    region: str
+    profile: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.account}:{self.region}:{self.profile}"
+
+    @classmethod
+    def parse(cls, text: str) -> TargetId:
+        """The id that `str()` wrote."""
+        account, region, profile = text.split(":", 2)
+        return cls(account, region, profile)
+
+
+class Target:
+    """What stages ask of one target: cached answers, look-ups of many keys, paced calls."""
+
+    def __init__(self, target_id: TargetId, caller: Caller, pacer: Pacer, *, private_keys: Path | None = None) -> None:
+        """`private_keys`: where this host keeps keys that EC2 makes, for clients that cannot make their own."""
+        self.target_id = target_id
+        self._private_keys = private_keys
+        self.caller = caller
+        self.pacer = pacer
+        self._cache: dict[Hashable, tuple[float, asyncio.Future[Any]]] = {}
+
+    def __str__(self) -> str:
+        return str(self.target_id)
+
+    # -- instances ----------------------------------------------------------------------------------------------
+
+    async def look_up(self, namespace: str, tags: Sequence[str]) -> dict[str, list[Instance]]:
+        """What EC2 shows under some keys, dead or alive, by tag; [] means unknown, not absent: EC2 may lag."""
+        labelled, unlabelled = await asyncio.gather(
+            instances.find_by_tags(self.caller, namespace, tags),
+            self._cached(
+                ("unlabelled", namespace),
+                lambda: instances.find_unlabelled(self.caller, namespace),
+                for_s=_UNLABELLED_CACHED_S,
+            ),
+        )
+        found: dict[str, dict[str, Instance]] = {tag: {} for tag in tags}
+        for instance in (*labelled, *unlabelled):
+            name = key_of(instance.tags, instance.ami_launch_index)
+            if name is not None and name[0].namespace == namespace and name[0].tag in found:
+                found[name[0].tag][instance.instance_id] = instance
+        return {tag: list(by_id.values()) for tag, by_id in found.items()}
+
+    async def describe(self, ids: Sequence[str]) -> dict[str, Instance]:
+        """Instances by their ids; one that is missing is unknown, not absent."""
+        return await instances.describe_by_ids(self.caller, ids) if ids else {}
+
+    # -- what launches share ------------------------------------------------------------------------------------
+
+    async def image(self, *, ami: str | None, os: Os, instance_type: str) -> Image:
+        """The image to boot: as asked, else the newest Amazon Linux for the type's architecture."""
+        if ami is not None:
+            return await self._cached(("image", ami), lambda: images.describe_image(self.caller, ami))
+        architecture = await self._cached(
+            ("architecture", instance_type), lambda: images.architecture_of(self.caller, instance_type)
+        )
+        return await self._cached(
+            ("newest", os, architecture), lambda: images.latest_image(self.caller, os, architecture)
+        )
+
+    async def subnet(self, subnet_id: str) -> Subnet:
+        """A subnet, with its VPC and zone."""
+        return await self._cached(("subnet", subnet_id), lambda: groups.vpc_of_subnet(self.caller, subnet_id))
+
+    async def zones(self) -> list[str]:
+        """Zones that machines can be launched in without naming a subnet: those of the default VPC's subnets."""
+        subnets = await self._cached(("zones",), lambda: groups.default_subnets(self.caller))
+        return sorted({subnet.availability_zone for subnet in subnets})
+
+    async def key_pair(self, key_name: str | None, public_key: str | None, tags: dict[str, str]) -> KeyPair:
+        """The key pair to launch with, made if it is missing."""
+        return await self._cached(
+            ("key", key_name, public_key),
+            lambda: keypairs.ensure_key_pair(self.caller, key_name=key_name, public_key=public_key, tags=tags),
+        )
+
+    async def own_key(self) -> OwnKey | None:
+        """The key that EC2 made for clients of this host; None where clients bring their own."""
+        folder = self._private_keys
+        if folder is None:
+            return None
+        return await self._cached(("own key",), lambda: own_key(self.caller, folder))
+
+    async def group(self, name: str, vpc_id: str | None, cidrs: tuple[str, ...], tags: dict[str, str]) -> SecurityGroup:
+        """The security group that lets ssh in from these addresses, made and opened if need be."""
+        return await self._cached(
+            ("group", name, vpc_id, cidrs),
+            lambda: groups.ensure_group(self.caller, name=name, vpc_id=vpc_id, cidrs=cidrs, tags=tags),
+        )
+
+    def forget(self) -> None:
+        """Ask EC2 anew: something remembered has turned out to be gone."""
+        self._cache.clear()
+
+    async def _cached(self, name: Hashable, make: Callable[[], Awaitable[T]], *, for_s: float = CACHED_S) -> T:
+        """One answer for all who ask within that time; failures are not remembered."""
+        loop = asyncio.get_running_loop()
+        until, future = self._cache.get(name, (0.0, None))
+        if future is None or loop.time() > until:
+            future = asyncio.ensure_future(make())
+            self._cache[name] = (loop.time() + for_s, future)
+        try:
+            return await asyncio.shield(future)
+        except BaseException:
+            if future.done() and self._cache.get(name, (0.0, None))[1] is future:
+                del self._cache[name]
+            raise
+
+
+class Targets:
+    """All targets that this worker's credentials reach."""
+
+    def __init__(
+        self, store: WorkerStore, sessions: Sessions, *, pace: bool = True, private_keys: Path | None = None
+    ) -> None:
+        self._store = store
+        self.sessions = sessions
+        self._pace = pace
+        self._private_keys = private_keys
+        self._targets: dict[TargetId, Target] = {}
+        self._unsure_until: dict[TargetId, float] = {}
+
+    async def find(self, profile: str | None, region: str | None) -> Target:
+        """The target of a profile and region as asked.
+
+        Raises:
+            Ec2Error: no such profile, or no usable credentials.
+        """
+        region = region or self.sessions.region_of(profile) or DEFAULT_REGION
+        account = await self.sessions.account_id(profile, region)
+        return self.get(TargetId(account, region, profile or ""))
+
+    async def reaches(self, target_id: TargetId) -> bool:
+        """Whether this host's credentials may be the target's: a profile of the same name may be another account's.
+
+        Where that cannot be told, they may be: each call makes sure, and says what is wrong with them.
+        """
+        if not self.offers(target_id.profile):
+            return False
+        now = asyncio.get_running_loop().time()
+        if now < self._unsure_until.get(target_id, 0.0):
+            return True
+        try:
+            async with asyncio.timeout(UNSURE_AFTER_S):
+                account = await self.sessions.account_id(target_id.profile or None, target_id.region)
+        except (Ec2Error, TimeoutError):
+            self._unsure_until[target_id] = now + UNSURE_FOR_S
+            return True
+        return account == target_id.account
+
+    def get(self, target_id: TargetId) -> Target:
+        """The target itself."""
+        target = self._targets.get(target_id)
+        if target is None:
+            pacer = Pacer(self._store, target_id.account, target_id.region, unlimited=not self._pace)
+            caller = Caller(
+                self.sessions,
+                profile=target_id.profile or None,
+                region=target_id.region,
+                account=target_id.account,
+                pace=pacer.pace,
+                throttled=pacer.slow_down,
+            )
+            target = self._targets[target_id] = Target(target_id, caller, pacer, private_keys=self._private_keys)
+        return target
+
+    def offers(self, profile: str) -> bool:
+        """Whether this host knows a profile ("" is its default credentials)."""
+        return not profile or profile in self.sessions.offered_profiles()

@@ -1,0 +1,278 @@
+"""intake: what clients may write into Redis, good and bad; nothing of it stops the requests of others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from puter_client.client import MachineRequest, PuterClient
+from puter_client.contract.batch import BatchRow
+from puter_client.contract.phase import Origin, Outcome, Phase
+from puter_client.contract.request import MAX_REQUEST_BYTES, UpRequest
+from puter_client.store import names as public
+from puter_worker.stages.intake import intake
+from puter_worker.store.workerstore import WorkerStore
+from tests.integration.stage_world import redis_keeps_its_rules, until
+from tests.integration.workshop import Workshop, spec
+
+__all__ = ["redis_keeps_its_rules"]
+pytestmark = pytest.mark.usefixtures("redis_keeps_its_rules")
+
+GOOD = UpRequest(tag="bad", spec=spec(), batch="b-1", size=1, user="mallory", origin=Origin.UP)
+
+
+def request(**changes: Any) -> bytes:
+    """A request as a client would append it, with some of its words changed."""
+    return msgspec.json.encode({**msgspec.to_builtins(GOOD), **changes})
+
+
+NOT_REQUESTS = {
+    "nothing": b"",
+    "garbage": b"{",
+    "a text": b'"up"',
+    "bad UTF-8": b'{"type":"up","tag":"\xff\xfe"}',
+    "a NUL": b"\0",
+    "deep nesting": b"[" * 100_000,
+    "a pickle": b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x07mallory\x94.",
+    "a number too large": b'{"type":"up","tag":"x","batch":"b-1","size":1e400}',
+    "too many bytes": b" " * (MAX_REQUEST_BYTES + 1),
+}
+
+REFUSED = {
+    "an unknown kind": request(type="launch"),
+    "an unknown field": request(sudo=True),
+    "another version": request(v=2),
+    "an unknown field of the spec": request(spec={"shell": "rm"}),
+    "an unknown type of machine": request(spec={"instance_type": "../../etc"}),
+    "a bad CIDR": request(spec={"ssh_from": ["everywhere"]}),
+    "a time to live of nothing": request(spec={"ttl_s": 0}),
+    "a name of a user with a line break": request(user="root\nX: y"),
+    "user data of no known kind": request(spec={"user_data": "echo no shebang"}),
+    "a text for a flag": request(again="yes"),
+}
+
+
+@pytest.mark.parametrize("raw", NOT_REQUESTS.values(), ids=NOT_REQUESTS)
+async def test_what_is_no_request_is_dropped_and_the_next_one_taken(
+    workshop: Workshop, store: WorkerStore, raw: bytes
+) -> None:
+    append(workshop, "betty", raw)
+    await workshop.client.submit([MachineRequest("good", spec())])
+
+    assert await intake(store, ["betty"]) == 2
+
+    assert (await workshop.record("good")).phase is Phase.QUEUED
+    assert left(workshop, "betty") == 0
+
+
+@pytest.mark.parametrize("raw", REFUSED.values(), ids=REFUSED)
+async def test_a_request_that_cannot_be_used_is_refused_in_its_batch(
+    workshop: Workshop, store: WorkerStore, raw: bytes
+) -> None:
+    append(workshop, "betty", raw)
+
+    await intake(store, ["betty"])
+
+    (view,) = (await workshop.client.batch("b-1"))[1]
+    assert view.tag == "bad"
+    assert view.outcome is Outcome.REFUSED
+    assert view.reason
+    assert view.record is None
+    assert "\n" not in view.reason
+
+
+@pytest.mark.parametrize("tag", ["", "../x", "a/b", "a b", "_info", "x" * 129, "ü", "a\n"])
+async def test_a_bad_tag_is_nobodys(workshop: Workshop, store: WorkerStore, tag: str) -> None:
+    append(workshop, "betty", request(tag=tag))
+
+    assert await intake(store, ["betty"]) == 1
+
+    assert left(workshop, "betty") == 0
+    assert await workshop.client.recent() == []
+
+
+async def test_a_refusal_quotes_no_secret(workshop: Workshop, store: WorkerStore) -> None:
+    append(workshop, "betty", request(spec={"run": "make", "env": {"PASSWORD": "hunter2", "a b": "hunter2"}}))
+
+    await intake(store, ["betty"])
+
+    (view,) = (await workshop.client.batch("b-1"))[1]
+    assert view.outcome is Outcome.REFUSED
+    assert "hunter2" not in str(view.to_json())
+
+
+async def test_the_namespace_of_a_request_is_its_inboxs(workshop: Workshop, store: WorkerStore) -> None:
+    append(workshop, "betty", request(namespace="anna"))
+
+    await intake(store, ["betty"])
+
+    anna = workshop.client_of("anna")
+    assert await anna.recent() == []
+    await anna.aclose()
+
+
+async def test_nobodys_bad_requests_stop_anybody_elses(workshop: Workshop, anna: PuterClient) -> None:
+    append(workshop, "mallory", *([b"{"] * 2_000))
+    append(workshop, "no/namespace", b"{")
+    async with workshop.working():
+        (view,) = await workshop.request("one", client=anna)
+        await until("the ready set is silent", lambda: not ready_namespaces(workshop))
+
+    assert view.phase is Phase.RUNNING
+    assert left(workshop, "mallory") == 0
+
+
+async def test_many_requests_of_one_namespace_do_not_hold_up_anothers_one(
+    workshop: Workshop, store: WorkerStore, anna: PuterClient
+) -> None:
+    await workshop.client.submit([MachineRequest(f"t-{n}", spec()) for n in range(1_200)])
+    await anna.submit([MachineRequest("one", spec())])
+
+    await intake(store, ["betty", "anna"])
+
+    (view,) = await anna.views(["one"])
+    assert view.record
+    assert left(workshop, "betty") == 700
+
+
+async def test_of_two_intakes_one_takes_a_request(workshop: Workshop, store: WorkerStore) -> None:
+    await workshop.client.submit([MachineRequest(f"t-{n}", spec()) for n in range(300)])
+    with workshop.server.client() as behind:
+        for _ in range(5):  # the short lock is but a courtesy: without it, too, one of them writes
+            await asyncio.gather(*(_take_unlocked(behind, store) for _ in range(4)))
+
+    assert left(workshop, "betty") == 0
+    records = [view.record for view in await workshop.client.views([f"t-{n}" for n in range(300)])]
+    assert {record and record.request_number for record in records} == {1}
+
+
+async def _take_unlocked(behind: Any, store: WorkerStore) -> None:
+    behind.delete("puter:_taking:betty")
+    await intake(store, ["betty"])
+
+
+async def test_an_intake_that_was_overtaken_trims_nothing(workshop: Workshop, store: WorkerStore) -> None:
+    append(workshop, "betty", b"{")  # writes no record: only the count of takings tells that it is gone
+    commit = store.commit
+
+    async def overtaken(txn: Any) -> list[int]:
+        store.commit = commit  # type: ignore[method-assign]
+        with workshop.server.client() as behind:
+            await _take_unlocked(behind, store)
+        await workshop.client.submit([MachineRequest("one", spec())])
+        return await commit(txn)
+
+    store.commit = overtaken  # type: ignore[method-assign]
+
+    assert await intake(store, ["betty"]) == 0
+    assert left(workshop, "betty") == 1
+
+
+async def test_a_request_that_comes_while_another_is_settled_is_kept(workshop: Workshop, store: WorkerStore) -> None:
+    await workshop.client.submit([MachineRequest("one", spec())])
+    commit = store.commit
+
+    async def late(txn: Any) -> list[int]:
+        store.commit = commit  # type: ignore[method-assign]
+        await workshop.client.submit([MachineRequest("two", spec())])
+        return await commit(txn)
+
+    store.commit = late  # type: ignore[method-assign]
+
+    await intake(store, ["betty"])
+    assert ready_namespaces(workshop) == {b"betty"}
+    await intake(store, ["betty"])
+
+    assert (await workshop.record("two")).phase is Phase.QUEUED
+
+
+async def test_rows_of_a_batch_are_there_as_soon_as_its_head_is(workshop: Workshop, store: WorkerStore) -> None:
+    batch = await workshop.client.submit([MachineRequest("one", spec()), MachineRequest("two", spec())])
+
+    await intake(store, ["betty"])
+
+    info, views = await workshop.client.batch(batch)
+    assert info
+    assert (info.size, info.owner) == (2, "betty")
+    assert [view.row for view in views] == [BatchRow(outcome=Outcome.CREATED, generation=1, request_number=1)] * 2
+
+
+# -- withdrawing -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_cancel_before_the_launch_wins(workshop: Workshop) -> None:
+    batch = await workshop.client.submit([MachineRequest("one", spec()), MachineRequest("two", spec())])
+    await workshop.client.cancel(["one"])
+    async with workshop.working():
+        one, two = await workshop.client.wait(batch_id=batch, tags=["one", "two"], timeout_s=30)
+
+    assert (one.phase, one.outcome, one.reason) == (Phase.CANCELLED, Outcome.CANCELLED, "cancelled by betty")
+    assert two.phase is Phase.RUNNING
+    assert len(workshop.instances()) == 1
+
+
+async def test_a_cancel_after_the_launch_loses(workshop: Workshop) -> None:
+    async with workshop.working():
+        await workshop.request("one")
+        await workshop.client.cancel(["one"])
+        await until("the cancel is taken", lambda: not ready_namespaces(workshop))
+
+    assert (await workshop.record("one")).phase is Phase.RUNNING
+    assert len(workshop.instances("running")) == 1
+
+
+async def test_a_batchs_cancel_withdraws_its_own_requests_only(workshop: Workshop, store: WorkerStore) -> None:
+    first = await workshop.client.submit([MachineRequest("one", spec())])
+    second = await workshop.client.submit([MachineRequest("one", spec()), MachineRequest("two", spec())])
+    await workshop.client.cancel(["one", "two"], batch_id=second)
+
+    await intake(store, ["betty"])
+
+    one, two = await workshop.client.views(["one", "two"])
+    assert (one.phase, two.phase) == (Phase.QUEUED, Phase.CANCELLED)
+    assert one.record
+    assert one.record.batch_id == first
+
+
+# -- behind the scenes -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def store(workshop: Workshop) -> AsyncIterator[WorkerStore]:
+    """A worker's view of Redis, without a worker."""
+    from redis.asyncio import Redis
+
+    redis = Redis.from_url(workshop.server.url)
+    opened = WorkerStore(redis)
+    await opened.set_clock()
+    yield opened
+    await redis.aclose()
+
+
+@pytest.fixture
+async def anna(workshop: Workshop) -> AsyncIterator[PuterClient]:
+    """A client in another namespace."""
+    client = workshop.client_of("anna")
+    yield client
+    await client.aclose()
+
+
+def append(shop: Workshop, namespace: str, *raws: bytes) -> None:
+    """Appends to an inbox what no client of Puter's would."""
+    with shop.server.client() as behind:
+        behind.rpush(public.inbox(namespace), *raws)
+        behind.sadd(public.READY, namespace)
+
+
+def left(shop: Workshop, namespace: str) -> int:
+    with shop.server.client() as behind:
+        return int(behind.llen(public.inbox(namespace)))
+
+
+def ready_namespaces(shop: Workshop) -> set[bytes]:
+    with shop.server.client() as behind:
+        return set(behind.smembers(public.READY))

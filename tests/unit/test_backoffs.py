@@ -1,0 +1,213 @@
+"""What refusals teach, and where machines are requested next."""
+
+from __future__ import annotations
+
+import pytest
+
+from puter_worker.stages.backoffs import (
+    DRY_FOR_S,
+    FREE,
+    QUOTA_FOR_S,
+    Place,
+    after_an_end,
+    after_no_capacity,
+    after_quota,
+    after_success,
+    capacity_name,
+    choose_place,
+    places,
+    quota_name,
+    quota_reached,
+)
+from puter_worker.store.backoff import Backoff
+
+NOW = 1_000.0
+ANYWHERE, IN_A, IN_B = Place("t3.micro"), Place("t3.micro", zone="a"), Place("t3.micro", zone="b")
+QUOTA = quota_name("t3.micro", spot=False)
+
+
+def held(until: float = NOW + 10, most: int = 1, why: str = "why") -> Backoff:
+    return Backoff(until, most, why)
+
+
+# -- where ---
+
+
+def test_ec2s_own_choice_comes_before_each_zone() -> None:
+    assert places(["t3.micro"], ["a", "b"], []) == [ANYWHERE, IN_A, IN_B]
+
+
+def test_every_place_of_a_type_comes_before_the_next_type() -> None:
+    assert [place.instance_type for place in places(["x", "y"], ["a"], [])] == ["x", "x", "y", "y"]
+
+
+def test_subnets_that_are_named_leave_no_other_place() -> None:
+    assert places(["x"], ["a"], ["s1", "s2"]) == [Place("x", subnet="s1"), Place("x", subnet="s2")]
+
+
+def test_without_backoffs_the_first_place_is_free() -> None:
+    choice = choose_place([ANYWHERE, IN_A], {}, NOW, spot=False)
+
+    assert (choice.place, choice.most) == (ANYWHERE, FREE)
+
+
+def test_a_dry_place_is_passed_over() -> None:
+    backoffs = {capacity_name(ANYWHERE): held()}
+
+    assert choose_place([ANYWHERE, IN_A], backoffs, NOW, spot=False).place == IN_A
+
+
+def test_a_place_whose_time_has_come_is_probed_with_as_many_as_its_backoff_lets() -> None:
+    choice = choose_place([IN_A], {capacity_name(IN_A): held(until=NOW, most=4)}, NOW, spot=False)
+
+    assert (choice.place, choice.most) == (IN_A, 4)
+
+
+def test_of_two_backoffs_the_tighter_counts() -> None:
+    backoffs = {capacity_name(IN_A): held(until=NOW, most=8), QUOTA: held(until=NOW, most=2)}
+
+    assert choose_place([IN_A], backoffs, NOW, spot=False).most == 2
+
+
+def test_if_all_must_be_left_alone_the_soonest_tells_how_long() -> None:
+    backoffs = {capacity_name(IN_A): held(NOW + 9, why="a"), capacity_name(IN_B): held(NOW + 5, why="b")}
+
+    choice = choose_place([IN_A, IN_B], backoffs, NOW, spot=False)
+
+    assert (choice.place, choice.wait_s, choice.why, choice.quota) == (None, 5.0, "b", False)
+
+
+def test_a_quota_holds_every_place_of_its_family() -> None:
+    choice = choose_place([ANYWHERE, IN_A], {QUOTA: held(why="quota")}, NOW, spot=False)
+
+    assert (choice.place, choice.why, choice.quota) == (None, "quota", True)
+
+
+def test_a_type_of_another_family_is_not_held() -> None:
+    gpu = Place("g5.xlarge")
+
+    assert choose_place([ANYWHERE, gpu], {QUOTA: held()}, NOW, spot=False).place == gpu
+
+
+def test_the_quota_of_spot_is_another() -> None:
+    assert choose_place([ANYWHERE], {QUOTA: held()}, NOW, spot=True).place == ANYWHERE
+
+
+def test_with_no_place_at_all_there_is_something_to_say() -> None:
+    choice = choose_place([], {}, NOW, spot=False)
+
+    assert choice.place is None
+    assert choice.why
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "family"),
+    [
+        ("t3.micro", "standard"),
+        ("m5.large", "standard"),
+        ("hpc7g.4xlarge", "HPC"),
+        ("z1d.large", "standard"),
+        ("g5g.xlarge", "G and VT"),
+        ("vt1.3xlarge", "G and VT"),
+        ("p4d.24xlarge", "P"),
+        ("x2idn.large", "X"),
+        ("f1.2xlarge", "F"),
+        ("inf2.xlarge", "Inf"),
+        ("trn1.2xlarge", "Trn"),
+        ("dl1.24xlarge", "DL"),
+        ("u-6tb1.metal", "u"),
+    ],
+)
+def test_types_share_the_quota_of_their_family(instance_type: str, family: str) -> None:
+    assert quota_name(instance_type, spot=False) == f"quota/{family}"
+
+
+# -- since when there is no capacity ---
+
+
+def dry(since: float | None) -> Backoff:
+    return Backoff(NOW + 30, 1, "dry", since=since)
+
+
+def test_there_is_no_capacity_since_the_last_of_all_places_refused() -> None:
+    backoffs = {capacity_name(IN_A): dry(NOW - 90), capacity_name(IN_B): dry(NOW - 20)}
+
+    assert choose_place([IN_A, IN_B], backoffs, NOW, spot=False).dry_since == NOW - 20
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{}, {capacity_name(IN_B): dry(None)}, {capacity_name(IN_B): dry(NOW - 20), QUOTA: held(why="quota")}],
+    ids=["a place that may be asked", "one that EC2 has not refused", "a quota that holds all"],
+)
+def test_it_is_not_capacity_alone_that_is_waited_for(other: dict[str, Backoff]) -> None:
+    backoffs = {capacity_name(IN_A): dry(NOW - 90), **other}
+
+    assert choose_place([IN_A, IN_B], backoffs, NOW, spot=False).dry_since is None
+
+
+# -- how many ---
+
+
+def test_a_dry_place_is_left_alone_and_then_probed_with_one() -> None:
+    assert after_no_capacity(None, NOW, "dry") == Backoff(NOW + DRY_FOR_S, 1, "dry", since=NOW)
+
+
+def test_a_place_is_dry_since_the_first_refusal_after_a_success() -> None:
+    first = after_no_capacity(None, NOW, "dry")
+    again = after_no_capacity(first, NOW + 70, "dry")
+    success = after_success(again, 1)
+    after = after_no_capacity(success, NOW + 90, "dry")
+
+    assert (again.since, after.since) == (NOW, NOW + 90)
+
+
+def test_a_group_that_a_quota_refused_is_halved_at_once() -> None:
+    assert after_quota(None, 9, NOW, "full") == Backoff(NOW, 4, "full")
+
+
+def test_one_machine_that_a_quota_refused_waits() -> None:
+    assert after_quota(None, 1, NOW, "full").until == NOW + QUOTA_FOR_S
+
+
+def test_a_quota_under_which_a_machine_has_ended_is_tried_at_once_and_then_less_and_less_often() -> None:
+    backoff = after_an_end(Backoff(NOW + QUOTA_FOR_S, 1, "full"))
+    pauses = [backoff.until]
+    for _ in range(7):
+        backoff = after_quota(backoff, 1, NOW, "full")
+        pauses.append(backoff.until - NOW)
+
+    assert pauses == [0, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_after_a_success_twice_as_many_may_be_requested() -> None:
+    after = after_success(Backoff(NOW, 8, "why"), 8)
+
+    assert after is not None
+    assert after.most == 16
+
+
+def test_a_small_success_does_not_take_back_what_was_learned() -> None:
+    after = after_success(Backoff(NOW, 8, "why"), 1)
+
+    assert after is not None
+    assert after.most == 8
+
+
+def test_a_backoff_that_lets_a_whole_group_through_is_off() -> None:
+    assert after_success(Backoff(NOW, 50, "why"), 50) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "instance_type", "spot", "told"),
+    [
+        ("VcpuLimitExceeded", "t3.micro", False, "vCPU quota reached"),
+        ("VcpuLimitExceeded", "g5.xlarge", False, "vCPU quota of G and VT types reached"),
+        ("InstanceLimitExceeded", "p4d.24xlarge", False, "instance quota of P types reached"),
+        ("MaxSpotInstanceCountExceeded", "t3.micro", True, "Spot quota reached"),
+        ("PendingVerification", "t3.micro", False, "AWS is still verifying the account"),
+        ("ResourceCountExceeded", "t3.micro", False, "EC2 takes no more at once (ResourceCountExceeded)"),
+    ],
+)
+def test_a_quota_is_told_in_plain_words(code: str, instance_type: str, spot: bool, told: str) -> None:
+    assert quota_reached(code, quota_name(instance_type, spot=spot)) == told
