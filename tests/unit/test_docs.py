@@ -22,7 +22,7 @@ from puter_client.view import View
 from puter_worker.store import names
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 OPERATIONS, ARCHITECTURE = TEXTS["docs/operations.md"], TEXTS["docs/architecture.md"]
 PAGE = pytest.mark.parametrize("name", TEXTS)
