@@ -41,7 +41,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return f"Config(namespace={self.namespace!r}, defaults={sorted(self.defaults)!r})"
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a command runs with.
 
     Attributes:
@@ -61,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     defaults: Mapping[str, Any] = {}
 
     def __repr__(self) -> str:
-        return f"Settings(namespace={self.namespace!r})"
+        return f"ClientSettings(namespace={self.namespace!r})"
 
     def command(self, text: str) -> str:
         """A command of Puter's as this user has to type it to mean the same namespace."""
@@ -146,13 +146,13 @@ def _default_problems(defaults: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def settle(
+def client_settings(
     environ: Mapping[str, str],
     *,
     namespace: str | None = None,
     config: Config | None = None,
     paths: Paths | None = None,
-) -> Settings:
+) -> ClientSettings:
     """The settings of this run.
 
     Args:
@@ -169,7 +169,7 @@ def settle(
     url = environ.get("PUTER_REDIS_URL") or config.redis_url
     if url is not None:
         check_url(url)
-    return Settings(
+    return ClientSettings(
         paths=paths,
         environ=environ,
         namespace=_namespace(environ, namespace, config),

@@ -14,7 +14,7 @@ from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option
 from puter_client.cli.selection import waiting_for_worker
 from puter_client.cli.terminal import out, out_json, plain, say
-from puter_client.config import Settings
+from puter_client.config import ClientSettings
 from puter_client.view import iso
 
 
@@ -37,7 +37,7 @@ def batches(last: int, namespace: str | None, as_json: bool) -> int:
     return run(lambda: _batches(settings, last, as_json))
 
 
-async def _batches(settings: Settings, last: int, as_json: bool) -> int:
+async def _batches(settings: ClientSettings, last: int, as_json: bool) -> int:
     from puter_client.cli.session import NothingYet, connected
     from puter_client.cli.status import nothing_in
     from puter_client.cli.when import ago

@@ -16,7 +16,7 @@ from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option, selection_options
 from puter_client.cli.selection import batch_id_of, batch_name, check_selection, not_known
 from puter_client.cli.terminal import out, out_json, plain, say
-from puter_client.config import Settings
+from puter_client.config import ClientSettings
 from puter_client.contract.phase import LIVE, ON_ITS_WAY, Phase
 from puter_client.view import View
 
@@ -58,7 +58,7 @@ def cancel(tags: tuple[str, ...], batch: str | None, namespace: str | None, as_j
     return run(lambda: _cancel(settings, list(chosen), batch, as_json))
 
 
-async def _cancel(settings: Settings, tags: list[str], batch: str | None, as_json: bool) -> int:
+async def _cancel(settings: ClientSettings, tags: list[str], batch: str | None, as_json: bool) -> int:
     from puter_client.cli.follow import log
     from puter_client.cli.session import connected, nobody_serves
     from puter_client.contract.errors import NoWorker

@@ -32,7 +32,7 @@ from puter_client.paths import Paths
 from puter_client.view import View, WaitFor
 
 if TYPE_CHECKING:
-    from puter_client.config import Settings
+    from puter_client.config import ClientSettings
 
 NEEDED = ("moto", "flask", "arq", "aioboto3")
 MOST = 1_000
@@ -94,14 +94,14 @@ def _interruptible() -> Iterator[None]:
 
 
 async def _demo(home: Path, count: int) -> int:
-    from puter_client.config import Config, settle
+    from puter_client.config import Config, client_settings
     from puter_client.local import stop_engine
 
     began = time.monotonic()
     aws = SimulatedAws(home)
     environ = _environ(aws.url)
     environ["PUTER_HOME"] = str(home)
-    settings = settle(environ, namespace="demo", config=Config(), paths=Paths.from_environ(environ))
+    settings = client_settings(environ, namespace="demo", config=Config(), paths=Paths.from_environ(environ))
     try:
         out("A simulated EC2, a Valkey and a worker, all on this host, for now:")
         await _show(settings, aws, count)
@@ -143,7 +143,7 @@ def _environ(url: str) -> dict[str, str]:
     }
 
 
-async def _show(settings: Settings, aws: SimulatedAws, count: int) -> None:
+async def _show(settings: ClientSettings, aws: SimulatedAws, count: int) -> None:
     from puter_client.cli import follow
     from puter_client.cli.session import connected
     from puter_client.cli.specs import Keys, SshSources

@@ -11,7 +11,7 @@ from puter_client.cli import INTERRUPTED, table
 from puter_client.cli.progress import Progress
 from puter_client.cli.session import STARTING_S, Served, nobody_serves
 from puter_client.cli.terminal import columns, out, plain, say
-from puter_client.config import Settings, login_name
+from puter_client.config import ClientSettings, login_name
 from puter_client.contract.errors import NoWorker, PuterError, StoreUnavailable, WaitTimedOut
 from puter_client.contract.phase import Origin, Outcome
 from puter_client.contract.spec import spec_digest
@@ -36,7 +36,7 @@ class Going:
         views: as last seen.
     """
 
-    def __init__(self, settings: Settings, wait: WaitFor = WaitFor.RUNNING, tags: Sequence[str] = ()) -> None:
+    def __init__(self, settings: ClientSettings, wait: WaitFor = WaitFor.RUNNING, tags: Sequence[str] = ()) -> None:
         self.settings = settings
         self._on = False
         self._sending = False
@@ -119,7 +119,7 @@ def end_if_interrupted() -> None:
 
 async def request(
     client: PuterClient,
-    settings: Settings,
+    settings: ClientSettings,
     asked: Sequence[MachineRequest],
     going: Going,
     *,
@@ -160,7 +160,7 @@ async def request(
     return batch_id
 
 
-def log(settings: Settings, event: str, **facts: object) -> None:
+def log(settings: ClientSettings, event: str, **facts: object) -> None:
     """Note in the client's log what was requested; a log that cannot be written holds up nothing."""
     from puter_client.clientlog import log_action
 

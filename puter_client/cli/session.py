@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 from puter_client.cli.terminal import live, say
-from puter_client.config import Config, Settings, login_name, read_config, settle
+from puter_client.config import ClientSettings, Config, client_settings, login_name, read_config
 from puter_client.contract.errors import NoWorker, PuterError, StoreUnavailable
 from puter_client.paths import Paths
 
@@ -34,10 +34,10 @@ class NothingYet(PuterError):
         super().__init__("nothing here yet: puter up --tag NAME")
 
 
-def settings_of(namespace: str | None) -> Settings:
+def settings_of(namespace: str | None) -> ClientSettings:
     """The settings of this command; a password in a file that others can read is told of."""
     config, paths = here()
-    return settle(os.environ, namespace=namespace, config=config, paths=paths)
+    return client_settings(os.environ, namespace=namespace, config=config, paths=paths)
 
 
 def here() -> tuple[Config, Paths]:
@@ -51,7 +51,7 @@ def here() -> tuple[Config, Paths]:
 
 @asynccontextmanager
 async def connected(
-    settings: Settings, *, looks_only: bool = False, tell: Callable[[str], None] = say
+    settings: ClientSettings, *, looks_only: bool = False, tell: Callable[[str], None] = say
 ) -> AsyncIterator[PuterClient]:
     """A client while inside.
 
@@ -109,7 +109,7 @@ async def _kept_alive(engine: Engine, tell: Callable[[str], None]) -> AsyncItera
 
 
 @asynccontextmanager
-async def _own(url: str, settings: Settings, user: str) -> AsyncIterator[PuterClient]:
+async def _own(url: str, settings: ClientSettings, user: str) -> AsyncIterator[PuterClient]:
     """A client of the engine's server; its user has set no PUTER_REDIS_URL that could be wrong."""
     from puter_client.client import PuterClient
 
@@ -125,7 +125,7 @@ async def _own(url: str, settings: Settings, user: str) -> AsyncIterator[PuterCl
 class Served:
     """Looks now and then whether there is still somebody who takes the requests that are waited for."""
 
-    def __init__(self, client: PuterClient, settings: Settings) -> None:
+    def __init__(self, client: PuterClient, settings: ClientSettings) -> None:
         self._client = client
         self._settings = settings
         self._served_at = time.monotonic()
@@ -143,7 +143,7 @@ class Served:
             raise NoWorker(nobody)
 
 
-async def nobody_serves(client: PuterClient, settings: Settings, *, within_s: float = 0.0) -> str | None:
+async def nobody_serves(client: PuterClient, settings: ClientSettings, *, within_s: float = 0.0) -> str | None:
     """What to say if no worker takes the requests of a shared Redis, nor begins to within a time; None if one does."""
     import asyncio
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from puter_client.address import CHOICES, AddressUnknown, is_everybody, own_cidr
-from puter_client.config import Settings, laid_over
+from puter_client.config import ClientSettings, laid_over
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import InvalidSpec, build_spec
 from puter_client.contract.key import shown
@@ -122,7 +122,7 @@ class SshSources:
         return tuple(sorted({self._own, *cidrs}))
 
 
-def one_spec(settings: Settings, options: Mapping[str, Any], sources: SshSources) -> Spec:
+def one_spec(settings: ClientSettings, options: Mapping[str, Any], sources: SshSources) -> Spec:
     """The spec of `up`, but for its key.
 
     Raises:
@@ -163,7 +163,7 @@ def _reworded(message: str) -> str:
 class Keys:
     """The key of each key name that specs ask for, found or made once."""
 
-    def __init__(self, settings: Settings, public_key_file: str | None) -> None:
+    def __init__(self, settings: ClientSettings, public_key_file: str | None) -> None:
         self._settings = settings
         self._file = public_key_file
         self._known: dict[str | None, ClientKey] = {}
@@ -188,7 +188,7 @@ class Keys:
         return msgspec.structs.replace(spec, public_key=key.public_key, private_key_path=key.private_key_path)
 
 
-def public_key_file(settings: Settings, options: Mapping[str, Any]) -> str | None:
+def public_key_file(settings: ClientSettings, options: Mapping[str, Any]) -> str | None:
     """The user's own public key: as the option names it, else the settings file."""
     return laid_over(settings.defaults, options).get("public_key")
 

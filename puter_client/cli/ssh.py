@@ -18,7 +18,7 @@ import click
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import namespace_option
 from puter_client.cli.terminal import out, plain
-from puter_client.config import Settings
+from puter_client.config import ClientSettings
 from puter_client.connect import SSH_USER, address
 from puter_client.contract.errors import PuterError
 from puter_client.contract.key import check_tag, shown
@@ -134,7 +134,7 @@ def ssh_config(namespace: str | None) -> int:
     return run(work)
 
 
-def _living(settings: Settings, tag: str) -> Record:
+def _living(settings: ClientSettings, tag: str) -> Record:
     from puter_client.cli.follow import run
     from puter_client.cli.session import connected
 
@@ -165,7 +165,7 @@ def _host(record: Record) -> str:
     return host
 
 
-def known_hosts(settings: Settings) -> Path:
+def known_hosts(settings: ClientSettings) -> Path:
     """Puter's own file of host keys; the folder is made."""
     settings.paths.secure_state()
     secure_folder(settings.paths.private_keys)

@@ -16,7 +16,7 @@ from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option, selection_options
 from puter_client.cli.selection import batch_id_of, batch_name, check_selection, not_known, waiting_for_worker
 from puter_client.cli.terminal import columns, out, out_json, say
-from puter_client.config import Settings
+from puter_client.config import ClientSettings
 from puter_client.contract.phase import Phase, Result
 from puter_client.view import Verdict, View, WaitFor
 
@@ -67,7 +67,7 @@ def status(
 
 
 async def _status(
-    settings: Settings,
+    settings: ClientSettings,
     tags: tuple[str, ...],
     batch: str | None,
     everything: bool,
@@ -134,7 +134,7 @@ def is_bad(view: View) -> bool:
     return record is not None and (record.phase is Phase.FAILED or record.result not in (None, Result.SUCCEEDED))
 
 
-def nothing_in(settings: Settings) -> str:
+def nothing_in(settings: ClientSettings) -> str:
     """What to say where nothing is shown: it may be there, in another namespace."""
     return f"nothing in namespace {settings.namespace}: {settings.command('up --tag NAME')}"
 

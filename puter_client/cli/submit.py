@@ -21,7 +21,7 @@ from puter_client.cli.options import (
     wait_option,
 )
 from puter_client.cli.terminal import out, out_json, say
-from puter_client.config import Settings, laid_over
+from puter_client.config import ClientSettings, laid_over
 from puter_client.contract.errors import InvalidInput, WaitTimedOut
 from puter_client.contract.phase import Origin
 from puter_client.view import WaitFor
@@ -124,13 +124,15 @@ class _How(NamedTuple):
     as_json: bool
 
 
-def _generated(tag: str, count: int, settings: Settings, fields: Mapping[str, Any], sources: SshSources) -> Batch:
+def _generated(tag: str, count: int, settings: ClientSettings, fields: Mapping[str, Any], sources: SshSources) -> Batch:
     from puter_client.batch import generate
 
     return generate(tag, count, laid_over(_for_entries(settings.defaults), fields), resolve_ssh_from=sources)
 
 
-def _read(file: str, form: str | None, settings: Settings, fields: Mapping[str, Any], sources: SshSources) -> Batch:
+def _read(
+    file: str, form: str | None, settings: ClientSettings, fields: Mapping[str, Any], sources: SshSources
+) -> Batch:
     from puter_client.batch import read_batch, read_source
 
     text = read_source(file)
@@ -178,7 +180,7 @@ def _weaker_than(stronger: Mapping[str, Any], base: Mapping[str, Any]) -> dict[s
     return left
 
 
-def _in_namespace(settings: Settings, named: str | None) -> Settings:
+def _in_namespace(settings: ClientSettings, named: str | None) -> ClientSettings:
     import msgspec
 
     if named is None or named == settings.namespace:
@@ -199,7 +201,9 @@ def _asked(batch: Batch, keys: Keys, sources: SshSources) -> list[MachineRequest
     return [MachineRequest(entry.tag, keys.into(entry.spec)) for entry in batch.entries]
 
 
-def _tell_dry(batch: Batch, asked: Sequence[MachineRequest], settings: Settings, *, auto: bool, as_json: bool) -> int:
+def _tell_dry(
+    batch: Batch, asked: Sequence[MachineRequest], settings: ClientSettings, *, auto: bool, as_json: bool
+) -> int:
     from puter_client.cli.follow import MOST_LISTED
     from puter_client.cli.specs import described
 
@@ -217,7 +221,7 @@ def _tell_dry(batch: Batch, asked: Sequence[MachineRequest], settings: Settings,
     return 0
 
 
-async def _submit(settings: Settings, going: Going, asked: Sequence[MachineRequest], how: _How) -> int:
+async def _submit(settings: ClientSettings, going: Going, asked: Sequence[MachineRequest], how: _How) -> int:
     from puter_client.cli import follow
     from puter_client.cli.session import connected
 

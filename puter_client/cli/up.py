@@ -22,7 +22,7 @@ from puter_client.cli.options import (
     wait_option,
 )
 from puter_client.cli.terminal import out, out_json, plain, say
-from puter_client.config import Settings
+from puter_client.config import ClientSettings
 from puter_client.contract.key import check_tag
 from puter_client.contract.phase import ENDED, Origin, Outcome
 from puter_client.view import View, WaitFor
@@ -121,7 +121,7 @@ def _tell_dry(fields: dict[str, Any], *, auto: bool, as_json: bool) -> None:
 
 
 async def _up(
-    settings: Settings,
+    settings: ClientSettings,
     going: Going,
     asked: MachineRequest,
     timeout_s: float | None,
@@ -150,7 +150,7 @@ async def _up(
     return 0
 
 
-def success(view: View, settings: Settings, now: float) -> list[str]:
+def success(view: View, settings: ClientSettings, now: float) -> list[str]:
     """What `up` prints of a machine that is there, or on its way as far as was asked."""
     from puter_client.cli.when import about, clock
     from puter_client.connect import rsync_command, ssh_command

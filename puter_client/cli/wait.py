@@ -16,7 +16,7 @@ from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option, selection_options, timeout_option, wait_option
 from puter_client.cli.selection import batch_id_of, batch_name, check_selection, not_known, waiting_for_worker
 from puter_client.cli.terminal import live, say
-from puter_client.config import Settings
+from puter_client.config import ClientSettings
 from puter_client.contract.errors import NoWorker, WaitTimedOut
 from puter_client.contract.phase import ENDED
 from puter_client.view import Verdict, WaitFor
@@ -64,7 +64,7 @@ def wait(
     return run(lambda: _wait(settings, going, batch, timeout, as_json), going)
 
 
-async def _known(client: PuterClient, settings: Settings, going: Going, deadline: float | None) -> int | None:
+async def _known(client: PuterClient, settings: ClientSettings, going: Going, deadline: float | None) -> int | None:
     """Wait until what was named is known, as long as there are requests that no worker has taken; the batch's size.
 
     Raises:
@@ -102,7 +102,7 @@ async def _known(client: PuterClient, settings: Settings, going: Going, deadline
 
 
 async def _somebody_serves(
-    client: PuterClient, settings: Settings, going: Going, tags: Sequence[str], size: int | None
+    client: PuterClient, settings: ClientSettings, going: Going, tags: Sequence[str], size: int | None
 ) -> None:
     """What has not come yet comes only if there is a worker.
 
@@ -120,7 +120,9 @@ async def _somebody_serves(
         raise NoWorker(nobody)
 
 
-async def _wait(settings: Settings, going: Going, batch: str | None, timeout_s: float | None, as_json: bool) -> int:
+async def _wait(
+    settings: ClientSettings, going: Going, batch: str | None, timeout_s: float | None, as_json: bool
+) -> int:
     from puter_client.cli import follow
     from puter_client.cli.session import connected
 

@@ -15,7 +15,7 @@ from puter_client.cli.options import json_option, namespace_option
 from puter_client.cli.selection import not_known
 from puter_client.cli.terminal import out, out_json, plain, say, styled
 from puter_client.cli.when import about, clock
-from puter_client.config import Settings
+from puter_client.config import ClientSettings
 from puter_client.contract.key import check_tag
 from puter_client.contract.record import Event, Record
 from puter_client.view import View, iso
@@ -68,7 +68,7 @@ def why(tag: str, with_log: bool, namespace: str | None, as_json: bool) -> int:
     return run(lambda: _why(settings, tag, with_log, as_json))
 
 
-async def _why(settings: Settings, tag: str, with_log: bool, as_json: bool) -> int:
+async def _why(settings: ClientSettings, tag: str, with_log: bool, as_json: bool) -> int:
     from puter_client.cli.session import connected
 
     async with connected(settings, looks_only=True) as client:

@@ -12,7 +12,7 @@ import pytest
 from puter_client.cli import session
 from puter_client.cli.follow import Going, follow
 from puter_client.client import MachineRequest
-from puter_client.config import Config, settle
+from puter_client.config import Config, client_settings
 from puter_client.contract.errors import NoWorker
 from puter_client.contract.spec import Spec
 from tests.acceptance.cli_world import PUTER, CliWorld
@@ -97,7 +97,7 @@ async def test_a_wait_ends_when_there_is_no_worker_any_more(
 ) -> None:
     monkeypatch.setattr(session, "GONE_S", 0.5)
     environ = {**fresh.environ, "PUTER_REDIS_URL": shared.url}
-    settings = settle(environ, namespace=None, config=Config(), paths=fresh.paths)
+    settings = client_settings(environ, namespace=None, config=Config(), paths=fresh.paths)
     async with session.connected(settings) as client:
         await client.submit([MachineRequest("one", Spec())])
         with pytest.raises(NoWorker, match="no worker is running on this Redis"):

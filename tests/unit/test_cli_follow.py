@@ -15,7 +15,7 @@ from puter_client.cli.follow import Going, outcomes, request, run, summary, tell
 from puter_client.cli.progress import Progress, bar_on
 from puter_client.cli.up import success
 from puter_client.client import MachineRequest, PuterClient
-from puter_client.config import Config, Settings, settle
+from puter_client.config import ClientSettings, Config, client_settings
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.errors import StoreUnavailable, WaitTimedOut
 from puter_client.contract.phase import Origin, Outcome, Phase
@@ -38,9 +38,9 @@ def view(tag: str = "one", outcome: Outcome = Outcome.CREATED, message: str | No
     )
 
 
-def settings(namespace: str | None = None) -> Settings:
+def settings(namespace: str | None = None) -> ClientSettings:
     paths = Paths.from_environ({"PUTER_HOME": "/srv/puter"})
-    return settle({"LOGNAME": "betty"}, namespace=namespace, config=Config(), paths=paths)
+    return client_settings({"LOGNAME": "betty"}, namespace=namespace, config=Config(), paths=paths)
 
 
 class TestSummary:

@@ -11,7 +11,7 @@ from puter_client import address
 from puter_client.address import AddressUnknown
 from puter_client.cli import submit
 from puter_client.cli.specs import SshSources, described, given_fields, one_spec, warn_of, without_a_rule
-from puter_client.config import Config, Settings, settle
+from puter_client.config import ClientSettings, Config, client_settings
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import FIELDS
 from puter_client.contract.phase import Os
@@ -21,9 +21,9 @@ from puter_client.paths import Paths
 SIMULATED = {"AWS_ENDPOINT_URL": "http://127.0.0.1:5000"}
 
 
-def settings(**defaults: Any) -> Settings:
+def settings(**defaults: Any) -> ClientSettings:
     paths = Paths.from_environ({"PUTER_HOME": "/srv/puter"})
-    return settle(SIMULATED, namespace="betty", config=Config(defaults=defaults), paths=paths)
+    return client_settings(SIMULATED, namespace="betty", config=Config(defaults=defaults), paths=paths)
 
 
 def spec(options: dict[str, Any], **defaults: Any) -> Spec:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from puter_client.config import Config, laid_over, namespace_of_login, read_config, redis_user, settle
+from puter_client.config import Config, client_settings, laid_over, namespace_of_login, read_config, redis_user
 from puter_client.contract.errors import InvalidInput
 from puter_client.paths import Paths
 
@@ -34,7 +34,7 @@ def problems(path: Path) -> list[str]:
 
 
 def namespace(environ: dict[str, str] | None = None, *, option: str | None = None, config: Config | None = None) -> str:
-    return settle(environ or {}, namespace=option, config=config or Config(), paths=PATHS).namespace
+    return client_settings(environ or {}, namespace=option, config=config or Config(), paths=PATHS).namespace
 
 
 class TestFile:
@@ -89,7 +89,7 @@ class TestFile:
 
     def test_its_repr_holds_no_password(self) -> None:
         config = Config(redis_url="redis://me:hunter2@r.example")
-        assert "hunter2" not in repr(config) + repr(settle({}, namespace="x", config=config, paths=PATHS))
+        assert "hunter2" not in repr(config) + repr(client_settings({}, namespace="x", config=config, paths=PATHS))
 
 
 class TestPrecedence:
@@ -123,23 +123,25 @@ class TestPrecedence:
 
     def test_the_environments_url_wins_over_the_files(self) -> None:
         config = Config(redis_url="redis://file.example")
-        settings = settle({"PUTER_REDIS_URL": "redis://environ.example", "USER": "me"}, config=config, paths=PATHS)
+        settings = client_settings(
+            {"PUTER_REDIS_URL": "redis://environ.example", "USER": "me"}, config=config, paths=PATHS
+        )
         assert settings.redis_url == "redis://environ.example"
 
     def test_no_url_is_the_local_engine(self) -> None:
-        assert settle({"USER": "me", "PUTER_REDIS_URL": ""}, config=Config(), paths=PATHS).redis_url is None
+        assert client_settings({"USER": "me", "PUTER_REDIS_URL": ""}, config=Config(), paths=PATHS).redis_url is None
 
     def test_the_aws_profile_of_the_environment_is_left_to_the_worker(self) -> None:
-        settings = settle({"USER": "me", "AWS_PROFILE": "work"}, config=Config(), paths=PATHS)
+        settings = client_settings({"USER": "me", "AWS_PROFILE": "work"}, config=Config(), paths=PATHS)
         assert "profile" not in settings.defaults
 
     @pytest.mark.parametrize("environ", [{"PUTER_NAMESPACE": "No!"}, {"PUTER_REDIS_URL": "ftp://x"}])
     def test_a_variable_that_cannot_be_used_is_refused(self, environ: dict[str, str]) -> None:
         with pytest.raises(InvalidInput):
-            settle({"USER": "me", **environ}, config=Config(), paths=PATHS)
+            client_settings({"USER": "me", **environ}, config=Config(), paths=PATHS)
 
     def test_a_command_told_to_the_user_names_the_namespace_that_an_option_named(self) -> None:
-        settings = settle({}, namespace="team", config=Config(), paths=PATHS)
+        settings = client_settings({}, namespace="team", config=Config(), paths=PATHS)
         assert settings.command("wait x") == "puter wait x -n team"
 
 
