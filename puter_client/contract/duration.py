@@ -1,4 +1,4 @@
-"""Lengths of time as people write them: `90s`, `60m`, `1h30m`, `2d`."""
+"""Durations as people write them: `90s`, `60m`, `1h30m`, `2d`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ _WRITTEN = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}
 
 
 def parse_duration_s(text: str, *, what: str = "duration") -> int:
-    """Seconds of a written length of time; a bare number has no unit and is refused.
+    """The seconds of a written duration; a bare number has no unit and is refused.
+
+    `what` names the duration in the error.
 
     Raises:
-        InvalidInput: unreadable, or nought.
+        InvalidInput: the text is not a duration, or the duration is zero.
     """
     found = _WRITTEN.fullmatch(text.strip())
     if not found or not any(found.groups()):
-        raise InvalidInput(f"{what} {shown(text)}: write it like 90s, 60m, 2h or 1h30m")
+        raise InvalidInput(f"{shown(text)}: write it like 90s, 60m, 2h or 1h30m", subject=what)
     seconds = sum(int(n) * unit for n, unit in zip(found.groups(), _UNIT_S.values(), strict=True) if n)
     if seconds == 0:
-        raise InvalidInput(f"{what} {shown(text)}: must be longer than nothing")
+        raise InvalidInput(f"{shown(text)}: must be longer than zero", subject=what)
     return seconds
 
 
 def format_duration(seconds: float) -> str:
-    """A length of time in at most two units: `45s`, `1h30m`, `2d`."""
+    """A duration in at most two units: `45s`, `1h30m`, `2d`."""
     rest = max(0, round(seconds))
     parts: list[str] = []
     for unit, size in _UNIT_S.items():

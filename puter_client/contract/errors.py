@@ -1,70 +1,86 @@
 """Errors that a user or a program may meet.
 
+The tree of the client's; behind each is what a command that meets it exits with. A test holds it against the classes.
+
 ```
-PuterError                 code, exit_code; its text is one line that says what was wrong and what to do
-├── InvalidInput           exit 2: something typed or written in a file cannot be used
-├── EngineError            exit 3: the local engine could not be started or used
-├── StoreUnavailable       exit 3: Redis did not answer
-├── NoWorker               exit 3: nobody takes the requests
-└── WaitTimedOut           exit 4: what was waited for did not come in time
+PuterError                    exit 1: the text is one line that says what was wrong and what to do
+├── InvalidInput              exit 2: something typed or written in a file cannot be used
+│   ├── AddressUnknown        exit 2: this machine's own address could not be found out
+│   └── InvalidSpec           exit 2: fields of a spec cannot be used
+├── DemoFailed                exit 1: the demonstration did not come to its end
+├── EngineError               exit 3: the local engine could not be started or used
+├── NoMachine                 exit 1: there is no machine that ssh could reach now
+├── NoWorker                  exit 3: no worker takes the requests
+├── NotKnown                  exit 1: a tag or batch is not known
+├── NothingYet                exit 1: nobody has ever requested anything here
+├── OutputLost                exit 1: standard output could not be written
+├── ProgramMissing            exit 127: ssh or rsync is not installed
+├── StoreUnavailable          exit 3: Redis did not answer
+├── WaitTimedOut              exit 4: what was waited for did not come in time
+└── WorkerNotInstalled        exit 3: the worker's packages are not installed
 ```
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class PuterError(Exception):
     """Base of every error of Puter's; `str(error)` is written for the person who caused it.
 
     Attributes:
-        code: a stable name for programs.
+        code: a stable name for programs: that of the class, unless the class says otherwise.
         exit_code: what a command that meets it exits with.
     """
 
     code: ClassVar[str] = "PuterError"
     exit_code: ClassVar[int] = 1
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # An inherited code would name two errors alike.
+        super().__init_subclass__(**kwargs)
+        if "code" not in cls.__dict__:
+            cls.code = cls.__name__
+
 
 class InvalidInput(PuterError):
     """Something typed or written in a file cannot be used.
 
     Attributes:
-        problems: one line a problem; the text is all of them.
+        subject: what the problems are about, if the place that tells them may name it otherwise.
+        message: the problems without their subject.
+        problems: one line a problem, with the subject; the text is all of them.
     """
 
-    code: ClassVar[str] = "InvalidInput"
     exit_code: ClassVar[int] = 2
 
-    def __init__(self, *problems: str) -> None:
-        self.problems = problems
-        super().__init__("\n".join(problems))
+    def __init__(self, *problems: str, subject: str | None = None) -> None:
+        self.subject = subject
+        self.message = "\n".join(problems)
+        self.problems = tuple(f"{subject} {problem}" for problem in problems) if subject else problems
+        super().__init__("\n".join(self.problems))
 
 
 class EngineError(PuterError):
     """The local engine could not be started or used."""
 
-    code: ClassVar[str] = "EngineError"
     exit_code: ClassVar[int] = 3
 
 
 class StoreUnavailable(PuterError):
     """Redis did not answer, or refused."""
 
-    code: ClassVar[str] = "StoreUnavailable"
     exit_code: ClassVar[int] = 3
 
 
 class NoWorker(PuterError):
     """No worker announces itself, so nobody would take the requests."""
 
-    code: ClassVar[str] = "NoWorker"
     exit_code: ClassVar[int] = 3
 
 
 class WaitTimedOut(PuterError):
     """What was waited for did not come in time; the requests go on."""
 
-    code: ClassVar[str] = "WaitTimedOut"
     exit_code: ClassVar[int] = 4

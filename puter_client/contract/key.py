@@ -8,18 +8,18 @@ import msgspec
 
 from puter_client.contract.errors import InvalidInput
 
-# Narrow on purpose: no separator of a Redis key, an arq job id or an EC2 filter wildcard is in them,
-# so no two keys can ever share a name anywhere.
+# Narrow on purpose: the alphabets contain no separator of a Redis key or an arq job id and no wildcard of an EC2
+# filter, so no two keys can ever share a name anywhere.
 NAMESPACE = re.compile(r"[a-z0-9][a-z0-9-]{0,38}")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}")
 
 
 class PuterKey(msgspec.Struct, frozen=True, order=True):
-    """Namespace and tag; one key never has two live instances.
+    """A namespace and a tag; one key never has two live instances.
 
     Attributes:
-        namespace: `[a-z0-9][a-z0-9-]{0,38}`: a person's or a team's own room.
-        tag: `[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}`: one machine in it.
+        namespace: `[a-z0-9][a-z0-9-]{0,38}`: the machines of one person or team.
+        tag: `[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}`: one machine in the namespace.
     """
 
     namespace: str
@@ -42,7 +42,7 @@ class PuterKey(msgspec.Struct, frozen=True, order=True):
         """The key that `str()` wrote.
 
         Raises:
-            InvalidInput: the text is no key.
+            InvalidInput: the text is not a key.
         """
         namespace, _, tag = text.partition("/")
         return cls.checked(namespace, tag)
@@ -52,7 +52,8 @@ def check_namespace(value: str) -> str:
     """The value itself, if it can be a namespace; raises InvalidInput otherwise."""
     if not NAMESPACE.fullmatch(value):
         raise InvalidInput(
-            f"namespace {shown(value)}: use 1 to 39 lower-case letters, digits and '-', not beginning with '-'"
+            f"{shown(value)}: use 1 to 39 lower-case letters, digits and '-', not beginning with '-'",
+            subject="namespace",
         )
     return value
 
@@ -61,7 +62,8 @@ def check_tag(value: str) -> str:
     """The value itself, if it can be a tag; raises InvalidInput otherwise."""
     if not TAG.fullmatch(value):
         raise InvalidInput(
-            f"tag {shown(value)}: use 1 to 128 letters, digits and . _ : @ + = -, beginning with a letter or digit"
+            f"{shown(value)}: use 1 to 128 letters, digits and . _ : @ + = -, beginning with a letter or digit",
+            subject="tag",
         )
     return value
 

@@ -1,9 +1,9 @@
-"""The user's own user data: recognised as cloud-init does, and kept from doing harm to Puter's part.
+"""The user's own user data: its type, recognised as cloud-init does, and the forms that would harm Puter's part.
 
 cloud-init resolves includes and archives and unpacks compressed parts before it runs anything at all, and an error
 there (an address that does not answer) ends all of it: since 20.3, see `ERROR_ON_USER_DATA_FAILURE` in its
-features.py. A machine would then boot without its deadline. It also forgets for which instance of a launch such
-parts are. So these forms are refused.
+features.py. A machine would then boot without its deadline. cloud-init also drops the launch index of such parts.
+So these forms are refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MULTIPART = ("content-type: multipart/", "mime-version:")
 _REFUSED = re.compile(
     r"text/(x-include(-once)?-url|cloud-config-archive)|application/(x-)?(gzip|gunzip|compress)(ed|-compressed)?"
 )
-# Types for which cloud-init looks into the text, whatever the part says of itself.
+# Types for which cloud-init inspects the text, whatever type the part declares.
 _LOOKED_INTO = frozenset({"text/plain", "text/x-not-multipart", "text/x-shellscript"})
 _FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
@@ -40,14 +40,17 @@ _FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 PUTERS = "000-puter-"
 
 
+SUBJECT = "user_data"
+
+
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One part of user data.
 
     Attributes:
         content_type: one that cloud-init or a part handler knows.
-        body: arrives as it is, to the byte.
+        body: the content, which arrives unchanged.
         filename: cloud-init runs scripts in the order of these; None is a number by position.
-        launch_index: the one instance of a launch that it is for; None is each of them.
+        launch_index: the one instance of a launch that gets it; None is all of them.
     """
 
     content_type: str
@@ -57,7 +60,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_user_data(text: str) -> None:
-    """Refuses what cloud-init would not take, or what would put the machine's end at risk.
+    """Refuse user data that cloud-init would not take, or that would put the machine's deadline at risk.
 
     Raises:
         InvalidInput: with what to write instead.
@@ -66,7 +69,7 @@ def check_user_data(text: str) -> None:
 
 
 def parts_of(text: str) -> tuple[Part, ...]:
-    """The parts that user data consists of, for every instance of a launch; one, unless it is MIME itself.
+    """The parts of user data, for every instance of a launch: one part, unless the text is MIME itself.
 
     Raises:
         InvalidInput: see check_user_data.
@@ -77,20 +80,22 @@ def parts_of(text: str) -> tuple[Part, ...]:
     content_type = _type_of(text)
     if content_type is None:
         raise InvalidInput(
-            f"user_data begins with {shown(text.partition(chr(10))[0], 20)}: begin it with #! (a script), "
-            "#cloud-config, #cloud-boothook, #part-handler, ## template: jinja or Content-Type: multipart/mixed"
+            f"begins with {shown(text.partition(chr(10))[0], 20)}: begin it with #! (a script), "
+            "#cloud-config, #cloud-boothook, #part-handler, ## template: jinja or Content-Type: multipart/mixed",
+            subject=SUBJECT,
         )
     _refuse_harmful(content_type)
     return (Part(content_type=content_type, body=text.encode()),)
 
 
 def _parts_of_multipart(text: str) -> tuple[Part, ...]:
-    # Of bytes, not of text: the parser would read letters beyond ASCII differently.
+    # The parser reads letters beyond ASCII correctly from bytes only.
     message = email.message_from_bytes(text.encode())
     leaves = [leaf for leaf in message.walk() if not leaf.is_multipart()]
     if leaves == [message]:
         raise InvalidInput(
-            "user_data is no readable MIME: give it a Content-Type of multipart/mixed with its parts' boundary"
+            "is not valid MIME: give it a Content-Type of multipart/mixed with the boundary of its parts",
+            subject=SUBJECT,
         )
     return tuple(_part_of_leaf(leaf) for leaf in leaves)
 
@@ -98,9 +103,9 @@ def _parts_of_multipart(text: str) -> tuple[Part, ...]:
 def _part_of_leaf(leaf: Message) -> Part:
     body = leaf.get_payload(decode=True)
     if not isinstance(body, bytes):
-        raise InvalidInput("user_data has a MIME part without content: remove it")
+        raise InvalidInput("has a MIME part without content: remove it", subject=SUBJECT)
     if "Launch-Index" in leaf:
-        raise InvalidInput("user_data has a Launch-Index header: it is for one machine, remove it")
+        raise InvalidInput("has a Launch-Index header, which Puter sets itself: remove it", subject=SUBJECT)
     content_type = leaf.get_content_type()
     _refuse_harmful(content_type)
     if content_type in _LOOKED_INTO:
@@ -118,6 +123,7 @@ def _type_of(text: str) -> str | None:
 def _refuse_harmful(content_type: str | None) -> None:
     if content_type and _REFUSED.fullmatch(content_type):
         raise InvalidInput(
-            f"user_data of type {content_type}: cloud-init unpacks it before anything runs, and where that fails "
-            "the machine would never end itself; fetch or unpack in a script instead (#!/bin/sh, curl …)"
+            f"has type {content_type}: cloud-init unpacks it before anything runs, and if that fails "
+            "the machine never ends itself; fetch or unpack in a script instead (#!/bin/sh, curl …)",
+            subject=SUBJECT,
         )

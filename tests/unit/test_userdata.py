@@ -268,7 +268,7 @@ def test_a_part_cannot_take_the_name_of_one_of_puters() -> None:
         (MULTIPART.replace("text/cloud-config", "text/cloud-config-archive"), r"text/cloud-config-archive"),
         (MULTIPART.replace("text/cloud-config", "application/gzip"), r"application/gzip"),
         (MULTIPART.replace("--b\n", "--b\nLaunch-Index: 3\n"), r"Launch-Index .* remove it"),
-        ("Content-Type: multipart/mixed\n\nnothing\n", r"no readable MIME"),
+        ("Content-Type: multipart/mixed\n\nnothing\n", r"is not valid MIME"),
     ],
 )
 def test_user_data_that_cannot_be_used_is_refused(user_data: str, complaint: str) -> None:
