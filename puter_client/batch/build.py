@@ -128,7 +128,7 @@ class Builder:
         try:
             check_tag(text)
         except InvalidInput as error:
-            self._problems.add_at(tag, TAG, str(error).removeprefix("tag "))
+            self._problems.add_at(tag, TAG, error.message)
             return False
         if text not in self._first:
             self._first[text] = row
@@ -146,9 +146,9 @@ class Builder:
                 # Each level's env is sound by itself: what is wrong is that this row runs nothing.
                 written = None if problem.field == "env" else fields.get(problem.field)
                 if written is None:
-                    self._problems.add(problem.message, line=row.line, label=row.label, field=problem.field)
+                    self._problems.add(problem.told(), line=row.line, label=row.label, field=problem.field)
                 else:
-                    self._problems.add_at(written, problem.field, problem.message)
+                    self._problems.add_at(written, problem.field, problem.told())
             return None
 
 

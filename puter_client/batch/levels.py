@@ -84,7 +84,7 @@ class LevelReader:
             build_spec(alone)
         except InvalidSpec as error:
             for problem in error.field_problems:
-                self._problems.add_at(level[problem.field], problem.field, problem.message)
+                self._problems.add_at(level[problem.field], problem.field, problem.told())
             for problem in error.field_problems:
                 level.pop(problem.field, None)
         return level

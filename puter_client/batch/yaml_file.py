@@ -52,7 +52,7 @@ def _namespace(root: Mapping, problems: Problems) -> str | None:
             raise InvalidInput("is empty: leave it out, or write a name")
         return check_namespace(node.text)
     except InvalidInput as error:
-        problems.add(str(error).removeprefix("namespace "), line=line, field="namespace")
+        problems.add(error.message, line=line, field="namespace")
         return None
 
 

@@ -143,21 +143,13 @@ def one_spec(settings: ClientSettings, options: Mapping[str, Any], sources: SshS
     try:
         spec = build_spec(fields)
     except InvalidSpec as error:
-        problems += [f"{option_name(p.field)}: {_reworded(p.message)}" for p in error.field_problems]
+        problems += [f"{option_name(p.field)}: {p.told(option_name)}" for p in error.field_problems]
     if problems:
         raise InvalidInput(*problems)
     cidrs = sources(words)
     if sources.unknown is not None:
         raise sources.unknown
     return msgspec.structs.replace(spec, ssh_from=cidrs)
-
-
-def _reworded(message: str) -> str:
-    return (
-        message.replace("no_shutdown: true", "--no-shutdown")
-        .replace("and ttl exclude", "and --ttl exclude")
-        .replace("write run as well", "give --run as well")
-    )
 
 
 class Keys:

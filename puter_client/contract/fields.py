@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import msgspec
 
-from puter_client.contract.duration import parse_duration_s
+from puter_client.contract.declaration import Declared, declared, inputs
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
-from puter_client.contract.phase import Os
+from puter_client.contract.readers import MAX_AWS_TAGS, USER_DATA_LIMIT_BYTES, Reader, parse_cidr
 from puter_client.contract.spec import Spec
 
-# EC2 counts user data before base64: 16 KB for the whole, Puter's own part included.
-USER_DATA_LIMIT_BYTES = 16_384
-MIN_TTL_S = 60
-MAX_TTL_S = 365 * 86_400
-MAX_ALTERNATIVES = 10
-MAX_AWS_TAGS = 20  # EC2 allows 50 a resource; Puter writes up to 30 of its own (a group's manifest among them)
+__all__ = [
+    "FIELDS",
+    "MAX_AWS_TAGS",
+    "USER_DATA_LIMIT_BYTES",
+    "FieldProblem",
+    "InvalidSpec",
+    "build",
+    "build_spec",
+    "parse_cidr",
+    "recheck_spec",
+]
 
-Field = Callable[[Any], Any]
+# A field as it is written → how its value is read.
+FIELDS: Mapping[str, Reader] = {name: field.read for name, field in inputs(Spec).items()}
+
+S = TypeVar("S", bound=Spec)
+
+
+def _as_in_files(name: str) -> str:
+    return name
 
 
 class FieldProblem(msgspec.Struct, frozen=True, order=True):
@@ -32,203 +42,84 @@ class FieldProblem(msgspec.Struct, frozen=True, order=True):
     Attributes:
         field: its name as written in a batch file.
         message: what is wrong, with the value, and what to write instead.
+        other: another field that the message goes on to name, if any: each place spells it in its own way.
+        rest: what follows that name.
     """
 
     field: str
     message: str
+    other: str | None = None
+    rest: str = ""
+
+    def told(self, spelled: Callable[[str], str] = _as_in_files) -> str:
+        """The whole message; `spelled` is how names of fields are written where it is told."""
+        return self.message if self.other is None else f"{self.message} {spelled(self.other)}{self.rest}"
 
 
-def _pattern(pattern: str, remedy: str) -> Field:
-    compiled = re.compile(pattern)
+class InvalidSpec(InvalidInput):
+    """Fields of a spec cannot be used.
 
-    def check(value: Any) -> str:
-        text = _text(value)
-        if not compiled.fullmatch(text):
-            raise ValueError(f"{shown(text)}: {remedy}")
-        return text
+    Attributes:
+        field_problems: each of them.
+    """
 
-    return check
-
-
-def _several(check: Field) -> Field:
-    """One or more of what `check` reads, in order: a list, or a text with spaces between them."""
-
-    def read(value: Any) -> tuple[str, ...]:
-        items = value if isinstance(value, list | tuple) else _text(value).split()
-        if not items:
-            raise ValueError("is empty: leave it out, or write a value")
-        if len(items) > MAX_ALTERNATIVES:
-            raise ValueError(f"{len(items)} of them: write at most {MAX_ALTERNATIVES}")
-        return tuple(dict.fromkeys(check(item) for item in items))
-
-    return read
+    def __init__(self, field_problems: list[FieldProblem]) -> None:
+        self.field_problems = sorted(field_problems, key=lambda problem: (problem.field, problem.message))
+        super().__init__(*(f"{problem.field}: {problem.told()}" for problem in self.field_problems))
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"{_kind(value)}: write a text")
-    text = str(value)
-    if "\0" in text:
-        raise ValueError("holds a NUL character: remove it")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("is not UTF-8: write it in UTF-8") from None
-    return text
-
-
-def _full_text(value: Any) -> str:
-    text = _text(value)
-    if not text.strip():
-        raise ValueError("is empty: leave it out, or write a value")
-    if len(text.encode()) > USER_DATA_LIMIT_BYTES:
-        raise ValueError("has over 16,384 bytes: EC2 takes at most 16 KB of user data in all")
-    return text
-
-
-def _user_data(value: Any) -> str:
-    from puter_client.contract.userdata import check_user_data  # most requests have none
-
-    text = _full_text(value)
-    try:
-        check_user_data(text)
-    except InvalidInput as error:
-        raise ValueError(str(error).removeprefix("user_data ")) from None
-    return text
-
-
-def _flag(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in {"true", "false"}:
-        return value.lower() == "true"
-    raise ValueError(f"{shown(value)}: write true or false")
-
-
-def _gib(value: Any) -> int:
-    text = str(value)
-    digits = not isinstance(value, bool) and text.isascii() and text.isdigit() and len(text) <= 9
-    if not digits or not 1 <= int(text) <= 65_536:
-        raise ValueError(f"{shown(value)}: write a whole number of GiB, 1 to 65536")
-    return int(text)
-
-
-def _os(value: Any) -> Os:
-    text = _text(value)
-    try:
-        return Os(text)
-    except ValueError:
-        raise ValueError(f"{shown(text)}: write one of {', '.join(Os)}") from None
-
-
-def _seconds(remedy: str, least: int, most: int) -> Field:
-    def read(value: Any) -> int:
-        try:
-            seconds = parse_duration_s(_text(value))
-        except InvalidInput as error:
-            raise ValueError(str(error).removeprefix("duration ")) from None
-        if not least <= seconds <= most:
-            raise ValueError(f"{shown(value)}: write {remedy}")
-        return seconds
-
-    return read
-
-
-def _mapping(value: Any, name: re.Pattern[str], remedy: str, limit: int) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{_kind(value)}: write names with values (K: V)")
-    checked: dict[str, str] = {}
-    for key, item in value.items():
-        if not isinstance(key, str) or not name.fullmatch(key):
-            # What stands behind a "=" is a value that was meant to be one, perhaps a secret.
-            raise ValueError(f"{shown(str(key).partition('=')[0])}: {remedy}")
-        try:
-            checked[key] = _text(item)
-        except ValueError as error:
-            raise ValueError(f"{key}: {error}") from None
-    if sum(len(text.encode()) for text in checked.values()) > limit:
-        raise ValueError(f"the values have over {limit:,} bytes in all")
-    return checked
-
-
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-# The narrower alphabet that holds for tags read through the instance metadata service.
-_TAG_KEY = re.compile(r"(?!aws:)(?!puter(:|$))(?!Name$)[A-Za-z0-9+=.,_:@-]{1,127}")
-
-
-def _env(value: Any) -> dict[str, str]:
-    return _mapping(value, _ENV_NAME, "name variables with letters, digits and _", USER_DATA_LIMIT_BYTES)
-
-
-def _aws_tags(value: Any) -> dict[str, str]:
-    remedy = "use 1 to 127 letters, digits and + = . , _ : @ -; Name, puter, puter:… and aws:… are taken"
-    tags = _mapping(value, _TAG_KEY, remedy, MAX_AWS_TAGS * 256)
-    for key, text in tags.items():
-        if len(text) > 256:
-            raise ValueError(f"{key}: the value has over 256 characters, EC2's limit")
-    if len(tags) > MAX_AWS_TAGS:
-        raise ValueError(f"{len(tags)} tags: at most {MAX_AWS_TAGS} beside Puter's own")
-    return tags
-
-
-def _cidrs(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, str | list | tuple):
-        raise ValueError(f"{_kind(value)}: write a CIDR or a list of them")
-    items = value.split() if isinstance(value, str) else list(value)
-    if items == ["none"]:
-        return ()
-    return tuple(sorted({parse_cidr(_text(item)) for item in items}))
-
-
-@lru_cache(maxsize=1_000)  # a batch has the same few in each of its thousands of requests
-def parse_cidr(text: str) -> str:
-    """A CIDR in its one written form; a bare address is that one host.
+def build_spec(written: Mapping[str, Any]) -> Spec:
+    """The Spec of written fields (names of FIELDS; None means not written).
 
     Raises:
-        ValueError: it is none, or bits beyond the prefix are set.
+        InvalidSpec: with every field that cannot be used, not only the first.
     """
-    try:
-        return str(ipaddress.ip_network(text.strip()))
-    except ValueError:
-        raise ValueError(f"{shown(text)}: write an address or CIDR like 203.0.113.7/32, or auto, or none") from None
+    return build(Spec, written)
 
 
-def _kind(value: Any) -> str:
-    if value is None:
-        return "is empty"
-    names = {bool: "true/false", str: "a text", list: "a list", dict: "a mapping", int: "a number", float: "a number"}
-    return f"is {names.get(type(value), type(value).__name__)}"
+def build(struct: type[S], written: Mapping[str, Any]) -> S:
+    """The spec of written fields, for any struct that declares them.
+
+    Raises:
+        InvalidSpec: with every field that cannot be used, not only the first.
+    """
+    problems: list[FieldProblem] = []
+    values: dict[str, Any] = {}
+    known = inputs(struct)
+    for name, value in written.items():
+        if value is None:
+            continue
+        if name not in known:
+            problems.append(FieldProblem(shown(name), f"unknown field; known are {', '.join(sorted(known))}"))
+            continue
+        try:
+            values[name] = known[name].read(value)
+        except ValueError as error:
+            problems.append(_refused(struct, name, error))
+    for item in declared(struct):
+        problems += _combination(item, values)
+    problems += _too_large(values)
+    if problems:
+        raise InvalidSpec(problems)
+    return struct(**_as_attributes(struct, values))
 
 
-_RESOURCE = "write the id as EC2 shows it, like "
+def _refused(struct: type[Spec], name: str, error: ValueError) -> FieldProblem:
+    instead = next((item.field.none for item in declared(struct) if item.name == name), None)
+    if instead is None:
+        return FieldProblem(name, str(error))
+    return FieldProblem(name, f"{error}, or", instead.name, f" {instead.meaning}")
 
-# Name in batch files → how its value is read. Options of the command line have the same names with '-'.
-FIELDS: dict[str, Field] = {
-    "profile": _pattern(r"[^\s:/\\][^\x00-\x1f/\\]{0,127}", "write the name of an AWS profile"),
-    "region": _pattern(r"[a-z]{2,4}(-[a-z]+){1,3}-\d{1,2}", "write a region like us-east-1"),
-    "instance_type": _several(_pattern(r"[a-z][a-z0-9-]{0,30}\.[a-z0-9-]{1,30}", "write a type like t3.micro")),
-    "os": _os,
-    "ami": _pattern(r"ami-[0-9a-f]{8,17}", _RESOURCE + "ami-0123456789abcdef0"),
-    "subnet": _several(_pattern(r"subnet-[0-9a-f]{8,17}", _RESOURCE + "subnet-0123456789abcdef0")),
-    "spot": _flag,
-    "alone": _flag,
-    "disk": _gib,
-    "instance_profile": _pattern(r"[A-Za-z0-9+=,.@_-]{1,128}", "write the name of an IAM instance profile"),
-    "user_data": _user_data,
-    "run": _full_text,
-    "env": _env,
-    "key_name": _pattern(r"[\x20-\x7e]{1,255}", "use 1 to 255 printable ASCII characters"),
-    "public_key": _pattern(r"(ssh-(rsa|ed25519)) [A-Za-z0-9+/=]{40,4000}( [^\x00-\x1f]{0,200})?",
-                           "give an OpenSSH public key of type ssh-ed25519 or ssh-rsa, on one line"),
-    "private_key_path": _pattern(r"[^\x00-\x1f]{1,4096}", "write a path"),
-    "security_group_name": _pattern(r"(?!sg-)[A-Za-z0-9 ._:/()#,@\[\]+=&;{}!$*-]{1,255}",
-                                    "write a group's name (not sg-…) in EC2's alphabet"),
-    "ssh_from": _cidrs,
-    "aws_tags": _aws_tags,
-    "give_up_after": _seconds("1m to 7d", 60, 7 * 86_400),
-    "ttl": _seconds("1m to 365d, or no_shutdown: true for a machine that stays", MIN_TTL_S, MAX_TTL_S),
-    "no_shutdown": _flag,
-}  # fmt: skip
+
+def _combination(item: Declared, values: Mapping[str, Any]) -> list[FieldProblem]:
+    """What is wrong with a field beside the others, though each is fine by itself."""
+    problems: list[FieldProblem] = []
+    none, needs = item.field.none, item.field.needs
+    if none and values.get(none.name) and item.name in values:
+        problems.append(FieldProblem(none.name, "and", item.name, " exclude each other: keep one"))
+    if needs and values.get(item.name) and not values.get(needs):
+        problems.append(FieldProblem(item.name, "has no effect alone: write", needs, " as well"))
+    return problems
 
 
 def _too_large(values: Mapping[str, Any]) -> list[FieldProblem]:
@@ -251,50 +142,51 @@ def _too_large(values: Mapping[str, Any]) -> list[FieldProblem]:
     return [FieldProblem(largest, message)]
 
 
-_SPEC_NAMES = {"ttl": "ttl_s", "give_up_after": "give_up_after_s"}
-# The first is wanted, the further ones stand in for it.
-_IN_TURN = ("instance_type", "subnet")
+def _as_attributes(struct: type[Spec], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that were read, under the names and in the form in which the struct has them."""
+    attributes: dict[str, Any] = {}
+    for item in declared(struct):
+        field = item.field
+        if item.name in values:
+            value = values[item.name]
+            if field.further:
+                value, *more = value
+                attributes[field.further] = tuple(more)
+            attributes[item.attribute] = value
+        elif field.none and values.get(field.none.name):
+            attributes[item.attribute] = None
+    return attributes
 
 
-def build_spec(written: Mapping[str, Any]) -> Spec:
-    """The Spec of written fields (names of FIELDS; None means not written).
-
-    Raises:
-        InvalidSpec: with every field that cannot be used, not only the first.
-    """
-    problems: list[FieldProblem] = []
-    values: dict[str, Any] = {}
-    for name, value in written.items():
-        if value is None:
-            continue
-        reader = FIELDS.get(name)
-        if reader is None:
-            problems.append(FieldProblem(shown(name), f"unknown; known are {', '.join(sorted(FIELDS))}"))
-            continue
-        try:
-            values[name] = reader(value)
-        except ValueError as error:
-            problems.append(FieldProblem(name, str(error)))
-    if values.get("no_shutdown") and "ttl" in values:
-        problems.append(FieldProblem("no_shutdown", "and ttl exclude each other: keep one"))
-    problems += _too_large(values)
-    if values.get("env") and not values.get("run"):
-        problems.append(FieldProblem("env", "is for the workload: write run as well"))
-    if problems:
-        raise InvalidSpec(problems)
-    return Spec(**_as_spec(values))
+def _not_canonical(item: Declared, expected: Any) -> str:
+    if item.field.secret:
+        return "is not canonical"
+    written = " ".join(expected) if isinstance(expected, tuple) else expected
+    return f"is not canonical, expected {shown(written, 120)}"
 
 
-def _as_spec(values: dict[str, Any]) -> dict[str, Any]:
-    """Fields as they are written, read already, under the names and in the form that Spec has them."""
-    named = {_SPEC_NAMES.get(name, name): value for name, value in values.items() if name != "no_shutdown"}
-    if values.get("no_shutdown"):
-        named["ttl_s"] = None
-    for name in _IN_TURN:
-        if name in named:
-            named[name], *further = named[name]
-            named[f"{name}s"] = tuple(further)
-    return named
+class _Check(msgspec.Struct, frozen=True):
+    """How one field of a finished spec is checked; the declaration, prepared for 5,000 specs a second."""
+
+    attribute: str
+    further: str | None
+    default: Any
+    read: Reader
+    declared: Declared
+
+
+@cache
+def _checks(struct: type[Spec]) -> tuple[_Check, ...]:
+    return tuple(
+        _Check(
+            attribute=item.attribute,
+            further=item.field.further,
+            default=(item.default,) if item.field.further else item.default,
+            read=item.field.read_again or item.field.read,
+            declared=item,
+        )
+        for item in declared(struct)
+    )
 
 
 def recheck_spec(spec: Spec) -> None:
@@ -304,37 +196,18 @@ def recheck_spec(spec: Spec) -> None:
         InvalidSpec: they are not.
     """
     problems: list[FieldProblem] = []
-    for name, reader in FIELDS.items():
-        value = getattr(spec, name, None)
-        # What was not written has its default, which needs no check.
-        if value is None or value is False or value == {} or value == ():
+    for check in _checks(type(spec)):
+        value = getattr(spec, check.attribute)
+        if check.further is not None:
+            value = (value, *getattr(spec, check.further))
+        if value == check.default or (value is None and check.declared.field.none):
             continue
-        if name in _IN_TURN:
-            value = (value, *getattr(spec, f"{name}s"))
         try:
-            unchanged = reader(value) == value
+            again = check.read(value)
         except ValueError as error:
-            problems.append(FieldProblem(name, str(error)))
-        else:
-            if not unchanged:
-                problems.append(FieldProblem(name, "is not in its one written form"))
-    if spec.subnets and not spec.subnet:
-        problems.append(FieldProblem("subnet", "further ones without a first"))
-    if spec.ttl_s is not None and not MIN_TTL_S <= spec.ttl_s <= MAX_TTL_S:
-        problems.append(FieldProblem("ttl", f"{spec.ttl_s} s: must be 1m to 365d"))
-    if not 60 <= spec.give_up_after_s <= 7 * 86_400:
-        problems.append(FieldProblem("give_up_after", f"{spec.give_up_after_s} s: must be 1m to 7d"))
+            problems.append(_refused(type(spec), check.declared.name, error))
+            continue
+        if again != value:
+            problems.append(FieldProblem(check.declared.name, _not_canonical(check.declared, again)))
     if problems:
         raise InvalidSpec(problems)
-
-
-class InvalidSpec(InvalidInput):
-    """Fields of a spec that cannot be used.
-
-    Attributes:
-        field_problems: each of them.
-    """
-
-    def __init__(self, field_problems: list[FieldProblem]) -> None:
-        self.field_problems = sorted(field_problems)
-        super().__init__(*(f"{p.field}: {p.message}" for p in self.field_problems))

@@ -1,11 +1,17 @@
-"""What is requested: the description of one machine and its workload."""
+"""What is requested: the description of one machine and its workload.
+
+Each field is declared here and nowhere else: see contract.declaration for what is derived from a declaration.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from typing import Annotated
 
 import msgspec
 
+from puter_client.contract import readers
+from puter_client.contract.declaration import Field, Form, NoneFlag, Option, compared
 from puter_client.contract.phase import Os
 
 DEFAULT_INSTANCE_TYPE = "t3.micro"
@@ -14,88 +20,231 @@ DEFAULT_GIVE_UP_AFTER_S = 900
 DEFAULT_GROUP_NAME = "puter-v1"
 DEFAULT_KEY_NAME = "puter-v1"
 
-# One puter's machine is another's when these agree; the rest says how long it lives, who may reach it and what
-# it is labelled with, which can differ without its being another machine.
-COMPARED = (
-    "profile",
-    "region",
-    "instance_type",
-    "instance_types",
-    "os",
-    "ami",
-    "subnet",
-    "subnets",
-    "spot",
-    "user_data",
-    "run",
-    "env",
-)
+_TTL = readers.Seconds("1m to 365d", 60, 365 * 86_400)
+_GIVE_UP_AFTER = readers.Seconds("1m to 7d", 60, 7 * 86_400)
+_ID = "write the id as EC2 shows it, like "
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One machine as requested; None means "as the worker finds it" unless said otherwise.
+    """One machine as requested; a field that is None is as the worker finds it, unless its help says otherwise.
 
-    Attributes:
-        profile: AWS profile of the worker's host; None is its default credentials.
-        region: None is the profile's own, else us-east-1.
-        instance_type: EC2's name of it.
-        instance_types: further types, tried in turn where the first has no capacity.
-        os: whose newest image is taken when `ami` is None.
-        ami: an image id.
-        subnet: a subnet id; its VPC holds the security group. None is the default VPC's.
-        subnets: further subnets, tried in turn where the first has no capacity.
-        spot: whether to ask for a Spot instance.
-        alone: whether it is launched by a call of its own; machines of one call can read each other's user data.
-        disk: size of the root disk in GiB; None is the image's.
-        instance_profile: name of an IAM instance profile.
-        user_data: the user's own boot script or cloud-config, run after Puter's part.
-        run: the workload, a shell command run once Docker is up.
-        env: environment of the workload.
-        key_name: name of the EC2 key pair as asked; None is Puter's default with its fallback.
-        public_key: one OpenSSH public key line; the private half never travels.
-        private_key_path: where the client keeps the private half, for its ssh commands.
-        security_group_name: name of the group that lets ssh in.
-        ssh_from: CIDRs that may reach port 22; empty is none.
-        aws_tags: further tags of instance and volume.
-        give_up_after_s: for how long missing capacity is waited for.
-        ttl_s: seconds from launch until the machine ends itself; None is never.
+    Compared are the fields that make it another machine; the others say how long it lives, who may reach it and how it
+    is labelled, which may differ for the same machine.
     """
 
-    profile: str | None = None
-    region: str | None = None
-    instance_type: str = DEFAULT_INSTANCE_TYPE
+    profile: Annotated[
+        str | None,
+        Field(
+            read=readers.pattern(r"[^\s:/\\][^\x00-\x1f/\\]{0,127}", "write the name of an AWS profile"),
+            help="AWS profile on the worker's host.  [its default credentials]",
+            option=Option(metavar="NAME"),
+            compared=True,
+            per_member=True,  # the launch queue is of one target already
+        ),
+    ] = None
+    region: Annotated[
+        str | None,
+        Field(
+            read=readers.pattern(r"[a-z]{2,4}(-[a-z]+){1,3}-\d{1,2}", "write a region like us-east-1"),
+            help="Like us-east-1.  [the profile's own, else us-east-1]",
+            option=Option(metavar="NAME"),
+            compared=True,
+            per_member=True,  # the launch queue is of one target already
+        ),
+    ] = None
+    instance_type: Annotated[
+        str,
+        Field(
+            read=readers.several(
+                readers.pattern(r"[a-z][a-z0-9-]{0,30}\.[a-z0-9-]{1,30}", "write a type like t3.micro")
+            ),
+            help="Like c7i.large; more are tried in turn.  [t3.micro]",
+            option=Option(metavar="TYPE", form=Form.WORDS),
+            compared=True,
+            further="instance_types",
+        ),
+    ] = DEFAULT_INSTANCE_TYPE
     instance_types: tuple[str, ...] = ()
-    os: Os = Os.AL2023
-    ami: str | None = None
-    subnet: str | None = None
+    os: Annotated[
+        Os,
+        Field(
+            read=readers.one_of(Os),
+            help="Newest Amazon Linux of that version.  [al2023]",
+            option=Option(metavar="al2023|al2"),
+            compared=True,
+            sets_aside=("ami",),
+        ),
+    ] = Os.AL2023
+    ami: Annotated[
+        str | None,
+        Field(
+            read=readers.pattern(r"ami-[0-9a-f]{8,17}", _ID + "ami-0123456789abcdef0"),
+            help="This image, whatever --os says.",
+            option=Option(metavar="ID"),
+            compared=True,
+        ),
+    ] = None
+    subnet: Annotated[
+        str | None,
+        Field(
+            read=readers.several(readers.pattern(r"subnet-[0-9a-f]{8,17}", _ID + "subnet-0123456789abcdef0")),
+            help="Like subnet-0123…; more are tried in turn.  [default VPC]",
+            option=Option(metavar="ID", form=Form.WORDS),
+            compared=True,
+            further="subnets",
+        ),
+    ] = None
     subnets: tuple[str, ...] = ()
-    spot: bool = False
-    alone: bool = False
-    disk: int | None = None
-    instance_profile: str | None = None
-    user_data: str | None = None
-    run: str | None = None
-    env: dict[str, str] = {}
-    key_name: str | None = None
-    public_key: str | None = None
-    private_key_path: str | None = None
-    security_group_name: str | None = None
-    ssh_from: tuple[str, ...] = ()
-    aws_tags: dict[str, str] = {}
-    give_up_after_s: int = DEFAULT_GIVE_UP_AFTER_S
-    ttl_s: int | None = DEFAULT_TTL_S
+    spot: Annotated[
+        bool,
+        Field(read=readers.flag, help="A Spot instance.", option=Option(form=Form.FLAG), compared=True),
+    ] = False
+    alone: Annotated[
+        bool,
+        Field(
+            read=readers.flag,
+            help="Launched by a call of its own: machines of one call can read each other's user data.",
+            option=Option(form=Form.FLAG),
+        ),
+    ] = False
+    disk: Annotated[
+        int | None,
+        Field(read=readers.gib, help="Root disk in GiB.  [the image's size]", option=Option(metavar="GIB")),
+    ] = None
+    instance_profile: Annotated[
+        str | None,
+        Field(
+            read=readers.pattern(r"[A-Za-z0-9+=,.@_-]{1,128}", "write the name of an IAM instance profile"),
+            help="IAM instance profile of the machine.",
+            option=Option(metavar="NAME"),
+        ),
+    ] = None
+    run: Annotated[
+        str | None,
+        Field(
+            read=readers.full_text,
+            help="The workload: a shell command, run once Docker is up.",
+            option=Option(metavar="CMD"),
+            compared=True,
+            per_member=True,
+        ),
+    ] = None
+    env: Annotated[
+        dict[str, str],
+        Field(
+            read=readers.env,
+            help="A variable of the workload; NAME alone takes it from here.",
+            option=Option(metavar="K=V|NAME", form=Form.VARIABLES, short="e"),
+            compared=True,
+            per_member=True,
+            needs="run",
+            secret=True,
+        ),
+    ] = {}
+    user_data: Annotated[
+        str | None,
+        Field(
+            read=readers.user_data,
+            help="Boot script or cloud-config, run after Puter's part.",
+            option=Option(metavar="FILE", form=Form.FILE),
+            compared=True,
+            per_member=True,
+            secret=True,
+        ),
+    ] = None
+    give_up_after_s: Annotated[
+        int,
+        Field(
+            name="give_up_after",
+            read=_GIVE_UP_AFTER.read,
+            read_again=_GIVE_UP_AFTER.read_again,
+            help="How long to wait for missing capacity.  [15m]",
+            option=Option(metavar="TIME"),
+            per_member=True,  # each key has a clock of its own
+        ),
+    ] = DEFAULT_GIVE_UP_AFTER_S
+    ttl_s: Annotated[
+        int | None,
+        Field(
+            name="ttl",
+            read=_TTL.read,
+            read_again=_TTL.read_again,
+            help="Ends itself so long after its launch: 90s, 60m, 1h30m, 2d.  [60m]",
+            option=Option(metavar="TIME"),
+            none=NoneFlag(name="no_shutdown", help="Stays until somebody ends it.", meaning="for a machine that stays"),
+        ),
+    ] = DEFAULT_TTL_S
+    ssh_from: Annotated[
+        tuple[str, ...],
+        Field(
+            read=readers.cidrs,
+            help="Who may use ssh.  [auto: this machine]",
+            option=Option(metavar="CIDR|auto|none", form=Form.WORDS),
+        ),
+    ] = ()
+    key_name: Annotated[
+        str | None,
+        Field(
+            read=readers.pattern(r"[\x20-\x7e]{1,255}", "use 1 to 255 printable ASCII characters"),
+            help="EC2 key pair.  [puter-v1]",
+            option=Option(metavar="NAME"),
+        ),
+    ] = None
+    public_key: Annotated[
+        str | None,
+        Field(
+            read=readers.pattern(
+                r"(ssh-(rsa|ed25519)) [A-Za-z0-9+/=]{40,4000}( [^\x00-\x1f]{0,200})?",
+                "give an OpenSSH public key of type ssh-ed25519 or ssh-rsa, on one line",
+            ),
+            help="Your own key's public half.  [a key that Puter makes]",
+            option=Option(metavar="FILE"),  # the private half, beside it, is found by this path
+            client_only=True,
+        ),
+    ] = None
+    private_key_path: Annotated[
+        str | None,
+        Field(
+            read=readers.pattern(r"[^\x00-\x1f]{1,4096}", "write a path"),
+            help="Where the client keeps the private half of the key, for its ssh commands.",
+            per_member=True,
+            client_only=True,
+        ),
+    ] = None
+    security_group_name: Annotated[
+        str | None,
+        Field(
+            read=readers.pattern(
+                r"(?!sg-)[A-Za-z0-9 ._:/()#,@\[\]+=&;{}!$*-]{1,255}",
+                "write a group's name (not sg-…) in EC2's alphabet",
+            ),
+            help="Group that lets ssh in.  [puter-v1]",
+            option=Option(metavar="NAME"),
+        ),
+    ] = None
+    aws_tags: Annotated[
+        dict[str, str],
+        Field(
+            read=readers.aws_tags,
+            help="A further EC2 tag; may be repeated.",
+            option=Option(metavar="K=V", form=Form.PAIRS, name="aws-tag"),
+        ),
+    ] = {}
 
     def __repr__(self) -> str:
         # env, run and user data may carry secrets, and a repr ends in logs.
-        return f"Spec(instance_type={self.instance_type!r}, os={self.os.value!r}, digest={spec_digest(self)!r})"
+        return (
+            f"{type(self).__name__}(instance_type={self.instance_type!r}, os={self.os.value!r}, "
+            f"digest={spec_digest(self)!r})"
+        )
 
 
 def spec_digest(spec: Spec) -> str:
-    """16 hex digits that agree for specs of the same machine (see COMPARED)."""
-    compared = [getattr(spec, name) for name in COMPARED]
-    return hashlib.sha256(msgspec.json.encode(compared, order="deterministic")).hexdigest()[:16]
+    """16 hex digits that agree for specs of the same machine: for those with equal compared fields."""
+    values = [getattr(spec, name) for name in compared(type(spec))]
+    return hashlib.sha256(msgspec.json.encode(values, order="deterministic")).hexdigest()[:16]
 
 
 def differing_fields(one: Spec, other: Spec) -> tuple[str, ...]:
-    """Names of the compared fields in which two specs differ, in COMPARED's order."""
-    return tuple(name for name in COMPARED if getattr(one, name) != getattr(other, name))
+    """Names of the compared fields in which two specs differ, in the order of their declarations."""
+    return tuple(name for name in compared(type(one)) if getattr(one, name) != getattr(other, name))

@@ -1,4 +1,4 @@
-"""The very arguments of RunInstances, composed once and then frozen."""
+"""The exact arguments of RunInstances, composed once and then frozen."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import USER_DATA_LIMIT_BYTES
+from puter_client.contract.spec import Spec
 from puter_worker.ec2.images import Image
 from puter_worker.ec2.tags import MANAGED, MANIFEST, specification
 
@@ -21,22 +22,22 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """What one RunInstances call asks for.
 
     Attributes:
+        spec: of any member. Only the fields that all members share may be read here; which image, key pair, group
+            and place they come to is decided elsewhere, and given by the attributes below.
         image: what is booted.
         instance_type: EC2's name of it.
-        key_name: the key pair that is admitted.
+        key_name: the key pair that may sign in.
         group_id: the security group.
-        client_token: ≤64 ASCII characters; the same again launches nothing again.
+        client_token: ≤64 ASCII characters; a second call with the same token launches nothing.
         tags: of the instances; of volumes and a Spot request too, but for the manifest. Has `puter:managed`.
-        user_data: as the machine shall get it (gzipped, perhaps), ≤16 KB.
-        min_count: none are launched if EC2 cannot launch as many.
-        max_count: as many as EC2 can, up to this.
+        user_data: as the machine gets it (perhaps gzipped), ≤16 KB.
+        min_count: EC2 launches none if it cannot launch this many.
+        max_count: EC2 launches up to this many.
         subnet_id: decides the zone; None is the default VPC's subnet.
         zone: availability zone, where there is no subnet.
-        disk: size of the root disk in GiB; None is the image's.
-        instance_profile: name of an IAM instance profile.
-        spot: whether to ask for Spot instances.
     """
 
+    spec: Spec
     image: Image
     instance_type: str
     key_name: str | None
@@ -48,9 +49,6 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     max_count: int = 1
     subnet_id: str | None = None
     zone: str | None = None
-    disk: int | None = None
-    instance_profile: str | None = None
-    spot: bool = False
 
     def __repr__(self) -> str:
         # User data may carry secrets, and a repr ends in logs.
@@ -58,21 +56,22 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_arguments(launch: Launch) -> dict[str, Any]:
-    """The arguments of RunInstances, of JSON's types alone (user data as base64): fit to be kept and repeated.
+    """The arguments of RunInstances, in JSON types only (user data as base64), to be stored and sent again.
 
     Raises:
         InvalidInput: the user data is over EC2's limit.
-        ValueError: what no user can cause: no token, a token or tags that EC2 or the policy would not take.
+        ValueError: no user can cause it: there is no token, or EC2 or the IAM policy would not take token or tags.
     """
     if len(launch.user_data) > USER_DATA_LIMIT_BYTES:
         raise InvalidInput(
             f"user_data: {len(launch.user_data):,} bytes with Puter's part: EC2 takes {USER_DATA_LIMIT_BYTES:,}; "
-            "have the machine fetch what is large"
+            "let the machine download large files"
         )
     if not launch.client_token.isascii() or not 0 < len(launch.client_token) <= MAX_TOKEN:
         raise ValueError(f"client token {launch.client_token!r}: 1 to {MAX_TOKEN} ASCII characters")
     if launch.tags.get(MANAGED) != "true":
-        raise ValueError(f"a launch without the tag {MANAGED}=true would be nobody's")
+        raise ValueError(f"the tag {MANAGED}=true is missing: Puter would not find the machine again")
+    spec = launch.spec
     arguments: dict[str, Any] = {
         "ImageId": launch.image.image_id,
         "InstanceType": launch.instance_type,
@@ -91,16 +90,16 @@ def run_arguments(launch: Launch) -> dict[str, Any]:
     if launch.key_name is not None:
         arguments["KeyName"] = launch.key_name
     arguments |= _network(launch)
-    if launch.disk is not None:
+    if spec.disk is not None:
         arguments["BlockDeviceMappings"] = [
             {
                 "DeviceName": launch.image.root_device_name,
-                "Ebs": {"VolumeSize": launch.disk, "VolumeType": "gp3", "DeleteOnTermination": True},
+                "Ebs": {"VolumeSize": spec.disk, "VolumeType": "gp3", "DeleteOnTermination": True},
             }
         ]
-    if launch.instance_profile is not None:
-        arguments["IamInstanceProfile"] = {"Name": launch.instance_profile}
-    if launch.spot:
+    if spec.instance_profile is not None:
+        arguments["IamInstanceProfile"] = {"Name": spec.instance_profile}
+    if spec.spot:
         arguments["InstanceMarketOptions"] = {
             "MarketType": "spot",
             "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
@@ -119,5 +118,5 @@ def _network(launch: Launch) -> dict[str, Any]:
 
 def _tag_specifications(launch: Launch) -> list[dict[str, Any]]:
     shared = {key: value for key, value in launch.tags.items() if not key.startswith(MANIFEST)}
-    kinds = ["volume", "spot-instances-request"] if launch.spot else ["volume"]
+    kinds = ["volume", "spot-instances-request"] if launch.spec.spot else ["volume"]
     return [specification("instance", launch.tags), *(specification(kind, shared) for kind in kinds)]

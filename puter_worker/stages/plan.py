@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
+from puter_client.contract.declaration import shared
 from puter_client.contract.duration import format_duration
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Os
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_worker.pacer import Budget
@@ -17,25 +18,38 @@ from puter_worker.store.base import Kept
 from puter_worker.turns import take_turns
 
 
-class Shape(msgspec.Struct, frozen=True):
-    """What the members of one RunInstances call must have in common: it gives all its instances the same."""
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the members of one RunInstances call have in common: the call gives all its instances the same.
+
+    Attributes:
+        namespace: whose machines they are.
+        owner: who requested them.
+        batch_id: the submission that requested them.
+        values: of every spec field that is not declared to be a member's own.
+        spec: of any of the members.
+    """
 
     namespace: str
-    instance_types: tuple[str, ...]
-    os: Os
-    ami: str | None
-    subnets: tuple[str, ...]
-    spot: bool
-    disk: int | None
-    instance_profile: str | None
-    key_name: str | None
-    public_key: str | None
-    security_group_name: str | None
-    ssh_from: tuple[str, ...]
-    aws_tags: tuple[tuple[str, str], ...]
-    ttl_s: int | None
     owner: str | None
     batch_id: str | None
+    values: tuple[Hashable, ...]
+    spec: Spec = field(compare=False, repr=False)
+
+    @property
+    def instance_types(self) -> tuple[str, ...]:
+        """The types to try, in order."""
+        return (self.spec.instance_type, *self.spec.instance_types)
+
+    @property
+    def subnets(self) -> tuple[str, ...]:
+        """The subnets to try, in order; none is the default VPC's."""
+        return (self.spec.subnet, *self.spec.subnets) if self.spec.subnet else ()
+
+    @property
+    def spot(self) -> bool:
+        """Whether Spot instances are requested."""
+        return self.spec.spot
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -57,24 +71,13 @@ class Waiting(msgspec.Struct, frozen=True):
     @property
     def shape(self) -> Shape:
         """What it shares with the others of its launch."""
-        spec = self.spec
+        values = (getattr(self.spec, name) for name in shared(type(self.spec)))
         return Shape(
             namespace=self.record.namespace,
-            instance_types=(spec.instance_type, *spec.instance_types),
-            os=spec.os,
-            ami=spec.ami,
-            subnets=(spec.subnet, *spec.subnets) if spec.subnet else (),
-            spot=spec.spot,
-            disk=spec.disk,
-            instance_profile=spec.instance_profile,
-            key_name=spec.key_name,
-            public_key=spec.public_key,
-            security_group_name=spec.security_group_name,
-            ssh_from=spec.ssh_from,
-            aws_tags=tuple(sorted(spec.aws_tags.items())),
-            ttl_s=spec.ttl_s,
             owner=self.record.owner,
             batch_id=self.record.batch_id,
+            values=tuple(tuple(sorted(value.items())) if isinstance(value, dict) else value for value in values),
+            spec=self.spec,
         )
 
 

@@ -56,15 +56,13 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
     intent_id = secrets.token_hex(8)
     single = unit[0] if len(unit) == 1 else None
     launch = Launch(
+        spec=spec,
         image=image,
         instance_type=place.instance_type,
         key_name=key_pair.name,
         group_id=group.group_id,
         subnet_id=place.subnet,
         zone=place.zone,
-        disk=spec.disk,
-        instance_profile=spec.instance_profile,
-        spot=spec.spot,
         tags=_tags(unit, intent_id, spec, now),
         user_data=_user_data(unit, spec),
         client_token=_token(target, single) if single else f"puter-{intent_id}",

@@ -12,6 +12,7 @@ import pytest
 
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Os
+from puter_client.contract.spec import Spec
 from puter_worker.ec2.arguments import Launch, run_arguments
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.groups import default_subnets, ensure_group
@@ -37,6 +38,7 @@ async def launch_of(caller: Caller, **changes: Any) -> Launch:
     image = await latest_image(caller, Os.AL2023, "x86_64")
     group = await ensure_group(caller, name="puter-v1", vpc_id=None, cidrs=[], tags={})
     launch = Launch(
+        spec=Spec(),
         image=image,
         instance_type="t3.micro",
         key_name=None,
@@ -111,7 +113,7 @@ async def test_a_machine_lies_in_the_subnet_and_group_requested(caller: Caller) 
 
 
 async def test_a_spot_machine_says_so(caller: Caller) -> None:
-    (instance,) = await launched(caller, spot=True)
+    (instance,) = await launched(caller, spec=Spec(spot=True))
 
     assert instance.lifecycle == "spot"
 

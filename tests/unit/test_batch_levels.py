@@ -132,7 +132,7 @@ def test_a_default_tag_is_refused() -> None:
 def test_variables_without_a_workload_are_told_of_the_entry() -> None:
     said = refused("defaults: {env: {A: b}}\nputers:\n- a\n- {tag: b, run: x}\n")
 
-    assert said == "b.yaml:3: puters[0].env: is for the workload: write run as well"
+    assert said == "b.yaml:3: puters[0].env: has no effect alone: write run as well"
 
 
 def test_ssh_sources_are_requested_once_for_each_distinct_value() -> None:

@@ -9,13 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from puter_client.contract.declaration import Declared, declared
 from puter_client.contract.errors import InvalidInput
+from puter_client.contract.spec import Spec
 from puter_worker.ec2.arguments import Launch, run_arguments
 from puter_worker.ec2.images import Image
 from puter_worker.ec2.tags import birth_tags, encode_manifest
 
 TAGS = birth_tags(namespace="lab", intent="i1", batch=None, owner="me", expires_at=None)
 LAUNCH = Launch(
+    spec=Spec(),
     image=Image(image_id="ami-1", name="al", architecture="x86_64", root_device_name="/dev/xvdz"),
     instance_type="t3.micro",
     key_name="puter-v1",
@@ -38,7 +41,7 @@ def tagged(arguments: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def test_a_call_survives_being_kept_as_json() -> None:
-    asked = arguments(max_count=3, disk=20, spot=True)
+    asked = arguments(max_count=3, spec=Spec(disk=20, spot=True))
 
     assert json.loads(json.dumps(asked)) == asked
 
@@ -64,7 +67,7 @@ def test_volumes_bear_the_tags_too_but_no_manifest() -> None:
 
 
 def test_a_spot_machine_is_requested_once_and_ends_when_interrupted() -> None:
-    asked = arguments(spot=True)
+    asked = arguments(spec=Spec(spot=True))
 
     assert asked["InstanceMarketOptions"]["SpotOptions"] == {
         "SpotInstanceType": "one-time",
@@ -74,7 +77,7 @@ def test_a_spot_machine_is_requested_once_and_ends_when_interrupted() -> None:
 
 
 def test_a_disk_goes_with_its_machine() -> None:
-    (mapping,) = arguments(disk=20)["BlockDeviceMappings"]
+    (mapping,) = arguments(spec=Spec(disk=20))["BlockDeviceMappings"]
 
     assert mapping == {
         "DeviceName": "/dev/xvdz",
@@ -106,7 +109,16 @@ def test_what_is_not_requested_is_not_sent() -> None:
 
 
 def test_an_instance_profile_goes_by_its_name() -> None:
-    assert arguments(instance_profile="lab")["IamInstanceProfile"] == {"Name": "lab"}
+    assert arguments(spec=Spec(instance_profile="lab"))["IamInstanceProfile"] == {"Name": "lab"}
+
+
+@pytest.mark.parametrize(
+    "field", [item for item in declared(Spec) if item.field.per_member], ids=lambda item: item.name
+)
+def test_what_is_a_members_own_changes_nothing_for_all(field: Declared) -> None:
+    other = {"env": {"A": "1"}, "give_up_after_s": 60}.get(field.attribute, "x")
+
+    assert arguments(spec=msgspec.structs.replace(Spec(), **{field.attribute: other})) == arguments()
 
 
 def test_user_data_over_the_limit_is_refused() -> None:

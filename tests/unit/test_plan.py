@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from puter_client.contract import readers
+from puter_client.contract.declaration import Field
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
@@ -95,6 +97,23 @@ def test_workloads_and_user_data_may_differ_within_a_group() -> None:
     of = [waiting("a", run="make a"), waiting("b", run="make b", env={"X": "1"}), waiting("c", user_data="#!/bin/sh\n")]
 
     assert sizes(of, calls_now=0) == [3]
+
+
+class Wider(Spec, frozen=True, kw_only=True):
+    """A spec with one more field, of which nobody but its declaration says a word."""
+
+    placement_group: Annotated[str | None, Field(read=readers.text, help="")] = None
+    note: Annotated[str | None, Field(read=readers.text, help="", per_member=True)] = None
+
+
+def wider(tag: str, **fields: Any) -> Waiting:
+    return Waiting(waiting(tag).stored, Wider(**fields))
+
+
+def test_a_new_field_separates_groups_unless_it_is_declared_a_members_own() -> None:
+    of = [wider("a", note="1"), wider("b", note="2"), wider("c", placement_group="p"), wider("d", placement_group="p")]
+
+    assert [[w.key.tag for w in unit] for unit in units(of, calls_now=0, most=100)] == [["a", "b"], ["c", "d"]]
 
 
 def test_namespaces_take_turns() -> None:

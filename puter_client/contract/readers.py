@@ -1,0 +1,236 @@
+"""How the values of spec fields are read: from what somebody wrote to the one form in which a Spec holds it.
+
+A reader takes a text, or what YAML, JSON or TOML make of one, and raises ValueError with the value (unless it may be a
+secret) and what to write instead. Reading what a reader returned gives the same value again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from functools import cached_property, lru_cache
+from typing import Any
+
+import msgspec
+
+from puter_client.contract.duration import parse_duration_s
+from puter_client.contract.errors import InvalidInput
+from puter_client.contract.key import shown
+
+# EC2 counts user data before base64: 16 KB for the whole, Puter's own part included.
+USER_DATA_LIMIT_BYTES = 16_384
+MAX_ALTERNATIVES = 10
+MAX_AWS_TAGS = 20  # EC2 allows 50 a resource; Puter writes up to 30 of its own (a group's manifest among them)
+
+Reader = Callable[[Any], Any]
+
+_EMPTY = "is empty: leave it out, or write a value"
+
+
+class _Lazy:
+    """A regular expression that is compiled at its first use: `puter status` imports all and matches none."""
+
+    def __init__(self, regex: str) -> None:
+        self._regex = regex
+
+    @cached_property
+    def fullmatch(self) -> Callable[[str], re.Match[str] | None]:
+        """Match a whole text."""
+        return re.compile(self._regex).fullmatch
+
+
+_ENV_NAME = _Lazy(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+# The narrower alphabet that holds for tags read through the instance metadata service.
+_TAG_KEY = _Lazy(r"(?!aws:)(?!puter(:|$))(?!Name$)[A-Za-z0-9+=.,_:@-]{1,127}")
+
+
+def pattern(regex: str, remedy: str) -> Reader:
+    """A reader of one text that matches as a whole."""
+    lazy = _Lazy(regex)
+
+    def read(value: Any) -> str:
+        written = text(value)
+        if not lazy.fullmatch(written):
+            raise ValueError(f"{shown(written)}: {remedy}")
+        return written
+
+    return read
+
+
+def several(read_one: Reader) -> Reader:
+    """A reader of one or more values in order: a list, or a text with spaces between them."""
+
+    def read(value: Any) -> tuple[Any, ...]:
+        items = value if isinstance(value, list | tuple) else text(value).split()
+        if not items:
+            raise ValueError(_EMPTY)
+        if len(items) > MAX_ALTERNATIVES:
+            raise ValueError(f"has {len(items)} values: write at most {MAX_ALTERNATIVES}")
+        return tuple(dict.fromkeys(read_one(item) for item in items))
+
+    return read
+
+
+def one_of(values: Iterable[StrEnum]) -> Reader:
+    """A reader of the name of one of these values."""
+    by_name = {member.value: member for member in values}
+
+    def read(value: Any) -> StrEnum:
+        written = text(value)
+        if written not in by_name:
+            raise ValueError(f"{shown(written)}: write one of {', '.join(by_name)}")
+        return by_name[written]
+
+    return read
+
+
+class Seconds(msgspec.Struct, frozen=True):
+    """The readers of a duration between two bounds.
+
+    Attributes:
+        bounds: as a person reads them.
+        least: in seconds.
+        most: in seconds.
+    """
+
+    bounds: str
+    least: int
+    most: int
+
+    def read(self, value: Any) -> int:
+        """Read a duration as it is written, in seconds."""
+        try:
+            length = parse_duration_s(text(value))
+        except InvalidInput as error:
+            raise ValueError(error.message) from None
+        return self._within(length, value)
+
+    def read_again(self, value: int) -> int:
+        """Read seconds, as a Spec holds them."""
+        return self._within(value, f"{value}s")
+
+    def _within(self, length: int, written: Any) -> int:
+        if not self.least <= length <= self.most:
+            raise ValueError(f"{shown(written)}: write {self.bounds}")
+        return length
+
+
+def text(value: Any) -> str:
+    """Read a text; a number is the text it is written as."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{_kind(value)}: write a text")
+    written = str(value)
+    if "\0" in written:
+        raise ValueError("contains a NUL character: remove it")
+    try:
+        written.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not valid UTF-8: write it in UTF-8") from None
+    return written
+
+
+def full_text(value: Any) -> str:
+    """Read a text that is not blank and fits into EC2's user data."""
+    written = text(value)
+    if not written.strip():
+        raise ValueError(_EMPTY)
+    if len(written.encode()) > USER_DATA_LIMIT_BYTES:
+        raise ValueError("has over 16,384 bytes: EC2 takes at most 16 KB of user data in all")
+    return written
+
+
+def user_data(value: Any) -> str:
+    """Read a boot script, cloud-config or MIME message in a form that is safe for Puter's part."""
+    from puter_client.contract.userdata import check_user_data  # most requests have none
+
+    written = full_text(value)
+    try:
+        check_user_data(written)
+    except InvalidInput as error:
+        raise ValueError(error.message) from None
+    return written
+
+
+def flag(value: Any) -> bool:
+    """Read true or false."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in {"true", "false"}:
+        return value.lower() == "true"
+    raise ValueError(f"{shown(value)}: write true or false")
+
+
+def gib(value: Any) -> int:
+    """Read the size of a disk."""
+    written = str(value)
+    digits = not isinstance(value, bool) and written.isascii() and written.isdigit() and len(written) <= 9
+    if not digits or not 1 <= int(written) <= 65_536:
+        raise ValueError(f"{shown(value)}: write a whole number of GiB, 1 to 65536")
+    return int(written)
+
+
+def env(value: Any) -> dict[str, str]:
+    """Read variables of a shell with their values."""
+    return _mapping(value, _ENV_NAME, "name variables with letters, digits and _", USER_DATA_LIMIT_BYTES)
+
+
+def aws_tags(value: Any) -> dict[str, str]:
+    """Read EC2 tags that do not collide with Puter's or AWS's own."""
+    remedy = "use 1 to 127 letters, digits and + = . , _ : @ -; Name, puter, puter:… and aws:… are taken"
+    tags = _mapping(value, _TAG_KEY, remedy, MAX_AWS_TAGS * 256)
+    for key, written in tags.items():
+        if len(written) > 256:
+            raise ValueError(f"{key}: the value has over 256 characters, EC2's limit")
+    if len(tags) > MAX_AWS_TAGS:
+        raise ValueError(f"has {len(tags)} tags: write at most {MAX_AWS_TAGS}, besides Puter's own")
+    return tags
+
+
+def cidrs(value: Any) -> tuple[str, ...]:
+    """Read CIDRs, sorted and each once; `none` is no CIDR at all."""
+    if not isinstance(value, str | list | tuple):
+        raise ValueError(f"{_kind(value)}: write a CIDR or a list of them")
+    items = value.split() if isinstance(value, str) else list(value)
+    if items == ["none"]:
+        return ()
+    return tuple(sorted({parse_cidr(text(item)) for item in items}))
+
+
+@lru_cache(maxsize=1_000)  # a batch has the same few in each of its thousands of requests
+def parse_cidr(written: str) -> str:
+    """The canonical form of a CIDR; a bare address is a network of that one host.
+
+    Raises:
+        ValueError: it is not a CIDR, or bits beyond the prefix are set.
+    """
+    import ipaddress  # `puter status` reads none
+
+    try:
+        return str(ipaddress.ip_network(written.strip()))
+    except ValueError:
+        raise ValueError(f"{shown(written)}: write an address or CIDR like 203.0.113.7/32, or auto, or none") from None
+
+
+def _mapping(value: Any, name: _Lazy, remedy: str, limit: int) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{_kind(value)}: write names with values (K: V)")
+    checked: dict[str, str] = {}
+    for key, item in value.items():
+        if not isinstance(key, str) or not name.fullmatch(key):
+            # The text after a "=" was meant as a value and may be a secret.
+            raise ValueError(f"{shown(str(key).partition('=')[0])}: {remedy}")
+        try:
+            checked[key] = text(item)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from None
+    if sum(len(written.encode()) for written in checked.values()) > limit:
+        raise ValueError(f"the values have over {limit:,} bytes in all")
+    return checked
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "is empty"
+    names = {bool: "true/false", str: "a text", list: "a list", dict: "a mapping", int: "a number", float: "a number"}
+    return f"is {names.get(type(value), type(value).__name__)}"
