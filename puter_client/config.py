@@ -16,14 +16,11 @@ from puter_client.contract.key import NAMESPACE, check_namespace, shown
 from puter_client.paths import Paths
 from puter_client.store.connection import check_url
 
-# What a machine is requested with is the client's own to fill in, never a default's.
-_NO_DEFAULT = frozenset({"private_key_path"})
 _TOP = ("namespace", "redis_url", "defaults")
-_MAPPINGS = ("env", "aws_tags")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """What `config.toml` says.
+    """The content of `config.toml`.
 
     Attributes:
         namespace: of every command, unless the environment or an option names another.
@@ -42,15 +39,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command runs with.
+    """The settings of one command.
 
     Attributes:
         paths: this user's files.
         environ: the environment; the local engine's worker gets it as it is.
-        namespace: whose machines are spoken of.
-        named_by_option: whether an option named it, so that commands told to the user have to name it too.
+        namespace: whose machines are meant.
+        named_by_option: whether an option named it, so that commands shown to the user have to name it too.
         redis_url: of a shared Redis; None is the local engine.
-        defaults: fields that hold where neither file nor option says otherwise.
+        defaults: fields of config.toml, weaker than those of a batch file and of options.
     """
 
     paths: Paths
@@ -69,10 +66,10 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_config(path: Path) -> Config:
-    """The user's settings file; one that is not there says nothing.
+    """The user's settings file; a missing file is an empty one.
 
     Raises:
-        InvalidInput: it cannot be read, or with everything in it that cannot be used, as `file: key: problem`.
+        InvalidInput: it cannot be read, or with every problem in it, as `file: key: problem`.
     """
     try:
         raw = path.read_bytes()
@@ -86,9 +83,9 @@ def read_config(path: Path) -> Config:
     try:
         written = tomllib.loads(raw.decode())
     except UnicodeDecodeError:
-        raise InvalidInput(f"{path}: is not UTF-8 text: save it as UTF-8") from None
+        raise InvalidInput(f"{path}: is not valid UTF-8: save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"{path}: is no TOML: {shown(error, 120)}") from None
+        raise InvalidInput(f"{path}: is not valid TOML: {shown(error, 120)}") from None
     problems = [f"{path}: {problem}" for problem in _problems(written)]
     if problems:
         raise InvalidInput(*problems)
@@ -106,44 +103,29 @@ def _problems(written: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     for key, value in written.items():
         if key not in _TOP:
-            found.append(f"{shown(key)}: unknown; known are {', '.join(_TOP)}")
+            found.append(f"{shown(key)}: unknown setting; known are {', '.join(_TOP)}")
         elif key == "defaults" and not isinstance(value, dict):
             found.append("defaults: write a table, [defaults]")
         elif key == "defaults":
-            found += [f"defaults.{problem}" for problem in _default_problems(value)]
+            found += _default_problems(value)
         elif not isinstance(value, str):
             found.append(f"{key}: write a text, in quotes")
         else:
             try:
                 (check_namespace if key == "namespace" else check_url)(value)
             except InvalidInput as error:
-                text = str(error).removeprefix("namespace ").removeprefix("PUTER_REDIS_URL ")
-                found.append(f"{key}: {text}")
+                found.append(f"{key}: {error.message}")
     return found
 
 
-def _default_problems(defaults: Mapping[str, Any]) -> list[str]:
-    from puter_client.batch.levels import ssh_words
-    from puter_client.contract.fields import FIELDS
+def _default_problems(defaults: Mapping[str, Any]) -> tuple[str, ...]:
+    from puter_client.batch.levels import LevelReader
+    from puter_client.batch.problems import Problems
+    from puter_client.batch.source import STDIN, beside
 
-    known = sorted(set(FIELDS) - _NO_DEFAULT)
-    found: list[str] = []
-    for name, value in defaults.items():
-        if name not in known:
-            found.append(f"{shown(name)}: unknown; known are {', '.join(known)}")
-            continue
-        try:
-            if name == "ssh_from":
-                ssh_words(value)
-            elif name == "public_key":
-                FIELDS["private_key_path"](value)  # a path too
-            else:
-                FIELDS[name](value)
-        except ValueError as error:
-            found.append(f"{name}: {error}")
-    if "ttl" in defaults and defaults.get("no_shutdown") is True:
-        found.append("no_shutdown: and ttl exclude each other: keep one")
-    return found
+    problems = Problems("config.toml")
+    LevelReader(problems, beside(STDIN)).config(defaults, label="defaults.")
+    return problems.error().problems if problems else ()
 
 
 def client_settings(
@@ -202,7 +184,7 @@ def redis_user(url: str) -> str | None:
 
 
 def login_name(environ: Mapping[str, str]) -> str:
-    """Who is asking: the login name, else the user's id."""
+    """The login name of the user, else the user's id."""
     for name in ("LOGNAME", "USER"):
         if value := environ.get(name):
             return value
@@ -219,28 +201,11 @@ def namespace_of_login(login: str) -> str:
     """A login name reduced to the alphabet of namespaces.
 
     Raises:
-        InvalidInput: nothing of it is left.
+        InvalidInput: no character of it is left.
     """
     reduced = re.sub(r"[^a-z0-9-]+", "-", login.lower()).strip("-")[:39]
     if not reduced:
         raise InvalidInput(
-            f"login name {shown(login)} makes no namespace: name one with --namespace or PUTER_NAMESPACE"
+            f"login name {shown(login)} cannot be made a namespace: choose one with --namespace or PUTER_NAMESPACE"
         )
     return reduced
-
-
-def laid_over(weaker: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that hold where both are written: `env` and `aws_tags` name by name, the rest whole.
-
-    `ttl` and `no_shutdown` answer one question, as do `os` and `ami`: who answers it anew sets the weaker answer aside.
-    """
-    merged = dict(weaker)
-    if "ttl" in stronger:
-        merged.pop("no_shutdown", None)
-    if stronger.get("no_shutdown") in (True, "true"):
-        merged.pop("ttl", None)
-    if "os" in stronger:
-        merged.pop("ami", None)
-    for name, value in stronger.items():
-        merged[name] = {**weaker[name], **value} if name in _MAPPINGS and name in weaker else value
-    return merged

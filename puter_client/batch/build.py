@@ -7,8 +7,8 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from puter_client.batch.levels import TAG, LevelReader, SshSources, laid_over
-from puter_client.batch.model import MAX_ENTRIES, Entry, Level, Row, Sheet, Written
+from puter_client.batch.levels import TAG, LevelReader, laid_over
+from puter_client.batch.model import MAX_ENTRIES, OPTION, Entry, Level, ResolveSshFrom, Row, Sheet, Written
 from puter_client.batch.problems import Problems, safe_name
 from puter_client.batch.template import Template, UnknownPlaceholder
 from puter_client.contract.errors import InvalidInput
@@ -18,24 +18,37 @@ from puter_client.contract.spec import Spec
 
 
 class Builder:
-    """Makes the entries of one sheet; what cannot be used is noted in `problems` and left out."""
+    """Makes the entries of one sheet; a row that cannot be used is noted in `problems` and left out.
 
-    def __init__(self, problems: Problems, reader: LevelReader, sources: SshSources) -> None:
+    Each distinct ssh_from is resolved once, when an entry first needs it.
+    """
+
+    def __init__(self, problems: Problems, reader: LevelReader, resolve_ssh_from: ResolveSshFrom) -> None:
         self._problems = problems
         self._reader = reader
-        self._sources = sources
+        self._resolve = resolve_ssh_from
+        self._resolved: dict[tuple[str, ...], tuple[str, ...] | InvalidInput] = {}
         self._first: dict[str, Row] = {}
 
-    def entries(self, sheet: Sheet, overrides: Mapping[str, Any]) -> tuple[Entry, ...]:
+    def one(self, *, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Spec | None:
+        """The spec that options describe by themselves; None if they cannot be used."""
+        row = Row(None, OPTION, {})
+        fields = laid_over(self._reader.config(config), self._reader.options(overrides))
+        # An address is looked up only for what can be used otherwise.
+        self._spec(row, {name: written for name, written in fields.items() if name != "ssh_from"})
+        return None if self._problems else self._spec(row, self._with_ssh(fields))
+
+    def entries(self, sheet: Sheet, *, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[Entry, ...]:
         """The entries of all rows, in order."""
-        base = laid_over(self._reader.defaults(sheet.defaults), self._reader.options(overrides))
+        reader = self._reader
+        base = laid_over(reader.config(config), reader.defaults(sheet.defaults), reader.options(overrides))
         entries: list[Entry] = []
         total = 0
         for row in sheet.rows:
             total += math.prod(len(values) for values in (row.matrix or {}).values())
             if total > MAX_ENTRIES:
                 self._problems.add(
-                    f"asks for over {MAX_ENTRIES:,} puters: split it into several batches",
+                    f"has over {MAX_ENTRIES:,} puters: split it into several batches",
                     line=row.line,
                     label=row.label,
                 )
@@ -48,7 +61,7 @@ class Builder:
         tag = level.pop(TAG, None)
         fields = self._with_ssh(laid_over(base, level))
         if tag is None or not isinstance(tag.value, str):
-            message = "is missing: every puter needs its own" if tag is None else "is no text: put it in quotes"
+            message = "is missing: every puter needs its own" if tag is None else "is not a text: put it in quotes"
             self._problems.add(message, line=row.line, label=row.label, field=TAG)
             self._spec(row, fields)
             return
@@ -60,7 +73,7 @@ class Builder:
                 yield Entry(text, spec, where)
 
     def _expanded(self, row: Row, tag: Written, fields: Level) -> Iterator[tuple[str, Level]]:
-        """The tag and fields of each combination of the row's matrix; just its own if it has none."""
+        """The tag and fields of each combination of the row's matrix, or of the row itself if it has none."""
         if row.matrix is None:
             yield tag.value, fields
             return
@@ -72,7 +85,7 @@ class Builder:
         unused = [name for name, values in row.matrix.items() if len(values) > 1 and name not in tags.names]
         if unused:
             missing = " and ".join(f"{{{name}}}" for name in unused)
-            self._problems.add_at(tag, TAG, f"{shown(tag.value)}: write {missing} into it, or its puters share a tag")
+            self._problems.add_at(tag, TAG, f"{shown(tag.value)}: add {missing}, or several puters have the same tag")
             return
         run, env = texts
         for values in itertools.product(*row.matrix.values()):
@@ -87,7 +100,7 @@ class Builder:
     def _templates_of(
         self, fields: Level, names: Collection[str]
     ) -> tuple[Template | None, dict[str, Template]] | None:
-        """Templates of run and of each variable of env; None if one of them is none."""
+        """The templates of run and of each variable of env; None if one of them is not a template."""
         command: Template | None = None
         variables: dict[str, Template] = {}
         sound = True
@@ -110,19 +123,35 @@ class Builder:
             return Template.parse(text, names)
         except UnknownPlaceholder as error:
             known = ", ".join(f"{{{name}}}" for name in list(names)[:10])
-            piece = "braces that name" if secret else f"{safe_name(error.piece)} names"
-            self._problems.add_at(written, field, f"{piece} none of {known}; double the braces to keep them: {{{{ }}}}")
+            piece = "contains braces that are" if secret else f"{safe_name(error.piece)} is"
+            message = f"{piece} none of the placeholders {known}; double the braces to keep them: {{{{ }}}}"
+            self._problems.add_at(written, field, message)
             return None
 
     def _with_ssh(self, fields: Level) -> Level:
         written = fields.get("ssh_from")
         try:
-            cidrs = self._sources.cidrs(written.value if written else ())
+            cidrs = self._cidrs(written.value if written else ())
         except InvalidInput as error:
             for problem in error.problems:
                 self._problems.add_at(written or Written((), 0), "ssh_from", problem)
             return {name: other for name, other in fields.items() if name != "ssh_from"}
         return {**fields, "ssh_from": _replaced(written or Written((), 0), cidrs)}
+
+    def _cidrs(self, words: tuple[str, ...]) -> tuple[str, ...]:
+        if words == ("none",):
+            return ()
+        if words and "auto" not in words:
+            return words
+        if words not in self._resolved:
+            try:
+                self._resolved[words] = self._resolve(words)
+            except InvalidInput as error:
+                self._resolved[words] = error
+        found = self._resolved[words]
+        if isinstance(found, InvalidInput):
+            raise found
+        return found
 
     def _tag(self, row: Row, tag: Written, text: str) -> bool:
         try:
@@ -134,8 +163,8 @@ class Builder:
             self._first[text] = row
             return True
         first = self._first[text]
-        again = "comes more than once out of its matrix" if first is row else f"is the tag of line {first.line} too"
-        self._problems.add_at(tag, TAG, f"{shown(text, 130)}: {again}; every puter needs its own")
+        again = "its matrix makes it more than once" if first is row else f"line {first.line} has it too"
+        self._problems.add_at(tag, TAG, f"{shown(text, 130)}: duplicate tag, {again}; every puter needs its own")
         return False
 
     def _spec(self, row: Row, fields: Level) -> Spec | None:
@@ -143,12 +172,10 @@ class Builder:
             return build_spec({name: written.value for name, written in fields.items()})
         except InvalidSpec as error:
             for problem in error.field_problems:
-                # Each level's env is sound by itself: what is wrong is that this row runs nothing.
+                # Each level's env is fine by itself: the problem is that this row runs nothing.
                 written = None if problem.field == "env" else fields.get(problem.field)
-                if written is None:
-                    self._problems.add(problem.told(), line=row.line, label=row.label, field=problem.field)
-                else:
-                    self._problems.add_at(written, problem.field, problem.told())
+                place = written or row
+                self._problems.add_field(problem, line=place.line, label=place.label)
             return None
 
 

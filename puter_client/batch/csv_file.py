@@ -26,7 +26,7 @@ def read_csv(text: str, problems: Problems) -> Sheet:
             problems.add(f"has {len(cells)} cells, the header {len(columns)}: quote cells with commas", line=number)
             continue
         if len(rows) == MAX_ENTRIES:
-            problems.add(f"asks for over {MAX_ENTRIES:,} puters: split it into several batches", line=number)
+            problems.add(f"has over {MAX_ENTRIES:,} puters: split it into several batches", line=number)
             break
         rows.append(Row(number, "", _fields(columns, cells, number)))
     return Sheet(None, {}, rows)
@@ -42,14 +42,16 @@ def _lines(text: str, problems: Problems) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            problems.add(f"is no CSV: {error}; put a cell with quotes in quotes, and double those in it", line=begins)
+            problems.add(
+                f"is not valid CSV: {error}; put a cell with quotes in quotes, and double those in it", line=begins
+            )
             return
         if cells:
             yield begins, cells
 
 
 def _usable(columns: list[str], line: int, problems: Problems) -> list[str | None]:
-    """The columns, None for those that cannot be used: the cells of the others are read even so."""
+    """The columns, None for those that cannot be used, so that the cells of the others are still checked."""
     if TAG not in columns:
         problems.add(f"the header has no column {TAG}: every puter needs one", line=line)
     usable: list[str | None] = []
@@ -64,9 +66,9 @@ def _usable(columns: list[str], line: int, problems: Problems) -> list[str | Non
 def _about(column: str, before: list[str]) -> str | None:
     kind, dot, name = column.partition(".")
     if column in before:
-        return "is there twice: keep one"
+        return "duplicate column: keep one"
     if dot and kind in MAPPINGS:
-        return None if name else f"write the name after the point: {kind}.NAME"
+        return None if name else f"write the name after the dot: {kind}.NAME"
     if column in MAPPINGS:
         return f"write a column a name: {column}.NAME"
     if column in _COLUMNS:
@@ -79,7 +81,7 @@ def _about(column: str, before: list[str]) -> str | None:
 def _fields(columns: list[str | None], cells: list[str], line: int) -> Level:
     fields: Level = {}
     if TAG not in columns:
-        fields[TAG] = Written(f"line-{line}", line)  # that it is missing was said of the header
+        fields[TAG] = Written(f"line-{line}", line)  # the header's problem says already that it is missing
     for column, cell in zip(columns, cells, strict=True):
         if not cell or column is None:
             continue

@@ -20,12 +20,12 @@ def read_jsonl(text: str, problems: Problems) -> Sheet:
         object_pairs_hook=_object, parse_int=str, parse_float=str, parse_constant=_refuse_constant
     )
     rows: list[Row] = []
-    # Not splitlines(): inside a JSON string U+2028 and its like are no ends of lines.
+    # Not splitlines(): inside a JSON string U+2028 and its like do not end a line.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         if len(rows) == MAX_ENTRIES:
-            problems.add(f"asks for over {MAX_ENTRIES:,} puters: split it into several batches", line=number)
+            problems.add(f"has over {MAX_ENTRIES:,} puters: split it into several batches", line=number)
             break
         try:
             fields = _decoded(decoder, line.strip())
@@ -34,7 +34,7 @@ def read_jsonl(text: str, problems: Problems) -> Sheet:
             continue
         if twice := list(_twice(fields)):
             for way in twice:
-                problems.add("is written twice: keep one", line=number, field=field_at(way))
+                problems.add("duplicate name: keep one", line=number, field=field_at(way))
             continue
         written = {name: Written(value, number) for name, value in fields.items() if value is not None}
         rows.append(Row(number, "", written))
@@ -45,22 +45,22 @@ def _decoded(decoder: json.JSONDecoder, line: str) -> dict[str, Any]:
     try:
         value = decoder.decode(line)
     except json.JSONDecodeError as error:
-        # Not its text, which would be enough, but its position in this line: its own counts from the first.
-        raise ValueError(f"is no JSON at column {error.colno}: {error.msg}") from None
+        # The position is that in this line; the error's own text counts lines as well.
+        raise ValueError(f"is not valid JSON (column {error.colno}): {error.msg}") from None
     except RecursionError:
-        raise ValueError("is nested too deep: an entry is an object of texts") from None
+        raise ValueError("is nested too deeply: an entry is an object of texts") from None
     if not isinstance(value, dict):
-        raise ValueError("is no object: write one like {\"tag\": \"a-1\"} on each line")  # fmt: skip
+        raise ValueError("is not an object: write one like {\"tag\": \"a-1\"} on each line")  # fmt: skip
     if _deeper_than(value, MAX_DEPTH):
-        raise ValueError("is nested too deep: an entry is an object of texts")
+        raise ValueError("is nested too deeply: an entry is an object of texts")
     # The decoder lets half a surrogate pair through, which no UTF-8 can carry.
     if "\\u" in line and _HALF.search("\n".join(_texts(value))):
-        raise ValueError("holds a \\u escape that is half a character: write the character itself")
+        raise ValueError("contains a \\u escape of half a character: write the character itself")
     return value
 
 
 class _Repeating(dict[str, Any]):
-    """An object with names that are written twice; the decoder makes it before it knows where it stands."""
+    """An object with duplicate names; the decoder makes it before its place in the line is known."""
 
     names: tuple[str, ...] = ()
 
@@ -76,7 +76,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _twice(value: Any, way: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """The ways to all names that are written twice."""
+    """The paths to all duplicate names."""
     if isinstance(value, _Repeating):
         yield from ((*way, name) for name in value.names)
     if isinstance(value, dict | list):
@@ -85,7 +85,7 @@ def _twice(value: Any, way: tuple[str | int, ...] = ()) -> Iterator[tuple[str | 
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON: write a text or a number")
+    raise ValueError(f"{name} is not valid JSON: write a text or a number")
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -1,6 +1,7 @@
-"""One level of written fields (an entry's, the options', the defaults') read, and levels laid over each other.
+"""One level of written fields (an entry's, the options', the defaults'), and how levels are merged.
 
-Entry beats option beats the file's defaults beats what is built in. `env` and `aws_tags` are merged name by name.
+An entry overrides an option, an option the file's defaults, those config.toml, and that what is built in. `env` and
+`aws_tags` are merged name by name.
 """
 
 from __future__ import annotations
@@ -8,37 +9,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from puter_client.batch.model import Level, ReadFile, ResolveSshFrom, Written
+from puter_client.batch.model import CONFIG, OPTION, Level, ReadFile, Written
 from puter_client.batch.problems import Problems, safe_name, unknown
+from puter_client.contract.declaration import inputs
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import FIELDS, USER_DATA_LIMIT_BYTES, InvalidSpec, build_spec
 from puter_client.contract.key import shown
+from puter_client.contract.readers import flag
+from puter_client.contract.spec import Spec
 
 TAG = "tag"
 USER_DATA_FILE = "user_data_file"
-MAPPINGS = ("env", "aws_tags")
+_INPUTS = inputs(Spec)
+MAPPINGS = tuple(name for name, field in _INPUTS.items() if field.is_mapping)
 
+_CLIENT_ONLY = frozenset(name for name, field in _INPUTS.items() if field.client_only)
 _REMEDIES = {
-    "public_key": "is filled in by the client: leave it out; --public-key names your own, key_name the key pair",
-    "private_key_path": "is filled in by the client: leave it out; key_name names the key pair",
-    "max_parallel": "stands once, at the top of a YAML file; or give --max-parallel",
-    "namespace": "stands once, at the top of a YAML file; or give --namespace",
-    "defaults": "stands at the top of a YAML file only",
-    "puters": "stands at the top of a YAML file only",
-    "matrix": "stands in an entry of a YAML file only",
+    "max_parallel": "belongs at the top of a YAML file; or use --max-parallel",
+    "namespace": "belongs at the top of a YAML file; or use --namespace",
+    "defaults": "belongs at the top of a YAML file",
+    "puters": "belongs at the top of a YAML file",
+    "matrix": "belongs in an entry of a YAML file",
 }
-KNOWN = tuple(sorted({TAG, USER_DATA_FILE, *FIELDS} - _REMEDIES.keys()))
-_CLIENTS_OWN = frozenset({"public_key", "private_key_path"})
-_SPEC_FIELDS = frozenset(FIELDS) - _REMEDIES.keys()
+_SPEC_FIELDS = _INPUTS.keys() - _CLIENT_ONLY
+KNOWN = tuple(sorted({TAG, USER_DATA_FILE, *_SPEC_FIELDS}))
+# In config.toml `public_key` is the path of a file, as the option is.
+_KNOWN_IN_CONFIG = tuple(sorted({"public_key", *_SPEC_FIELDS}))
 
 
 def about_unknown(name: str, known: tuple[str, ...] = KNOWN) -> str:
-    """What to say of a name that no field has: its remedy, the nearest known name, or all of them."""
+    """The message for a name that is not a known field: where it belongs, the nearest known name, or all of them."""
+    if name in _CLIENT_ONLY:
+        own = _INPUTS[name]
+        instead = f", or use {own.option_name} {own.option.metavar}" if own.option else ""
+        return f"is filled in by the client: leave it out{instead}"
     return _REMEDIES.get(name) or unknown(name, known)
 
 
 class LevelReader:
-    """Reads levels of one batch; each file that they name is read once."""
+    """Reads the levels of one batch; each file that they name is read once."""
 
     def __init__(self, problems: Problems, read_file: ReadFile) -> None:
         self._problems = problems
@@ -46,45 +55,59 @@ class LevelReader:
         self._files: dict[str, str | InvalidInput] = {}
 
     def entry(self, fields: Level) -> Level:
-        """An entry's fields, ready to be laid over others; what cannot be used is noted and left out.
+        """The fields of an entry, ready to be merged; a field that cannot be used is noted and left out.
 
-        Fields that stand for themselves are left for build_spec to read.
+        Fields whose meaning is their own text are left for build_spec to read.
         """
+        return self._level(fields, KNOWN)
+
+    def defaults(self, fields: Level) -> Level:
+        """The fields of a file's defaults: read as an entry's, and checked even if no entry uses them."""
+        return self._for_many(fields, KNOWN)
+
+    def config(self, fields: Mapping[str, Any], label: str = CONFIG) -> Level:
+        """The fields of config.toml, but for `public_key`: there it is a path, which the client resolves later."""
+        written = {name: Written(value, None, label) for name, value in fields.items()}
+        if path := written.pop("public_key", None):
+            try:
+                FIELDS["private_key_path"](path.value)
+            except ValueError as error:
+                self._problems.add_at(path, "public_key", str(error))
+        return self._for_many(written, _KNOWN_IN_CONFIG)
+
+    def options(self, overrides: Mapping[str, Any]) -> Level:
+        """The options of the command, which may include what only the client fills in."""
+        given = {name: Written(value, None, OPTION) for name, value in overrides.items() if value not in (None, ())}
+        clients = {name: written for name, written in given.items() if name in _CLIENT_ONLY}
+        return self._for_many({name: written for name, written in given.items() if name not in clients}, KNOWN, clients)
+
+    def _level(self, fields: Level, known: tuple[str, ...]) -> Level:
         level: Level = {}
         for name, written in fields.items():
-            if name in _SPEC_FIELDS or name in {TAG, USER_DATA_FILE}:
-                if self._empty(name, written.value):
-                    self._problems.add_at(written, name, "is empty: leave it out, or write a value")
-                elif written.value is not None:
-                    self._read(name, written, level)
-            else:
-                self._problems.add_at(written, safe_name(name).strip("'"), about_unknown(name))
+            if name not in known:
+                self._problems.add_at(written, safe_name(name).strip("'"), about_unknown(name, known))
+            elif self._empty(name, written.value):
+                self._problems.add_at(written, name, "is empty: leave it out, or write a value")
+            elif written.value is not None:
+                self._read(name, written, level)
         given = {name for name, written in fields.items() if written.value is not None}
         if {USER_DATA_FILE, "user_data"} <= given:
             self._problems.add_at(fields[USER_DATA_FILE], USER_DATA_FILE, "and user_data exclude each other: keep one")
         return level
 
-    def defaults(self, fields: Level) -> Level:
-        """Fields that hold for many entries: read as an entry's, and checked even if no entry uses them."""
-        return self._for_many(fields, {})
-
-    def options(self, overrides: Mapping[str, Any]) -> Level:
-        """Options of the command, which may carry what only the client fills in."""
-        given = {name: Written(value, None, "--") for name, value in overrides.items() if value not in (None, ())}
-        clients = {name: written for name, written in given.items() if name in _CLIENTS_OWN}
-        return self._for_many({name: written for name, written in given.items() if name not in clients}, clients)
-
-    def _for_many(self, fields: Level, clients: Level) -> Level:
-        if TAG in fields:
-            self._problems.add_at(fields[TAG], TAG, "is each entry's own: write it there")
-        level = self.entry({name: written for name, written in fields.items() if name != TAG}) | clients
+    def _for_many(self, fields: Level, known: tuple[str, ...], clients: Level | None = None) -> Level:
+        if TAG in fields and TAG in known:
+            self._problems.add_at(fields[TAG], TAG, "is different for each entry: write it there")
+            fields = {name: written for name, written in fields.items() if name != TAG}
+        level = self._level(fields, known) | (clients or {})
         # env is checked already, and without run it would be refused: the entries bring run.
         alone = {name: w.value for name, w in level.items() if name not in {"env", "ssh_from"}}
         try:
             build_spec(alone)
         except InvalidSpec as error:
             for problem in error.field_problems:
-                self._problems.add_at(level[problem.field], problem.field, problem.told())
+                written = level[problem.field]
+                self._problems.add_field(problem, line=written.line, label=written.label)
             for problem in error.field_problems:
                 level.pop(problem.field, None)
         return level
@@ -120,7 +143,7 @@ class LevelReader:
             except InvalidInput as error:
                 self._files[path] = error
             except UnicodeDecodeError:
-                self._files[path] = InvalidInput(f"{shown(path)}: is not UTF-8 text; write the script as UTF-8")
+                self._files[path] = InvalidInput(f"{shown(path)}: is not valid UTF-8: save it as UTF-8")
             except ValueError as error:
                 self._files[path] = InvalidInput(f"{shown(path)}: {error}")
         found = self._files[path]
@@ -134,7 +157,7 @@ def _mapping(name: str, value: Any) -> dict[str, str]:
         raise ValueError("is a text: write names with values (K: V)")
     if isinstance(value, Mapping):
         for key in value:
-            # The contract's message would show the whole name, and with it the value of `{TOKEN=abc}`.
+            # The reader's message would show the whole name, and with it the value of `{TOKEN=abc}`.
             if "=" in str(key) and name == "env":
                 raise ValueError(f"{safe_name(str(key))}: write NAME: value, not NAME=value")
     checked: dict[str, str] = FIELDS[name](value)
@@ -142,10 +165,10 @@ def _mapping(name: str, value: Any) -> dict[str, str]:
 
 
 def ssh_words(value: Any) -> tuple[str, ...]:
-    """Who may reach port 22 as written: ("none",), or "auto" if it is among them and then CIDRs.
+    """Who may reach port 22, as written: ("none",), or CIDRs with "auto" before them if it is written.
 
     Raises:
-        ValueError: a word is none of these, or `none` has company.
+        ValueError: a word is none of these, or `none` is not the only one.
     """
     if not isinstance(value, str | list | tuple):
         FIELDS["ssh_from"](value)
@@ -156,60 +179,41 @@ def ssh_words(value: Any) -> tuple[str, ...]:
     if words == ["none"]:
         return ("none",)
     if "none" in words:
-        raise ValueError("none stands alone: remove it, or the rest")
+        raise ValueError("none must be the only value: remove it, or the others")
     cidrs: tuple[str, ...] = FIELDS["ssh_from"]([word for word in words if word != "auto"])
     return ("auto", *cidrs) if "auto" in words else cidrs
 
 
-def laid_over(weaker: Level, stronger: Level) -> Level:
-    """The fields that hold where both levels are written."""
-    merged = dict(weaker)
-    # These answer one question in two ways: who answers it anew sets the weaker answer aside.
-    if "ttl" in stronger:
-        merged.pop("no_shutdown", None)
-    if "no_shutdown" in stronger and str(stronger["no_shutdown"].value).lower() == "true":
-        merged.pop("ttl", None)
-    if "os" in stronger:
-        merged.pop("ami", None)
-    for name, written in stronger.items():
-        if name in MAPPINGS and name in weaker:
-            both = {**weaker[name].value, **written.value}
-            merged[name] = Written(both, written.line, written.label)
-        else:
+def laid_over(*levels: Level) -> Level:
+    """The fields that hold where several levels are written, the weakest first.
+
+    The stronger level's value holds; mappings are merged name by name. A field that answers the same question as
+    others (`ttl` and `no_shutdown`, `os` and `ami`) overrides theirs in weaker levels.
+    """
+    merged: Level = {}
+    for level in levels:
+        for name, written in level.items():
+            for other in _overridden(name, written.value):
+                merged.pop(other, None)
+        for name, written in level.items():
+            weaker = merged.get(name)
+            if weaker is not None and name in MAPPINGS:
+                written = Written({**weaker.value, **written.value}, written.line, written.label)  # noqa: PLW2901
             merged[name] = written
     return merged
 
 
-class SshSources:
-    """The CIDRs of each distinct ssh_from, requested once, when an entry first needs them."""
-
-    def __init__(self, resolve: ResolveSshFrom) -> None:
-        self._resolve = resolve
-        self._known: dict[tuple[str, ...], tuple[str, ...] | InvalidInput] = {}
-
-    def cidrs(self, words: tuple[str, ...]) -> tuple[str, ...]:
-        """CIDRs for words of ssh_words; () stands for "nobody wrote any".
-
-        Raises:
-            InvalidInput: the resolver's.
-        """
-        if words == ("none",):
-            return ()
-        if words and "auto" not in words:
-            return words
-        if words not in self._known:
-            try:
-                self._known[words] = self._resolve(words)
-            except InvalidInput as error:
-                self._known[words] = error
-        found = self._known[words]
-        if isinstance(found, InvalidInput):
-            raise found
-        return found
+def _overridden(name: str, value: Any) -> tuple[str, ...]:
+    field = _INPUTS.get(name)
+    if field is None:
+        return ()
+    # A flag that is false answers nothing but itself: `no_shutdown: false` does not say for how long.
+    says_no = field.read is flag and str(value).lower() != "true"
+    return () if says_no else field.sets_aside
 
 
 def refuse_auto(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The resolver where nobody can tell this machine's address: ssh from nowhere unless CIDRs are written."""
+    """The resolver where this machine's address cannot be known: ssh from nowhere unless CIDRs are written."""
     if words:
         raise InvalidInput("'auto': this machine's address is not known here; write CIDRs or none")
     return ()

@@ -1,4 +1,4 @@
-"""What a batch file becomes, and what it is on the way: a sheet of rows of written fields."""
+"""The model of a batch: entries with checked specs, and before that a sheet of rows of written fields."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ MAX_DEPTH = 16
 ResolveSshFrom = Callable[[tuple[str, ...]], tuple[str, ...]]
 # A path as written in a batch file to the content of that file.
 ReadFile = Callable[[str], bytes]
+
+
+# What stands before a field's name in messages, where it is not a file's row that wrote the field.
+OPTION = "--"
+CONFIG = "config.toml: defaults."
 
 
 class Format(StrEnum):
@@ -62,9 +67,9 @@ class Written(msgspec.Struct, frozen=True):
     """A value as somebody wrote it, and where.
 
     Attributes:
-        value: a text, a flag, a list or mapping of texts; what it means is for the field's reader to say.
-        line: of the file, from 1; None is an option of the command.
-        label: what stands before the field's name in messages: `puters[3].`, `defaults.`, `--`.
+        value: a text, a flag, a list or mapping of texts; the field's reader says what it means.
+        line: of the file, from 1; None: an option of the command or config.toml wrote it.
+        label: what stands before the field's name in messages: `puters[3].`, `defaults.`, OPTION, CONFIG.
     """
 
     value: Any
@@ -80,13 +85,13 @@ Level = dict[str, Written]
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One entry as written, before anything is checked but its shape.
+    """One entry as written; only its shape is checked yet.
 
     Attributes:
-        line: where it begins; None for a generated one.
+        line: the line it begins on; None for a generated entry.
         label: what stands before its fields' names in messages.
         fields: by name, the tag among them.
-        matrix: names with their values; None: braces in the texts are just braces.
+        matrix: names with their values; None: braces in the texts are ordinary characters.
     """
 
     line: int | None

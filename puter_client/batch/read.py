@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from puter_client.batch.build import Builder
-from puter_client.batch.levels import TAG, LevelReader, SshSources, refuse_auto
+from puter_client.batch.levels import TAG, LevelReader, refuse_auto
 from puter_client.batch.model import MAX_FILE_BYTES, Batch, Format, ReadFile, ResolveSshFrom, Sheet
 from puter_client.batch.problems import Problems
 from puter_client.batch.source import STDIN, beside
@@ -24,7 +24,7 @@ _SUFFIXES = {
     ".csv": Format.CSV,
 }
 _NOT_SHOWN = re.compile(r"[^ -~\u00a1-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# What YAML's printable characters leave out (YAML 1.1, 5.1), and what no format has a use for.
+# Characters that YAML does not allow (YAML 1.1, 5.1) and that no format needs.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
 
 
@@ -33,32 +33,34 @@ def read_batch(
     text: bytes,
     *,
     overrides: Mapping[str, Any] = MappingProxyType({}),
+    config: Mapping[str, Any] = MappingProxyType({}),
     format: str | None = None,  # noqa: A002 — the option's name
     resolve_ssh_from: ResolveSshFrom = refuse_auto,
     read_file: ReadFile | None = None,
 ) -> Batch:
-    """The checked entries of a batch file; either all of it can be used, or nothing comes back.
+    """The checked entries of a batch file: all of them, or an error with every problem.
 
-    A field is what the entry writes, else the option, else the file's default, else what is built in; `env` and
-    `aws_tags` are merged name by name in that order.
+    A field is what the entry writes, else the option, else the file's default, else config.toml, else what is built
+    in; `env` and `aws_tags` are merged name by name in that order.
 
     Args:
         source: the file's name, for messages, its suffix and the folder of what it names; `-` is standard input.
         text: its content, UTF-8.
         overrides: fields given as options, by their names in contract.fields.FIELDS; None and () are not given.
+        config: the [defaults] of the user's config.toml, checked by read_config.
         format: a Format's name; None goes by the suffix, and without one by the content.
-        resolve_ssh_from: requested the CIDRs of an ssh_from with "auto" in it, at most once for each distinct
-            one, and with () for those of entries for which nobody wrote any; its InvalidInput is told too.
+        resolve_ssh_from: gives the CIDRs of an ssh_from with "auto" in it, and with () those of an entry without an
+            ssh_from; called at most once for each distinct value. Its InvalidInput is reported with the others.
         read_file: reads a `user_data_file`; None reads it beside `source`.
 
     Raises:
-        InvalidInput: with everything that is wrong, a line a cause, as `file:line: field: message`.
+        InvalidInput: with every problem, a line a cause, as `file:line: field: message`.
     """
     name = "stdin" if source == STDIN else _NOT_SHOWN.sub("\N{REPLACEMENT CHARACTER}", source)
     problems = Problems(name)
     sheet = _sheet(source, text, format, problems)
     reader = LevelReader(problems, read_file or beside(source))
-    entries = Builder(problems, reader, SshSources(resolve_ssh_from)).entries(sheet, overrides)
+    entries = Builder(problems, reader, resolve_ssh_from).entries(sheet, config=config, overrides=overrides)
     problems.raise_if_any()
     if not entries:
         raise InvalidInput(f"{name}: has no puters: write at least one")
@@ -90,13 +92,13 @@ def _decoded(text: bytes, problems: Problems) -> str:
     try:
         decoded = text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        problems.add("is not UTF-8 text: save it as UTF-8", line=text.count(b"\n", 0, error.start) + 1)
+        problems.add("is not valid UTF-8: save it as UTF-8", line=text.count(b"\n", 0, error.start) + 1)
         return ""
     if not decoded.strip():
         problems.add("is empty: write at least one puter")
     if found := _CONTROL.search(decoded):
         line = decoded.count("\n", 0, found.start()) + 1
-        problems.add(f"holds a control character (U+{ord(found[0]):04X}): remove it", line=line)
+        problems.add(f"contains a control character (U+{ord(found[0]):04X}): remove it", line=line)
     return decoded
 
 
@@ -115,7 +117,7 @@ def _format(source: str, text: str, form: str | None) -> Format:
 
 
 def recognised(text: str) -> Format:
-    """The format that no name tells: an object first is JSONL, a header with a column tag CSV, all else YAML."""
+    """The format of a text without a name: an object first is JSONL, a header with a column tag is CSV, else YAML."""
     start = text.lstrip()
     if start.startswith("{"):
         return Format.JSONL

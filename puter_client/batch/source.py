@@ -20,12 +20,12 @@ def read_source(source: str, stdin: BinaryIO | None = None) -> bytes:
     """The content of a batch file; `-` is standard input. A pipe may stand in for a file.
 
     Raises:
-        InvalidInput: it is not there, is a directory, or cannot be read. What is over MAX_FILE_BYTES is cut one
+        InvalidInput: it does not exist, is a directory, or cannot be read. What is over MAX_FILE_BYTES is cut one
             byte beyond, for read_batch to refuse.
     """
     try:
         if source == STDIN:
-            stream = stdin or getattr(sys.stdin, "buffer", None)  # there is none where it was closed
+            stream = stdin or getattr(sys.stdin, "buffer", None)  # None if it was closed
             if stream is None:
                 raise InvalidInput("batch file '-': standard input is closed: name a file, or pipe one in")
             return stream.read(MAX_FILE_BYTES + 1)
@@ -38,8 +38,8 @@ def read_source(source: str, stdin: BinaryIO | None = None) -> bytes:
 def beside(source: str) -> ReadFile:
     """Reads files that a batch file names; paths are relative to its folder (to the current one for `-`).
 
-    The reader raises InvalidInput for what is not there, is no plain file or cannot be read, and stops one byte
-    beyond what EC2 takes as user data.
+    The reader raises InvalidInput for a file that does not exist, is not a regular file or cannot be read, and stops
+    one byte beyond what EC2 takes as user data.
     """
     folder = Path() if source == STDIN else Path(source).parent
 
@@ -50,7 +50,7 @@ def beside(source: str) -> ReadFile:
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 if not stat.S_ISREG(os.fstat(handle).st_mode):
-                    raise InvalidInput(f"{shown(written, 300)}: is no plain file")
+                    raise InvalidInput(f"{shown(written, 300)}: is not a regular file")
                 return os.read(handle, USER_DATA_LIMIT_BYTES + 1)
             finally:
                 os.close(handle)
@@ -63,11 +63,11 @@ def beside(source: str) -> ReadFile:
 def _why(error: Exception) -> str:
     match error:
         case FileNotFoundError():
-            return "is not there; check the path"
+            return "does not exist; check the path"
         case IsADirectoryError():
             return "is a directory; name a file in it"
         case PermissionError():
-            return "may not be read; check its permissions"
+            return "is not readable; check its permissions"
         case OSError(strerror=str(reason)):
             return f"cannot be read: {reason}"
-    return "is no path that can be read"
+    return "is not a valid path"

@@ -1,4 +1,4 @@
-"""Texts with placeholders: `train-{lr}`; `{{` and `}}` stand for the braces themselves."""
+"""Texts with placeholders: `train-{lr}`; `{{` and `}}` are the braces themselves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
 class UnknownPlaceholder(ValueError):
-    """Braces that stand for nothing.
+    """Braces that are not a placeholder.
 
     Attributes:
         piece: the braces with what is in them, which may be part of a secret.
@@ -20,7 +20,7 @@ class UnknownPlaceholder(ValueError):
 
     def __init__(self, piece: str) -> None:
         self.piece = piece
-        super().__init__("braces that stand for nothing")
+        super().__init__("not a placeholder")
 
 
 class Template(msgspec.Struct, frozen=True):

@@ -38,7 +38,7 @@ def read_yaml(text: str, problems: Problems) -> Sheet:
 
 
 def _about_top(name: str) -> str:
-    return "stands under defaults or in an entry of puters" if name in {*KNOWN, "matrix"} else unknown(name, _TOP)
+    return "belongs under defaults or in an entry of puters" if name in {*KNOWN, "matrix"} else unknown(name, _TOP)
 
 
 def _namespace(root: Mapping, problems: Problems) -> str | None:
@@ -47,7 +47,7 @@ def _namespace(root: Mapping, problems: Problems) -> str | None:
     line, node = root.items["namespace"]
     try:
         if not isinstance(node, Scalar):
-            raise InvalidInput("is no text: write one name")
+            raise InvalidInput("is not a text: write one name")
         if node.empty:
             raise InvalidInput("is empty: leave it out, or write a name")
         return check_namespace(node.text)
@@ -119,7 +119,7 @@ def _matrix(line: int, node: Node, label: str, problems: Problems) -> dict[str, 
         else:
             texts = [value.text for value in values.items if isinstance(value, Scalar)]
             if len(texts) < len(values.items):
-                problems.add("holds a list or mapping: write texts", line=at, label=label, field=f"matrix.{name}")
+                problems.add("contains a list or mapping: write texts", line=at, label=label, field=f"matrix.{name}")
             matrix[name] = tuple(texts)
     return matrix if matrix.keys() == node.items.keys() else None
 
@@ -129,9 +129,9 @@ def _level(node: Mapping, label: str) -> Level:
 
 
 def _value(name: str, node: Node) -> Any:
-    """What the field's reader gets: a text, or one level of texts; below that, only of what kind it is."""
+    """The value for the field's reader: a text, or one level of texts; anything deeper keeps its kind only."""
     if isinstance(node, Scalar):
-        # A null stands for nothing in a field that is one text, and is itself among texts that are free.
+        # A null is "empty" in a field that is one text, and its own text in a list or mapping.
         return "" if node.empty and name != TAG else node.text
     if isinstance(node, Sequence):
         return [_inner(item) for item in node.items]

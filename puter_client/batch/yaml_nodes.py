@@ -14,7 +14,7 @@ from puter_client.batch.model import MAX_DEPTH
 from puter_client.batch.problems import Problems, field_at
 from puter_client.contract.key import shown
 
-# What aliases stand for, written out, in characters: far above what people repeat, far below what fills a memory.
+# The characters that all aliases expand to: far above what people repeat, far below what fills a memory.
 MAX_ALIASED_CHARS = 16 * 1024 * 1024
 _MEANINGLESS_TAGS = frozenset({None, "!", "tag:yaml.org,2002:str"})
 _YAML_TAG_PREFIX = "tag:yaml.org,2002:"
@@ -27,7 +27,7 @@ _HINTS = {
 
 
 class Scalar(msgspec.Struct):
-    """A text; `plain` if it stands without quotes."""
+    """A text; `plain` if it is written without quotes."""
 
     text: str
     line: int
@@ -59,7 +59,7 @@ Node = Scalar | Sequence | Mapping
 
 
 class Malformed(Exception):
-    """The text cannot be read on from here; the problem is noted."""
+    """The rest of the text cannot be read; the problem is noted."""
 
 
 def compose(text: str, problems: Problems) -> Node | None:
@@ -74,20 +74,20 @@ def compose(text: str, problems: Problems) -> Node | None:
     except Malformed:
         return None
     except yaml.reader.ReaderError as error:
-        problems.add(f"holds a character that YAML does not allow: {error.reason}", line=0)
+        problems.add(f"contains a character that YAML does not allow: {error.reason}", line=0)
         return None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         hint = _HINTS.get(error.problem or "")
         said = (error.problem or "cannot be read") + (f" ({hint})" if hint else "")
-        where = f" at column {mark.column + 1}" if mark else ""
-        problems.add(f"is no YAML{where}: {said}", line=mark.line + 1 if mark else 0)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        problems.add(f"is not valid YAML{where}: {said}", line=mark.line + 1 if mark else 0)
         return None
     return composer.root
 
 
 class _Composer:
-    """Puts events together without recursion: `_open` is the way from the root to where the parser stands."""
+    """Puts events together without recursion: `_open` is the path from the root to the parser's position."""
 
     def __init__(self, problems: Problems) -> None:
         self.root: Node | None = None
@@ -111,7 +111,7 @@ class _Composer:
         """Take the parser's next event.
 
         Raises:
-            Malformed: it makes no sense to go on.
+            Malformed: the rest of the text cannot be read.
         """
         taken = self._take.get(type(event).__name__)
         if taken:
@@ -119,12 +119,12 @@ class _Composer:
 
     def _document(self, event: Any) -> None:
         if self.root is not None:
-            self._stop(event, "begins a second document: a batch is one; put it into a file of its own")
+            self._stop(event, "has a second document: put it into a file of its own")
 
     def _scalar(self, event: Any) -> None:
         self._check_tag(event)
         if not event.value.isascii() and any("\ud800" <= c <= "\udfff" for c in event.value):
-            self._stop(event, "holds an escape that is half a character: write the character itself")
+            self._stop(event, "contains an escape of half a character: write the character itself")
         node = Scalar(event.value, event.start_mark.line + 1, not event.style)
         if event.anchor is not None:
             self._anchors[event.anchor] = node
@@ -133,7 +133,7 @@ class _Composer:
     def _begin(self, event: Any) -> None:
         self._check_tag(event)
         if len(self._open) == MAX_DEPTH:
-            self._stop(event, "is nested too deep: an entry is a mapping of texts")
+            self._stop(event, "is nested too deeply: an entry is a mapping of texts")
         if self._open and isinstance(self._open[-1], Mapping) and self._keys[-1] is None:
             self._stop(event, "a name must be a text, not a list or mapping: quote it if it begins with [ or {")
         line = event.start_mark.line + 1
@@ -154,12 +154,12 @@ class _Composer:
         if node is None:
             self._stop(
                 event,
-                f"*{event.anchor[:40]} stands for nothing written before it: write &{event.anchor[:40]} there",
+                f"*{event.anchor[:40]} has no anchor before it: write &{event.anchor[:40]} there",
             )
         else:
             self._aliased += _size(node)
             if self._aliased > MAX_ALIASED_CHARS:
-                self._stop(event, "aliases (*) repeat more than 16 MB of text: write what is repeated under defaults")
+                self._stop(event, "aliases (*) repeat more than 16 MB of text: write shared fields under defaults")
             self._place(node, event)
 
     def _place(self, node: Node, event: Any) -> None:
@@ -186,16 +186,18 @@ class _Composer:
         where = "the same line" if first == key.line else f"line {first}"
         steps = zip(self._open, self._keys, strict=True)
         way = [len(node.items) if name is None else name.text for node, name in steps]
-        # `puters[5].` and `defaults.` are labels, as with all fields: what is wrong in many entries is told once.
+        # `puters[5].` and `defaults.` are labels, as with all fields, so a problem of many entries is one message.
         own = 0 if len(way) == 1 else 2 if isinstance(way[1], int) else 1
         label = field_at(way[:own]) + "." if own else ""
-        self._problems.add(f"is in {where} already: keep one", line=key.line, label=label, field=field_at(way[own:]))
+        self._problems.add(
+            f"duplicate name, {where} has it too: keep one", line=key.line, label=label, field=field_at(way[own:])
+        )
 
     def _name(self, node: Node, event: Any) -> None:
         if not isinstance(node, Scalar):
             self._stop(event, "a name must be a text")
         elif node.plain and node.text == "<<":
-            self._stop(event, "merge keys (<<) are not read: write what is shared under defaults")
+            self._stop(event, "merge keys (<<) are not supported: write shared fields under defaults")
         else:
             # An alias may be the name: then its line is where it is used.
             self._keys[-1] = Scalar(node.text, event.start_mark.line + 1, node.plain)
@@ -205,7 +207,7 @@ class _Composer:
             tag = event.tag
             if tag.startswith(_YAML_TAG_PREFIX):
                 tag = "!!" + tag.removeprefix(_YAML_TAG_PREFIX)
-            self._stop(event, f"YAML tag {shown(tag)}: remove it; values are read as they are written")
+            self._stop(event, f"YAML tag {shown(tag)}: remove it; values are taken as they are written")
 
     def _stop(self, event: Any, message: str) -> None:
         self._problems.add(message, line=event.start_mark.line + 1)

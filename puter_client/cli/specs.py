@@ -8,85 +8,84 @@ from typing import Any
 import msgspec
 
 from puter_client.address import CHOICES, AddressUnknown, is_everybody, own_cidr
-from puter_client.config import ClientSettings, laid_over
+from puter_client.config import ClientSettings
+from puter_client.contract.declaration import Form, declared, inputs
 from puter_client.contract.errors import InvalidInput
-from puter_client.contract.fields import InvalidSpec, build_spec
 from puter_client.contract.key import shown
 from puter_client.contract.phase import Os
 from puter_client.contract.spec import Spec
 from puter_client.sshkeys import ClientKey, client_key
 
-_SEVERAL = frozenset({"instance_type", "subnet", "ssh_from"})
-_OPTION_NAMES = {"aws_tags": "aws-tag"}
-OPEN_TO_ALL = "warning: ssh is open to every address there is ({cidr}): anybody may try to log in"
+OPEN_TO_ALL = "warning: ssh is open to every address ({cidr}): anybody may try to log in"
 AL2_ENDED = "note: Amazon Linux 2 is without support since 2026-06-30; --os al2023 is its successor"
-
-
-def option_name(field: str) -> str:
-    """A field as its option is called."""
-    return "--" + _OPTION_NAMES.get(field, field.replace("_", "-"))
 
 
 def given_fields(options: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """The fields that options name; `public_key` stays the path of a file.
 
     Raises:
-        InvalidInput: a variable or tag has no value, or the user data's file cannot be read.
+        InvalidInput: a variable or tag has no value, or the file of the user data cannot be read.
     """
+    known = inputs(Spec)
     fields = {name: value for name, value in options.items() if value not in (None, ())}
-    if "env" in fields:
-        fields["env"] = _once("--env", [_variable(text, environ) for text in fields["env"]])
-    if "aws_tags" in fields:
-        fields["aws_tags"] = _once("--aws-tag", [_tag(text) for text in fields["aws_tags"]])
-    for name in _SEVERAL & fields.keys():
-        fields[name] = [word for text in fields[name] for word in text.replace(",", " ").split()]
-    if "user_data" in fields:
-        fields["user_data"] = _user_data(fields["user_data"])
+    for name, value in fields.items():
+        option, long = known[name].option, known[name].option_name
+        match option.form if option else Form.TEXT:
+            case Form.VARIABLES:
+                fields[name] = _once(long, [_variable(long, text, environ) for text in value])
+            case Form.PAIRS:
+                fields[name] = _once(long, [_pair(long, text) for text in value])
+            case Form.WORDS:
+                fields[name] = [word for text in value for word in text.replace(",", " ").split()]
+            case Form.FILE:
+                fields[name] = _content(long, value)
+            case Form.TEXT | Form.FLAG | Form.SWITCH:
+                pass
     return fields
 
 
 def _once(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Names with their values; of two values one would be lost."""
+    """Names with their values; a name with two values is refused, for one of them would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidInput(f"{option} {shown(twice)}: is given twice; keep one")
+        raise InvalidInput(f"{option} {shown(twice)}: duplicate name; keep one")
     return found
 
 
-def _variable(text: str, environ: Mapping[str, str]) -> tuple[str, str]:
+def _variable(option: str, text: str, environ: Mapping[str, str]) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if equals:
         return name, value
     if name not in environ:
-        raise InvalidInput(f"--env {shown(name)}: is not set here; write {name}=VALUE, or set it")
+        raise InvalidInput(f"{option} {shown(name)}: is not set here; write {name}=VALUE, or set it")
     return name, environ[name]
 
 
-def _tag(text: str) -> tuple[str, str]:
+def _pair(option: str, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise InvalidInput(f"--aws-tag {shown(name)}: write it as KEY=VALUE")
+        raise InvalidInput(f"{option} {shown(name)}: write it as KEY=VALUE")
     return name, value
 
 
-def _user_data(path: str) -> str:
+def _content(option: str, path: str) -> str:
     from puter_client.batch.source import STDIN, beside
 
     try:
         return beside(STDIN)(path).decode()  # relative to the working folder
     except InvalidInput as error:
-        raise InvalidInput(f"--user-data {error}") from None
+        raise InvalidInput(f"{option} {error}") from None
     except UnicodeDecodeError:
-        raise InvalidInput(f"--user-data {shown(path, 300)}: is not UTF-8 text; write the script as UTF-8") from None
+        raise InvalidInput(f"{option} {shown(path, 300)}: is not valid UTF-8: save it as UTF-8") from None
 
 
 class SshSources:
-    """Who may use ssh where nobody wrote it, or wrote `auto`: this machine, looked up once.
+    """The CIDRs that may use ssh where `auto` is written, or nothing: this machine's address, looked up once.
 
     Attributes:
-        unknown: why the address is not known, once that came out for an `auto` that nobody wrote.
+        unknown: why the address is not known, if it was needed though `auto` was not written.
         skipped: whether the address would have been looked up, had it been allowed.
     """
 
@@ -98,14 +97,12 @@ class SshSources:
         self.skipped = False
 
     def __call__(self, words: tuple[str, ...]) -> tuple[str, ...]:
-        """The CIDRs of ssh_from's words; () is "nobody wrote any".
+        """The CIDRs of an ssh_from with `auto` in it; () means that no ssh_from is written.
 
         Raises:
-            AddressUnknown: `auto` was written, and the address is not known.
+            AddressUnknown: `auto` is written, and the address is not known.
         """
-        cidrs = tuple(word for word in words if word not in ("auto", "none"))
-        if words and "auto" not in words:
-            return cidrs
+        cidrs = tuple(word for word in words if word != "auto")
         if not self._look_up:
             self.skipped = True
             return cidrs
@@ -126,34 +123,19 @@ def one_spec(settings: ClientSettings, options: Mapping[str, Any], sources: SshS
     """The spec of `up`, but for its key.
 
     Raises:
-        InvalidInput: with every option that cannot be used, or no address for `auto`.
+        InvalidInput: with every option that cannot be used, or the address for `auto` is not known.
     """
-    from puter_client.batch.levels import ssh_words
+    from puter_client.batch import single
 
-    fields = laid_over(settings.defaults, options)
-    fields.pop("public_key", None)
-    written = fields.pop("ssh_from", None)
-    problems: list[str] = []
-    words: tuple[str, ...] = ()
-    try:
-        words = ssh_words(written) if written is not None else ()
-    except ValueError as error:
-        problems.append(f"--ssh-from: {error}")
-    spec = Spec()
-    try:
-        spec = build_spec(fields)
-    except InvalidSpec as error:
-        problems += [f"{option_name(p.field)}: {p.told(option_name)}" for p in error.field_problems]
-    if problems:
-        raise InvalidInput(*problems)
-    cidrs = sources(words)
+    fields = {name: value for name, value in options.items() if name != "public_key"}
+    spec = single(fields, config=settings.defaults, resolve_ssh_from=sources)
     if sources.unknown is not None:
         raise sources.unknown
-    return msgspec.structs.replace(spec, ssh_from=cidrs)
+    return spec
 
 
 class Keys:
-    """The key of each key name that specs ask for, found or made once."""
+    """The key for each key name in the specs, found or made once."""
 
     def __init__(self, settings: ClientSettings, public_key_file: str | None) -> None:
         self._settings = settings
@@ -164,8 +146,8 @@ class Keys:
         """The spec with its key.
 
         Raises:
-            InvalidInput: no key can be had.
-            EngineError: the state folder is not fit for keys.
+            InvalidInput: there is no usable key.
+            EngineError: the state folder cannot hold keys safely.
         """
         if spec.key_name not in self._known:
             if self._file is None:
@@ -182,11 +164,12 @@ class Keys:
 
 def public_key_file(settings: ClientSettings, options: Mapping[str, Any]) -> str | None:
     """The user's own public key: as the option names it, else the settings file."""
-    return laid_over(settings.defaults, options).get("public_key")
+    path: str | None = options.get("public_key") or settings.defaults.get("public_key")
+    return path
 
 
 def warn_of(specs: Sequence[Spec], say: Callable[[str], None]) -> None:
-    """Tell, once each, of what somebody should have meant."""
+    """Warn, once each, of what is allowed but may not be intended."""
     for cidr in sorted({cidr for spec in specs for cidr in spec.ssh_from if is_everybody(cidr)}):
         say(OPEN_TO_ALL.format(cidr=cidr))
     if any(spec.os is Os.AL2 and spec.ami is None for spec in specs):
@@ -197,24 +180,25 @@ def without_a_rule(specs: Sequence[Spec], unknown: AddressUnknown) -> str:
     """The warning of a batch that goes on though this machine's address is not known.
 
     Raises:
-        AddressUnknown: some machine has no workload, and so nothing to it but ssh.
+        AddressUnknown: some machine has no workload, and so is of use by ssh only.
     """
     if not all(spec.run or spec.ssh_from for spec in specs):
         raise unknown
     why = str(unknown).partition(": ")[0]
-    return f"warning: {why}, so ssh is let in from nowhere new; {CHOICES}"
+    return f"warning: {why}, so no address is added for ssh; {CHOICES}"
 
 
 def described(tag: str, namespace: str, spec: Spec) -> dict[str, Any]:
     """What would be requested, for people and programs; values of variables stay hidden."""
     fields: dict[str, Any] = {"namespace": namespace, "tag": tag}
-    for name in spec.__struct_fields__:
-        value = getattr(spec, name)
-        if name == "env":
-            value = sorted(value)
-        elif name == "user_data" and value is not None:
-            value = f"{len(value.encode()):,} bytes"
-        if value not in (None, (), {}, [], False):
-            fields[name] = msgspec.to_builtins(value)
+    for item in declared(type(spec)):
+        for name in item.attributes:
+            value = getattr(spec, name)
+            if value not in (None, (), {}, False):
+                fields[name] = _hidden(value) if item.field.secret else msgspec.to_builtins(value)
     fields["ttl_s"] = spec.ttl_s
     return fields
+
+
+def _hidden(value: Any) -> Any:
+    return sorted(value) if isinstance(value, dict) else f"{len(str(value).encode()):,} bytes"

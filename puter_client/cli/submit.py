@@ -21,7 +21,7 @@ from puter_client.cli.options import (
     wait_option,
 )
 from puter_client.cli.terminal import out, out_json, say
-from puter_client.config import ClientSettings, laid_over
+from puter_client.config import ClientSettings
 from puter_client.contract.errors import InvalidInput, WaitTimedOut
 from puter_client.contract.phase import Origin
 from puter_client.view import WaitFor
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 @click.command(short_help=COMMANDS["submit"][2])
 @click.argument("file", metavar="[FILE|-]", required=False)
 @click.option("-t", "--tag", metavar="'NAME-{i}'", help="Without a file: tags numbered from 0.")
-@click.option("--count", type=int, metavar="N", help="Without a file: how many.  [1]")
-@click.option("--format", "form", type=click.Choice(["yaml", "jsonl", "csv"]), help="Of the file.  [by its name]")
+@click.option("--count", type=int, metavar="N", help="Without a file: the number of machines.  [1]")
+@click.option("--format", "form", type=click.Choice(["yaml", "jsonl", "csv"]), help="The file's format.  [by its name]")
 @namespace_option
 @machine_options
 @wait_option("queued")
 @timeout_option(None)
 @again_option
-@click.option("--retry-failed", is_flag=True, help="Launch anew a tag whose workload did not succeed.")
-@click.option("--max-parallel", type=click.IntRange(1), metavar="N", help="At most so many of them live at a time.")
+@click.option("--retry-failed", is_flag=True, help="Launch a tag again whose workload did not succeed.")
+@click.option("--max-parallel", type=click.IntRange(1), metavar="N", help="At most so many of them at a time.")
 @dry_run_option
 @json_option
 def submit(
@@ -65,8 +65,8 @@ def submit(
     """Request many machines: a batch file (YAML, JSONL, CSV), or a numbered tag.
 
     All of a file is checked first; if anything in it cannot be used, nothing
-    is submitted. Submitting it again launches nothing that is there already.
-    Options hold for entries that do not say otherwise.
+    is submitted. Submitting it again launches nothing that exists already.
+    An option applies to the entries that do not set its field themselves.
 
     \b
     Examples:
@@ -99,7 +99,7 @@ def submit(
     key_file = public_key_file(settings, options)
     keys = Keys(settings, key_file)
     if dry_run:
-        own = key_file is not None  # what is not the user's own would be made
+        own = key_file is not None  # any other key would be made
         asked = [MachineRequest(entry.tag, keys.into(entry.spec) if own else entry.spec) for entry in batch.entries]
         return _tell_dry(batch, asked, settings, auto=sources.skipped, as_json=as_json)
     asked = _asked(batch, keys, sources)
@@ -115,7 +115,7 @@ def submit(
 
 
 class _How(NamedTuple):
-    """How to submit and follow a batch."""
+    """How a batch is submitted and followed."""
 
     timeout_s: float | None
     again: bool
@@ -127,7 +127,7 @@ class _How(NamedTuple):
 def _generated(tag: str, count: int, settings: ClientSettings, fields: Mapping[str, Any], sources: SshSources) -> Batch:
     from puter_client.batch import generate
 
-    return generate(tag, count, laid_over(_for_entries(settings.defaults), fields), resolve_ssh_from=sources)
+    return generate(tag, count, fields, config=settings.defaults, resolve_ssh_from=sources)
 
 
 def _read(
@@ -136,48 +136,7 @@ def _read(
     from puter_client.batch import read_batch, read_source
 
     text = read_source(file)
-    base = _for_entries(settings.defaults)
-    if base:
-        base = _weaker_than(file_defaults(file, text, form), base)
-    return read_batch(file, text, overrides=laid_over(base, fields), format=form, resolve_ssh_from=sources)
-
-
-def _for_entries(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    # public_key is a file's path here, and filled in later.
-    return {name: value for name, value in defaults.items() if name != "public_key"}
-
-
-def file_defaults(file: str, text: bytes, form: str | None) -> Mapping[str, Any]:
-    """What a YAML file's own `defaults` write, which settings of the user's must not set aside."""
-    from pathlib import PurePath
-
-    from puter_client.batch.problems import Problems
-    from puter_client.batch.read import recognised
-    from puter_client.batch.yaml_file import read_yaml
-
-    decoded = text.decode("utf-8-sig", errors="replace")
-    suffix = PurePath(file).suffix.lower()
-    if form not in (None, "yaml") or (form is None and suffix not in (".yaml", ".yml", "")):
-        return {}
-    if form is None and not suffix and recognised(decoded) != "yaml":
-        return {}
-    try:
-        sheet = read_yaml(decoded, Problems(file))
-    except InvalidInput:
-        return {}  # read_batch tells what is wrong with it
-    return {name: written.value for name, written in sheet.defaults.items()}
-
-
-def _weaker_than(stronger: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without what the file's defaults answer."""
-    merged = laid_over(base, stronger)
-    left: dict[str, Any] = {}
-    for name, value in base.items():
-        if name in ("env", "aws_tags") and isinstance(stronger.get(name), Mapping):
-            left[name] = {key: text for key, text in value.items() if key not in stronger[name]}
-        elif name in merged and name not in stronger and not (name == "user_data" and "user_data_file" in stronger):
-            left[name] = value
-    return left
+    return read_batch(file, text, overrides=fields, config=settings.defaults, format=form, resolve_ssh_from=sources)
 
 
 def _in_namespace(settings: ClientSettings, named: str | None) -> ClientSettings:
@@ -186,7 +145,7 @@ def _in_namespace(settings: ClientSettings, named: str | None) -> ClientSettings
     if named is None or named == settings.namespace:
         return settings
     if settings.named_by_option:
-        raise InvalidInput(f"the file says namespace {named}, --namespace {settings.namespace}: keep one of them")
+        raise InvalidInput(f"the file says namespace {named}, --namespace says {settings.namespace}: keep one")
     return msgspec.structs.replace(settings, namespace=named, named_by_option=True)
 
 
@@ -211,7 +170,7 @@ def _tell_dry(
         for one in asked:
             out_json(described(one.tag, settings.namespace, one.spec))
         return 0
-    out(f"would ask for {len(batch.entries):,} in namespace {settings.namespace} (nothing was touched):")
+    out(f"would request {len(batch.entries):,} in namespace {settings.namespace} (nothing was requested):")
     for entry in batch.entries[:MOST_LISTED]:
         out(f"  {entry.tag}  {entry.spec.instance_type}  {entry.where}")
     if len(batch.entries) > MOST_LISTED:

@@ -36,7 +36,7 @@ DEFAULT_TIMEOUT = "10m"
 
 @click.command(short_help=COMMANDS["up"][2])
 @click.argument("tag_argument", metavar="[TAG]", required=False)
-@click.option("-t", "--tag", metavar="TAG", help="The machine's name; requested again, it is found, not doubled.")
+@click.option("-t", "--tag", metavar="TAG", help="The machine's name; the same name again finds the same machine.")
 @namespace_option
 @machine_options
 @wait_option("running")
@@ -60,8 +60,8 @@ def up(
 ) -> int:
     """Ensure one machine, wait for it, print its ssh and rsync commands.
 
-    A machine that lives under this tag already is found, not doubled. It ends
-    itself after its --ttl, whatever becomes of you.
+    A machine that exists under this tag is found, not launched again. It ends
+    itself after its --ttl, even if this command is interrupted.
 
     \b
     Examples:
@@ -70,8 +70,8 @@ def up(
       puter up --profile work --region eu-west-1 -t train --spot
       puter up -t job --run 'make all' -e TOKEN --ssh-from none
 
-    Settings hold in the order config.toml < environment < options. Exit code
-    1: it failed or is another machine already; 4: not there in time.
+    Options override the environment, which overrides config.toml. Exit code
+    1: it failed, or the tag has another machine; 4: it was not ready in time.
     """
     chosen = _tag(ctx, tag_argument, tag)
     from puter_client.cli import specs
@@ -86,7 +86,7 @@ def up(
     key_file = specs.public_key_file(settings, options)
     keys = specs.Keys(settings, key_file)
     if dry_run:
-        if key_file is not None:  # what is not the user's own would be made
+        if key_file is not None:  # any other key would be made
             spec = keys.into(spec)
         _tell_dry(specs.described(chosen, settings.namespace, spec), auto=sources.skipped, as_json=as_json)
         return 0
@@ -114,7 +114,7 @@ def _tell_dry(fields: dict[str, Any], *, auto: bool, as_json: bool) -> None:
     if as_json:
         out_json(fields)
         return
-    out(f"would ask for {fields.pop('namespace')}/{fields.pop('tag')} (nothing was touched):")
+    out(f"would request {fields.pop('namespace')}/{fields.pop('tag')} (nothing was requested):")
     for name, value in fields.items():
         shown = "never ends itself" if value is None else value
         out(f"  {name}: {plain(shown if isinstance(shown, str) else msgspec.json.encode(shown).decode())}")
@@ -151,7 +151,7 @@ async def _up(
 
 
 def success(view: View, settings: ClientSettings, now: float) -> list[str]:
-    """What `up` prints of a machine that is there, or on its way as far as was asked."""
+    """What `up` prints of a machine that is running, or as far on its way as `--wait` says."""
     from puter_client.cli.when import about, clock
     from puter_client.connect import rsync_command, ssh_command
 
@@ -161,7 +161,7 @@ def success(view: View, settings: ClientSettings, now: float) -> list[str]:
     found = {
         Outcome.CREATED: "created",
         Outcome.EXISTING: "found: the same instance as before",
-        Outcome.JOINED: "found: it was on its way already",
+        Outcome.JOINED: "found: it was requested before",
     }.get(view.outcome or Outcome.CREATED, str(view.outcome))
     facts = [record.instance_id, record.instance_type, record.availability_zone or record.region]
     lines = [f"tag       {record.namespace}/{record.tag} ({found})"]

@@ -27,7 +27,8 @@ def check_url(url: str) -> str:
         fine = False
     if not fine:
         raise InvalidInput(
-            "PUTER_REDIS_URL is no address of a Redis: write redis://host:6379/0, rediss://… or unix:///path"
+            "is not the address of a Redis: write redis://host:6379/0, rediss://… or unix:///path",
+            subject="PUTER_REDIS_URL",
         )
     return url
 

@@ -43,9 +43,9 @@ def test_fields_are_checked_and_told_by_their_options() -> None:
 @pytest.mark.parametrize(
     ("tag", "count", "message"),
     [
-        ("sweep", 2, "--tag: 'sweep': write {i} into it, or its puters share a tag"),
-        ("s-{n}", 1, "--tag: '{n}' names none of {i}; double the braces to keep them: {{ }}"),
-        ("s-{", 1, "--tag: '{' names none of {i}; double the braces to keep them: {{ }}"),
+        ("sweep", 2, "--tag: 'sweep': add {i}, or several puters have the same tag"),
+        ("s-{n}", 1, "--tag: '{n}' is none of the placeholders {i}; double the braces to keep them: {{ }}"),
+        ("s-{", 1, "--tag: '{' is none of the placeholders {i}; double the braces to keep them: {{ }}"),
         ("s-{i}", 0, "--count 0: write 1 to 100,000"),
         ("s-{i}", 100_001, "--count 100001: write 1 to 100,000"),
         ("-{i}", 1, "--tag: '-0': use 1 to 128 letters"),
@@ -56,7 +56,7 @@ def test_what_names_no_puters_is_refused(tag: str, count: int, message: str) -> 
 
 
 def test_braces_in_run_that_stand_for_nothing_are_refused() -> None:
-    assert refused("s{i}", 2, run="awk {print}").startswith("--run: '{print}' names none of {i}")
+    assert refused("s{i}", 2, run="awk {print}").startswith("--run: '{print}' is none of the placeholders {i}")
 
 
 def test_ssh_sources_are_requested_once() -> None:

@@ -58,23 +58,23 @@ def test_escaped_characters_beyond_the_first_plane_are_read() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"tag": "a", "tag": "b"}', "tag: is written twice: keep one"),
-        ('{"tag": "a", "env": {"A": 1, "A": 1}}', "env.A: is written twice: keep one"),
-        ('{"tag": "a", "env": {"": 1, "": 1}}', "env.'': is written twice: keep one"),
-        ('{"tag": "a", "ssh_from": ["x", {"k": 1, "k": 1}]}', "ssh_from[1].k: is written twice: keep one"),
-        ('{"tag": NaN}', "NaN is no JSON: write a text or a number"),
-        ('{"tag": -Infinity}', "-Infinity is no JSON: write a text or a number"),
-        ('["a"]', 'is no object: write one like {"tag": "a-1"} on each line'),
-        ('{"tag": "a"} x', "is no JSON at column 14: Extra data"),
-        ('{"tag": "a"', "is no JSON at column 12: Expecting ',' delimiter"),
-        ('{"tag": "\\ud800"}', "holds a \\u escape that is half a character: write the character itself"),
-        ('{"tag": "a", "\\udfff": 1}', "holds a \\u escape that is half a character: write the character itself"),
-        ("[" * 100_000, "is nested too deep: an entry is an object of texts"),
-        ('{"tag": ' + "[" * 30 + "]" * 30 + "}", "is nested too deep: an entry is an object of texts"),
-        ('{"tag": true}', "tag: is no text: put it in quotes"),
+        ('{"tag": "a", "tag": "b"}', "tag: duplicate name: keep one"),
+        ('{"tag": "a", "env": {"A": 1, "A": 1}}', "env.A: duplicate name: keep one"),
+        ('{"tag": "a", "env": {"": 1, "": 1}}', "env.'': duplicate name: keep one"),
+        ('{"tag": "a", "ssh_from": ["x", {"k": 1, "k": 1}]}', "ssh_from[1].k: duplicate name: keep one"),
+        ('{"tag": NaN}', "NaN is not valid JSON: write a text or a number"),
+        ('{"tag": -Infinity}', "-Infinity is not valid JSON: write a text or a number"),
+        ('["a"]', 'is not an object: write one like {"tag": "a-1"} on each line'),
+        ('{"tag": "a"} x', "is not valid JSON (column 14): Extra data"),
+        ('{"tag": "a"', "is not valid JSON (column 12): Expecting ',' delimiter"),
+        ('{"tag": "\\ud800"}', "contains a \\u escape of half a character: write the character itself"),
+        ('{"tag": "a", "\\udfff": 1}', "contains a \\u escape of half a character: write the character itself"),
+        ("[" * 100_000, "is nested too deeply: an entry is an object of texts"),
+        ('{"tag": ' + "[" * 30 + "]" * 30 + "}", "is nested too deeply: an entry is an object of texts"),
+        ('{"tag": true}', "tag: is not a text: put it in quotes"),
         ('{"run": "x"}', "tag: is missing: every puter needs its own"),
-        ('{"tag": "a", "matrix": {"x": [1]}}', "matrix: stands in an entry of a YAML file only"),
-        ('{"tag": "a", "namespace": "b"}', "namespace: stands once, at the top of a YAML file; or give --namespace"),
+        ('{"tag": "a", "matrix": {"x": [1]}}', "matrix: belongs in an entry of a YAML file"),
+        ('{"tag": "a", "namespace": "b"}', "namespace: belongs at the top of a YAML file; or use --namespace"),
         ('{"tag": "a", "env": "X=1"}', "env: is a text: write names with values (K: V)"),
         ('{"tag": "a", "run": true}', "run: is true/false: write a text"),
         ('{"tag": "a", "run": {"x": 1}}', "run: is a mapping: write a text"),
@@ -87,7 +87,7 @@ def test_a_line_that_is_no_entry_is_refused_with_its_number(line: str, message: 
 def test_all_names_of_a_line_that_are_written_twice_are_told() -> None:
     told = refused('{"tag": "a", "tag": "b", "env": {"A": 1, "A": 2, "A": 3}}').splitlines()
 
-    assert told == ["b.jsonl:1: tag: is written twice: keep one", "b.jsonl:1: env.A: is written twice: keep one"]
+    assert told == ["b.jsonl:1: tag: duplicate name: keep one", "b.jsonl:1: env.A: duplicate name: keep one"]
 
 
 def test_a_digit_monster_is_refused_like_any_wrong_number() -> None:
@@ -97,4 +97,4 @@ def test_a_digit_monster_is_refused_like_any_wrong_number() -> None:
 def test_more_than_the_most_puters_are_refused() -> None:
     said = refused("".join(f'{{"tag":"t{n}"}}\n' for n in range(100_001)))
 
-    assert said == "b.jsonl:100001: asks for over 100,000 puters: split it into several batches"
+    assert said == "b.jsonl:100001: has over 100,000 puters: split it into several batches"

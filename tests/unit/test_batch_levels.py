@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from puter_client.batch import Batch, read_batch
+from puter_client.batch import Batch, generate, read_batch, single
+from puter_client.batch.levels import USER_DATA_FILE
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.phase import Os
 from puter_client.contract.spec import Spec
@@ -122,11 +124,14 @@ def test_a_file_may_not_carry_what_the_client_fills_in(field: str) -> None:
 
 
 def test_an_option_cannot_be_a_tag() -> None:
-    assert refused("puters: [a]", overrides={"tag": "x"}) == "--tag: is each entry's own: write it there"
+    assert refused("puters: [a]", overrides={"tag": "x"}) == "--tag: is different for each entry: write it there"
 
 
 def test_a_default_tag_is_refused() -> None:
-    assert refused("defaults: {tag: x}\nputers: [a]") == "b.yaml:1: defaults.tag: is each entry's own: write it there"
+    assert (
+        refused("defaults: {tag: x}\nputers: [a]")
+        == "b.yaml:1: defaults.tag: is different for each entry: write it there"
+    )
 
 
 def test_variables_without_a_workload_are_told_of_the_entry() -> None:
@@ -212,7 +217,7 @@ def test_a_byte_order_mark_does_not_come_before_a_shebang() -> None:
     ("path", "message"),
     [
         ("gone.sh", "'gone.sh': is not there"),
-        ("latin.sh", "'latin.sh': is not UTF-8 text; write the script as UTF-8"),
+        ("latin.sh", "'latin.sh': is not valid UTF-8: save it as UTF-8"),
         ("empty.sh", "'empty.sh': is empty: leave it out, or write a value"),
         ("[boot.sh]", "write the path of one file"),
     ],
@@ -255,3 +260,107 @@ def test_several_types_are_tried_in_the_order_in_which_they_are_written() -> Non
     batch = read_batch("b.yaml", b"puters: [{tag: a, instance_type: [c7i.large, c6i.large]}]")
 
     assert (batch.entries[0].spec.instance_type, batch.entries[0].spec.instance_types) == ("c7i.large", ("c6i.large",))
+
+
+LEVELS = ("config", "defaults", "options", "entry")
+PAIRS = [(weak, strong) for n, weak in enumerate(LEVELS) for strong in LEVELS[n + 1 :]]
+# What a weaker and a stronger level write, and what holds of both.
+EXCLUSIVE: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+    ({"ttl": "4h"}, {"no_shutdown": True}, {"ttl_s": None}),
+    ({"ttl": "4h"}, {"no_shutdown": "true"}, {"ttl_s": None}),
+    ({"ttl": "4h"}, {"no_shutdown": "True"}, {"ttl_s": None}),
+    ({"ttl": "4h"}, {"no_shutdown": False}, {"ttl_s": 14_400}),
+    ({"ttl": "4h"}, {"no_shutdown": "False"}, {"ttl_s": 14_400}),
+    ({"no_shutdown": True}, {"ttl": "2h"}, {"ttl_s": 7_200}),
+    ({"no_shutdown": "True"}, {"ttl": "2h"}, {"ttl_s": 7_200}),
+    ({"no_shutdown": True}, {"no_shutdown": "false"}, {"ttl_s": 3_600}),
+    ({"ami": "ami-01234567"}, {"os": "al2"}, {"ami": None, "os": Os.AL2}),
+    ({"os": "al2"}, {"ami": "ami-01234567"}, {"ami": "ami-01234567", "os": Os.AL2}),
+    ({"user_data": "#!weak"}, {"user_data": "#!strong"}, {"user_data": "#!strong"}),
+    ({"user_data": "#!weak"}, {"user_data_file": "boot.sh"}, {"user_data": "#!/bin/sh\necho hi\n"}),
+    ({"user_data_file": "boot.sh"}, {"user_data": "#!strong"}, {"user_data": "#!strong"}),
+    ({"user_data_file": "boot.sh"}, {"user_data_file": "bom.sh"}, {"user_data": "#!/bin/sh\n"}),
+]
+
+
+def merged(**levels: dict[str, Any]) -> Spec:
+    """The spec of one entry where each level writes some fields."""
+    file = {"defaults": levels.get("defaults", {}), "puters": [{"tag": "a"} | levels.get("entry", {})]}
+    batch = read_batch(
+        "b.yaml",
+        json.dumps(file).encode(),
+        config=levels.get("config", {}),
+        overrides=levels.get("options", {}),
+        read_file=stored,
+        format="yaml",
+    )
+    return batch.entries[0].spec
+
+
+CASES = [
+    (weak, strong, *answers)
+    for weak, strong in PAIRS
+    for answers in EXCLUSIVE
+    if weak != "config" or USER_DATA_FILE not in answers[0]  # config.toml has no such field
+]
+
+
+@pytest.mark.parametrize(("weak", "strong", "weaker", "stronger", "holds"), CASES)
+def test_the_stronger_level_answers_a_question_that_both_answer(
+    weak: str, strong: str, weaker: dict[str, Any], stronger: dict[str, Any], holds: dict[str, Any]
+) -> None:
+    made = merged(**{weak: weaker, strong: stronger})
+
+    assert {name: getattr(made, name) for name in holds} == holds
+
+
+@pytest.mark.parametrize(("weak", "strong"), PAIRS)
+def test_other_fields_are_overridden_one_by_one_and_mappings_by_name(weak: str, strong: str) -> None:
+    weaker: dict[str, Any] = {"disk": 9, "region": "us-east-2", "env": {"A": "w", "B": "w"}, "aws_tags": {"a": "w"}}
+    stronger: dict[str, Any] = {"region": "us-west-2", "run": "x", "env": {"A": "s"}, "aws_tags": {"b": "s"}}
+
+    made = merged(**{weak: weaker, strong: stronger})
+
+    assert (made.disk, made.region, made.env) == (9, "us-west-2", {"A": "s", "B": "w"})
+    assert made.aws_tags == {"a": "w", "b": "s"}
+
+
+@pytest.mark.parametrize("level", LEVELS[1:])
+@pytest.mark.parametrize("true", [True, "true", "True"])
+def test_one_level_that_answers_twice_is_refused(level: str, true: object) -> None:
+    with pytest.raises(InvalidInput, match=r"no.shutdown: and (--)?ttl exclude each other: keep one"):
+        merged(**{level: dict[str, Any](ttl="1h", no_shutdown=true)})
+
+
+def test_a_config_that_spoils_an_entry_is_named() -> None:
+    said = refused("puters: [a]", config={"ssh_from": "auto"})
+
+    assert said.startswith("config.toml: defaults.ssh_from: 'auto': this machine's address is not known")
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "ttl_s"),
+    [
+        ({"ttl": "4h"}, {"no_shutdown": True}, None),
+        ({"no_shutdown": "True"}, {"ttl": "2h"}, 7_200),
+        ({"ttl": "4h"}, {}, 14_400),
+        ({"no_shutdown": True}, {}, None),
+    ],
+)
+def test_machines_without_a_file_have_the_same_levels(
+    config: dict[str, Any], options: dict[str, Any], ttl_s: int | None
+) -> None:
+    assert single(options, config=config).ttl_s == ttl_s
+    assert generate("a", 1, options, config=config).entries[0].spec.ttl_s == ttl_s
+
+
+def test_braces_of_a_single_machine_are_ordinary_characters() -> None:
+    assert single({"run": "awk {print}"}).run == "awk {print}"
+
+
+def test_no_address_is_looked_up_for_a_machine_that_cannot_be_used() -> None:
+    def resolve(words: tuple[str, ...]) -> tuple[str, ...]:
+        raise AssertionError(words)
+
+    with pytest.raises(InvalidInput, match="--disk: 'big'"):
+        single({"disk": "big"}, resolve_ssh_from=resolve)

@@ -26,7 +26,7 @@ def test_a_name_that_a_hundred_entries_have_twice_is_told_in_one_line() -> None:
 
     told = refused("puters:\n" + entries, "b.yaml")
 
-    assert told == ("b.yaml:2, 3, 4 (+97 more): env.A: is in the same line already: keep one",)
+    assert told == ("b.yaml:2, 3, 4 (+97 more): env.A: duplicate name, the same line has it too: keep one",)
 
 
 def test_after_twenty_causes_the_rest_is_counted() -> None:
@@ -51,7 +51,7 @@ def test_all_fields_of_an_entry_are_told() -> None:
 def test_equal_tags_are_told_with_both_lines() -> None:
     told = refused('{"tag": "a"}\n{"tag": "b"}\n{"tag": "a"}\n')
 
-    assert told == ("b.jsonl:3: tag: 'a': is the tag of line 1 too; every puter needs its own",)
+    assert told == ("b.jsonl:3: tag: 'a': duplicate tag, line 1 has it too; every puter needs its own",)
 
 
 def test_a_wrong_option_is_told_with_the_wrongs_of_the_file() -> None:
@@ -63,12 +63,12 @@ def test_a_wrong_option_is_told_with_the_wrongs_of_the_file() -> None:
 
 def test_a_misspelt_field_is_told_with_the_nearest() -> None:
     assert refused('{"tag": "a", "instancetype": "x"}') == (
-        "b.jsonl:1: instancetype: unknown; did you mean instance_type?",
+        "b.jsonl:1: instancetype: unknown field; did you mean instance_type?",
     )
 
 
 def test_a_name_that_is_like_none_is_told_with_all() -> None:
-    assert "unknown; known are alone, ami, aws_tags, " in refused('{"tag": "a", "xyzzy": "x"}')[0]
+    assert "unknown field; known are alone, ami, aws_tags, " in refused('{"tag": "a", "xyzzy": "x"}')[0]
 
 
 SECRET = "hunter2hunter2"

@@ -76,7 +76,7 @@ def test_an_empty_file_is_refused(source: str) -> None:
 
 
 def test_what_is_not_utf_8_is_refused_with_its_line() -> None:
-    assert refused("b.yaml", b"puters:\n- caf\xe9\n") == "b.yaml:2: is not UTF-8 text: save it as UTF-8"
+    assert refused("b.yaml", b"puters:\n- caf\xe9\n") == "b.yaml:2: is not valid UTF-8: save it as UTF-8"
 
 
 def test_a_file_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"gone.yaml': is not there; check the path"):
+    with pytest.raises(InvalidInput, match=r"gone.yaml': does not exist; check the path"):
         read_source(str(tmp_path / "gone.yaml"))
 
 
@@ -108,7 +108,7 @@ def test_a_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_name_that_no_file_can_have_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="is no path that can be read"):
+    with pytest.raises(InvalidInput, match="is not a valid path"):
         read_source("a\0b")
 
 
@@ -122,7 +122,7 @@ def test_a_user_data_file_is_read_beside_the_batch_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("gone.sh", "is not there"), ("folder", "is no plain file"), ("pipe", "is no plain file")],
+    [("gone.sh", "does not exist"), ("folder", "is not a regular file"), ("pipe", "is not a regular file")],
 )
 def test_a_user_data_file_that_is_no_file_is_refused_without_waiting(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "folder").mkdir()

@@ -111,19 +111,22 @@ def test_braces_without_a_matrix_are_just_braces() -> None:
 def test_a_tag_that_does_not_use_its_matrix_is_refused_with_what_to_write() -> None:
     said = refused("puters: [{tag: 't{a}', matrix: {a: [1, 2], b: [1, 2], c: [1]}}]")
 
-    assert said == "b.yaml:1: puters[0].tag: 't{a}': write {b} into it, or its puters share a tag"
+    assert said == "b.yaml:1: puters[0].tag: 't{a}': add {b}, or several puters have the same tag"
 
 
 def test_a_matrix_with_a_value_twice_is_refused() -> None:
     said = refused("puters: [{tag: 't{a}', matrix: {a: [1, 1]}}]")
 
-    assert "'t1': comes more than once out of its matrix" in said
+    assert "'t1': duplicate tag, its matrix makes it more than once" in said
 
 
 def test_an_unknown_placeholder_is_refused_with_the_known_ones() -> None:
     said = refused("puters: [{tag: 't{a}', matrix: {a: [1]}, run: 'echo {seed} {b}'}]")
 
-    assert said == "b.yaml:1: puters[0].run: '{seed}' names none of {a}; double the braces to keep them: {{ }}"
+    assert (
+        said
+        == "b.yaml:1: puters[0].run: '{seed}' is none of the placeholders {a}; double the braces to keep them: {{ }}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +136,7 @@ def test_an_unknown_placeholder_is_refused_with_the_known_ones() -> None:
         ("{}", "matrix: write names with lists of values"),
         ("{a: 1}", "matrix.a: write a list of values"),
         ("{a: []}", "matrix.a: write a list of values"),
-        ("{a: [[1]]}", "matrix.a: holds a list or mapping"),
+        ("{a: [[1]]}", "matrix.a: contains a list or mapping"),
         ("{a-b: [1]}", "matrix: 'a-b': name it with letters"),
     ],
 )
@@ -146,36 +149,37 @@ def test_a_matrix_beyond_the_most_puters_is_refused_before_it_is_made() -> None:
 
     said = refused(f"puters: [{{tag: '{{a}}{{b}}{{c}}', matrix: {{a: {values}, b: {values}, c: {values}}}}}]")
 
-    assert said == "b.yaml:1: puters[0]: asks for over 100,000 puters: split it into several batches"
+    assert said == "b.yaml:1: puters[0]: has over 100,000 puters: split it into several batches"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("puters:\n- tag: a\n  disk: 1\n  disk: 2\n", "4: puters[0].disk: is in line 3"),
-        ("puters:\n- a\n- tag: b\n  run: x\n  env: {A: 1, A: 2}\n", "5: puters[1].env.A: is in the same line"),
-        ("puters:\n- {tag: 't{a}', matrix: {a: [1], a: [2]}}", "2: puters[0].matrix.a: is in the same line"),
+        ("puters:\n- tag: a\n  disk: 1\n  disk: 2\n", "4: puters[0].disk: duplicate name, line 3"),
+        ("puters:\n- a\n- tag: b\n  run: x\n  env: {A: 1, A: 2}\n",
+         "5: puters[1].env.A: duplicate name, the same line"),
+        ("puters:\n- {tag: 't{a}', matrix: {a: [1], a: [2]}}", "2: puters[0].matrix.a: duplicate name, the same line"),
         ("puters:\n- {tag: a, run: x, env: &e {A: 1, A: 2}}\n- {tag: b, run: x, env: *e}",
-         "2: puters[0].env.A: is in the same line"),
-        ("defaults:\n  ttl: 1h\n  ttl: 2h\nputers: [a]", "3: defaults.ttl: is in line 2"),
-        ("defaults:\n  run: x\n  env:\n    A: 1\n    A: 2\nputers: [a]", "5: defaults.env.A: is in line 4"),
-        ("puters: [a]\nputers: [b]", "2: puters: is in line 1"),
+         "2: puters[0].env.A: duplicate name, the same line"),
+        ("defaults:\n  ttl: 1h\n  ttl: 2h\nputers: [a]", "3: defaults.ttl: duplicate name, line 2"),
+        ("defaults:\n  run: x\n  env:\n    A: 1\n    A: 2\nputers: [a]", "5: defaults.env.A: duplicate name, line 4"),
+        ("puters: [a]\nputers: [b]", "2: puters: duplicate name, line 1"),
     ],
 )  # fmt: skip
 def test_equal_names_in_a_mapping_are_refused_with_their_field_and_both_lines(text: str, message: str) -> None:
-    assert refused(text) == f"b.yaml:{message} already: keep one"
+    assert refused(text) == f"b.yaml:{message} has it too: keep one"
 
 
 def test_equal_names_that_are_empty_are_told_as_such() -> None:
     told = refused("puters:\n- {tag: a, run: x, env: {'': 1, '': 2}}").splitlines()
 
-    assert told[0] == "b.yaml:2: puters[0].env.'': is in the same line already: keep one"
+    assert told[0] == "b.yaml:2: puters[0].env.'': duplicate name, the same line has it too: keep one"
 
 
 def test_equal_names_below_what_is_no_field_are_told_with_their_place() -> None:
     told = refused("puters:\n- tag: a\n  ssh_from: [x, {k: 1, k: 2}]\n").splitlines()
 
-    assert told[0] == "b.yaml:3: puters[0].ssh_from[1].k: is in the same line already: keep one"
+    assert told[0] == "b.yaml:3: puters[0].ssh_from[1].k: duplicate name, the same line has it too: keep one"
 
 
 def test_an_alias_stands_for_what_it_names() -> None:
@@ -189,28 +193,28 @@ def test_aliases_of_aliases_are_refused_before_they_grow() -> None:
 
     said = refused(f"x0: &x0 lol\n{levels}\n")
 
-    assert "aliases (*) repeat more than 16 MB of text: write what is repeated under defaults" in said
+    assert "aliases (*) repeat more than 16 MB of text: write shared fields under defaults" in said
 
 
 def test_an_alias_of_what_holds_it_is_refused() -> None:
-    assert refused("puters: &p [*p]") == "b.yaml:1: *p stands for nothing written before it: write &p there"
+    assert refused("puters: &p [*p]") == "b.yaml:1: *p has no anchor before it: write &p there"
 
 
 def test_merge_keys_are_refused_with_what_to_write_instead() -> None:
     said = refused("defaults: &d {ttl: 1h}\nputers:\n- tag: a\n  <<: *d\n")
 
-    assert said == "b.yaml:4: merge keys (<<) are not read: write what is shared under defaults"
+    assert said == "b.yaml:4: merge keys (<<) are not supported: write shared fields under defaults"
 
 
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.system", "!!int", "!!binary", "!mine"])
 def test_yaml_tags_are_refused(tag: str) -> None:
     said = refused(f"puters:\n- {tag} ['1']\n")
 
-    assert said == f"b.yaml:2: YAML tag '{tag}': remove it; values are read as they are written"
+    assert said == f"b.yaml:2: YAML tag '{tag}': remove it; values are taken as they are written"
 
 
 def test_a_second_document_is_refused() -> None:
-    assert refused("puters: [a]\n---\nputers: [b]\n").startswith("b.yaml:2: begins a second document")
+    assert refused("puters: [a]\n---\nputers: [b]\n").startswith("b.yaml:2: has a second document")
 
 
 @pytest.mark.parametrize("text", ["[" * 5_000, "{a: " * 5_000, "- " * 5_000, "? " * 5_000])
@@ -221,7 +225,7 @@ def test_a_deep_file_is_refused(text: str) -> None:
 def test_a_syntax_error_tells_its_place_and_what_to_do() -> None:
     said = refused("puters:\n- tag: a\n\trun: x\n")
 
-    assert said.startswith("b.yaml:3: is no YAML at column 1: ")
+    assert said.startswith("b.yaml:3: is not valid YAML (line 3, column 1): ")
     assert "indent with spaces" in said
 
 
@@ -241,16 +245,16 @@ def test_a_syntax_error_tells_its_place_and_what_to_do() -> None:
         ("puters: [[a]]", "b.yaml:1: puters[0]: is a list: write a tag, or fields with values"),
         ("puters: [a, ~]", "b.yaml:1: puters[1]: is empty: write a tag, or fields with values"),
         ("puters: [{run: x}]", "b.yaml:1: puters[0].tag: is missing: every puter needs its own"),
-        ("puters: [{tag: [a]}]", "b.yaml:1: puters[0].tag: is no text: put it in quotes"),
+        ("puters: [{tag: [a]}]", "b.yaml:1: puters[0].tag: is not a text: put it in quotes"),
         ("defaults: x\nputers: [a]", "b.yaml:1: defaults: is a text: write fields with values below it"),
-        ("namespace: [x]\nputers: [a]", "b.yaml:1: namespace: is no text: write one name"),
-        ("puter: [a]\nputers: [b]", "b.yaml:1: puter: unknown; did you mean puters?"),
-        ("ttl: 1h\nputers: [b]", "b.yaml:1: ttl: stands under defaults or in an entry of puters"),
+        ("namespace: [x]\nputers: [a]", "b.yaml:1: namespace: is not a text: write one name"),
+        ("puter: [a]\nputers: [b]", "b.yaml:1: puter: unknown field; did you mean puters?"),
+        ("ttl: 1h\nputers: [b]", "b.yaml:1: ttl: belongs under defaults or in an entry of puters"),
         (
             "puters: [a]\n[x]: y",
             "b.yaml:2: a name must be a text, not a list or mapping: quote it if it begins with [ or {",
         ),
-        ("puters: [a\x07]", "b.yaml:1: holds a control character (U+0007): remove it"),
+        ("puters: [a\x07]", "b.yaml:1: contains a control character (U+0007): remove it"),
     ],
 )  # fmt: skip
 def test_a_file_of_another_shape_is_refused(text: str, message: str) -> None:

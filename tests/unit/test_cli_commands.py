@@ -76,7 +76,7 @@ class TestUsage:
             (["submit", "f", "--tag", "x-{i}"], "name either a file"),
             (["submit", "f", "--count", "3"], "--count goes with --tag"),
             (["submit", "--tag", "x", "--count", "2"], "{i}"),
-            (["submit", "gone.yaml"], "'gone.yaml': is not there"),
+            (["submit", "gone.yaml"], "'gone.yaml': does not exist"),
             (["submit", "--tag", "x", "--max-parallel", "0"], "--max-parallel"),
             (["status", "x", "--all"], "keep one: tags, --batch or --all"),
             (["cancel"], "name tags, or --batch ID"),

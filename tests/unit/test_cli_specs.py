@@ -54,7 +54,7 @@ class TestGivenFields:
 
     @pytest.mark.parametrize(("field", "option"), [("env", "--env"), ("aws_tags", "--aws-tag")])
     def test_of_two_values_of_a_name_none_is_lost_in_silence(self, field: str, option: str) -> None:
-        with pytest.raises(InvalidInput, match=f"{option} 'A': is given twice; keep one"):
+        with pytest.raises(InvalidInput, match=f"{option} 'A': duplicate name; keep one"):
             given_fields({field: ("A=1", "B=1", "A=2")}, {})
 
     def test_a_bare_name_is_taken_from_the_environment(self) -> None:
@@ -78,7 +78,7 @@ class TestGivenFields:
         assert given_fields({"user_data": str(tmp_path / "setup.sh")}, {}) == {"user_data": "#!/bin/sh\n"}
 
     def test_user_data_that_is_not_there_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(InvalidInput, match=r"--user-data .*is not there"):
+        with pytest.raises(InvalidInput, match=r"--user-data .*does not exist"):
             given_fields({"user_data": str(tmp_path / "gone")}, {})
 
 

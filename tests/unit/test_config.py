@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from puter_client.config import Config, client_settings, laid_over, namespace_of_login, read_config, redis_user
+from puter_client.config import Config, client_settings, namespace_of_login, read_config, redis_user
 from puter_client.contract.errors import InvalidInput
 from puter_client.paths import Paths
 
@@ -52,18 +52,26 @@ class TestFile:
     @pytest.mark.parametrize(
         ("text", "start"),
         [
-            ("colour = 1", "'colour': unknown; known are namespace"),
+            ("colour = 1", "'colour': unknown setting; known are namespace"),
             ("namespace = 7", "namespace: write a text"),
             ('namespace = "Team A"', "namespace: 'Team A': use 1 to 39"),
-            ('redis_url = "http://x"', "redis_url: is no address"),
+            ('redis_url = "http://x"', "redis_url: is not the address"),
             ("defaults = 3", "defaults: write a table"),
-            ('[defaults]\nregoin = "x"', "defaults.'regoin': unknown; known are alone, ami,"),
+            ('[defaults]\nregoin = "x"', "defaults.regoin: unknown field; did you mean region?"),
             ('[defaults]\ndisk = "big"', "defaults.disk: 'big': write a whole number"),
             ("[defaults]\nttl = 60", "defaults.ttl: '60': write it like"),
             ('[defaults]\nssh_from = "everybody"', "defaults.ssh_from: 'everybody': write an address"),
-            ('[defaults]\nprivate_key_path = "/k"', "defaults.'private_key_path': unknown"),
+            (
+                '[defaults]\nprivate_key_path = "/k"',
+                "defaults.private_key_path: is filled in by",
+            ),
+            ('[defaults]\nxyzzy = "x"', "defaults.xyzzy: unknown field; known are alone, ami,"),
+            ('[defaults]\ntag = "x"', "defaults.tag: unknown field"),
+            ('[defaults]\nuser_data_file = "x"', "defaults.user_data_file: unknown field; did you mean user_data?"),
+            ('[defaults]\npublic_key = ""', "defaults.public_key: ''"),
             ('[defaults]\nttl = "1h"\nno_shutdown = true', "defaults.no_shutdown: and ttl exclude"),
-            ("namespace = ", "is no TOML: "),
+            ('[defaults]\nttl = "1h"\nno_shutdown = "true"', "defaults.no_shutdown: and ttl exclude"),
+            ("namespace = ", "is not valid TOML: "),
         ],
     )
     def test_what_cannot_be_used_is_a_line_with_file_and_key(self, write: Write, text: str, start: str) -> None:
@@ -76,7 +84,7 @@ class TestFile:
     def test_a_file_that_is_no_text_is_one_line(self, tmp_path: Path) -> None:
         path = tmp_path / "config.toml"
         path.write_bytes(b"\xff\xfe")
-        assert problems(path) == ["is not UTF-8 text: save it as UTF-8"]
+        assert problems(path) == ["is not valid UTF-8: save it as UTF-8"]
 
     def test_an_unreadable_url_is_not_shown(self, write: Write) -> None:
         assert "hunter2" not in problems(write('redis_url = "redis://me:hunter2@"'))[0]
@@ -161,24 +169,3 @@ class TestNamespaceOfLogin:
 
     def test_a_users_name_in_a_url_is_decoded(self) -> None:
         assert redis_user("redis://be%2Dty@r.example") == "be-ty"
-
-
-class TestLaidOver:
-    def test_the_stronger_field_holds(self) -> None:
-        assert laid_over({"region": "a", "disk": 1}, {"region": "b"}) == {"region": "b", "disk": 1}
-
-    def test_variables_and_tags_are_merged_by_name(self) -> None:
-        assert laid_over({"env": {"A": "1", "B": "1"}}, {"env": {"B": "2"}}) == {"env": {"A": "1", "B": "2"}}
-
-    @pytest.mark.parametrize(
-        ("weaker", "stronger"),
-        [
-            ({"ttl": "1h"}, {"no_shutdown": True}),
-            ({"no_shutdown": True}, {"ttl": "1h"}),
-            ({"ami": "ami-12345678"}, {"os": "al2"}),
-        ],
-    )
-    def test_an_answer_sets_the_weaker_one_to_the_same_question_aside(
-        self, weaker: dict[str, object], stronger: dict[str, object]
-    ) -> None:
-        assert laid_over(weaker, stronger) == stronger
