@@ -10,7 +10,7 @@ from benchmarks.result import BenchmarkFailed, Row, seconds, times
 from benchmarks.rig import Rig, asked, until
 from benchmarks.sizes import Run
 from puter_client.client import MachineRequest
-from puter_client.contract.phase import Outcome
+from puter_client.contract.outcome import Outcome
 from puter_client.view import WaitFor
 from tests.ec2sim.config import SimConfig
 

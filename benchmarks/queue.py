@@ -20,7 +20,7 @@ from benchmarks.rig import Rig, asked, until
 from benchmarks.sizes import Run
 from puter_client.contract.key import PuterKey
 from puter_client.store import names
-from puter_client.store.connection import connection_pool
+from puter_client.store.redis_connection import connection_pool
 from puter_client.view import WaitFor
 from puter_worker.stages.intake import intake
 from puter_worker.store.workerstore import WorkerStore

@@ -9,7 +9,7 @@ from statistics import median
 from benchmarks.result import Row, seconds, times
 from benchmarks.rig import Rig, asked
 from benchmarks.sizes import Run
-from puter_client.contract.phase import Origin
+from puter_client.contract.request import Origin
 from puter_client.view import WaitFor
 
 # Long enough for the bucket of RunInstances to be full again: the system is idle.

@@ -13,12 +13,12 @@ from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.errors import InvalidInput, NoWorker, WaitTimedOut
 from puter_client.contract.health import WorkerHealth
 from puter_client.contract.key import PuterKey, check_namespace, check_tag, shown
-from puter_client.contract.phase import LIVE, Origin
+from puter_client.contract.phase import LIVE
 from puter_client.contract.record import Event
-from puter_client.contract.request import CancelRequest, UpRequest
+from puter_client.contract.request import CancelRequest, Origin, UpRequest
 from puter_client.contract.spec import Spec
 from puter_client.store.clientstore import ClientStore
-from puter_client.view import Verdict, View, WaitFor
+from puter_client.view import View, WaitFor, WaitState
 
 # The channel tells what changed; should a message be lost, everything is read again this often.
 READ_AGAIN_S = 2.0
@@ -242,7 +242,7 @@ class PuterClient:
             while True:
                 views = watch.in_order()
                 on_change(views)
-                if watch.complete and all(view.verdict(wait) is not Verdict.WAITING for view in views):
+                if watch.complete and all(view.wait_state(wait) is not WaitState.WAITING for view in views):
                     return views
                 left = READ_AGAIN_S if deadline is None else min(READ_AGAIN_S, deadline - time.monotonic())
                 if left <= 0:
@@ -313,7 +313,7 @@ class _Watch:
 
 def still_waiting(views: Sequence[View], wait: WaitFor) -> WaitTimedOut:
     """The error of a wait that took too long."""
-    waiting = [view for view in views if view.verdict(wait) is Verdict.WAITING]
+    waiting = [view for view in views if view.wait_state(wait) is WaitState.WAITING]
     first = waiting[0] if waiting else None
     why = f"; {first.tag}: {first.reason or first.phase.value}" if first else ""
     return WaitTimedOut(f"{len(waiting):,} of {len(views):,} not {wait.value} in time, the requests go on{why}")

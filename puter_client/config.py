@@ -14,7 +14,7 @@ import msgspec
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import NAMESPACE, check_namespace, shown
 from puter_client.paths import Paths
-from puter_client.store.connection import check_url
+from puter_client.store.redis_connection import check_url
 
 _TOP = ("namespace", "redis_url", "defaults")
 

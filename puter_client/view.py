@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 
-from puter_client.connect import SSH_USER, rsync_command, ssh_command
 from puter_client.contract.batch import BatchRow
-from puter_client.contract.phase import ENDED, LIVE, Outcome, Phase
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import ENDED, LIVE, Phase
 from puter_client.contract.record import Record
+from puter_client.ssh_commands import SSH_USER, rsync_command, ssh_command
 
 WAITING_FOR_WORKER = "waiting for a worker to take it"
 # Outcomes that launch nothing: what the tag's record says is another request's.
@@ -27,7 +28,7 @@ class WaitFor(StrEnum):
     TERMINATED = "terminated"
 
 
-class Verdict(StrEnum):
+class WaitState(StrEnum):
     """Whether waiting has an end."""
 
     WAITING = "waiting"
@@ -71,22 +72,22 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             return WAITING_FOR_WORKER
         return self.record.reason
 
-    def verdict(self, wait: WaitFor) -> Verdict:
+    def wait_state(self, wait: WaitFor) -> WaitState:
         """Whether what is waited for has come, or cannot come any more."""
         if self.batch_id is not None:
             if self.row is None or self.row.outcome is None:
-                return Verdict.WAITING
+                return WaitState.WAITING
             if self.row.outcome in _NOT_GRANTED:
-                return Verdict.FAILED
+                return WaitState.FAILED
             if self.row.outcome is Outcome.DONE or wait is WaitFor.QUEUED:
-                return Verdict.REACHED
+                return WaitState.REACHED
         record = self.record
         if record is None:
-            return Verdict.WAITING
+            return WaitState.WAITING
         if self.row and self.row.request_number is not None and record.request_number > self.row.request_number:
-            return Verdict.REACHED  # a later request has taken the key on: this one's machine came and went
+            return WaitState.REACHED  # a later request has taken the key on: this one's machine came and went
         if record.phase in (Phase.FAILED, Phase.CANCELLED):
-            return Verdict.FAILED
+            return WaitState.FAILED
         reached = {
             WaitFor.QUEUED: True,
             WaitFor.LAUNCHED: record.instance_id is not None,
@@ -94,7 +95,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             WaitFor.TERMINATED: record.phase in ENDED,
         }[wait]
         # What has ended has been all it will ever be.
-        return Verdict.REACHED if reached or record.phase in ENDED else Verdict.WAITING
+        return WaitState.REACHED if reached or record.phase in ENDED else WaitState.WAITING
 
     def to_json(self) -> dict[str, Any]:
         """The fields that programs may rely on; times in UTC, ISO 8601."""

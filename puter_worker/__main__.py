@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from puter_client.contract.errors import PuterError
-from puter_client.local.worker import LOCK_FD_VARIABLE, READY_VARIABLE
-from puter_client.store.connection import why_refused
+from puter_client.local.worker_process import LOCK_FD_VARIABLE, READY_VARIABLE
+from puter_client.store.redis_connection import why_refused
 from puter_worker.logs import set_up_logs
 from puter_worker.settings import Settings, read_settings
 

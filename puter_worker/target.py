@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from puter_client.contract.phase import Os
+from puter_client.contract.os_image import Os
 from puter_worker.ec2 import groups, images, instances, keypairs
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.errors import Ec2Error

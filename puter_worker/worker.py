@@ -19,7 +19,7 @@ from puter_client.contract.health import WorkerHealth
 from puter_client.contract.key import PuterKey
 from puter_client.local.idle import exit_if_unused
 from puter_client.paths import Paths
-from puter_client.store.connection import connection_pool
+from puter_client.store.redis_connection import connection_pool
 from puter_worker.ec2.session import Sessions
 from puter_worker.jobs import JobWorker
 from puter_worker.lead import Leader

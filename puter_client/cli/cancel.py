@@ -113,7 +113,7 @@ def is_open(view: View) -> bool:
     return record is None or (record.phase in ON_ITS_WAY and record.intent is None)
 
 
-def verdict(view: View) -> str:
+def cancel_answer(view: View) -> str:
     """What became of the cancel of one tag."""
     record = view.record
     if record is None:
@@ -138,6 +138,6 @@ def _tell(views: Sequence[View]) -> None:
         names = done[0].tag if len(done) == 1 else f"{len(done):,} requests"
         out(f"withdrawn: {names}")
     for view in rest[:_MOST_LISTED]:
-        say(f"{view.tag} {plain(verdict(view))}")
+        say(f"{view.tag} {plain(cancel_answer(view))}")
     if len(rest) > _MOST_LISTED:
         say(f"+{len(rest) - _MOST_LISTED:,} more")

@@ -27,7 +27,7 @@ import click
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.terminal import live, out, plain, say
 from puter_client.contract.errors import PuterError
-from puter_client.contract.phase import Origin
+from puter_client.contract.request import Origin
 from puter_client.paths import Paths
 from puter_client.view import View, WaitFor
 
@@ -177,7 +177,7 @@ def _tell(views: Sequence[View], took_s: float, listed: int) -> None:
     from puter_client.cli.follow import outcomes
     from puter_client.cli.table import counted, line_of, table
     from puter_client.cli.terminal import columns
-    from puter_client.contract.phase import Outcome
+    from puter_client.contract.outcome import Outcome
 
     if listed:
         for line in table([line_of(view, time.time()) for view in views[:listed]], columns()):
@@ -190,7 +190,7 @@ def _tell(views: Sequence[View], took_s: float, listed: int) -> None:
 
 
 def _tell_ways(view: View, paths: Paths) -> None:
-    from puter_client.connect import rsync_command, ssh_command
+    from puter_client.ssh_commands import rsync_command, ssh_command
 
     if view.record is None:
         return

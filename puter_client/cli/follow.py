@@ -13,9 +13,10 @@ from puter_client.cli.session import STARTING_S, Served, nobody_serves
 from puter_client.cli.terminal import columns, out, plain, say
 from puter_client.config import ClientSettings, login_name
 from puter_client.contract.errors import NoWorker, PuterError, StoreUnavailable, WaitTimedOut
-from puter_client.contract.phase import Origin, Outcome
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.request import Origin
 from puter_client.contract.spec import spec_digest
-from puter_client.view import Verdict, View, WaitFor
+from puter_client.view import View, WaitFor, WaitState
 
 if TYPE_CHECKING:
     from puter_client.client import MachineRequest, PuterClient
@@ -204,7 +205,7 @@ async def follow(
 
 def failed(view: View, wait: WaitFor) -> bool:
     """Whether what was waited for cannot come any more."""
-    return view.verdict(wait) is Verdict.FAILED
+    return view.wait_state(wait) is WaitState.FAILED
 
 
 def outcomes(views: Sequence[View]) -> str:
@@ -248,7 +249,7 @@ def tell_end(views: Sequence[View], wait: WaitFor, *, as_json: bool) -> int:
 def why_not(view: View) -> str:
     """Why a tag has no machine, with AWS's code and request id if there are any."""
     record = view.record
-    if view.outcome is not None and view.verdict(WaitFor.QUEUED) is Verdict.FAILED:
+    if view.outcome is not None and view.wait_state(WaitFor.QUEUED) is WaitState.FAILED:
         return f"{view.tag}: {view.outcome.value}: {plain(view.reason or 'no reason was given')}"
     if record is not None and record.error is not None:
         request = f" (request id {plain(record.error.request_id)})" if record.error.request_id else ""

@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "ssh": ("ssh", "ssh", "A shell, or one command, on a machine."),
     "rsync": ("ssh", "rsync", "Copy files to a machine, or from it."),
     "ssh-config": ("ssh", "ssh_config", "Host blocks of all living machines, for ~/.ssh/config."),
-    "worker": ("worker", "worker", "Run a worker, which grants the requests."),
+    "worker": ("run_worker", "worker", "Run a worker, which grants the requests."),
     "local": ("local", "local", "Start, stop or look at the local engine."),
     "demo": ("demo", "demo", "Everything once, on a simulated AWS, in a throw-away folder."),
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from puter_client.cli.table import counted
 from puter_client.cli.terminal import live, plain, say
 from puter_client.cli.when import about
-from puter_client.view import Verdict, View, WaitFor
+from puter_client.view import View, WaitFor, WaitState
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +75,7 @@ class Progress:
             self._plain(text)
 
     def _many(self, views: Sequence[View]) -> None:
-        done = sum(view.verdict(self._wait) is not Verdict.WAITING for view in views)
+        done = sum(view.wait_state(self._wait) is not WaitState.WAITING for view in views)
         if not live.possible:
             self._plain(f"{done:,} of {len(views):,} {self._wait.value}: {counted(views)}")
             return

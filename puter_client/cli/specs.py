@@ -12,7 +12,7 @@ from puter_client.config import ClientSettings
 from puter_client.contract.declaration import Form, declared, inputs
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
-from puter_client.contract.phase import Os
+from puter_client.contract.os_image import Os
 from puter_client.contract.spec import Spec
 from puter_client.sshkeys import ClientKey, client_key
 

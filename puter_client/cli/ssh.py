@@ -19,12 +19,12 @@ from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import namespace_option
 from puter_client.cli.terminal import out, plain
 from puter_client.config import ClientSettings
-from puter_client.connect import SSH_USER, address
 from puter_client.contract.errors import PuterError
 from puter_client.contract.key import check_tag, shown
 from puter_client.contract.phase import LIVE
 from puter_client.contract.record import Record
 from puter_client.paths import secure_folder
+from puter_client.ssh_commands import SSH_USER, address
 
 _INSTANCE_ID = re.compile(r"i-[0-9a-f]{8,17}")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,252}")

@@ -17,8 +17,9 @@ from puter_client.cli.options import json_option, namespace_option, selection_op
 from puter_client.cli.selection import batch_id_of, batch_name, check_selection, not_known, waiting_for_worker
 from puter_client.cli.terminal import columns, out, out_json, say
 from puter_client.config import ClientSettings
-from puter_client.contract.phase import Phase, Result
-from puter_client.view import Verdict, View, WaitFor
+from puter_client.contract.phase import Phase
+from puter_client.contract.result import Result
+from puter_client.view import View, WaitFor, WaitState
 
 if TYPE_CHECKING:
     from puter_client.client import PuterClient
@@ -129,7 +130,7 @@ async def _views(
 def is_bad(view: View) -> bool:
     """Whether --exit-status has to say so: it failed, its workload did, or the batch's request was not granted."""
     record = view.record
-    if view.verdict(WaitFor.QUEUED) is Verdict.FAILED:
+    if view.wait_state(WaitFor.QUEUED) is WaitState.FAILED:
         return True
     return record is not None and (record.phase is Phase.FAILED or record.result not in (None, Result.SUCCEEDED))
 

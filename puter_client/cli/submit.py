@@ -23,7 +23,7 @@ from puter_client.cli.options import (
 from puter_client.cli.terminal import out, out_json, say
 from puter_client.config import ClientSettings
 from puter_client.contract.errors import InvalidInput, WaitTimedOut
-from puter_client.contract.phase import Origin
+from puter_client.contract.request import Origin
 from puter_client.view import WaitFor
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from puter_client.cli.terminal import cut, plain, styled
 from puter_client.cli.when import about, ago
-from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase, Result
-from puter_client.view import Verdict, View, WaitFor
+from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
+from puter_client.contract.result import Result
+from puter_client.view import View, WaitFor, WaitState
 
 TAG_COLUMN = 40  # a longer tag stands on a line of its own, as does one that takes over half of a terminal
 GROUPS = (("ended", ENDED), ("on the way", ON_ITS_WAY), ("alive", LIVE))
@@ -97,7 +98,7 @@ def group_of(view: View) -> str:
 
 def is_refused(view: View) -> bool:
     """Whether the batch's request was not granted, so that the tag's record is another request's."""
-    return view.outcome is not None and view.verdict(WaitFor.QUEUED) is Verdict.FAILED
+    return view.outcome is not None and view.wait_state(WaitFor.QUEUED) is WaitState.FAILED
 
 
 def grouped(views: Sequence[View]) -> list[tuple[str, list[View]]]:

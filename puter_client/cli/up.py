@@ -24,7 +24,9 @@ from puter_client.cli.options import (
 from puter_client.cli.terminal import out, out_json, plain, say
 from puter_client.config import ClientSettings
 from puter_client.contract.key import check_tag
-from puter_client.contract.phase import ENDED, Origin, Outcome
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import ENDED
+from puter_client.contract.request import Origin
 from puter_client.view import View, WaitFor
 
 if TYPE_CHECKING:
@@ -153,7 +155,7 @@ async def _up(
 def success(view: View, settings: ClientSettings, now: float) -> list[str]:
     """What `up` prints of a machine that is running, or as far on its way as `--wait` says."""
     from puter_client.cli.when import about, clock
-    from puter_client.connect import rsync_command, ssh_command
+    from puter_client.ssh_commands import rsync_command, ssh_command
 
     record = view.record
     if record is None:

@@ -19,7 +19,7 @@ from puter_client.cli.terminal import live, say
 from puter_client.config import ClientSettings
 from puter_client.contract.errors import NoWorker, WaitTimedOut
 from puter_client.contract.phase import ENDED
-from puter_client.view import Verdict, WaitFor
+from puter_client.view import WaitFor, WaitState
 
 if TYPE_CHECKING:
     from puter_client.cli.follow import Going
@@ -114,7 +114,7 @@ async def _somebody_serves(
     if await nobody_serves(client, settings) is None:
         return
     views = (await client.batch(going.batch_id))[1] if going.batch_id else await client.views(tags)
-    if len(views) >= (size or 0) and all(view.verdict(going.wait) is not Verdict.WAITING for view in views):
+    if len(views) >= (size or 0) and all(view.wait_state(going.wait) is not WaitState.WAITING for view in views):
         return
     if nobody := await nobody_serves(client, settings, within_s=STARTING_S):
         raise NoWorker(nobody)

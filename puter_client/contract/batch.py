@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from puter_client.contract.phase import Outcome
+from puter_client.contract.outcome import Outcome
 
 
 class BatchInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -7,7 +7,9 @@ from typing import Any, Literal
 import msgspec
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Os, Phase, Result
+from puter_client.contract.os_image import Os
+from puter_client.contract.phase import Phase
+from puter_client.contract.result import Result
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):

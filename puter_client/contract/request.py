@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
 
-from puter_client.contract.phase import Origin
 from puter_client.contract.spec import Spec
 
 # A spec holds at most 16 KB each of user data, workload and env; JSON's escapes make up to six of one byte.
 MAX_REQUEST_BYTES = 524_288
 MAX_BATCH_ID = 40
+
+
+class Origin(StrEnum):
+    """Which command made a request: `up` wants a machine now, `submit` a workload done once."""
+
+    UP = "up"
+    SUBMIT = "submit"
 
 
 class UpRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag="up"):

@@ -12,7 +12,7 @@ import msgspec
 
 from puter_client.contract import readers
 from puter_client.contract.declaration import Field, Form, NoneFlag, Option, compared
-from puter_client.contract.phase import Os
+from puter_client.contract.os_image import Os
 
 DEFAULT_INSTANCE_TYPE = "t3.micro"
 DEFAULT_TTL_S = 3_600

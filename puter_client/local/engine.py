@@ -48,7 +48,7 @@ from puter_client.local.server import (
     server_pid,
     url_of,
 )
-from puter_client.local.worker import end_worker, ensure_worker, has_died, ready_pid
+from puter_client.local.worker_process import end_worker, ensure_worker, has_died, ready_pid
 from puter_client.paths import ELSEWHERE, Paths
 
 # Looks of other commands at a lock are over sooner.

@@ -9,7 +9,7 @@ from puter_client.contract.errors import EngineError
 from puter_client.local.ending import shut_down
 from puter_client.local.locks import FileLock
 from puter_client.local.notes import ENGINE_LOCK, USE_LOCK, WORKER_LOCK, WORKER_READY
-from puter_client.local.worker import LOCK_FD_VARIABLE
+from puter_client.local.worker_process import LOCK_FD_VARIABLE
 from puter_client.paths import Paths
 
 _SHUTDOWN_S = 30.0

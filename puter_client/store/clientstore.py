@@ -15,7 +15,7 @@ from puter_client.contract.key import PuterKey
 from puter_client.contract.record import Event, Record
 from puter_client.contract.request import Request
 from puter_client.store import names
-from puter_client.store.connection import connection_pool, why_refused
+from puter_client.store.redis_connection import connection_pool, why_refused
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

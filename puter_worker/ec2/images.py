@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from puter_client.contract.phase import Os
+from puter_client.contract.os_image import Os
 from puter_worker.ec2.answers import ImageAnswer, Images, InstanceTypes
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.errors import Ec2Error

@@ -19,9 +19,9 @@ from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import recheck_spec
 from puter_client.contract.key import NAMESPACE, PuterKey, check_tag
-from puter_client.contract.phase import Origin, Outcome
+from puter_client.contract.outcome import Outcome
 from puter_client.contract.record import Record
-from puter_client.contract.request import MAX_BATCH_ID, CancelRequest, Request, UpRequest
+from puter_client.contract.request import MAX_BATCH_ID, CancelRequest, Origin, Request, UpRequest
 from puter_client.contract.spec import Spec
 from puter_worker.stages.settle import cancelled, is_stale, settle
 from puter_worker.store import names

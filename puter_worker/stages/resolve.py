@@ -18,7 +18,8 @@ import structlog
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import LIVE, Outcome, Phase
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import LIVE, Phase
 from puter_client.contract.record import Record
 from puter_client.contract.request import UpRequest
 from puter_client.contract.spec import Spec

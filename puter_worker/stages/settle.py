@@ -6,9 +6,11 @@ import msgspec
 
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import LIVE, ON_ITS_WAY, Origin, Outcome, Phase, Result
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.record import Record
-from puter_client.contract.request import CancelRequest, UpRequest
+from puter_client.contract.request import CancelRequest, Origin, UpRequest
+from puter_client.contract.result import Result
 from puter_client.contract.spec import Spec, differing_fields, spec_digest
 from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.keypairs import default_names

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Origin
+from puter_client.contract.request import Origin
 from puter_client.contract.spec import Spec
 from puter_client.store.clientstore import ClientStore
 from tests.chaos.plan import NAMESPACES

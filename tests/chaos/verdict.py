@@ -11,7 +11,8 @@ import msgspec
 
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Outcome, Phase
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.store import names as public
 from puter_worker.ec2.tags import LABELLED, MANAGED, decode_manifest, key_of, own_tags

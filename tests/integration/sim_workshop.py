@@ -21,8 +21,8 @@ import msgspec
 import pytest
 
 from puter_client.client import MachineRequest, PuterClient
-from puter_client.contract.phase import Origin
 from puter_client.contract.record import Event, Record
+from puter_client.contract.request import Origin
 from puter_worker import lead, pacer, worker
 from puter_worker.pacer import Bucket
 from puter_worker.stages import backoffs, ensure, label, launch, observe, quarantine, resolve, send

@@ -19,7 +19,7 @@ from redis.exceptions import NoPermissionError
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Outcome
+from puter_client.contract.outcome import Outcome
 from puter_client.contract.spec import Spec
 from puter_client.store import names as public
 from puter_client.store.clientstore import ClientStore

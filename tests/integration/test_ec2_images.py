@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from puter_client.contract.phase import Os
+from puter_client.contract.os_image import Os
 from puter_worker.ec2.answers import ImageAnswer
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.errors import Ec2Error, Handling

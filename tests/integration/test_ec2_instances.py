@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Os
+from puter_client.contract.os_image import Os
 from puter_client.contract.spec import Spec
 from puter_worker.ec2.arguments import Launch, run_arguments
 from puter_worker.ec2.calls import Caller

@@ -8,7 +8,9 @@ import pytest
 
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.errors import StoreUnavailable
-from puter_client.contract.phase import ENDED, Origin, Outcome, Phase
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import ENDED, Phase
+from puter_client.contract.request import Origin
 from puter_client.view import View
 from puter_worker import pacer
 from puter_worker.pacer import Bucket

@@ -9,7 +9,8 @@ from datetime import datetime
 
 import pytest
 
-from puter_client.contract.phase import Os, Phase
+from puter_client.contract.os_image import Os
+from puter_client.contract.phase import Phase
 from tests.integration.stage_world import redis_keeps_its_rules
 from tests.integration.workshop import PUBLIC_KEY, Workshop
 

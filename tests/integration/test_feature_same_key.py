@@ -11,8 +11,11 @@ import pytest
 
 from puter_client.client import MachineRequest
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Origin, Outcome, Phase, Result
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
+from puter_client.contract.request import Origin
+from puter_client.contract.result import Result
 from puter_client.store import names as public
 from puter_client.view import View, WaitFor
 from puter_worker.stages import quarantine

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Os, Phase
+from puter_client.contract.os_image import Os
+from puter_client.contract.phase import Phase
 from puter_client.contract.spec import DEFAULT_GROUP_NAME
 from puter_worker.ec2.tags import MANAGED, birth_tags, encode_manifest, specification
 from puter_worker.stages import resolve as stage

@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 
 from puter_client.client import MachineRequest
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Origin, Phase
+from puter_client.contract.phase import Phase
+from puter_client.contract.request import Origin
 from puter_client.view import WaitFor
 from puter_worker import pacer
 from puter_worker.ec2.tags import own_tags

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from puter_client.contract.phase import Outcome, Phase
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.view import WaitFor
 from puter_worker.ec2.answers import AnswerType

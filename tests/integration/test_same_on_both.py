@@ -17,8 +17,9 @@ import msgspec
 import pytest
 
 from puter_client.client import MachineRequest
-from puter_client.contract.phase import Origin, Outcome
+from puter_client.contract.outcome import Outcome
 from puter_client.contract.record import Event
+from puter_client.contract.request import Origin
 from puter_client.contract.spec import Spec
 from puter_client.view import View, WaitFor
 from puter_worker import pacer

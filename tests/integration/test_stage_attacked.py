@@ -15,8 +15,10 @@ from structlog.testing import capture_logs
 
 from puter_client.client import MachineRequest
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Origin, Outcome, Phase
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
+from puter_client.contract.request import Origin
 from puter_client.store import names as public
 from puter_client.view import WaitFor
 from puter_worker.ec2.errors import Ec2Error, Handling

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from puter_client.client import MachineRequest
-from puter_client.contract.phase import Origin
+from puter_client.contract.request import Origin
 from puter_worker import lead, pacer, worker
 from puter_worker.ec2.session import Sessions
 from puter_worker.pacer import Bucket

@@ -11,8 +11,9 @@ import pytest
 
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.batch import BatchRow
-from puter_client.contract.phase import Origin, Outcome, Phase
-from puter_client.contract.request import MAX_REQUEST_BYTES, UpRequest
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import Phase
+from puter_client.contract.request import MAX_REQUEST_BYTES, Origin, UpRequest
 from puter_client.store import names as public
 from puter_worker.stages.intake import intake
 from puter_worker.store.workerstore import WorkerStore

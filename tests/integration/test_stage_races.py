@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 
 from puter_client.client import MachineRequest
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Outcome, Phase
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import Phase
 from puter_client.store import names as public
 from puter_worker.stages.admit import admit
 from puter_worker.stages.ensure import ensure

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Os
+from puter_client.contract.os_image import Os
 from puter_worker.ec2.userdata import Boot, Machine, compose
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's package cloud-init belongs to this one

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Os
+from puter_client.contract.os_image import Os
 from puter_worker.ec2.userdata import Boot, Machine, compose
 from tests.integration.standin_machine import FIRST_BOOT, StandIn, parts_of
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from puter_client.contract.phase import Outcome, Phase
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
 from tests.integration.workshop import Workshop
 

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from puter_client.client import MachineRequest, PuterClient
-from puter_client.contract.phase import Origin
 from puter_client.contract.record import Record
+from puter_client.contract.request import Origin
 from puter_client.contract.spec import Spec
 from puter_client.store.clientstore import ClientStore
 from puter_client.view import View, WaitFor

@@ -12,9 +12,9 @@ import msgspec
 import redis
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import LIVE, Origin, Phase
+from puter_client.contract.phase import LIVE, Phase
 from puter_client.contract.record import Record
-from puter_client.contract.request import CancelRequest, Request, UpRequest
+from puter_client.contract.request import CancelRequest, Origin, Request, UpRequest
 from puter_client.contract.spec import Spec
 from puter_client.store import names as public
 from puter_worker.ec2.calls import Caller

@@ -10,7 +10,7 @@ import pytest
 from puter_client.batch import Batch, generate, read_batch, single
 from puter_client.batch.levels import USER_DATA_FILE
 from puter_client.contract.errors import InvalidInput
-from puter_client.contract.phase import Os
+from puter_client.contract.os_image import Os
 from puter_client.contract.spec import Spec
 
 

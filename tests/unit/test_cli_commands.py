@@ -209,7 +209,7 @@ class TestWorker:
     def test_a_missing_package_is_one_line(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr("puter_client.cli.worker.find_spec", lambda name: None if name == "aioboto3" else name)
+        monkeypatch.setattr("puter_client.cli.run_worker.find_spec", lambda name: None if name == "aioboto3" else name)
         assert main(["worker"]) == 3
         assert (
             capsys.readouterr().err == "puter: aioboto3 is not installed: `pip install '.[worker]'` in Puter's folder\n"

@@ -18,8 +18,10 @@ from puter_client.client import MachineRequest, PuterClient
 from puter_client.config import ClientSettings, Config, client_settings
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.errors import StoreUnavailable, WaitTimedOut
-from puter_client.contract.phase import Origin, Outcome, Phase
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import Phase
 from puter_client.contract.record import ErrorInfo, Record
+from puter_client.contract.request import Origin
 from puter_client.contract.spec import Spec
 from puter_client.paths import Paths
 from puter_client.view import View, WaitFor

@@ -14,7 +14,7 @@ from puter_client.cli.specs import SshSources, described, given_fields, one_spec
 from puter_client.config import ClientSettings, Config, client_settings
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import FIELDS
-from puter_client.contract.phase import Os
+from puter_client.contract.os_image import Os
 from puter_client.contract.spec import Spec
 from puter_client.paths import Paths
 

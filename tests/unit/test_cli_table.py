@@ -8,8 +8,10 @@ import pytest
 
 from puter_client.cli.table import FOOTNOTE, TAG_COLUMN, counted, grouped, line_of, table, view_lines
 from puter_client.contract.batch import BatchRow
-from puter_client.contract.phase import Outcome, Phase, Result
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import Phase
 from puter_client.contract.record import ErrorInfo, Record
+from puter_client.contract.result import Result
 from puter_client.view import View
 
 NOW = 1_800_000_000.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from puter_client.connect import rsync_command
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
+from puter_client.ssh_commands import rsync_command
 
 
 def test_a_pasted_rsync_command_runs_nothing_that_stands_in_a_path(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from puter_client.contract.fields import MAX_AWS_TAGS, InvalidSpec, build_spec, parse_cidr, recheck_spec
-from puter_client.contract.phase import Os
+from puter_client.contract.os_image import Os
 from puter_client.contract.spec import Spec
 
 ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPx8Tn8wJmVvLq1uwRWhGtg5zT8p7xyk8vJ4k8jVvq3Z"

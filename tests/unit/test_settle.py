@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import ON_ITS_WAY, Origin, Outcome, Phase, Result
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import ON_ITS_WAY, Phase
 from puter_client.contract.record import Record
-from puter_client.contract.request import CancelRequest, UpRequest
+from puter_client.contract.request import CancelRequest, Origin, UpRequest
+from puter_client.contract.result import Result
 from puter_client.contract.spec import Spec, spec_digest
 from puter_worker.stages.settle import FRESH_S, cancelled, is_stale, settle
 

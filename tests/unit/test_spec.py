@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from puter_client.contract.declaration import compared
-from puter_client.contract.phase import Os
+from puter_client.contract.os_image import Os
 from puter_client.contract.spec import Spec, differing_fields, spec_digest
 
 COMPARED_CHANGES: dict[str, Any] = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Os
+from puter_client.contract.os_image import Os
 from puter_client.contract.userdata import check_user_data
 from puter_worker.ec2.userdata import Boot, Machine, UserDataTooLarge, compose
 

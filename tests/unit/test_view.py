@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from puter_client.contract.batch import BatchRow
-from puter_client.contract.phase import Outcome, Phase
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import Phase
 from puter_client.contract.record import ErrorInfo, Record
-from puter_client.view import WAITING_FOR_WORKER, Verdict, View, WaitFor, iso
+from puter_client.view import WAITING_FOR_WORKER, View, WaitFor, WaitState, iso
 
-WAITING, REACHED, FAILED = Verdict
+WAITING, REACHED, FAILED = WaitState
 
 
 def view(phase: Phase | None, *, outcome: Outcome | None = Outcome.CREATED, request: int = 1, **changes: Any) -> View:
@@ -41,41 +42,41 @@ ENDS = [
 WAITS = [WaitFor.QUEUED, WaitFor.LAUNCHED, WaitFor.RUNNING, WaitFor.TERMINATED]
 
 
-@pytest.mark.parametrize(("phase", "verdicts"), ENDS)
-def test_a_wait_ends_when_the_phase_is_reached_or_cannot_be(phase: Phase, verdicts: list[Verdict]) -> None:
+@pytest.mark.parametrize(("phase", "states"), ENDS)
+def test_a_wait_ends_when_the_phase_is_reached_or_cannot_be(phase: Phase, states: list[WaitState]) -> None:
     has_machine = phase in (Phase.PENDING, Phase.RUNNING, Phase.TERMINATED)
     shown = view(phase, instance_id="i-1" if has_machine else None)
 
-    assert [shown.verdict(wait) for wait in WAITS] == verdicts
+    assert [shown.wait_state(wait) for wait in WAITS] == states
 
 
 @pytest.mark.parametrize("outcome", [Outcome.CONFLICT, Outcome.REFUSED, Outcome.SKIPPED, Outcome.CANCELLED])
 @pytest.mark.parametrize("wait", WAITS)
 def test_what_was_not_granted_has_failed_whatever_the_keys_record_says(outcome: Outcome, wait: WaitFor) -> None:
-    assert view(Phase.RUNNING, outcome=outcome).verdict(wait) is FAILED
+    assert view(Phase.RUNNING, outcome=outcome).wait_state(wait) is FAILED
 
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_what_is_done_is_reached(wait: WaitFor) -> None:
-    assert view(Phase.TERMINATED, outcome=Outcome.DONE).verdict(wait) is REACHED
+    assert view(Phase.TERMINATED, outcome=Outcome.DONE).wait_state(wait) is REACHED
 
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_a_request_whose_outcome_is_open_is_waited_for(wait: WaitFor) -> None:
-    assert view(Phase.RUNNING, outcome=None).verdict(wait) is WAITING
+    assert view(Phase.RUNNING, outcome=None).wait_state(wait) is WAITING
 
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_a_request_that_no_worker_has_taken_is_waited_for(wait: WaitFor) -> None:
     shown = View(namespace="betty", tag="one", batch_id="b-1")
 
-    assert (shown.verdict(wait), shown.phase, shown.reason) == (WAITING, Phase.QUEUED, WAITING_FOR_WORKER)
+    assert (shown.wait_state(wait), shown.phase, shown.reason) == (WAITING, Phase.QUEUED, WAITING_FOR_WORKER)
 
 
 def test_a_record_of_an_earlier_request_does_not_answer_for_a_batch() -> None:
     shown = View(namespace="betty", tag="one", record=view(Phase.RUNNING).record, batch_id="b-1")
 
-    assert (shown.verdict(WaitFor.RUNNING), shown.reason) == (WAITING, WAITING_FOR_WORKER)
+    assert (shown.wait_state(WaitFor.RUNNING), shown.reason) == (WAITING, WAITING_FOR_WORKER)
 
 
 def test_a_request_that_a_later_one_has_taken_on_is_not_waited_for() -> None:
@@ -89,13 +90,13 @@ def test_a_request_that_a_later_one_has_taken_on_is_not_waited_for() -> None:
         batch_id="b-1",
     )
 
-    assert later.verdict(WaitFor.RUNNING) is REACHED
+    assert later.wait_state(WaitFor.RUNNING) is REACHED
 
 
 def test_without_a_batch_the_record_alone_decides() -> None:
     shown = View(namespace="betty", tag="one", record=view(Phase.RUNNING).record)
 
-    assert (shown.outcome, shown.verdict(WaitFor.RUNNING)) == (None, REACHED)
+    assert (shown.outcome, shown.wait_state(WaitFor.RUNNING)) == (None, REACHED)
 
 
 def test_the_message_of_a_row_goes_before_the_reason_of_the_record() -> None:

@@ -14,7 +14,7 @@ import msgspec
 from puter_client.contract.errors import PuterError
 from puter_client.contract.fields import USER_DATA_LIMIT_BYTES
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Os
+from puter_client.contract.os_image import Os
 from puter_client.contract.userdata import PUTERS, Part, parts_of
 from puter_worker.ec2.userdata.mime import render
 

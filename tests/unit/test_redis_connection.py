@@ -13,7 +13,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from puter_client.store.connection import why_refused
+from puter_client.store.redis_connection import why_refused
 
 BETTY = "redis://betty:hunter2@r.example:6379/0"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from puter_client.connect import address, rsync_argv, rsync_command, ssh_argv, ssh_command
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
+from puter_client.ssh_commands import address, rsync_argv, rsync_command, ssh_argv, ssh_command
 
 
 def record(**changes: Any) -> Record:
