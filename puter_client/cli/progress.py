@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from puter_client.cli.table import counted
 from puter_client.cli.terminal import live, plain, say
-from puter_client.cli.when import about
+from puter_client.cli.when import rough_duration
 from puter_client.view import View, WaitFor, WaitState
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Progress:
         if view.reason:
             text += f" - {plain(view.reason)}"
         if live.possible:
-            live.show(f"{text} ({about(time.monotonic() - self._began)})")
+            live.show(f"{text} ({rough_duration(time.monotonic() - self._began)})")
         else:
             self._plain(text)
 

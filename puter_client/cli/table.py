@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from puter_client.cli.terminal import cut, plain, styled
-from puter_client.cli.when import about, ago
+from puter_client.cli.when import ago, rough_duration
 from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.result import Result
 from puter_client.view import View, WaitFor, WaitState
@@ -72,12 +72,12 @@ def _time(view: View, now: float) -> str:
     if record.phase in ENDED:
         return ago(record.ended_at or record.changed_at, now)
     if record.phase in ON_ITS_WAY:
-        return f"for {about(now - record.created_at)}"
+        return f"for {rough_duration(now - record.created_at)}"
     if record.expires_at is None:
         return "stays" if record.ttl_s is None else ""
     if record.overdue:
-        return f"{about(now - record.expires_at)} late"
-    return f"{about(record.expires_at - now)} left"
+        return f"{rough_duration(now - record.expires_at)} late"
+    return f"{rough_duration(record.expires_at - now)} left"
 
 
 def _rest(view: View) -> str:

@@ -154,7 +154,7 @@ async def _up(
 
 def success(view: View, settings: ClientSettings, now: float) -> list[str]:
     """What `up` prints of a machine that is running, or as far on its way as `--wait` says."""
-    from puter_client.cli.when import about, clock
+    from puter_client.cli.when import clock, rough_duration
     from puter_client.ssh_commands import rsync_command, ssh_command
 
     record = view.record
@@ -172,7 +172,9 @@ def success(view: View, settings: ClientSettings, now: float) -> list[str]:
     if name := record.public_dns_name or record.public_ip or record.private_ip:
         lines.append(f"address   {plain(name)}")
     if record.expires_at is not None:
-        lines.append(f"lives     until {clock(record.expires_at, now)}, {about(record.expires_at - now)} from now")
+        lines.append(
+            f"lives     until {clock(record.expires_at, now)}, {rough_duration(record.expires_at - now)} from now"
+        )
     elif record.ttl_s is None:
         lines.append("lives     until somebody ends it")
     ssh, rsync = ssh_command(record), rsync_command(record)

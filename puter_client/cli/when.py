@@ -7,7 +7,7 @@ import time
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
-def about(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
     """A length of time in its largest unit: `45s`, `12m`, `3h`, `2d`; under ten hours with the minutes."""
     whole = max(0, int(seconds + 30) // 60 * 60 if seconds >= 600 else int(seconds))
     for size, unit in _UNITS:
@@ -23,7 +23,7 @@ def about(seconds: float) -> str:
 
 def ago(at: float, now: float) -> str:
     """How long ago a time was: `3h ago`, `just now`."""
-    return f"{about(now - at)} ago" if now - at >= 1 else "just now"
+    return f"{rough_duration(now - at)} ago" if now - at >= 1 else "just now"
 
 
 def clock(at: float, now: float) -> str:

@@ -14,7 +14,7 @@ from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option
 from puter_client.cli.selection import not_known
 from puter_client.cli.terminal import out, out_json, plain, say, styled
-from puter_client.cli.when import about, clock
+from puter_client.cli.when import clock, rough_duration
 from puter_client.config import ClientSettings
 from puter_client.contract.key import check_tag
 from puter_client.contract.record import Event, Record
@@ -118,7 +118,7 @@ def timeline(view: View, events: Sequence[Event], now: float) -> list[str]:
 
 
 def _now(record: Record, view: View, now: float) -> list[str]:
-    since = about(now - record.changed_at)
+    since = rough_duration(now - record.changed_at)
     reason = f": {plain(view.reason)}" if view.reason else ""
     lines = [f"now {record.phase.value}, for {since}{reason}"]
     if record.error is not None:

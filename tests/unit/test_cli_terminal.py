@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puter_client.cli.terminal import columns, cut, plain
-from puter_client.cli.when import about, ago
+from puter_client.cli.when import ago, rough_duration
 
 
 @given(st.text())
@@ -59,7 +59,7 @@ def test_what_is_no_terminal_has_no_width(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_a_length_of_time_is_told_in_a_word(seconds: float, text: str) -> None:
-    assert about(seconds) == text
+    assert rough_duration(seconds) == text
 
 
 def test_what_is_just_over_is_just_now() -> None:
