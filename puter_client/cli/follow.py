@@ -14,6 +14,7 @@ from puter_client.cli.terminal import columns, out, plain, say
 from puter_client.config import ClientSettings, login_name
 from puter_client.contract.errors import NoWorker, PuterError, StoreUnavailable, WaitTimedOut
 from puter_client.contract.outcome import Outcome
+from puter_client.contract.record import EventKind
 from puter_client.contract.request import Origin
 from puter_client.contract.spec import spec_digest
 from puter_client.view import View, WaitFor, WaitState
@@ -264,7 +265,7 @@ async def notices(client: PuterClient, views: Sequence[View]) -> list[str]:
     for view in launched[:_LOOKED_AT_FOR_NOTICES]:
         for event in await client.events(view.tag):
             # Of a launch it was told to whoever requested it.
-            told_now = view.outcome is Outcome.CREATED or event.event == "instance.found"
+            told_now = view.outcome is Outcome.CREATED or event.kind is EventKind.INSTANCE_FOUND
             if told_now and view.record and event.at >= view.record.created_at:
                 found |= {notice: None for notice in [event.detail.get("notice")] if notice}
     return list(found)

@@ -1,4 +1,4 @@
-"""`puter why`: one tag's timeline, reasons and request ids; with --log every line of it in the logs of this host."""
+"""`puter why`: a tag's timeline, reasons and AWS request ids; with --log also its lines in the logs of this host."""
 
 # ruff: noqa: D301
 # click keeps the lines after a \b in a docstring as they are.
@@ -17,43 +17,43 @@ from puter_client.cli.terminal import out, out_json, plain, say, styled
 from puter_client.cli.when import clock, rough_duration
 from puter_client.config import ClientSettings
 from puter_client.contract.key import check_tag
-from puter_client.contract.record import Event, Record
+from puter_client.contract.record import Event, EventKind, Record
 from puter_client.view import View, iso
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# What workers note, in plain words; an event that is not here is shown as it is called.
+# The text of each event; an event of a newer version of Puter is shown by its name.
 WORDS = {
-    "request.accepted": "a worker has taken the request",
-    "request.cancelled": "the request was withdrawn",
-    "request.delayed": "it has to wait before EC2 can be asked",
-    "intent.lost": "Redis lost its launch; EC2 is asked whether it took place",
-    "launch.awaited": "EC2 has no such machine",
-    "launch.begun": "its launch has begun",
-    "launch.delayed": "its launch is delayed",
-    "launch.put_off": "its launch was put off",
-    "instance.found": "EC2 has the machine already",
-    "instance.launched": "EC2 launched the machine",
-    "instance.pending": "the machine is starting",
-    "instance.running": "the machine runs",
-    "instance.labelled": "the machine bears its own name and tags",
-    "instance.overdue": "the machine outlived its deadline",
-    "instance.terminated": "the machine has ended",
-    "instance.failed": "the machine failed",
-    "puter.failed": "it failed",
+    EventKind.REQUEST_ACCEPTED: "a worker took the request",
+    EventKind.REQUEST_DELAYED: "the request waits before EC2 is called",
+    EventKind.REQUEST_CANCELLED: "the request was cancelled",
+    EventKind.LAUNCH_AWAITED: "EC2 has no such machine yet",
+    EventKind.LAUNCH_DELAYED: "the launch is delayed",
+    EventKind.LAUNCH_BEGUN: "the launch began",
+    EventKind.LAUNCH_PUT_OFF: "the launch was refused and will be tried again",
+    EventKind.INTENT_LOST: "Redis lost the launch, checking in EC2 whether it took place",
+    EventKind.INSTANCE_LAUNCHED: "EC2 launched the machine",
+    EventKind.INSTANCE_FOUND: "found the machine in EC2",
+    EventKind.INSTANCE_PENDING: "the machine is starting",
+    EventKind.INSTANCE_RUNNING: "the machine is running",
+    EventKind.INSTANCE_LABELLED: "the machine has its own name and tags",
+    EventKind.INSTANCE_OVERDUE: "the machine still runs after its deadline",
+    EventKind.INSTANCE_TERMINATED: "the machine ended",
+    EventKind.INSTANCE_FAILED: "the machine failed",
+    EventKind.PUTER_FAILED: "the launch failed",
 }
 
 
 @click.command(short_help=COMMANDS["why"][2])
 @click.argument("tag")
-@click.option("--log", "with_log", is_flag=True, help="Also every line of it in this host's logs.")
+@click.option("--log", "with_log", is_flag=True, help="Also print its lines in the logs of this computer.")
 @namespace_option
 @json_option
 def why(tag: str, with_log: bool, namespace: str | None, as_json: bool) -> int:
-    """One tag's timeline: what happened when, why it waits or how it ended.
+    """Show a tag's timeline: what happened when, why it waits, how it ended.
 
-    Request ids are AWS's, for its support and for CloudTrail.
+    Request ids are those of AWS, for AWS support and CloudTrail.
 
     \b
     Examples:
@@ -92,15 +92,15 @@ async def _why(settings: ClientSettings, tag: str, with_log: bool, as_json: bool
         for line in found:
             out(line)
         if not found:
-            say(f"no line of it in {settings.paths.logs} (a worker on another host has its log there)")
+            say(f"no line about {tag} in {settings.paths.logs} (a worker on another host logs there)")
     return 0
 
 
 def timeline(view: View, events: Sequence[Event], now: float) -> list[str]:
-    """What happened, oldest first, and where it stands."""
+    """The lines of a timeline, oldest event first, then the present state."""
     lines = []
     for event in events:
-        words = WORDS.get(event.event, plain(event.event))
+        words = WORDS[event.kind] if event.kind else plain(event.event)
         line = f"{clock(event.at, now)}  {words}"
         if event.reason:
             line += f": {plain(event.reason)}"
@@ -131,7 +131,7 @@ def _now(record: Record, view: View, now: float) -> list[str]:
         ("zone", record.availability_zone),
         ("image", record.ami_id),
         ("batch", record.batch_id),
-        ("asked by", record.owner),
+        ("requested by", record.owner),
     ]
     shown = ", ".join(f"{name} {plain(value)}" for name, value in facts if value)
     return [*lines, shown] if shown else lines

@@ -1,7 +1,8 @@
-"""What is known of a puter: the one published result, written by workers alone."""
+"""What is known of a puter: its record and its timeline, which only workers write."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, Literal
 
 import msgspec
@@ -13,12 +14,12 @@ from puter_client.contract.result import Result
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a puter failed, in AWS's words.
+    """Why a puter failed.
 
     Attributes:
-        code: AWS's or Puter's name of the error.
-        message: for people.
-        request_id: AWS's id of the refused request, if there was one.
+        code: the error's name, as AWS or Puter calls it.
+        message: an explanation for people.
+        request_id: AWS's id of the refused call, if there was one.
     """
 
     code: str
@@ -31,24 +32,24 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         v: schema version.
-        request_number: counts the requests that requested a machine under this key.
+        request_number: number of this key's requests for a machine so far.
         generation: 1 for a key's first instance, +1 each time an earlier one has ended.
-        attempt: counts launches of this generation that EC2 refused for good, so that each has its own token.
+        attempt: number of launches of this generation that EC2 refused for good; each attempt has its own token.
         phase: see Phase.
-        reason: in plain words, whenever the puter waits or has ended.
+        reason: why the puter waits, or how it ended, in plain words.
         changed_at: when phase or reason last changed.
         batch_id: submission of the request that is being served.
         batch_size: how many requests that submission has.
-        max_parallel: at most so many machines of that submission live at a time.
-        made_anew: how often its launch was refused because what it was prepared with had been deleted.
-        short_since: since when EC2 has had no capacity for it anywhere it may be launched.
-        owner: who said to be asking.
-        spec_digest: of the spec being served.
+        max_parallel: limit of that submission's machines that run at the same time.
+        made_anew: how often a launch was refused because its key pair, group or image had been deleted meanwhile.
+        short_since: since when EC2 has had no capacity for it in any permitted place.
+        owner: user name that the client sent; not verified.
+        spec_digest: digest of the spec that is being served.
         intent: id of the open launch intent; while there is one, the request cannot be cancelled.
-        target: account, region and profile it is launched with, once resolved.
+        target: account, region and profile of the launch, once resolved.
         observed_at: when EC2 last confirmed the instance.
-        labelled: whether the instance bears its own tags.
-        overdue: whether it outlived its deadline.
+        labelled: whether the instance has its own name and tags.
+        overdue: whether the instance still runs after its deadline.
     """
 
     v: Literal[1] = 1
@@ -70,7 +71,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     spec_digest: str | None = None
     target: str | None = None
     intent: str | None = None
-    # requested, as the record shows it
+    # What was requested.
     profile: str | None = None
     region: str | None = None
     instance_type: str | None = None
@@ -79,7 +80,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     key_name: str | None = None
     private_key_path: str | None = None
     has_workload: bool = False
-    # known of the machine
+    # What is known of the machine.
     account_id: str | None = None
     instance_id: str | None = None
     ami_id: str | None = None
@@ -95,7 +96,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     observed_at: float | None = None
     labelled: bool = False
     overdue: bool = False
-    # known of the workload
+    # What is known of the workload.
     finished_at: float | None = None
     result: Result | None = None
     exit_code: int | None = None
@@ -103,7 +104,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def key(self) -> PuterKey:
-        """The key it is kept under."""
+        """The key that the record belongs to."""
         return PuterKey(self.namespace, self.tag)
 
     def replace(self, **changes: Any) -> Record:
@@ -111,17 +112,39 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return msgspec.structs.replace(self, **changes)
 
 
+class EventKind(StrEnum):
+    """What an event of a timeline says has happened; each name is `noun.past_verb`."""
+
+    REQUEST_ACCEPTED = "request.accepted"
+    REQUEST_DELAYED = "request.delayed"
+    REQUEST_CANCELLED = "request.cancelled"
+    LAUNCH_AWAITED = "launch.awaited"
+    LAUNCH_DELAYED = "launch.delayed"
+    LAUNCH_BEGUN = "launch.begun"
+    LAUNCH_PUT_OFF = "launch.put_off"
+    INTENT_LOST = "intent.lost"
+    INSTANCE_LAUNCHED = "instance.launched"
+    INSTANCE_FOUND = "instance.found"
+    INSTANCE_PENDING = "instance.pending"
+    INSTANCE_RUNNING = "instance.running"
+    INSTANCE_LABELLED = "instance.labelled"
+    INSTANCE_OVERDUE = "instance.overdue"
+    INSTANCE_TERMINATED = "instance.terminated"
+    INSTANCE_FAILED = "instance.failed"
+    PUTER_FAILED = "puter.failed"
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of a key's timeline.
 
     Attributes:
         at: seconds of Redis TIME.
-        event: what happened, `noun.past_verb`.
-        generation: of which instance.
-        phase: the record's phase afterwards.
-        reason: in plain words.
-        request_id: AWS's id of the request, where one was made.
-        detail: further facts, short texts.
+        event: what happened: the value of an EventKind, or a name that only a newer version knows.
+        generation: which of the key's instances the event is about.
+        phase: the record's phase after the event.
+        reason: an explanation in plain words.
+        request_id: AWS's id of the call, if there was one.
+        detail: further facts, as short texts.
     """
 
     at: float
@@ -131,3 +154,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str | None = None
     request_id: str | None = None
     detail: dict[str, str] = {}
+
+    @property
+    def kind(self) -> EventKind | None:
+        """What happened; None for an event that this version of Puter does not know."""
+        try:
+            return EventKind(self.event)
+        except ValueError:
+            return None

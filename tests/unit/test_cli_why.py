@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from puter_client.cli.loglines import lines_of
 from puter_client.cli.why import WORDS, timeline
-from puter_client.contract.phase import Phase
-from puter_client.contract.record import ErrorInfo, Event, Record
+from puter_client.contract.phase import LIVE, Phase
+from puter_client.contract.record import ErrorInfo, Event, EventKind, Record
 from puter_client.view import View
 
+ROOT = Path(__file__).parents[2]
 NOW = 1_800_000_000.0
 INSTANCE = "i-0123456789abcdef0"
 
@@ -52,16 +55,29 @@ class TestTimeline:
         evil = event("x\x1b[2J", reason="\x07", detail={"notice": "\x9b"}, request_id="\x1b")
         assert all(line.isprintable() for line in timeline(view(reason="\x1b"), [evil], NOW))
 
-    def test_every_event_that_workers_note_has_its_words(self) -> None:
-        import re
+    def test_every_kind_of_event_has_its_words(self) -> None:
+        assert WORDS.keys() == set(EventKind)
 
-        stages = Path(__file__).parents[2] / "puter_worker" / "stages"
-        noted = {
-            name
-            for path in stages.glob("*.py")
-            for name in re.findall(r'event=(?:None if .*? else )?"([a-z_.]+)"', path.read_text())
-        }
-        assert noted - WORDS.keys() == set()
+    def test_every_event_that_workers_note_is_a_kind_of_event(self) -> None:
+        sources = "".join(path.read_text() for path in (ROOT / "puter_worker").rglob("*.py"))
+        noted = set(
+            re.findall(r'\bevent ?=(?: ?None if .*? else)? ?"([a-z_.]+)"(?: if .*? else "([a-z_.]+)")?', sources)
+        )
+        names = {name for pair in noted for name in pair if name}
+        members = set(re.findall(r"\bEventKind\.([A-Z_]+)", sources))
+
+        assert names | members
+        assert names <= set(EventKind)
+        assert members <= EventKind.__members__.keys()
+
+    @pytest.mark.parametrize("phase", [*LIVE, Phase.TERMINATED, Phase.FAILED])
+    def test_what_becomes_of_an_instance_is_a_kind_of_event(self, phase: Phase) -> None:
+        assert event(f"instance.{phase.value}").kind is not None
+
+    def test_an_event_of_a_newer_version_is_read_all_the_same(self) -> None:
+        raw = msgspec.json.encode(event("puter.sublimed"))
+
+        assert msgspec.json.decode(raw, type=Event).kind is None
 
 
 class TestLog:
