@@ -1,4 +1,4 @@
-"""This machine's own address as the internet sees it: who may reach port 22 when nobody says otherwise."""
+"""This computer's public address: the default for who may reach port 22."""
 
 from __future__ import annotations
 
@@ -8,48 +8,54 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from puter_client.contract.errors import InvalidInput
+from puter_client.timings import DEFAULT_TIMINGS
 
 CHECK_URL = "https://checkip.amazonaws.com"
-TIMEOUT_S = 2.0
-CHOICES = "say who may use ssh with --ssh-from CIDR, or --ssh-from none"
-SILENT = "does not answer in time"
+CHOICES = "name the networks that may use ssh with --ssh-from CIDR, or use --ssh-from none"
+SILENT = "did not answer in time"
 LOOPBACK = "127.0.0.1/32"
-_LONGEST = 64  # an address and a line end, with room
+_LONGEST = 64  # bytes read of the answer: more than any address has
 
 
 class AddressUnknown(InvalidInput):
-    """This machine's own address could not be found out."""
+    """This computer's public address could not be found."""
 
 
-def own_cidr(environ: Mapping[str, str], *, url: str | None = None, timeout_s: float = TIMEOUT_S) -> str:
-    """The network of this one machine, `203.0.113.7/32` or `2001:db8::7/128`.
+def own_cidr(
+    environ: Mapping[str, str], *, url: str | None = None, timeout_s: float = DEFAULT_TIMINGS.own_address_s
+) -> str:
+    """The network that holds only this computer, such as `203.0.113.7/32` or `2001:db8::7/128`.
 
-    With an AWS that is simulated on this host (`AWS_ENDPOINT_URL` on loopback) nothing is looked up.
+    With an AWS simulated on this computer (`AWS_ENDPOINT_URL` on loopback) nothing is looked up.
 
     Args:
-        environ: of this process.
+        environ: environment of this process.
         url: a service that answers with the caller's address; None is Amazon's.
-        timeout_s: for the whole look-up.
+        timeout_s: limit for the whole look-up.
 
     Raises:
-        AddressUnknown: it does not answer in time, or with something else.
+        AddressUnknown: the service does not answer in time, or not with an address.
     """
     if is_simulated(environ):
         return LOOPBACK
     answer = _ask(url or CHECK_URL, timeout_s)
     if isinstance(answer, str):
-        raise AddressUnknown(f"this machine's own address is not known ({answer}): {CHOICES}")
+        raise _unknown(answer)
     try:
         address = ipaddress.ip_address(answer.decode("ascii").strip())
     except ValueError:
-        raise AddressUnknown(f"this machine's own address is not known (no address was answered): {CHOICES}") from None
+        raise _unknown("the answer was not an address") from None
     if address.is_unspecified or address.is_loopback or address.is_multicast:
-        raise AddressUnknown(f"this machine's own address is not known ({address} was answered): {CHOICES}")
+        raise _unknown(f"the answer was {address}")
     return str(ipaddress.ip_network(address))
 
 
+def _unknown(why: str) -> AddressUnknown:
+    return AddressUnknown(f"this computer's public address is unknown ({why}): {CHOICES}")
+
+
 def is_simulated(environ: Mapping[str, str]) -> bool:
-    """Whether AWS is a stand-in on this host."""
+    """Whether AWS is simulated on this computer."""
     url = environ.get("AWS_ENDPOINT_URL_EC2") or environ.get("AWS_ENDPOINT_URL") or ""
     try:
         host = urlsplit(url).hostname or ""
@@ -59,12 +65,12 @@ def is_simulated(environ: Mapping[str, str]) -> bool:
 
 
 def is_everybody(cidr: str) -> bool:
-    """Whether a network holds every address there is."""
+    """Whether a network contains all addresses."""
     return ipaddress.ip_network(cidr).prefixlen == 0
 
 
 def _ask(url: str, timeout_s: float) -> bytes | str:
-    """The answer's first bytes, or in a few words why there is none."""
+    """The first bytes of the answer, or the reason why there is none."""
     answers: list[bytes | str] = []
     host = urlsplit(url).hostname
 
@@ -79,7 +85,7 @@ def _ask(url: str, timeout_s: float) -> bytes | str:
             reason = getattr(error, "reason", None)
             answers.append(f"{host} {_in_words(reason if isinstance(reason, Exception) else error)}")
 
-    # In a thread that may be left behind: a name server that says nothing is waited for without any limit.
+    # In a thread that may outlive this call: waiting for a silent name server has no limit.
     thread = threading.Thread(target=ask, daemon=True, name="own address")
     thread.start()
     thread.join(timeout_s)
@@ -87,19 +93,19 @@ def _ask(url: str, timeout_s: float) -> bytes | str:
 
 
 def _in_words(error: Exception) -> str:
-    """What a service did that did not answer; a name of Python's own says nothing to most people."""
+    """Why a service did not answer, without the names of Python's exceptions."""
     import socket
     import ssl
     import urllib.error
 
     if isinstance(error, urllib.error.HTTPError):
-        return f"answers with HTTP status {error.code}"
+        return f"answered with HTTP status {error.code}"
     for kind, words in (
         (TimeoutError, SILENT),
-        (socket.gaierror, "is not found by its name, as without a network"),
-        (ssl.SSLError, "has no certificate that is trusted here"),
-        (ConnectionError, "takes no connection"),
+        (socket.gaierror, "could not be resolved"),
+        (ssl.SSLError, "has no certificate that this computer trusts"),
+        (ConnectionError, "refused the connection"),
     ):
         if isinstance(error, kind):
             return words
-    return "cannot be reached" if isinstance(error, OSError) else "answers with something else than HTTP"
+    return "cannot be reached" if isinstance(error, OSError) else "did not answer with HTTP"

@@ -1,4 +1,4 @@
-"""PuterClient: the Python API. The command line is built on it, and does nothing that it cannot."""
+"""PuterClient: the Python API. The command line is built on it and can do nothing more."""
 
 from __future__ import annotations
 
@@ -18,26 +18,21 @@ from puter_client.contract.record import Event
 from puter_client.contract.request import CancelRequest, Origin, UpRequest
 from puter_client.contract.spec import Spec
 from puter_client.store.clientstore import ClientStore
+from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 from puter_client.view import View, WaitFor, WaitState
 
-# The channel tells what changed; should a message be lost, everything is read again this often.
-READ_AGAIN_S = 2.0
-RECENT_S = 86_400.0
 MAX_BATCH = 100_000
-# A worker looks at every living machine as soon as it leads, and again at least this often.
-SWEPT_AFTER_S = 60.0
-LOOK_AGAIN_S = 0.1
 
 
 class MachineRequest(NamedTuple):
-    """One machine to be requested."""
+    """One machine to request."""
 
     tag: str
     spec: Spec
 
 
 class PuterClient:
-    """Requests for machines in one namespace, and what became of them.
+    """Requests for machines in one namespace, and their results.
 
     Use it as an async context manager:
 
@@ -46,23 +41,34 @@ class PuterClient:
             views = await puter.wait(batch_id=batch, wait=WaitFor.RUNNING)
 
     Every method raises StoreUnavailable if Redis does not answer.
+
+    Attributes:
+        namespace: of all its machines.
+        user: name that is sent with each request.
+        timings: intervals and limits of its waits.
     """
 
-    def __init__(self, store: ClientStore, *, namespace: str, user: str) -> None:
+    def __init__(
+        self, store: ClientStore, *, namespace: str, user: str, timings: ClientTimings = DEFAULT_TIMINGS
+    ) -> None:
         self._store = store
+        self.timings = timings
         self.namespace = check_namespace(namespace)
         self.user = user
 
     @classmethod
-    def connect(cls, url: str, *, namespace: str, user: str | None = None) -> PuterClient:
-        """A client of the Redis at `url`; `user` is who says to be asking, the login name if left out.
+    def connect(
+        cls, url: str, *, namespace: str, user: str | None = None, timings: ClientTimings = DEFAULT_TIMINGS
+    ) -> PuterClient:
+        """A client of the Redis at `url`; `user` is sent with each request, the login name by default.
 
         Raises:
             InvalidInput: the URL or the namespace cannot be used.
         """
         import getpass
 
-        return cls(ClientStore.connect(url), namespace=namespace, user=(user or getpass.getuser())[:64])
+        store = ClientStore.connect(url, timings=timings)
+        return cls(store, namespace=namespace, user=(user or getpass.getuser())[:64], timings=timings)
 
     async def __aenter__(self) -> PuterClient:
         return self
@@ -71,7 +77,7 @@ class PuterClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         await self._store.aclose()
 
     # -- requests -------------------------------------------------------------------------------------------------
@@ -86,18 +92,18 @@ class PuterClient:
         max_parallel: int | None = None,
         batch_id: str | None = None,
     ) -> str:
-        """Request machines; the id of the batch. Returns once Redis has the requests.
+        """Request machines and return the id of the batch, as soon as Redis has the requests.
 
         Args:
             asked: the machines.
-            origin: up wants a machine now, submit a workload done once.
-            again: a next generation of each key that has ended.
-            retry_failed: a next generation of each key whose workload did not succeed.
-            max_parallel: at most so many machines of the batch live at a time.
-            batch_id: a new one of `new_batch_id`, for who has to know it should this be interrupted; None makes one.
+            origin: `up` wants a machine now, `submit` wants a workload done once.
+            again: launch a next generation of each key that has ended.
+            retry_failed: launch a next generation of each key whose workload did not succeed.
+            max_parallel: limit of machines of the batch that run at the same time.
+            batch_id: from `new_batch_id`, if the caller must know it before the call returns; None makes one.
 
         Raises:
-            InvalidInput: no machine, too many, a tag twice or outside its alphabet.
+            InvalidInput: no machine, too many, or a tag that is given twice or is not valid.
         """
         if not asked:
             raise InvalidInput("nothing to submit: name at least one tag")
@@ -106,7 +112,7 @@ class PuterClient:
         seen: set[str] = set()
         for one in asked:
             if check_tag(one.tag) in seen:
-                raise InvalidInput(f"tag {shown(one.tag)} stands twice: each tag is one machine")
+                raise InvalidInput(f"duplicate tag {shown(one.tag)}: each tag is one machine")
             seen.add(one.tag)
         batch_id = batch_id or new_batch_id()
         requests = [
@@ -127,9 +133,9 @@ class PuterClient:
         return batch_id
 
     async def cancel(self, tags: Sequence[str], *, batch_id: str | None = None) -> None:
-        """Cancel requests for which nothing has been asked of EC2 yet.
+        """Cancel requests whose launch has not begun; the records show the result.
 
-        `batch_id`: only what this submission requested. What became of it is told by the records.
+        `batch_id`: cancel only requests of this batch.
         """
         requests = [CancelRequest(tag=check_tag(tag), user=self.user, batch=batch_id) for tag in tags]
         if requests:
@@ -138,18 +144,18 @@ class PuterClient:
     # -- reading ------------------------------------------------------------------------------------------------
 
     async def views(self, tags: Sequence[str]) -> list[View]:
-        """These tags as they stand, in their order; a tag that nobody requested has no record."""
+        """The present state of these tags, in their order; a tag that was never requested has no record."""
         records = await self._store.records(self.namespace, [check_tag(tag) for tag in tags])
         return [View(namespace=self.namespace, tag=tag, record=records.get(tag)) for tag in tags]
 
     async def recent(self, *, everything: bool = False) -> list[View]:
-        """What lives or is on its way, and what ended within 24 h (or `everything` that is still known)."""
-        since = None if everything else await self._store.now() - RECENT_S
+        """What is live or on its way, and what ended within 24 h (with `everything`: all that is still known)."""
+        since = None if everything else await self._store.now() - self.timings.recent_s
         tags = await self._store.tags(self.namespace, ended_since=since)
         return [view for view in await self.views(tags) if view.record is not None]
 
     async def batch(self, batch_id: str) -> tuple[BatchInfo | None, list[View]]:
-        """A batch and its tags; None if no worker has taken any of its requests yet, or it is unknown."""
+        """A batch and its tags; None if the batch is unknown or no worker has taken any of its requests yet."""
         info, rows = await self._store.batch(self.namespace, batch_id)
         records = await self._store.records(self.namespace, list(rows))
         return info, [
@@ -166,36 +172,36 @@ class PuterClient:
         return await self._store.events(PuterKey(self.namespace, check_tag(tag)))
 
     async def untaken(self) -> int:
-        """How many requests of the namespace no worker has taken yet; 0 where that may not be seen.
+        """Number of requests of the namespace that no worker has taken yet; 0 if the user may not read it.
 
-        What a worker takes is known to `views` and `batch` as soon as it is no longer counted here.
+        As soon as a request is no longer counted here, `views` and `batch` show it.
         """
         return await self._store.waiting(self.namespace)
 
     async def workers(self) -> list[WorkerHealth]:
-        """Workers heard of in the last 30 s."""
+        """Workers that announced themselves in the last 30 s."""
         return await self._store.workers()
 
     async def need_worker(self) -> None:
-        """Be sure that somebody takes the requests.
+        """Check that a worker takes requests.
 
         Raises:
-            NoWorker: nobody does.
+            NoWorker: no worker does.
         """
         if not [worker for worker in await self.workers() if not worker.draining]:
             raise NoWorker(
-                "no worker is running on this Redis, nobody takes the requests: start one with `puter worker`"
+                "no worker is running on this Redis, so no request is processed: start one with `puter worker`"
             )
 
     async def reconciled(self, *, timeout_s: float) -> bool:
-        """Wait until a worker that has only just begun has compared every living machine with EC2.
+        """Wait until a worker that has just started has compared every live machine with EC2; whether it has.
 
-        Whether it has; at once if it has long been at work, for it does so all the time. Meant for an engine with
-        one worker: of several, it goes by the one that began last.
+        Returns at once if the worker has run for some time, since it compares them again and again. Meant for an
+        engine with one worker: of several, the one that started last counts.
         """
         deadline = time.monotonic() + timeout_s
         began = max((worker.started_at for worker in await self.workers()), default=0.0)
-        if await self._store.now() - began > SWEPT_AFTER_S:
+        if await self._store.now() - began > self.timings.observed_within_s:
             return began > 0
         tags = await self._store.tags(self.namespace, ended_since=math.inf)
         while True:
@@ -205,7 +211,7 @@ class PuterClient:
             ]
             if not tags or time.monotonic() > deadline:
                 return not tags
-            await asyncio.sleep(LOOK_AGAIN_S)
+            await asyncio.sleep(self.timings.look_every_s)
 
     # -- waiting ------------------------------------------------------------------------------------------------
 
@@ -220,21 +226,22 @@ class PuterClient:
         on_change: Callable[[Sequence[View]], None] = lambda _: None,
         meanwhile: Callable[[], Awaitable[None]] | None = None,
     ) -> list[View]:
-        """Wait until every tag has come as far as `wait`, or cannot any more.
+        """Wait until every tag has reached `wait`, or cannot reach it any more.
 
         Args:
-            wait: how far.
-            batch_id: the submission to wait for; its rows decide.
-            tags: with a batch: the tags it requested, if the caller knows them; else what to wait for.
-            size: how many requests the batch has, if the caller knows it but not the tags.
-            timeout_s: None is for ever.
+            wait: how far to wait.
+            batch_id: the batch to wait for; its rows decide.
+            tags: the tags to wait for; with a batch: its tags, if the caller knows them.
+            size: number of requests of the batch, if the caller knows it but not the tags.
+            timeout_s: limit of the wait; None is no limit.
             on_change: called with all views, at the beginning and after each change.
-            meanwhile: awaited about every 2 s; what it raises ends the wait.
+            meanwhile: awaited about every 2 s; an exception that it raises ends the wait.
 
         Raises:
-            WaitTimedOut: what was seen last has been told to `on_change`.
+            WaitTimedOut: time is up; `on_change` was called with the last state.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        again_s = self.timings.read_again_s
         watch = _Watch(self._store, self.namespace, batch_id, list(tags), size)
         async with self._store.changes(self.namespace) as changes:
             await watch.read()
@@ -244,11 +251,11 @@ class PuterClient:
                 on_change(views)
                 if watch.complete and all(view.wait_state(wait) is not WaitState.WAITING for view in views):
                     return views
-                left = READ_AGAIN_S if deadline is None else min(READ_AGAIN_S, deadline - time.monotonic())
+                left = again_s if deadline is None else min(again_s, deadline - time.monotonic())
                 if left <= 0:
                     raise still_waiting(views, wait)
                 changed = await changes.wait(left)
-                if time.monotonic() - read_at >= READ_AGAIN_S:
+                if time.monotonic() - read_at >= again_s:
                     await watch.read()
                     if meanwhile is not None:
                         await meanwhile()
@@ -258,7 +265,7 @@ class PuterClient:
 
 
 class _Watch:
-    """The views of what is waited for, kept up to date with as few reads as possible."""
+    """The views of a wait, kept up to date with as few reads as possible."""
 
     def __init__(
         self, store: ClientStore, namespace: str, batch_id: str | None, tags: list[str], size: int | None
@@ -291,7 +298,7 @@ class _Watch:
         await self._read(tags, rows)
 
     async def read_some(self, changed: Iterable[str]) -> None:
-        """Read what has changed, if it belongs to what is waited for."""
+        """Read tags that have changed, if the wait is for them."""
         if not self.complete:
             await self.read()
             return
@@ -312,13 +319,15 @@ class _Watch:
 
 
 def still_waiting(views: Sequence[View], wait: WaitFor) -> WaitTimedOut:
-    """The error of a wait that took too long."""
+    """The error of a wait whose time is up."""
     waiting = [view for view in views if view.wait_state(wait) is WaitState.WAITING]
     first = waiting[0] if waiting else None
     why = f"; {first.tag}: {first.reason or first.phase.value}" if first else ""
-    return WaitTimedOut(f"{len(waiting):,} of {len(views):,} not {wait.value} in time, the requests go on{why}")
+    return WaitTimedOut(
+        f"timed out: {len(waiting):,} of {len(views):,} not {wait.value} yet, their requests continue{why}"
+    )
 
 
 def new_batch_id() -> str:
-    """An id that sorts by time and is nobody else's: `b20260131-142233-5f3a9c`."""
+    """A unique id that sorts by time: `b20260131-142233-5f3a9c`."""
     return time.strftime("b%Y%m%d-%H%M%S-", time.gmtime()) + os.urandom(3).hex()

@@ -1,6 +1,6 @@
-"""What this client requested, as JSON lines in `client.jsonl` beside the worker's log.
+"""The log of this client's requests: JSON lines in `client.jsonl`, beside the worker's log.
 
-Written when something is requested, never for a look; no run, env or user data, which may hold secrets.
+Commands that only read write nothing. Workloads, env and user data are never logged, since they may hold secrets.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ LIMIT_BYTES = 5_000_000
 
 
 def log_action(paths: Paths, event: str, **facts: Any) -> None:
-    """Add one line: `event` (`noun.past_verb`) with what belongs to it. One older file is kept.
+    """Append one line: `event` (`noun.past_verb`) and its facts. One older file is kept.
 
     Raises:
-        PuterError: the folder or the file is not fit for it.
-        OSError: it cannot be written.
+        PuterError: the folder or the file cannot be used.
+        OSError: the line cannot be written.
     """
     import structlog
 
@@ -28,7 +28,7 @@ def log_action(paths: Paths, event: str, **facts: Any) -> None:
     paths.secure_state()
     secure_folder(paths.logs)
     with os.fdopen(open_log(paths.logs / FILE_NAME, limit_bytes=LIMIT_BYTES), "a", encoding="utf-8") as file:
-        # Unbuffered lines: those of two commands never mingle, for each is one write to a file opened to append.
+        # Lines of two commands never mix: each line is one write to a file opened to append.
         logger = structlog.wrap_logger(
             structlog.WriteLogger(file),
             processors=[

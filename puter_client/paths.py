@@ -1,4 +1,4 @@
-"""Where Puter keeps things on this host, and that nobody else can reach them."""
+"""Puter's files and folders on this computer, and how they are protected from other users."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pathlib import Path
 from puter_client.contract.errors import EngineError, InvalidInput
 from puter_client.contract.key import shown
 
-# sockaddr_un holds 104 bytes on macOS and 108 on Linux, the closing NUL among them.
+# sockaddr_un holds 104 bytes on macOS and 108 on Linux, including the final NUL.
 SOCKET_PATH_LIMIT_BYTES = 100
-ELSEWHERE = "choose a folder of your own with PUTER_HOME=…"
+ELSEWHERE = "choose another folder with PUTER_HOME=…"
 
-# What an existing folder may hold and still be taken as Puter's own, to be closed to others.
+# An existing folder that holds only these is taken as Puter's own, and may be closed to other users.
 _OWN_NAMES = frozenset({"config.toml", "engine", "targets", "logs", "private_keys", "run"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Puter's files and folders; naming them makes none of them.
+    """Puter's files and folders; nothing is created by naming them.
 
     Attributes:
         config_file: the user's settings.
-        state: folder of all that Puter itself writes.
-        logs: folder of the engine's logs.
+        state: folder of everything that Puter writes.
+        logs: folder of the logs.
         private_keys: folder of the ssh keys that Puter made.
         engine: folder of the local engine's locks and data.
         runtime: folder of the engine's socket.
@@ -44,9 +44,9 @@ class Paths:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Paths:
-        """The folders that an environment asks for.
+        """The folders for an environment.
 
-        `PUTER_HOME` is one folder for all; without it those of the XDG base directory specification serve.
+        `PUTER_HOME` is one folder for everything; without it, the XDG base directory specification applies.
 
         Raises:
             InvalidInput: neither PUTER_HOME nor a home directory is known.
@@ -71,52 +71,52 @@ class Paths:
 
     @property
     def socket(self) -> Path:
-        """The engine's socket; its path has at most 100 bytes."""
+        """Path of the engine's socket, at most 100 bytes."""
         return self.runtime / socket_name(self.state)
 
     def secure_state(self) -> None:
-        """Makes the folder of all that Puter writes, or closes it to others; before anything is written below it.
+        """Create the state folder or close it to other users; called before anything is written into it.
 
         Raises:
-            InvalidInput: it is open to others and holds more than Puter's files.
-            EngineError: it cannot be made safe; see `secure_folder`.
+            InvalidInput: the folder is open to other users and contains more than Puter's files.
+            EngineError: the folder cannot be made safe; see `secure_folder`.
         """
         _refuse_borrowed_folder(self.state)
         secure_folder(self.state)
 
     def secure(self) -> None:
-        """Makes the engine's folders, or closes them to others.
+        """Create the engine's folders, or close them to other users.
 
         Raises:
-            InvalidInput: the state folder is open to others and holds more than Puter's files.
+            InvalidInput: the state folder is open to other users and contains more than Puter's files.
             EngineError: a folder cannot be made safe; see `secure_folder`.
         """
         self.secure_state()
         for folder in (self.engine, self.logs):
             secure_folder(folder)
-        # Others can make folders in /tmp: what is open there may have been theirs to fill.
+        # Others can create folders in /tmp: one that is open there may contain files of theirs.
         secure_folder(self.runtime, tighten=self.runtime != _shared_runtime())
 
 
 def socket_name(state: Path) -> str:
-    """A name that engines of different state folders never share, though their runtime folder is the same."""
+    """A socket name that is unique for each state folder, since several may share one runtime folder."""
     return f"engine-{hashlib.sha256(os.fsencode(state)).hexdigest()[:12]}.sock"
 
 
 def secure_folder(path: Path, *, tighten: bool = True) -> None:
-    """Sees to it that a folder exists, is the effective user's own, 0700 and no symlink.
+    """Ensure that a folder exists, belongs to the effective user, has mode 0700, and is not a symlink.
 
     Args:
-        path: the folder; parents that are missing are made too.
-        tighten: whether an own folder that is open to others is closed (else it is refused).
+        path: the folder; missing parents are created too.
+        tighten: whether to close an own folder that is open to other users (else it is refused).
 
     Raises:
-        EngineError: it is a symlink, no folder, another user's, or open to others; or it cannot be made.
+        EngineError: it is a symlink, not a folder, another user's, or open to others; or it cannot be created.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = _made(path)
-        # Checked and changed by descriptor, so that nobody can put another folder there in between.
+        # Checked and changed by descriptor, so that nobody can replace the folder in between.
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
         raise EngineError(_unusable(path, error)) from None
@@ -125,13 +125,13 @@ def secure_folder(path: Path, *, tighten: bool = True) -> None:
         if found.st_uid != os.geteuid():
             raise EngineError(
                 f"{_quoted(path)} belongs to user {found.st_uid}, not to you ({os.geteuid()}): "
-                f"`chown` it to yourself if it is yours, or {ELSEWHERE}"
+                f"`chown` it if it is yours, or {ELSEWHERE}"
             )
         if stat.S_IMODE(found.st_mode) & 0o077:
             if not (tighten or made):
                 raise EngineError(
                     f"{_quoted(path)} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}): "
-                    f"remove it if you do not know what it holds, else `chmod 700` it, or {ELSEWHERE}"
+                    f"remove it if you do not know its contents, else `chmod 700` it, or {ELSEWHERE}"
                 )
             os.fchmod(folder, 0o700)
         elif stat.S_IMODE(found.st_mode) & 0o700 != 0o700:
@@ -154,22 +154,22 @@ def _unusable(path: Path, error: OSError) -> str:
     if path.is_symlink():
         return f"{_quoted(path)} is a symlink: name the folder itself, or {ELSEWHERE}"
     if error.errno in {errno.ENOTDIR, errno.EEXIST}:
-        return f"{_quoted(path)} is no folder, or lies in none: {ELSEWHERE}"
+        return f"{_quoted(path)} or its parent is not a folder: {ELSEWHERE}"
     return f"{_quoted(path)} cannot be used ({error.strerror}): {ELSEWHERE}"
 
 
 def _refuse_borrowed_folder(state: Path) -> None:
-    """Somebody who sets PUTER_HOME=~ or /usr shall not find that folder closed to everybody else."""
+    """Refuse a folder such as PUTER_HOME=~ or /usr, which must not be closed to other users."""
     try:
         mode = state.lstat().st_mode
         if not stat.S_ISDIR(mode) or not stat.S_IMODE(mode) & 0o077:
             return
         foreign = sorted({found.name for found in state.iterdir()} - _OWN_NAMES)
     except OSError:
-        return  # secure_folder tells what is wrong with it
+        return  # secure_folder reports what is wrong with it
     if foreign:
         raise InvalidInput(
-            f"{_quoted(state)} is open to other users and holds more than Puter's files ({shown(foreign[0])}): "
+            f"{_quoted(state)} is open to other users and contains more than Puter's files ({shown(foreign[0])}): "
             f"{ELSEWHERE}, or `chmod 700` it"
         )
 
@@ -179,7 +179,7 @@ def _absolute(text: str) -> Path:
 
 
 def _xdg(environ: Mapping[str, str], name: str, below_home: str) -> Path:
-    # The specification has relative paths ignored.
+    # The specification says that relative paths are ignored.
     value = environ.get(name, "")
     return Path(value) if value.startswith("/") else _home(environ) / below_home
 
@@ -194,7 +194,7 @@ def _home(environ: Mapping[str, str]) -> Path:
 
 
 def _session_runtime(environ: Mapping[str, str]) -> Path | None:
-    """The login session's own folder, if there is one and it is as private as its specification wants."""
+    """The login session's runtime folder, if it exists and is as private as the specification requires."""
     value = environ.get("XDG_RUNTIME_DIR", "")
     if not value.startswith("/"):
         return None
@@ -207,8 +207,8 @@ def _session_runtime(environ: Mapping[str, str]) -> Path | None:
 
 
 def _shared_runtime() -> Path:
-    # Not the TMPDIR of one session: another one's command would not find the socket.
-    return Path(f"/tmp/puter-{os.geteuid()}")  # noqa: S108 - secure_folder refuses what others made there
+    # Not TMPDIR, which may differ between sessions: their commands would not find the same socket.
+    return Path(f"/tmp/puter-{os.geteuid()}")  # noqa: S108 - secure_folder refuses a folder that another user made
 
 
 def _quoted(path: Path) -> str:

@@ -7,13 +7,13 @@ import shlex
 
 from puter_client.contract.record import Record
 
-# Paths that mean themselves within double quotes, whatever shell they are pasted into.
+# Paths in which no shell replaces anything within double quotes.
 _PLAIN = re.compile(r"[A-Za-z0-9_./~@%+=:,-]+")
 SSH_USER = "ec2-user"  # on every Amazon Linux
 
 
 def address(record: Record) -> str | None:
-    """Where the machine is reached: its public name, else its public or private address."""
+    """The machine's public DNS name, else its public or private IP address."""
     return record.public_dns_name or record.public_ip or record.private_ip
 
 
@@ -43,7 +43,7 @@ def rsync_argv(record: Record, source: str, destination: str) -> list[str] | Non
 
 
 def rsync_command(record: Record) -> str | None:
-    """Copies the working folder to the machine's home; in the form people paste."""
+    """The command that copies the working folder to the machine's home, ready to paste."""
     host = address(record)
     if host is None:
         return None

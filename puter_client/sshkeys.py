@@ -1,4 +1,4 @@
-"""The client's ssh key: its private half stays on this host, only the public line travels."""
+"""The client's ssh key: the private half stays on this computer, only the public line is sent."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _LIMIT_BYTES = 16_384
 
 
 class ClientKey(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request says of its key.
+    """The key of a request.
 
     Attributes:
-        public_key: one OpenSSH line; None: AWS holds the key under its name, or (local engine) EC2 shall make it.
-        private_key_path: where this host keeps the private half, if it does.
+        public_key: one OpenSSH line; None: EC2 has the key pair, or (local engine) creates it.
+        private_key_path: path of the private half on this computer, if it is there.
     """
 
     public_key: str | None = None
@@ -34,20 +34,20 @@ class ClientKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def client_key(
-    folder: Path, *, key_name: str | None = None, public_key_file: str | None = None, embedded: bool = True
+    folder: Path, *, key_name: str | None = None, public_key_file: str | None = None, local_engine: bool = True
 ) -> ClientKey:
-    """The key of a request; Puter's own is made if there is none yet.
+    """The key of a request; Puter's own key is made if there is none yet.
 
     Args:
-        folder: of the private keys that Puter keeps.
-        key_name: the EC2 key pair's name as requested; the private half kept under that name is used, none is made.
-        public_key_file: the public half of the user's own key; its private half lies beside it without `.pub`, or
-            in an agent.
-        embedded: whether worker and client are one host, so that EC2 can make a key where ssh-keygen is missing.
+        folder: folder of Puter's private keys.
+        key_name: the requested EC2 key pair; the private half of that name in the folder is used, none is made.
+        public_key_file: public half of the user's own key; its private half is beside it without `.pub`, or in an
+            ssh agent.
+        local_engine: whether worker and client share a computer, so that EC2 can make a key without ssh-keygen.
 
     Raises:
-        InvalidInput: the file holds no public key, or no key can be had; says what to do.
-        EngineError: the folder is not fit for keys.
+        InvalidInput: the file is not a public key, or no key can be made; the message says what to do.
+        EngineError: the folder cannot be used for keys.
     """
     if public_key_file is not None:
         return _users_own(public_key_file)
@@ -56,11 +56,11 @@ def client_key(
     path = folder / f"{DEFAULT_KEY_NAME}.pem"
     program = shutil.which("ssh-keygen")
     if program is None:
-        if embedded:
+        if local_engine:
             return ClientKey()
         raise InvalidInput(
-            "ssh-keygen is not installed, and a key is needed: install it (package openssh-client), or give your "
-            "own with --public-key FILE"
+            "ssh-keygen is not installed: install it (package openssh-client), "
+            "or name your own key with --public-key FILE"
         )
     if not path.exists():
         _make(program, path)
@@ -80,20 +80,20 @@ def _read_public(path: Path, written: str) -> str:
     where = f"--public-key {shown(written, 200)}"
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise InvalidInput(f"{where}: is no plain file")
+            raise InvalidInput(f"{where}: is not a regular file")
         with path.open("rb") as file:
             text = file.read(_LIMIT_BYTES).decode()
     except FileNotFoundError:
-        raise InvalidInput(f"{where}: is not there; check the path") from None
+        raise InvalidInput(f"{where}: file not found; check the path") from None
     except OSError as error:
         raise InvalidInput(f"{where}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise InvalidInput(f"{where}: is no OpenSSH public key; name the file that ends in .pub") from None
+        raise InvalidInput(f"{where}: is not an OpenSSH public key; name the file that ends in .pub") from None
     if "PRIVATE KEY" in text:
-        raise InvalidInput(f"{where}: is a private key, which stays where it is; name its public half (….pub)")
+        raise InvalidInput(f"{where}: is a private key; name its public half, the file that ends in .pub")
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if len(lines) != 1:
-        raise InvalidInput(f"{where}: holds {len(lines)} lines; name a file with one OpenSSH public key")
+        raise InvalidInput(f"{where}: has {len(lines)} lines; name a file with one OpenSSH public key")
     try:
         line: str = FIELDS["public_key"](lines[0])
     except ValueError as error:
@@ -102,7 +102,7 @@ def _read_public(path: Path, written: str) -> str:
 
 
 def _kept(folder: Path, key_name: str) -> ClientKey:
-    """The private half kept under a key pair's name, if it is; the name itself comes from outside."""
+    """The private half of this name in the folder, if there is one; the name comes from outside."""
     path = folder / f"{key_name}.pem"
     if path.parent != folder or key_name.startswith(".") or not path.is_file():
         return ClientKey()
@@ -111,18 +111,18 @@ def _kept(folder: Path, key_name: str) -> ClientKey:
 
 
 def _make(program: str, path: Path) -> None:
-    """Makes a key; of two processes that do so at once one wins, and both use its key."""
+    """Make a key; if two processes do so at the same time, both use the key of the first."""
     secure_folder(path.parent)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as fresh:
         made = Path(fresh) / "key"
         _run([program, "-q", "-t", "ed25519", "-N", "", "-C", COMMENT, "-f", str(made)], "made")
         made.chmod(0o600)
         try:
-            path.hardlink_to(made)  # unlike a rename it never takes the place of a key that is there
+            path.hardlink_to(made)  # unlike a rename, it never replaces an existing key
         except FileExistsError:
             pass
         except OSError as error:
-            raise InvalidInput(f"a key cannot be kept as {shown(path, 200)}: {error.strerror}") from None
+            raise InvalidInput(f"the new key cannot be saved as {shown(path, 200)}: {error.strerror}") from None
 
 
 def _public_half(program: str, path: Path) -> str:
@@ -130,7 +130,9 @@ def _public_half(program: str, path: Path) -> str:
     try:
         line: str = FIELDS["public_key"](" ".join([*words[:2], COMMENT]))
     except ValueError as error:
-        raise InvalidInput(f"{shown(path, 200)}: its public half {error}; give another with --public-key") from None
+        raise InvalidInput(
+            f"{shown(path, 200)}: its public half {error}; name another key with --public-key FILE"
+        ) from None
     return line
 
 
@@ -142,6 +144,6 @@ def _run(command: list[str], what: str) -> str:
         why = words[-1] if words else type(error).__name__
         raise InvalidInput(
             f"the key {shown(command[-1], 200)} cannot be {what}: ssh-keygen says {shown(why, 120)}; "
-            "mend it, or give your own with --public-key FILE"
+            "fix it, or name your own key with --public-key FILE"
         ) from None
     return done.stdout

@@ -1,4 +1,4 @@
-"""What a command shows of one tag: the row of the batch requested, joined with the key's record."""
+"""What a command shows of one tag: its row in the requested batch, joined with the key's record."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from puter_client.contract.phase import ENDED, LIVE, Phase
 from puter_client.contract.record import Record
 from puter_client.ssh_commands import SSH_USER, rsync_command, ssh_command
 
-WAITING_FOR_WORKER = "waiting for a worker to take it"
-# Outcomes that launch nothing: what the tag's record says is another request's.
-_NOT_GRANTED = frozenset({Outcome.CONFLICT, Outcome.REFUSED, Outcome.SKIPPED, Outcome.CANCELLED})
+WAITING_FOR_WORKER = "waiting for a worker to take the request"
+# Outcomes that launch nothing: the tag's record is about another request.
+_NOTHING_LAUNCHED = frozenset({Outcome.CONFLICT, Outcome.REFUSED, Outcome.SKIPPED, Outcome.CANCELLED})
 
 
 class WaitFor(StrEnum):
-    """How far a puter must have come for a command to return."""
+    """The phase that a puter must have reached before a command returns."""
 
     QUEUED = "queued"
     LAUNCHED = "launched"
@@ -29,7 +29,7 @@ class WaitFor(StrEnum):
 
 
 class WaitState(StrEnum):
-    """Whether waiting has an end."""
+    """Whether a wait for one tag is over, and how."""
 
     WAITING = "waiting"
     REACHED = "reached"
@@ -40,11 +40,11 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """One tag as a command sees it.
 
     Attributes:
-        namespace: of the key.
-        tag: of the key.
+        namespace: the key's namespace.
+        tag: the key's tag.
         record: the key's record, if a worker has written one.
-        row: the row of the batch requested; None if no batch was requested, or no worker has taken the request.
-        batch_id: the batch requested.
+        row: the tag's row in the batch; None without a batch, or if no worker has taken the request yet.
+        batch_id: the batch that the command is about, if any.
     """
 
     namespace: str
@@ -55,12 +55,12 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def outcome(self) -> Outcome | None:
-        """What became of the batch's request; None while that is open, or no batch was requested."""
+        """The outcome of the batch's request; None while it is open, and without a batch."""
         return self.row.outcome if self.row else None
 
     @property
     def phase(self) -> Phase:
-        """Where the key stands; `queued` until a worker has taken the request."""
+        """The key's phase; `queued` until a worker has taken the request."""
         return self.record.phase if self.record else Phase.QUEUED
 
     @property
@@ -73,11 +73,11 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         return self.record.reason
 
     def wait_state(self, wait: WaitFor) -> WaitState:
-        """Whether what is waited for has come, or cannot come any more."""
+        """Whether the tag has reached `wait`, or cannot reach it any more."""
         if self.batch_id is not None:
             if self.row is None or self.row.outcome is None:
                 return WaitState.WAITING
-            if self.row.outcome in _NOT_GRANTED:
+            if self.row.outcome in _NOTHING_LAUNCHED:
                 return WaitState.FAILED
             if self.row.outcome is Outcome.DONE or wait is WaitFor.QUEUED:
                 return WaitState.REACHED
@@ -85,7 +85,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         if record is None:
             return WaitState.WAITING
         if self.row and self.row.request_number is not None and record.request_number > self.row.request_number:
-            return WaitState.REACHED  # a later request has taken the key on: this one's machine came and went
+            return WaitState.REACHED  # a later request uses the key: this request's machine has ended
         if record.phase in (Phase.FAILED, Phase.CANCELLED):
             return WaitState.FAILED
         reached = {
@@ -94,11 +94,11 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             WaitFor.RUNNING: record.phase is Phase.RUNNING,
             WaitFor.TERMINATED: record.phase in ENDED,
         }[wait]
-        # What has ended has been all it will ever be.
+        # A machine that has ended passed through every phase that it could reach.
         return WaitState.REACHED if reached or record.phase in ENDED else WaitState.WAITING
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that programs may rely on; times in UTC, ISO 8601."""
+        """The JSON fields that programs may rely on; times are UTC, ISO 8601."""
         record = self.record
         fields: dict[str, Any] = {
             "namespace": self.namespace,
@@ -156,5 +156,5 @@ _TIMES = (
 
 
 def iso(at: float | None) -> str | None:
-    """A time of a record as people and programs read it."""
+    """A time of a record in UTC, ISO 8601, with milliseconds."""
     return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

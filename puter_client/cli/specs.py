@@ -156,7 +156,7 @@ class Keys:
                 self._settings.paths.private_keys,
                 key_name=spec.key_name,
                 public_key_file=self._file,
-                embedded=self._settings.redis_url is None,
+                local_engine=self._settings.redis_url is None,
             )
         key = self._known[spec.key_name]
         return msgspec.structs.replace(spec, public_key=key.public_key, private_key_path=key.private_key_path)

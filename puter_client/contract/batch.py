@@ -1,4 +1,4 @@
-"""A batch: the requests of one submission, a row a tag."""
+"""A batch: the requests of one submission, with one row for each tag."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from puter_client.contract.outcome import Outcome
 
 
 class BatchInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A submission as intake first saw it.
+    """A submission, written when a worker takes the first of its requests.
 
     Attributes:
-        batch_id: made by the client.
-        namespace: its inbox's.
-        size: how many requests it said to have.
-        owner: who said to be asking.
-        created_at: when intake took its first request, seconds of Redis TIME.
+        batch_id: id, made by the client.
+        namespace: namespace of the inbox.
+        size: number of its requests, as the client sent it.
+        owner: user name that the client sent; not verified.
+        created_at: when a worker took its first request, seconds of Redis TIME.
     """
 
     batch_id: str
@@ -26,13 +26,13 @@ class BatchInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class BatchRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of one request of a batch.
+    """The outcome of one request of a batch.
 
     Attributes:
-        outcome: None while a worker checks in EC2 what the record says.
-        generation: of which instance the outcome speaks.
-        request_number: of which of the key's requests.
-        message: why, where it was not granted.
+        outcome: the outcome; None while a worker compares the record with EC2.
+        generation: generation of the instance that the outcome is about.
+        request_number: which of the key's requests this one is.
+        message: why the request launched nothing.
     """
 
     outcome: Outcome | None = None

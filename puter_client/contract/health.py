@@ -1,8 +1,28 @@
-"""What a worker tells of itself."""
+"""What a worker publishes about itself."""
 
 from __future__ import annotations
 
 import msgspec
+
+
+class StageHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one stage of a worker is doing; times are seconds of Redis TIME.
+
+    Attributes:
+        name: the stage's name.
+        last_success_at: when it last ran without an error; None if it never did.
+        last_error_at: when it last ended with an error; None if it never did.
+        last_error: text of that error.
+        runs: number of its runs since the worker started, with or without an error.
+        pace_s: seconds from its last run until its next one; None if only a write for it wakes it.
+    """
+
+    name: str
+    last_success_at: float | None = None
+    last_error_at: float | None = None
+    last_error: str | None = None
+    runs: int = 0
+    pace_s: float | None = None
 
 
 class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -10,13 +30,14 @@ class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     Attributes:
         worker_id: `<host>:<pid>:<random>`.
-        host: its host's name.
-        pid: its process.
-        version: of Puter.
-        started_at: when it began.
-        seen_at: when it last said so.
-        profiles: AWS profiles it can use.
+        host: name of its host.
+        pid: its process id.
+        version: its version of Puter.
+        started_at: when it started.
+        seen_at: when it last announced itself.
+        profiles: AWS profiles that it can use.
         draining: whether it is about to end and takes nothing new.
+        stages: the health of each of its stages.
     """
 
     worker_id: str
@@ -27,3 +48,4 @@ class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     seen_at: float
     profiles: tuple[str, ...] = ()
     draining: bool = False
+    stages: tuple[StageHealth, ...] = ()

@@ -1,4 +1,4 @@
-"""What became of one request of a batch."""
+"""Outcomes of requests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """What became of one request of a batch, told in the batch's row."""
+    """What a request led to, written in its row of the batch."""
 
     CREATED = "created"
     EXISTING = "existing"

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Where a request stands; within one request it only moves downwards in this list."""
+    """The state of a request; within one request it only moves down this list."""
 
     QUEUED = "queued"
     RESOLVING = "resolving"

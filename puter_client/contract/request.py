@@ -22,19 +22,19 @@ class Origin(StrEnum):
 
 
 class UpRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag="up"):
-    """There shall be a machine under this tag. The namespace is the inbox's.
+    """Ensure that a machine exists under this tag. The namespace is that of the inbox.
 
     Attributes:
         v: schema version.
-        tag: as written; intake checks it.
+        tag: as the client sent it; workers check it.
         spec: what is requested.
         batch: id of the submission, made by the client.
-        size: how many requests the submission has.
-        user: who says to be asking; a claim, good for a tag.
-        origin: up wants a machine now, submit a workload done once.
-        max_parallel: with submit: at most so many machines of the batch at a time.
-        again: make a next generation of an ended key whatever its result.
-        retry_failed: with submit: make a next generation of a workload that did not succeed.
+        size: number of requests of the submission.
+        user: user name that the client sent; not verified, used for a tag of the machine.
+        origin: the command that made the request.
+        max_parallel: with submit: limit of machines of the batch that run at the same time.
+        again: launch a next generation of an ended key whatever its result.
+        retry_failed: with submit: launch a next generation if the workload did not succeed.
     """
 
     v: Literal[1] = 1
@@ -52,13 +52,13 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
 class CancelRequest(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag="cancel"
 ):
-    """The request for this tag is withdrawn if nothing has been asked of EC2 for it.
+    """Cancel the request for this tag if its launch has not begun.
 
     Attributes:
         v: schema version.
-        tag: as written; intake checks it.
-        user: who says to be asking.
-        batch: withdraw only what this submission requested; None: whoever did.
+        tag: as the client sent it; workers check it.
+        user: user name that the client sent; not verified.
+        batch: cancel only a request of this submission; None cancels any.
     """
 
     v: Literal[1] = 1

@@ -1,4 +1,4 @@
-"""How the engine's server is ended: in order if it answers, by signals if it does not.
+"""How the engine's server is ended: by SHUTDOWN if it answers, by signals if it does not.
 
 Nothing that was acknowledged is lost either way, since every write is on disk by then (see `server_config`).
 """
@@ -13,73 +13,76 @@ from pathlib import Path
 from puter_client.contract.errors import EngineError
 from puter_client.contract.key import shown
 from puter_client.local.locks import FileLock
-from puter_client.local.poll import INTERVAL_S, poll
+from puter_client.local.poll import poll
 from puter_client.local.process import end_holder
-from puter_client.local.server import Answer, Patience, Say, ask, server_pid, silent
+from puter_client.local.server import Answer, Say, ask, server_pid, silent
 from puter_client.paths import Paths
-
-# A server that can still be woken, or can still heed a signal, does so in milliseconds.
-_WAKING_S = 2.0
-_HEEDING_S = 3.0
+from puter_client.timings import ClientTimings
 
 
-async def hears(lock: FileLock, socket: Path | str, paths: Paths, *, say: Say, force: bool, patience: Patience) -> bool:
-    """Whether the server that holds the lock can be told to end; one that is silent is given time, or woken by force.
+async def answers(
+    lock: FileLock, socket: Path | str, paths: Paths, *, say: Say, force: bool, timings: ClientTimings
+) -> bool:
+    """Whether the server that holds the lock can be told to end; a silent one is waited for, or woken with `force`.
 
-    Needs `engine.start`, for it tries the lock.
+    The caller must hold `engine.start`, because the lock is tried here.
 
     Returns:
-        False: it cannot; it is for signals to end it, should it not be gone by now.
+        False: it does not answer; if it still runs, only signals can end it.
 
     Raises:
-        EngineError: it does not answer in time, and force was not requested.
+        EngineError: it does not answer in time, and `force` was not given.
     """
-    if await ask(socket) is not Answer.NONE:
+    if await ask(socket, timings) is not Answer.NONE:
         return True
     pid = server_pid(paths)
     who = f"the engine's server{f' (pid {pid})' if pid else ''} does not answer"
     if force:
-        say(f"{who}; waking it, else it is killed …")
+        say(f"{who}: resuming it, then killing it if it stays silent …")
         if pid is not None:
-            await end_holder(lock, pid, signal.SIGCONT, 0)
+            await end_holder(lock, pid, signal.SIGCONT, 0, timings.poll_s)
     else:
-        say(f"{who}; waiting up to {patience.answer:.0f} s for it …")
-    deadline = time.monotonic() + (min(_WAKING_S, patience.answer) if force else patience.answer)
+        say(f"{who}: waiting up to {timings.server_answer_s:.0f} s …")
+    within_s = min(timings.server_wakes_within_s, timings.server_answer_s) if force else timings.server_answer_s
+    deadline = time.monotonic() + within_s
     while not lock.try_lock() and time.monotonic() < deadline:
-        if await ask(socket) is not Answer.NONE:
+        if await ask(socket, timings) is not Answer.NONE:
             return True
-        await asyncio.sleep(INTERVAL_S)
+        await asyncio.sleep(timings.poll_s)
     if not force and not lock.try_lock():
         raise silent(paths)
     return False
 
 
-async def end_silent(lock: FileLock, paths: Paths, patience: Patience) -> None:
-    """Ends a server that does not answer, and leaves the lock, its note emptied, to the caller. Needs `engine.start`.
+async def end_silent(lock: FileLock, paths: Paths, timings: ClientTimings) -> None:
+    """End a server that does not answer; afterwards the caller holds the lock, and the lock's note is empty.
+
+    The caller must hold `engine.start`.
 
     Raises:
-        EngineError: it does not even end when it is killed, or its process id is not known.
+        EngineError: the server does not end although it was killed, or its process id is not known.
     """
     pid = server_pid(paths)
     if not lock.try_lock():
         if pid is None:
             raise silent(paths)
-        heeded = await end_holder(lock, pid, signal.SIGTERM, min(_HEEDING_S, patience.answer))
-        if not heeded and not await end_holder(lock, pid, signal.SIGKILL, patience.answer):
+        heeds_within_s = min(timings.server_heeds_within_s, timings.server_answer_s)
+        ended = await end_holder(lock, pid, signal.SIGTERM, heeds_within_s, timings.poll_s)
+        if not ended and not await end_holder(lock, pid, signal.SIGKILL, timings.server_answer_s, timings.poll_s):
             raise EngineError(
-                f"the engine's server (pid {pid}) does not end, though it was killed: "
-                f"see `ps -p {pid}` (state D waits for a disk), and run this again"
+                f"the engine's server (pid {pid}) was killed but does not end: check `ps -p {pid}` "
+                "(state D: it waits for a disk), then run this again"
             )
     lock.write(None)
 
 
-async def shut_down(lock: FileLock, url: str, paths: Paths, within_s: float) -> None:
-    """Ends the server in order and leaves the lock, its note emptied, to the caller. Nothing written is lost.
+async def shut_down(lock: FileLock, url: str, paths: Paths, within_s: float, every_s: float) -> None:
+    """End the server in order; afterwards the caller holds the lock, and the lock's note is empty.
 
-    NOSAVE speaks of snapshots alone; the append-only file is written out and synced whatever SHUTDOWN is told.
+    Nothing written is lost: NOSAVE is about snapshots, and SHUTDOWN always syncs the append-only file.
 
     Raises:
-        EngineError: it refused, or did not end in time.
+        EngineError: the server refused, or did not end in time.
     """
     from redis.asyncio import Redis
     from redis.exceptions import RedisError, ResponseError
@@ -90,13 +93,13 @@ async def shut_down(lock: FileLock, url: str, paths: Paths, within_s: float) -> 
         await client.shutdown(nosave=True)
     except ResponseError:
         raise EngineError(
-            f"the engine's server cannot end without losing something and goes on; why is in its log, "
-            f"{shown(paths.logs / 'server.log', 200)}"
+            "the engine's server refuses to end, because data would be lost; it keeps running; "
+            f"the reason is in its log, {shown(paths.logs / 'server.log', 200)}"
         ) from None
     except (RedisError, OSError):
         answered = False
     finally:
         await client.aclose()
-    if not await poll(lock.try_lock, within_s if answered else 0):
+    if not await poll(lock.try_lock, within_s if answered else 0, every_s):
         raise silent(paths)
     lock.write(None)

@@ -1,8 +1,8 @@
-"""Locks that live exactly as long as the process that holds them: flock on files of the engine's folder.
+"""Locks that end with the process that holds them: flock on files in the engine's folder.
 
-`flock` belongs to an open file description, which processes inherit: a lock that is passed to a server at its
-start is the server's from its first instruction to its last, however that comes. So none of these locks is ever let
-go by `LOCK_UN`, which would take it from all who share it: closing the descriptor is the one way.
+`flock` belongs to an open file description, which processes inherit: a server that gets a lock at its start holds
+it from its first instruction until it ends for whatever reason. So a lock is never released by `LOCK_UN`, which would
+take it from every process that shares it, but only by closing the descriptor.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _NOTE_LIMIT_BYTES = 65_536
 
 
 class FileLock:
-    """A lock file, and the note its holder leaves in it.
+    """A lock file, and the note that its holder writes into it.
 
-    The descriptor is closed in every child but those it is passed to on purpose.
+    Children inherit the descriptor only if it is passed to them explicitly.
 
     Attributes:
         path: the lock file.
@@ -48,10 +48,10 @@ class FileLock:
         self.close()
 
     def try_lock(self, *, shared: bool = False) -> bool:
-        """Takes the lock if it is free; never waits.
+        """Take the lock if it is free; never wait.
 
         Raises:
-            EngineError: the file system knows no locks.
+            EngineError: the file system does not support locks.
         """
         while True:
             self._follow_the_path()
@@ -68,26 +68,26 @@ class FileLock:
                 return True
 
     def read(self, kind: type[Note]) -> Note | None:
-        """The note in the file; None if there is none that can be read."""
+        """The note in the file; None if there is no readable one."""
         try:
             return msgspec.json.decode(os.pread(self.fd, _NOTE_LIMIT_BYTES, 0), type=kind)
         except msgspec.MsgspecError:
             return None
 
     def write(self, note: msgspec.Struct | None) -> None:
-        """Leaves a note, or none. In place: a renamed file would be another lock."""
+        """Write a note, or empty the file for None. In place, since a new file would be another lock."""
         os.ftruncate(self.fd, 0)
         if note is not None:
             os.pwrite(self.fd, msgspec.json.encode(note), 0)
 
     def close(self) -> None:
-        """Lets go; whoever inherited the descriptor holds the lock on."""
+        """Release the lock; a process that inherited the descriptor keeps it."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
     def _follow_the_path(self) -> None:
-        """A lock on a file that somebody removed would keep out nobody."""
+        """Open the file again if somebody removed it, since nobody else would try the lock on the old one."""
         if not self._is_at_its_path():
             fresh = _open(self.path)
             os.close(self.fd)
@@ -101,7 +101,7 @@ class FileLock:
 
 
 def _open(path: Path) -> int:
-    # Non-blocking, lest a fifo in its place keeps a command waiting.
+    # Non-blocking, so that a FIFO in its place does not keep a command waiting.
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
         _check_own_file(path, fd)
@@ -112,7 +112,7 @@ def _open(path: Path) -> int:
 
 
 def open_log(path: Path, *, limit_bytes: int = 1_048_576) -> int:
-    """A log to append to; one that grew beyond the limit is put aside first, in place of the one before it."""
+    """A log opened to append; one larger than the limit is renamed to `.1` first, replacing the older one."""
     try:
         if path.lstat().st_size > limit_bytes:
             path.replace(path.with_name(path.name + ".1"))
@@ -130,6 +130,8 @@ def open_log(path: Path, *, limit_bytes: int = 1_048_576) -> int:
 def _check_own_file(path: Path, fd: int) -> None:
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-        raise EngineError(f"{shown(path, 200)} is not a file of yours: remove it, or choose PUTER_HOME=…")
+        raise EngineError(
+            f"{shown(path, 200)} is not a regular file of yours: remove it, or choose another folder with PUTER_HOME=…"
+        )
     if stat.S_IMODE(found.st_mode) & 0o077:
         os.fchmod(fd, 0o600)

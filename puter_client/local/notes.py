@@ -1,4 +1,4 @@
-"""What the holders of the engine's locks write into them, and what can be told from it."""
+"""What the holders of the engine's locks write into them, and what follows from it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SERVER_PID = "server.pid"  # written by the server
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """The running system that process ids and sockets of a note belong to.
+    """The running system that the process ids and sockets of a note belong to.
 
     Attributes:
         name: the host's name.
-        boot_id: of this run of its kernel; random, so no two hosts share one.
-        pid_namespace: tells containers of one kernel apart; empty where there is no such thing.
+        boot_id: random id of this boot of the kernel; no two hosts share one.
+        pid_namespace: distinguishes containers of one kernel; empty on systems without PID namespaces.
     """
 
     name: str
@@ -35,16 +35,16 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     pid_namespace: str = ""
 
     def sees(self, other: Host) -> bool:
-        """Whether process ids of the other mean the same processes here. Names of laptops change."""
+        """Whether process ids of the other refer to the same processes here. The name of a laptop may change."""
         return (self.boot_id, self.pid_namespace) == (other.boot_id, other.pid_namespace)
 
 
 class EngineNote(msgspec.Struct, frozen=True, kw_only=True):
-    """In `engine.lock`; emptied when the engine has ended in order.
+    """The note in `engine.lock`; it is emptied when the engine has ended in order.
 
     Attributes:
-        host: where the server runs.
-        socket: its socket's path.
+        host: the host that the server runs on.
+        socket: path of its socket.
     """
 
     host: Host
@@ -52,15 +52,15 @@ class EngineNote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerNote(msgspec.Struct, frozen=True, kw_only=True):
-    """In `worker.lock`.
+    """The note in `worker.lock`.
 
     Attributes:
-        host: where the worker runs.
-        version: Puter's, of the command that started it.
-        url: of the server it works for.
-        salt: random, of this start.
-        settings: digest of the `AWS_*` settings it runs with, keyed with the salt.
-        pid: None until it is known.
+        host: the host that the worker runs on.
+        version: Puter version of the command that started it.
+        url: URL of the server that it works for.
+        salt: random, new for each start.
+        settings: digest of its `AWS_*` settings, keyed with the salt.
+        pid: its process id; None until it is known.
     """
 
     host: Host
@@ -72,14 +72,14 @@ class WorkerNote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StartNote(msgspec.Struct, frozen=True, kw_only=True):
-    """In `engine.start`: which process is busy with starting."""
+    """The note in `engine.start`: the process that is starting the engine."""
 
     pid: int
 
 
 @functools.cache
 def this_host() -> Host:
-    """The system this process runs on."""
+    """The system that this process runs on."""
     if sys.platform == "linux":
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = str(Path("/proc/self/ns/pid").readlink())
@@ -91,11 +91,11 @@ def this_host() -> Host:
 
 
 def is_elsewhere(noted: Host, here: Host, *, held: bool) -> bool:
-    """Whether a note speaks of an engine that may be running on another host.
+    """Whether the engine that a note is about may be running on another host.
 
-    A lock that is held is believed: then the processes must be visible from here. One that is free is believed on
-    the same kernel, and on a host of the same name that was started anew; from another host it says nothing, since
-    a network file system may keep locks to each host (NFS mounted with `nolock` or `local_lock`).
+    If the lock is held, the holder's processes must be visible from here. A free lock is trusted on the same kernel,
+    and on a host of the same name after a reboot. For another host a free lock proves nothing, since a network
+    file system may keep locks local to each host (NFS mounted with `nolock` or `local_lock`).
     """
     if here.sees(noted):
         return False
@@ -103,14 +103,14 @@ def is_elsewhere(noted: Host, here: Host, *, held: bool) -> bool:
 
 
 def aws_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """The settings for AWS of an environment."""
+    """The `AWS_*` variables of an environment."""
     return {name: value for name, value in environ.items() if name.startswith("AWS_")}
 
 
 def settings_digest(environ: Mapping[str, str], salt: str) -> str:
-    """Agrees for the same `AWS_*` settings; says nothing of their values.
+    """A digest that is equal for equal `AWS_*` settings and does not reveal their values.
 
-    Keyed with a salt of each start (BLAKE2, RFC 7693), so that digests of two starts or users compare to nothing.
+    It is keyed with a new salt at each start (BLAKE2, RFC 7693), so digests of different starts cannot be compared.
     """
     keyed = hashlib.blake2b(key=bytes.fromhex(salt), digest_size=32)
     keyed.update(
@@ -122,9 +122,9 @@ def settings_digest(environ: Mapping[str, str], salt: str) -> str:
 def why_replace(note: WorkerNote, *, environ: Mapping[str, str], version: str, url: str) -> str | None:
     """Why a running worker cannot serve this command; None if it can."""
     if note.version != version:
-        return f"it was of Puter {note.version}, this is {version}"
+        return f"it ran Puter {note.version}, this is {version}"
     if note.url != url:
-        return "it worked for a server that has moved"
+        return "the server's address has changed"
     if note.settings != settings_digest(environ, note.salt):
-        return "its AWS_* settings were not those of this command"
+        return "its AWS_* settings differ from those of this command"
     return None

@@ -1,4 +1,4 @@
-"""Waiting for something that tells nobody when it comes: a lock let go, a file written, a process ended."""
+"""Waiting for something that nothing announces: a released lock, a written file, an ended process."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable
 
-# Short beside what is waited for (a server starts in about 20 ms), and no load for a host.
-INTERVAL_S = 0.02
 
-
-async def poll(condition: Callable[[], bool], within_s: float) -> bool:
-    """Whether the condition came true within so many seconds; the event loop goes on meanwhile."""
+async def poll(condition: Callable[[], bool], within_s: float, every_s: float) -> bool:
+    """Whether the condition came true within `within_s`, checked every `every_s`; other tasks run meanwhile."""
     deadline = time.monotonic() + within_s
     while not condition():
         if time.monotonic() >= deadline:
             return False
-        await asyncio.sleep(INTERVAL_S)
+        await asyncio.sleep(every_s)
     return True

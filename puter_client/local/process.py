@@ -1,4 +1,4 @@
-"""Processes that outlive the command which starts them, and how such a process is ended by its lock."""
+"""Processes that outlive the command that starts them, and how such a process is ended."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 def spawn(
     command: Sequence[str], *, environ: Mapping[str, str], folder: Path, output: int, keep: Sequence[int]
 ) -> subprocess.Popen[bytes]:
-    """Starts a process in a session of its own, which neither Ctrl-C nor the end of a terminal reaches.
+    """Start a process in its own session, which neither Ctrl-C nor a closed terminal reaches.
 
     Args:
         command: what to run.
-        environ: its whole environment.
-        folder: where it runs; not the caller's, which may be gone tomorrow.
-        output: descriptor that takes its output.
-        keep: descriptors that it inherits; no others are.
+        environ: the whole environment of the process.
+        folder: its working folder; the caller's may be gone tomorrow.
+        output: descriptor for its output.
+        keep: the only descriptors that it inherits.
 
     Raises:
-        EngineError: it cannot be run.
+        EngineError: the command cannot be run.
     """
     try:
         process = subprocess.Popen(  # noqa: S603 - the command is Puter's own, no shell reads it
@@ -50,31 +50,31 @@ def spawn(
         )
     except OSError as error:
         raise EngineError(f"{shown(command[0], 200)} cannot be run: {error.strerror}") from None
-    # Should it end before a long-lived caller does, somebody has to take note of it, or it stays as a zombie.
+    # A caller that lives longer than the process must wait for it, or the process remains as a zombie.
     threading.Thread(target=process.wait, name=f"reaper of {process.pid}", daemon=True).start()
     return process
 
 
-async def end_holder(lock: FileLock, pid: int, number: signal.Signals, within_s: float) -> bool:
-    """Signals the process that holds a lock, and waits until the lock is free; then it is the caller's.
+async def end_holder(lock: FileLock, pid: int, number: signal.Signals, within_s: float, every_s: float) -> bool:
+    """Signal the process that holds a lock, and take the lock as soon as it is free; it is tried every `every_s`.
 
-    Only for callers that hold `engine.start`, so that nobody else tries the lock: a lock that is not to be had is
-    then the lock of a living process, and the note in it speaks of that process.
+    The caller must hold `engine.start`, so that nobody else tries the lock: if it is not free, a running process
+    holds it, and the note in it is about that process.
 
     Returns:
-        Whether the lock was let go in time.
+        Whether the lock was released in time.
     """
     with _signaller(pid) as send:
-        # Looked at after the process was taken hold of: a pid that changed hands in between is not signalled.
+        # Checked after the handle was opened: a process that got the same pid in between is not signalled.
         if lock.try_lock():
             return True
         send(number)
-    return await poll(lock.try_lock, within_s)
+    return await poll(lock.try_lock, within_s, every_s)
 
 
 @contextmanager
 def _signaller(pid: int) -> Iterator[Callable[[signal.Signals], None]]:
-    """How to signal a process: on Linux by a handle, which never comes to mean another process."""
+    """A function that signals a process; on Linux by a handle, which never refers to another process."""
     handle = _handle(pid)
 
     def send(number: signal.Signals) -> None:
@@ -92,7 +92,7 @@ def _signaller(pid: int) -> Iterator[Callable[[signal.Signals], None]]:
 
 
 def _handle(pid: int) -> int | None:
-    # Kernels before 5.3 and some sandboxes have none; nor has a process that is gone.
+    # Kernels before 5.3 and some sandboxes have no handles; a process that ended has none either.
     with suppress(OSError):
         if sys.platform == "linux":
             return os.pidfd_open(pid)
@@ -100,7 +100,7 @@ def _handle(pid: int) -> int | None:
 
 
 def last_line(path: Path, since: int = 0) -> str:
-    """The last line of a log, from a byte offset on, fit to be shown; empty if there is none."""
+    """The last line of a log after a byte offset, made safe to show; empty if there is none."""
     try:
         with path.open("rb") as log:
             size = log.seek(0, os.SEEK_END)

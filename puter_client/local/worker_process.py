@@ -1,4 +1,4 @@
-"""The engine's worker: one process that holds `worker.lock`, with the AWS settings of whoever started it."""
+"""The engine's worker: one process that holds `worker.lock`, with the AWS settings of the command that started it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ from puter_client.local.notes import (
 )
 from puter_client.local.poll import poll
 from puter_client.local.process import end_holder, last_line, spawn
-from puter_client.local.server import Patience, Say
+from puter_client.local.server import Say
 from puter_client.paths import Paths
+from puter_client.timings import ClientTimings
 
 URL_VARIABLE = "PUTER_REDIS_URL"
-LOCK_FD_VARIABLE = "PUTER_WORKER_LOCK_FD"  # descriptor of worker.lock, which the worker just keeps open
+LOCK_FD_VARIABLE = "PUTER_WORKER_LOCK_FD"  # descriptor of worker.lock, which the worker keeps open
 READY_VARIABLE = "PUTER_WORKER_READY"  # file into which the worker writes its process id once it serves
 
-# Read relative to the folder of the command that was given them; the worker runs in another.
+# Relative paths in these variables are meant from the command's folder; the worker runs in another folder.
 _FILES = (
     "AWS_CONFIG_FILE",
     "AWS_SHARED_CREDENTIALS_FILE",
@@ -45,7 +46,7 @@ _FILES = (
 
 
 def worker_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """A command's environment as its worker gets it: the same, with its files named from the root."""
+    """The worker's environment: that of the command, with its relative paths made absolute."""
     absolute = {
         name: os.path.abspath(environ[name])  # noqa: PTH100 - a symlink may be meant to be followed later
         for name in _FILES
@@ -55,7 +56,7 @@ def worker_environ(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def ready_pid(paths: Paths) -> int | None:
-    """Process id of the worker that says it serves."""
+    """Process id of the worker that reported that it serves."""
     try:
         return int((paths.engine / WORKER_READY).read_text())
     except (OSError, ValueError):
@@ -63,7 +64,7 @@ def ready_pid(paths: Paths) -> int | None:
 
 
 def has_died(paths: Paths) -> bool:
-    """Whether the worker that said it serves is gone; one that is ended in order says so before, and is replaced."""
+    """Whether the worker that reported that it serves has died; one that ends in order removes its report before."""
     pid = ready_pid(paths)
     if pid is None:
         return False
@@ -72,7 +73,7 @@ def has_died(paths: Paths) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        return False  # somebody else's by now: what can be told is told by the next command
+        return False  # the pid is another user's by now; the next command finds out
     return False
 
 
@@ -82,69 +83,70 @@ async def ensure_worker(
     url: str,
     *,
     say: Say,
-    patience: Patience,
+    timings: ClientTimings,
     command: Sequence[str] | None = None,
 ) -> None:
-    """Sees to a worker that serves, with this environment's AWS settings. Needs `engine.start`.
+    """Ensure that a worker serves with this environment's AWS settings. The caller must hold `engine.start`.
 
     Raises:
-        EngineError: it cannot be started, or one that must go does not.
+        EngineError: the worker cannot be started, or one that must be replaced does not end.
     """
     environ = worker_environ(environ)
     version = __version__
     with FileLock(paths.engine / WORKER_LOCK) as lock:
-        if not lock.try_lock() and not await _freed_or_ready(lock, paths, patience):
+        if not lock.try_lock() and not await _freed_or_ready(lock, paths, timings):
             note = lock.read(WorkerNote)
             if note is None:
-                reason: str | None = "nothing is known of how it was started"
+                reason: str | None = "how it was started is not known"
             else:
                 reason = why_replace(note, environ=environ, version=version, url=url)
             if reason is None:
                 return
-            await end_worker(lock, paths, patience)
+            await end_worker(lock, paths, timings, timings.worker_drain_s)
             say(f"replacing the engine's worker: {reason}")
-        await _start(lock, paths, environ, url, version, patience=patience, command=command)
+        await _start(lock, paths, environ, url, version, timings=timings, command=command)
 
 
-async def _freed_or_ready(lock: FileLock, paths: Paths, patience: Patience) -> bool:
-    """Waits while a worker is starting or ending; True: the lock is now the caller's, False: a worker serves."""
-    if not await poll(lambda: ready_pid(paths) is not None or lock.try_lock(), patience.ready):
-        raise _not_ready(lock, paths, patience)
+async def _freed_or_ready(lock: FileLock, paths: Paths, timings: ClientTimings) -> bool:
+    """Wait while a worker is starting or ending; True: the caller now holds the lock, False: a worker serves."""
+    if not await poll(lambda: ready_pid(paths) is not None or lock.try_lock(), timings.worker_ready_s, timings.poll_s):
+        raise _not_ready(lock, paths, timings)
     return lock.try_lock()
 
 
-def _not_ready(lock: FileLock, paths: Paths, patience: Patience) -> EngineError:
+def _not_ready(lock: FileLock, paths: Paths, timings: ClientTimings) -> EngineError:
     note = lock.read(WorkerNote)
     pid = note.pid if note else None
     who, remedy = (f" (pid {pid})", f"`kill {pid}` and run this again") if pid else ("", "run this again")
     return EngineError(
-        f"the engine's worker{who} does not serve after {patience.ready:.0f} s: {remedy}; "
+        f"the engine's worker{who} is not ready after {timings.worker_ready_s:.0f} s: {remedy}; "
         f"its log is {shown(paths.logs / 'worker.out', 200)}"
     )
 
 
-async def end_worker(lock: FileLock, paths: Paths, patience: Patience) -> None:
-    """Has the worker that holds the lock finish what it is at and end. Needs `engine.start`.
+async def end_worker(lock: FileLock, paths: Paths, timings: ClientTimings, drain_s: float) -> None:
+    """Tell the worker that holds the lock to finish its work and end. The caller must hold `engine.start`.
 
-    One that takes too long is killed: whatever it was at is taken up from Redis by the next one.
+    A worker that takes longer than `drain_s` is killed: the next worker continues its work from Redis.
 
     Raises:
-        EngineError: it does not end, or cannot be reached from here.
+        EngineError: the worker does not end, or runs on another host.
     """
     note = lock.read(WorkerNote)
     pid = (note.pid if note else None) or ready_pid(paths)
     host: Host | None = note.host if note else None
     if host is not None and not this_host().sees(host):
         raise EngineError(
-            f"the engine's worker runs on host {shown(host.name)}: end it there, or choose PUTER_HOME=… here"
+            f"the engine's worker runs on host {shown(host.name)}: end it there, "
+            "or choose another folder here with PUTER_HOME=…"
         )
     if pid is None:
-        raise _not_ready(lock, paths, patience)
+        raise _not_ready(lock, paths, timings)
     (paths.engine / WORKER_READY).unlink(missing_ok=True)
-    if await end_holder(lock, pid, signal.SIGTERM, patience.drain):
+    if await end_holder(lock, pid, signal.SIGTERM, drain_s, timings.poll_s):
         return
-    if not await end_holder(lock, pid, signal.SIGKILL, patience.answer):
-        raise EngineError(f"the engine's worker (pid {pid}) does not end: see `ps -p {pid}`, and run this again")
+    if not await end_holder(lock, pid, signal.SIGKILL, timings.server_answer_s, timings.poll_s):
+        raise EngineError(f"the engine's worker (pid {pid}) does not end: check `ps -p {pid}`, then run this again")
 
 
 async def _start(
@@ -154,13 +156,13 @@ async def _start(
     url: str,
     version: str,
     *,
-    patience: Patience,
+    timings: ClientTimings,
     command: Sequence[str] | None,
 ) -> None:
     ready = paths.engine / WORKER_READY
     ready.unlink(missing_ok=True)
     salt = secrets.token_hex(16)
-    # Before there is a process: were this command killed right after starting it, the note must not be another's.
+    # Written before the process starts: if this command is killed right afterwards, no old note must remain.
     note = WorkerNote(host=this_host(), version=version, url=url, salt=salt, settings=settings_digest(environ, salt))
     lock.write(note)
     log = paths.logs / "worker.out"
@@ -182,18 +184,16 @@ async def _start(
     finally:
         os.close(output)
     lock.write(msgspec.structs.replace(note, pid=worker.pid))
-    if not await poll(lambda: ready_pid(paths) == worker.pid or worker.poll() is not None, patience.ready):
-        raise _not_ready(lock, paths, patience)
+    if not await poll(
+        lambda: ready_pid(paths) == worker.pid or worker.poll() is not None, timings.worker_ready_s, timings.poll_s
+    ):
+        raise _not_ready(lock, paths, timings)
     if worker.poll() is not None:
         raise _died(worker, log, since)
 
 
 def _died(worker: subprocess.Popen[bytes], log: Path, since: int) -> EngineError:
-    words = last_line(log, since) or f"it said nothing and ended with {worker.returncode}"
+    words = last_line(log, since) or f"it wrote nothing and ended with exit code {worker.returncode}"
     missing = "ModuleNotFoundError" in words or "ImportError" in words
-    remedy = (
-        "`pip install '.[local]'` in Puter's folder brings what it needs"
-        if missing
-        else f"its log is {shown(log, 200)}"
-    )
-    return EngineError(f"the engine's worker ended as it started: {words}; {remedy}")
+    remedy = "run `pip install '.[local]'` in Puter's folder" if missing else f"its log is {shown(log, 200)}"
+    return EngineError(f"the engine's worker failed to start: {words}; {remedy}")

@@ -1,4 +1,4 @@
-"""What a client does in Redis: it appends requests and reads what workers published, nothing else."""
+"""A client's access to Redis: it appends requests and reads what workers published, nothing else."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from puter_client.contract.record import Event, Record
 from puter_client.contract.request import Request
 from puter_client.store import names
 from puter_client.store.redis_connection import connection_pool, why_refused
+from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-# Requests a transaction: large enough that its round trip does not count, small enough that no other client waits.
+# Requests in one transaction: so many that its round trip does not matter, so few that no other client waits.
 APPEND_AT_ONCE = 1_000
 READ_AT_ONCE = 2_000
-WORKER_SILENT_AFTER_S = 30
 
 T = TypeVar("T")
 _record_decoder = msgspec.json.Decoder(Record)
@@ -35,21 +35,22 @@ _request_encoder = msgspec.json.Encoder()
 
 
 class ClientStore:
-    """A client's view of Redis. What does not decode is treated as not there: nothing read is trusted."""
+    """A client's view of Redis. Nothing read is trusted: a value that cannot be decoded counts as missing."""
 
-    def __init__(self, redis: Redis, url: str) -> None:
+    def __init__(self, redis: Redis, url: str, timings: ClientTimings = DEFAULT_TIMINGS) -> None:
         self._redis = redis
         self._url = url
+        self._timings = timings
 
     @classmethod
-    def connect(cls, url: str) -> ClientStore:
-        """A store on the Redis at `url`; the connection is made with the first command."""
+    def connect(cls, url: str, *, timings: ClientTimings = DEFAULT_TIMINGS) -> ClientStore:
+        """A store on the Redis at `url`; it connects with the first command."""
         from redis.asyncio import Redis
 
-        return cls(Redis(connection_pool=connection_pool(url, max_connections=8)), url)
+        return cls(Redis(connection_pool=connection_pool(url, max_connections=8)), url, timings)
 
     async def aclose(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
 
@@ -63,10 +64,10 @@ class ClientStore:
             raise StoreUnavailable(why_refused(self._url, error)) from None
 
     async def append(self, namespace: str, requests: Sequence[Request]) -> None:
-        """Put requests into the namespace's inbox, in order, and ring.
+        """Append requests to the namespace's inbox, in order, and add the namespace to the ready set.
 
         Raises:
-            StoreUnavailable: Redis did not take them; earlier chunks of 1,000 may be in.
+            StoreUnavailable: Redis did not accept them; earlier chunks of 1,000 may be in the inbox.
         """
         async with self._connected() as redis:
             for start in range(0, len(requests), APPEND_AT_ONCE):
@@ -77,7 +78,7 @@ class ClientStore:
                     await pipe.execute()
 
     async def records(self, namespace: str, tags: Sequence[str]) -> dict[str, Record]:
-        """Records by tag; tags without one are missing."""
+        """Records by tag; a tag without a record is missing."""
         found: dict[str, Record] = {}
         async with self._connected() as redis:
             for start in range(0, len(tags), READ_AT_ONCE):
@@ -92,7 +93,7 @@ class ClientStore:
         return found
 
     async def tags(self, namespace: str, *, ended_since: float | None = None) -> list[str]:
-        """Tags of a namespace: those that have not ended, and those that ended since then (None: all)."""
+        """Tags of a namespace that have not ended, or ended after `ended_since` (None: all tags)."""
         async with self._connected() as redis:
             low: float | str = "-inf" if ended_since is None else ended_since
             return [tag.decode() for tag in await redis.zrangebyscore(names.index(namespace), low, "+inf")]
@@ -103,7 +104,7 @@ class ClientStore:
             return _decoded_all(_event_decoder, await redis.lrange(names.events(key), 0, -1))
 
     async def batch(self, namespace: str, batch_id: str) -> tuple[BatchInfo | None, dict[str, BatchRow]]:
-        """A batch's head and its rows by tag, in the order of their tags."""
+        """A batch's info and its rows by tag, sorted by tag."""
         async with self._connected() as redis:
             fields: dict[bytes, bytes] = await redis.hgetall(names.batch(namespace, batch_id))
         info = _decoded(_info_decoder, fields.pop(names.BATCH_INFO.encode(), None))
@@ -111,7 +112,7 @@ class ClientStore:
         return info, {tag: row for tag, row in rows.items() if row is not None}
 
     async def rows(self, namespace: str, batch_id: str, tags: Sequence[str]) -> dict[str, BatchRow]:
-        """Some rows of a batch, by tag; those that no worker has written are missing."""
+        """Rows of a batch by tag; a row that no worker has written yet is missing."""
         if not tags:
             return {}
         async with self._connected() as redis:
@@ -129,7 +130,7 @@ class ClientStore:
                 return _decoded_all(_info_decoder, await pipe.execute())
 
     async def waiting(self, namespace: str) -> int:
-        """How many requests lie in the inbox. Needs a right that a client of a shared Redis may lack: then 0."""
+        """Number of requests in the inbox; 0 if the Redis user may not read it."""
         from redis.exceptions import NoPermissionError
 
         async with self._connected() as redis:
@@ -139,10 +140,10 @@ class ClientStore:
                 return 0
 
     async def workers(self) -> list[WorkerHealth]:
-        """Workers heard of in the last 30 s."""
+        """Workers that announced themselves in the last 30 s."""
         async with self._connected() as redis:
             seconds, _ = await redis.time()
-            ids = await redis.zrangebyscore(names.WORKERS, seconds - WORKER_SILENT_AFTER_S, "+inf")
+            ids = await redis.zrangebyscore(names.WORKERS, seconds - self._timings.worker_silent_after_s, "+inf")
             async with redis.pipeline(transaction=False) as pipe:
                 for worker_id in ids:
                     pipe.get(names.worker(worker_id.decode()))
@@ -156,7 +157,7 @@ class ClientStore:
 
     @asynccontextmanager
     async def changes(self, namespace: str) -> AsyncIterator[Changes]:
-        """Be told of every change in a namespace while inside."""
+        """A subscription to the changes of a namespace, open while inside."""
         pubsub: Any = self._redis.pubsub(ignore_subscribe_messages=True)
         try:
             async with self._connected():
@@ -167,14 +168,14 @@ class ClientStore:
 
 
 class Changes:
-    """A subscription to a namespace's channel: a hint to look again, never the state itself."""
+    """A subscription to a namespace's channel: a hint to read again, never the state itself."""
 
-    def __init__(self, pubsub: Any, asked: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
+    def __init__(self, pubsub: Any, connected: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
         self._pubsub = pubsub
-        self._connected = asked
+        self._connected = connected
 
     async def wait(self, timeout_s: float) -> set[str]:
-        """Tags told to have changed, as soon as there is one; empty after `timeout_s`."""
+        """Tags that have changed, as soon as there is one; an empty set after `timeout_s`."""
         changed: set[str] = set()
         async with self._connected():
             message = await self._pubsub.get_message(timeout=timeout_s)

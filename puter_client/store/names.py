@@ -1,14 +1,14 @@
-"""Every name in Redis that a client may know; the workers' own are in `puter_worker.store.names`.
+"""The names in Redis that clients use; those that only workers use are in `puter_worker.store.names`.
 
-A namespace never begins with `_`, so `puter:<namespace>:…` and `puter:_…` cannot meet.
+A namespace never begins with `_`, so `puter:<namespace>:…` and `puter:_…` are never equal.
 """
 
 from __future__ import annotations
 
 from puter_client.contract.key import PuterKey
 
-READY = "puter:_ready"  # set: namespaces whose inbox holds something
-WORKERS = "puter:_public:workers"  # sorted set: worker id → when it was last heard of
+READY = "puter:_ready"  # set: namespaces whose inbox is not empty
+WORKERS = "puter:_public:workers"  # sorted set: worker id → when it last announced itself
 BATCH_INFO = "_info"  # field of a batch's hash; no tag begins with "_"
 
 
@@ -18,22 +18,22 @@ def inbox(namespace: str) -> str:
 
 
 def record(key: PuterKey) -> str:
-    """Hash of a record: `doc` (its JSON) and `rev` (raised with each write)."""
+    """Hash of a record: `doc` (its JSON) and `rev` (incremented with each write)."""
     return f"puter:{key.namespace}:record:{key.tag}"
 
 
 def events(key: PuterKey) -> str:
-    """List of a record's latest events, oldest first."""
+    """List of a key's latest events, oldest first."""
     return f"puter:{key.namespace}:events:{key.tag}"
 
 
 def index(namespace: str) -> str:
-    """Sorted set of a namespace's tags, by the time of their end; +inf for what has not ended."""
+    """Sorted set of a namespace's tags by the time of their end; +inf for a tag that has not ended."""
     return f"puter:{namespace}:index"
 
 
 def batches(namespace: str) -> str:
-    """Sorted set of a namespace's batch ids, by the time intake first saw them."""
+    """Sorted set of a namespace's batch ids by the time of their first request."""
     return f"puter:{namespace}:batches"
 
 
@@ -43,10 +43,10 @@ def batch(namespace: str, batch_id: str) -> str:
 
 
 def channel(namespace: str) -> str:
-    """Channel on which every changed tag of a namespace is told."""
+    """Channel on which every changed tag of a namespace is published."""
     return f"puter:{namespace}:changed"
 
 
 def worker(worker_id: str) -> str:
-    """A worker's health as it tells it itself; gone 30 s after it last did."""
+    """A worker's health, written by the worker; it expires after 30 s."""
     return f"puter:_public:worker:{worker_id}"

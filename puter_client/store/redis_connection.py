@@ -14,10 +14,10 @@ SCHEMES = ("redis", "rediss", "unix")
 
 
 def check_url(url: str) -> str:
-    """The URL itself, if it can name a Redis; the error shows its scheme only, for it may hold a password.
+    """The URL itself, if it is one of a Redis; the error does not show it, since it may hold a password.
 
     Raises:
-        InvalidInput: it is none of redis://, rediss://, unix://.
+        InvalidInput: it is not a redis://, rediss:// or unix:// URL.
     """
     try:
         parts = urlsplit(url)
@@ -27,14 +27,13 @@ def check_url(url: str) -> str:
         fine = False
     if not fine:
         raise InvalidInput(
-            "is not the address of a Redis: write redis://host:6379/0, rediss://… or unix:///path",
-            subject="PUTER_REDIS_URL",
+            "is not a Redis URL: write redis://host:6379/0, rediss://… or unix:///path", subject="PUTER_REDIS_URL"
         )
     return url
 
 
 def safe_url(url: str) -> str:
-    """The URL as it may be shown: without user, password and query."""
+    """The URL without user, password and query, safe to show."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return f"unix://{parts.path}"
@@ -43,12 +42,12 @@ def safe_url(url: str) -> str:
 
 
 def why_refused(url: str, error: Exception, role: Literal["client", "worker"] = "client") -> str:
-    """What it means that a command to the Redis at this URL failed, and what to do; without any secret.
+    """Why a command to the Redis at this URL failed, and what to do; contains no secret.
 
     Args:
-        url: as it was connected to.
-        error: of redis-py, whose text may quote what was sent, or of the system.
-        role: of the user that the URL has to name.
+        url: URL of the connection.
+        error: of redis-py or of the system; its text is not used, since it may quote what was sent.
+        role: of the user that the URL must name.
     """
     from redis.exceptions import (
         AuthenticationError,
@@ -61,41 +60,41 @@ def why_refused(url: str, error: Exception, role: Literal["client", "worker"] = 
 
     parts = urlsplit(url)
     user = unquote(parts.username or "")
-    # What is refused while a connection is made comes as a connection that was not made.
+    # redis-py reports a refusal during the connection as a ConnectionError caused by it.
     refused = type(error) is RedisConnectionError and isinstance(error.__cause__, AuthenticationError | ResponseError)
     match error.__cause__ if refused else error:
         case AuthenticationError() if not user and parts.password:
-            told = "refuses the password in PUTER_REDIS_URL, which names no user"
+            told = "refuses the password: PUTER_REDIS_URL names no user"
         case AuthenticationError() if not user:
-            told = "wants a user and a password: PUTER_REDIS_URL names none"
+            told = "requires a user and a password: add them to PUTER_REDIS_URL"
         case AuthenticationError():
-            told = f"refuses the user {user!r}, or the password, in PUTER_REDIS_URL"
+            told = f"refuses the user {user!r} or the password: check PUTER_REDIS_URL"
         case NoPermissionError() if role == "worker":
             told = (
-                f"does not permit this to the user {user or 'default'!r}: PUTER_REDIS_URL has to name one with "
-                "a worker's rights (deploy/add-user worker makes it)"
+                f"does not permit this to user {user or 'default'!r}: PUTER_REDIS_URL must name a user with "
+                "a worker's rights (deploy/add-user worker creates it)"
             )
         case NoPermissionError():
             told = (
-                f"does not permit this to the user {user or 'default'!r}: it may use another namespace "
-                "(name it with --namespace or PUTER_NAMESPACE), or may only read"
+                f"does not permit this to user {user or 'default'!r}: perhaps the user has another namespace "
+                "(set --namespace or PUTER_NAMESPACE), or may only read"
             )
         case OutOfMemoryError():
-            told = "is out of memory: give it more, or wait until records run out"
+            told = "is out of memory: raise its maxmemory, or wait until old records expire"
         case ReadOnlyError():
-            told = "is a replica that cannot be written to: name its primary in PUTER_REDIS_URL"
+            told = "is a read-only replica: name its primary in PUTER_REDIS_URL"
         case ResponseError():
             told = f"refused a command ({type(error).__name__})"
         case _:
-            told = f"does not answer ({type(error).__name__}): is it running, and is PUTER_REDIS_URL right?"
+            told = f"does not answer ({type(error).__name__}): check that it runs and that PUTER_REDIS_URL is right"
     return f"Redis at {safe_url(url)} {told}"
 
 
 def connection_pool(url: str, *, max_connections: int = 64, timeout_s: float = 5.0) -> ConnectionPool:
     """A pool whose commands end within `timeout_s` and survive one lost connection.
 
-    A repeated command may have been carried out before: harmless, for a request appended twice joins itself, and
-    every write of a worker is guarded by what it expects to find.
+    A repeated command may have been executed before. That is harmless: a request appended twice joins itself, and
+    every write of a worker is guarded by the revision that it expects.
     """
     from redis.asyncio import BlockingConnectionPool
     from redis.asyncio.retry import Retry

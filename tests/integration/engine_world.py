@@ -16,10 +16,11 @@ from typing import Self
 
 from redis.asyncio import Redis
 
-from puter_client.local import Engine, Patience, ensure_engine
+from puter_client.local import Engine, ensure_engine
 from puter_client.local.locks import FileLock
 from puter_client.local.notes import ENGINE_LOCK
 from puter_client.paths import Paths
+from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 
 STUB = Path(__file__).with_name("engine_worker.py")
 
@@ -60,7 +61,7 @@ class EngineWorld:
         return Paths.from_environ(self.environ)
 
     async def ensure(
-        self, *, command: Sequence[str] | None = None, patience: Patience | None = None, **changed: str
+        self, *, command: Sequence[str] | None = None, timings: ClientTimings = DEFAULT_TIMINGS, **changed: str
     ) -> Engine:
         """What a command with this environment does; further variables are added to it."""
         try:
@@ -69,7 +70,7 @@ class EngineWorld:
                 {**self.environ, **changed},
                 say=self.said.append,
                 worker_command=command or [sys.executable, str(STUB)],
-                patience=patience,
+                timings=timings,
             )
         finally:
             self.note_server()

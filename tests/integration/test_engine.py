@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from puter_client.contract.errors import EngineError
-from puter_client.local import Patience, engine_status, stop_engine
+from puter_client.local import engine_status, stop_engine
+from puter_client.timings import ClientTimings
 from tests.integration.engine_world import EngineWorld, is_running, kill, wait_for
 
-SHORT = Patience(answer=0.5, ready=30.0, drain=0.3, others=1.0)
+SHORT = ClientTimings(server_answer_s=0.5, worker_ready_s=30.0, worker_drain_s=0.3, engine_busy_s=1.0)
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ async def test_a_next_command_uses_what_runs(world: EngineWorld) -> None:
 async def test_the_first_command_says_that_it_starts_an_engine_and_the_next_says_nothing(world: EngineWorld) -> None:
     (await world.ensure()).close()
     (await world.ensure()).close()
-    assert [line.split(",")[0] for line in world.said] == ["starting the local engine"]
+    assert [line.partition(" (data in")[0] for line in world.said] == ["starting the local engine"]
 
 
 async def test_every_file_is_0600_every_folder_0700_and_so_is_the_socket(world: EngineWorld) -> None:
@@ -121,7 +122,7 @@ async def test_a_command_that_goes_on_starts_a_new_worker_for_one_that_was_kille
 
         assert len(world.workers()) == 2
         assert is_running(world.workers()[-1])
-        assert world.said[-1] == "the engine's worker has died; starting another one …"
+        assert world.said[-1] == "the engine's worker has died: starting another one …"
 
 
 async def test_a_command_that_goes_on_starts_nothing_for_an_engine_that_was_stopped(world: EngineWorld) -> None:
@@ -164,7 +165,7 @@ async def test_a_stopped_server_is_told_in_one_line_with_the_remedy(world: Engin
     pid = world.server
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(EngineError, match=rf"^.*\(pid {pid}\) does not answer: .*`kill -CONT {pid}`.*$") as told:
-        await world.ensure(patience=SHORT)
+        await world.ensure(timings=SHORT)
     assert "\n" not in str(told.value)
 
 
@@ -173,7 +174,7 @@ async def test_a_stopped_server_gets_no_second_one_beside_it(world: EngineWorld)
     pid = world.server
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(EngineError):
-        await world.ensure(patience=SHORT)
+        await world.ensure(timings=SHORT)
     os.kill(pid, signal.SIGCONT)
     (await world.ensure()).close()
     assert world.server == pid
@@ -182,7 +183,7 @@ async def test_a_stopped_server_gets_no_second_one_beside_it(world: EngineWorld)
 async def test_a_server_whose_lock_file_was_removed_gets_no_second_one_beside_it(world: EngineWorld) -> None:
     (await world.ensure()).close()
     (world.paths.engine / "engine.lock").unlink()
-    with pytest.raises(EngineError, match=r"a server still works on .*lsof"):
+    with pytest.raises(EngineError, match=r"a server still uses .*lsof"):
         await world.ensure()
 
 
@@ -191,10 +192,10 @@ async def test_a_server_whose_socket_is_gone_is_started_again_with_all_its_data(
         await world.put(engine, "request", "a machine")
     first = world.server
     world.paths.socket.unlink()
-    async with await world.ensure(patience=Patience(answer=1.0)) as engine:
+    async with await world.ensure(timings=ClientTimings(server_answer_s=1.0)) as engine:
         assert await world.get(engine, "request") == "a machine"
     assert world.server != first
-    assert "the engine's socket was gone: restarting its server" in world.said
+    assert "the engine's socket was removed: restarting its server" in world.said
 
 
 async def test_a_command_of_another_session_finds_the_socket_of_the_first(world: EngineWorld, tmp_path: Path) -> None:
@@ -228,7 +229,7 @@ async def test_other_aws_settings_replace_the_worker_and_are_said(world: EngineW
     (await world.ensure(AWS_SECRET_ACCESS_KEY="one")).close()
     (await world.ensure(AWS_SECRET_ACCESS_KEY="two")).close()
     assert world.secrets_seen() == [hashlib.sha256(s.encode()).hexdigest() for s in ("one", "two")]
-    assert world.said[-1] == "replacing the engine's worker: its AWS_* settings were not those of this command"
+    assert world.said[-1] == "replacing the engine's worker: its AWS_* settings differ from those of this command"
 
 
 async def test_a_replaced_worker_has_ended(world: EngineWorld) -> None:
@@ -247,7 +248,7 @@ async def test_the_same_aws_settings_keep_the_worker(world: EngineWorld) -> None
 async def test_a_worker_that_does_not_heed_its_end_is_killed(world: EngineWorld) -> None:
     (await world.ensure(STUB_END="late", AWS_PROFILE="one")).close()
     first = world.worker
-    (await world.ensure(AWS_PROFILE="two", patience=Patience(drain=0.2))).close()
+    (await world.ensure(AWS_PROFILE="two", timings=ClientTimings(worker_drain_s=0.2))).close()
     assert not is_running(first)
     assert len(world.workers()) == 2
 
@@ -257,12 +258,12 @@ async def test_a_worker_of_another_version_is_replaced_and_said(world: EngineWor
     rewrite(world.paths.engine / "worker.lock", r'"version":"[^"]*"', '"version":"0.0.1"')
     (await world.ensure()).close()
     assert len(world.workers()) == 2
-    assert re.fullmatch(r"replacing the engine's worker: it was of Puter 0\.0\.1, this is \S+", world.said[-1])
+    assert re.fullmatch(r"replacing the engine's worker: it ran Puter 0\.0\.1, this is \S+", world.said[-1])
 
 
 async def test_a_worker_that_dies_at_its_start_is_told_with_its_last_words(world: EngineWorld) -> None:
     dying = [sys.executable, "-c", "import sys; sys.stderr.write('x\\n'); sys.exit('no such policy file')"]
-    with pytest.raises(EngineError, match=r"^the engine's worker ended as it started: 'no such policy file'; .*$"):
+    with pytest.raises(EngineError, match=r"^the engine's worker failed to start: 'no such policy file'; .*$"):
         await world.ensure(command=dying)
 
 
@@ -294,7 +295,7 @@ async def test_a_server_that_ran_before_outlives_a_worker_that_cannot_be(world: 
 async def test_last_words_are_not_those_of_an_earlier_start(world: EngineWorld) -> None:
     with pytest.raises(EngineError, match="earlier"):
         await world.ensure(command=[sys.executable, "-c", "raise SystemExit('earlier')"])
-    with pytest.raises(EngineError, match="it said nothing and ended with 3"):
+    with pytest.raises(EngineError, match="it wrote nothing and ended with exit code 3"):
         await world.ensure(command=[sys.executable, "-c", "raise SystemExit(3)"])
 
 
@@ -310,7 +311,7 @@ async def test_a_server_that_cannot_start_is_told_with_its_last_words(world: Eng
     data = world.paths.engine / "data" / "appendonlydir"
     data.mkdir(parents=True)
     (data / "appendonly.aof.manifest").write_text("not a manifest\n")
-    with pytest.raises(EngineError, match=r"^the engine's server ended as it started: '.*(?i:manifest|AOF).*$"):
+    with pytest.raises(EngineError, match=r"^the engine's server failed to start: '.*(?i:manifest|AOF).*$"):
         await world.ensure()
 
 
@@ -327,7 +328,7 @@ async def test_the_folder_of_another_hosts_engine_is_refused(world: EngineWorld)
     (await world.ensure()).close()
     await stop_engine(world.paths, say=world.said.append)
     write_host(world, boot_id="another", name="render-7")
-    with pytest.raises(EngineError, match=r"runs on host 'render-7'.*PUTER_HOME.*empty the file"):
+    with pytest.raises(EngineError, match=r"runs on host 'render-7'.*PUTER_HOME.*empty its lock file"):
         await world.ensure()
 
 
@@ -370,7 +371,7 @@ async def test_the_event_loop_goes_on_while_another_command_starts_the_engine(wo
     with FileLock(world.paths.engine / "engine.start") as start:
         assert start.try_lock()
         waiting = asyncio.create_task(world.ensure())
-        line = "another command is starting the engine; waiting for it …"
+        line = "another command is starting the engine: waiting for it …"
         await asyncio.to_thread(wait_for, lambda: line in world.said, f"{line!r} to be said")
     (await waiting).close()
     assert is_running(world.worker)
@@ -384,8 +385,8 @@ async def test_a_command_that_hangs_in_starting_is_named(world: EngineWorld) -> 
     with FileLock(world.paths.engine / "engine.start") as start:
         assert start.try_lock()
         start.write(StartNote(pid=4_711))
-        with pytest.raises(EngineError, match=r"another command \(pid 4711, `kill` it if it hangs\)"):
-            await world.ensure(patience=SHORT)
+        with pytest.raises(EngineError, match=r"another command \(pid 4711; `kill 4711` if it hangs\)"):
+            await world.ensure(timings=SHORT)
 
 
 def rewrite(path: Path, pattern: str, replacement: str) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from puter_client.contract.errors import EngineError
-from puter_client.local import Engine, Patience, exit_if_unused
+from puter_client.local import Engine, exit_if_unused
+from puter_client.timings import ClientTimings
 from tests.integration.engine_world import EngineWorld, is_running, wait_for
 
 
@@ -82,7 +83,7 @@ async def test_a_command_that_comes_during_the_exit_waits_for_a_new_worker(world
     (world.idle / "try").touch()
     await asyncio.to_thread(wait_for, lambda: not (world.paths.engine / "worker.ready").exists(), "the exit")
     waiting = asyncio.create_task(world.ensure())
-    await told(world, "the engine is just ending; waiting to start it again …")
+    await told(world, "the engine is ending: waiting to start it again …")
     (world.idle / "linger").unlink()
     (await waiting).close()
     assert world.workers() == [first, world.worker]
@@ -95,7 +96,7 @@ async def test_a_worker_that_never_gets_through_its_exit_is_named(world: EngineW
     (world.idle / "try").touch()
     await asyncio.to_thread(wait_for, lambda: not (world.paths.engine / "worker.ready").exists(), "the exit")
     with pytest.raises(EngineError, match=rf"its worker \(pid {worker}\) still holds"):
-        await world.ensure(patience=Patience(others=0.2))
+        await world.ensure(timings=ClientTimings(engine_busy_s=0.2))
 
 
 async def test_a_worker_whose_folder_was_removed_leaves_the_new_engine_alone(
@@ -117,7 +118,7 @@ async def come_while_the_worker_ends(world: EngineWorld, *, stage: str, seen: st
     (world.idle / "try").touch()
     await asyncio.to_thread(wait_for, (world.idle / seen).exists, f"the worker's {seen}")
     waiting = asyncio.create_task(world.ensure())
-    await told(world, "the engine is just ending; waiting to start it again …")
+    await told(world, "the engine is ending: waiting to start it again …")
     (world.idle / stage).unlink()
     return waiting
 

@@ -15,10 +15,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from puter_client.contract.errors import EngineError
-from puter_client.local import Engine, Patience, engine_status, stop_engine
+from puter_client.local import Engine, engine_status, stop_engine
+from puter_client.timings import ClientTimings
 from tests.integration.engine_world import EngineWorld, is_running, wait_for
 
-SHORT = Patience(answer=0.5, ready=30.0, drain=0.3, others=1.0)
+SHORT = ClientTimings(server_answer_s=0.5, worker_ready_s=30.0, worker_drain_s=0.3, engine_busy_s=1.0)
 
 
 @pytest.fixture
@@ -61,14 +62,14 @@ class TestStop:
         (await world.ensure()).close()
         os.kill(world.server, signal.SIGSTOP)
         with pytest.raises(EngineError, match=r"kill -CONT.*`puter local stop --force` ends it"):
-            await stop_engine(world.paths, say=world.said.append, patience=SHORT)
+            await stop_engine(world.paths, say=world.said.append, timings=SHORT)
 
     async def test_a_stopped_server_is_said_before_it_is_waited_for(self, world: EngineWorld) -> None:
         (await world.ensure()).close()
         pid = world.server
         os.kill(pid, signal.SIGSTOP)
         stopping = asyncio.create_task(stop_engine(world.paths, say=world.said.append))
-        line = f"the engine's server (pid {pid}) does not answer; waiting up to 10 s for it …"
+        line = f"the engine's server (pid {pid}) does not answer: waiting up to 10 s …"
         await asyncio.to_thread(wait_for, lambda: line in world.said, f"{line!r} to be said")
         os.kill(pid, signal.SIGCONT)
         assert await stopping
@@ -78,7 +79,7 @@ class TestStop:
         (await world.ensure(STUB_END="late")).close()
         os.kill(world.server, signal.SIGSTOP)
         with pytest.raises(EngineError):
-            await stop_engine(world.paths, say=world.said.append, patience=SHORT)
+            await stop_engine(world.paths, say=world.said.append, timings=SHORT)
         assert is_running(world.worker)
 
     async def test_by_force_a_stopped_server_is_woken_to_end_in_order(self, world: EngineWorld) -> None:
@@ -95,7 +96,7 @@ class TestStop:
             await world.put(engine, "request", "a machine")
             busy = asyncio.create_task(keep_busy(engine))
             await asyncio.to_thread(wait_for, lambda: not answers(world), "the server to be silent")
-            assert await stop_engine(world.paths, say=world.said.append, force=True, patience=SHORT)
+            assert await stop_engine(world.paths, say=world.said.append, force=True, timings=SHORT)
             await busy
         async with await world.ensure() as engine:
             assert await world.get(engine, "request") == "a machine"
@@ -105,9 +106,9 @@ class TestStop:
             worker = world.worker
             busy = asyncio.create_task(keep_busy(engine))
             await asyncio.to_thread(wait_for, lambda: not answers(world), "the server to be silent")
-            patience = Patience(answer=0.5, drain=600.0)
+            timings = ClientTimings(server_answer_s=0.5, worker_drain_s=600.0)
             assert await asyncio.wait_for(
-                stop_engine(world.paths, say=world.said.append, force=True, patience=patience), 30
+                stop_engine(world.paths, say=world.said.append, force=True, timings=timings), 30
             )
             await busy
         assert not is_running(worker)

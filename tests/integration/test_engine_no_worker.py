@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from puter_client.contract.errors import EngineError
-from puter_client.local import Engine, Patience, stop_engine
+from puter_client.local import Engine, stop_engine
+from puter_client.timings import ClientTimings
 from tests.integration.engine_world import EngineWorld, wait_for
 
 DYING = [sys.executable, "-c", "raise SystemExit(3)"]
@@ -26,7 +27,7 @@ async def test_a_server_that_got_no_worker_is_ended_with_all_its_data(world: Eng
     async with await world.ensure() as engine:
         await world.put(engine, "request", "a machine")
     await stop_engine(world.paths, say=world.said.append)
-    with pytest.raises(EngineError, match="ended as it started"):
+    with pytest.raises(EngineError, match="failed to start"):
         await world.ensure(command=DYING)
     assert not world.has_server
     async with await world.ensure() as engine:
@@ -56,7 +57,7 @@ async def test_a_server_stays_for_a_command_that_waits_while_another_gets_no_wor
     serving = await one_that_waits(world, command=None)
     server = world.server
     (tmp_path / "die").touch()
-    with pytest.raises(EngineError, match="ended as it started"):
+    with pytest.raises(EngineError, match="failed to start"):
         await failing
     async with await serving as engine:
         await world.put(engine, "request", "a machine")
@@ -76,8 +77,8 @@ async def test_of_two_commands_that_get_no_worker_the_second_ends_the_server_of_
 
 
 async def test_a_worker_that_is_slow_to_start_keeps_its_server(world: EngineWorld, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="does not serve after"):
-        await world.ensure(command=dying_once_told(tmp_path / "never"), patience=Patience(ready=0.2))
+    with pytest.raises(EngineError, match="is not ready after"):
+        await world.ensure(command=dying_once_told(tmp_path / "never"), timings=ClientTimings(worker_ready_s=0.2))
     assert world.has_server
     await stop_engine(world.paths, say=world.said.append)
 
@@ -95,6 +96,6 @@ async def one_that_waits(world: EngineWorld, *, command: list[str] | None) -> as
         wait_for, lambda: any("starting the local engine" in line for line in world.said), "the first"
     )
     waiting = asyncio.create_task(world.ensure(command=command))
-    line = "another command is starting the engine; waiting for it …"
+    line = "another command is starting the engine: waiting for it …"
     await asyncio.to_thread(wait_for, lambda: line in world.said, f"{line!r} to be said")
     return waiting

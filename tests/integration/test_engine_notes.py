@@ -47,8 +47,8 @@ def test_this_host_is_itself() -> None:
         pytest.param({**ENVIRON, "AWS_PROFILE": "own"}, "1.0", NOTE.url, "AWS_* settings", id="another profile"),
         pytest.param({"AWS_PROFILE": "team"}, "1.0", NOTE.url, "AWS_* settings", id="no region"),
         pytest.param({**ENVIRON, "AWS_ENDPOINT_URL": ""}, "1.0", NOTE.url, "AWS_* settings", id="an empty endpoint"),
-        pytest.param(ENVIRON, "1.1", NOTE.url, "it was of Puter 1.0, this is 1.1", id="a new version"),
-        pytest.param(ENVIRON, "1.0", "unix:///tmp/e.sock", "a server that has moved", id="a moved server"),
+        pytest.param(ENVIRON, "1.1", NOTE.url, "it ran Puter 1.0, this is 1.1", id="a new version"),
+        pytest.param(ENVIRON, "1.0", "unix:///tmp/e.sock", "the server's address has changed", id="a moved server"),
     ],
 )
 def test_a_worker_is_replaced_for_a_reason(environ: dict[str, str], version: str, url: str, reason: str | None) -> None:

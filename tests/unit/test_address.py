@@ -1,4 +1,4 @@
-"""This machine's own address, asked of a server on loopback in place of Amazon's."""
+"""This computer's public address, looked up at a server on loopback instead of Amazon's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_address_that_is_answered_is_a_network_of_one(answer: bytes, cidr: s
 
 @pytest.mark.parametrize("answer", [b"", b"<html>log in first</html>", b"0.0.0.0", b"127.0.0.1", b"\xff", b"1.2.3.4/0"])
 def test_anything_else_is_refused_and_the_choices_are_named(answer: bytes) -> None:
-    with serving(answer) as url, pytest.raises(AddressUnknown, match="--ssh-from CIDR, or --ssh-from none"):
+    with serving(answer) as url, pytest.raises(AddressUnknown, match="--ssh-from CIDR, or use --ssh-from none"):
         own_cidr({}, url=url)
 
 
@@ -66,10 +66,10 @@ def test_a_service_that_is_not_there_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (socket.gaierror(-2, "Name or service not known"), "is not found by its name, as without a network"),
-        (ConnectionRefusedError(111, "Connection refused"), "takes no connection"),
-        (ssl.SSLCertVerificationError(1, "certificate verify failed"), "has no certificate that is trusted here"),
-        (TimeoutError("timed out"), "does not answer in time"),
+        (socket.gaierror(-2, "Name or service not known"), "could not be resolved"),
+        (ConnectionRefusedError(111, "Connection refused"), "refused the connection"),
+        (ssl.SSLCertVerificationError(1, "certificate verify failed"), "has no certificate that this computer trusts"),
+        (TimeoutError("timed out"), "did not answer in time"),
         (OSError(101, "Network is unreachable"), "cannot be reached"),
     ],
 )
@@ -80,7 +80,7 @@ def test_why_there_is_no_answer_is_told_in_words(error: OSError, said: str, monk
     monkeypatch.setattr("socket.create_connection", connect)
     with pytest.raises(AddressUnknown) as caught:
         own_cidr({}, url="http://checkip.example/", timeout_s=10.0)
-    assert str(caught.value).startswith(f"this machine's own address is not known (checkip.example {said}): ")
+    assert str(caught.value).startswith(f"this computer's public address is unknown (checkip.example {said}): ")
 
 
 def test_a_service_that_speaks_no_http_is_told_of_in_words() -> None:
@@ -94,13 +94,13 @@ def test_a_service_that_speaks_no_http_is_told_of_in_words() -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(AddressUnknown, match="answers with something else than HTTP"):
+        with pytest.raises(AddressUnknown, match="did not answer with HTTP"):
             own_cidr({}, url=f"http://127.0.0.1:{server.getsockname()[1]}/", timeout_s=10.0)
         thread.join()
 
 
 def test_a_service_that_says_nothing_is_waited_for_no_longer_than_asked() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(AddressUnknown, match="not known"):
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(AddressUnknown, match="is unknown"):
         own_cidr({}, url=f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout_s=0.05)
 
 

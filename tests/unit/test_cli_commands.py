@@ -148,7 +148,7 @@ class TestDryRun:
     @pytest.mark.parametrize("words", [["up", "x"], ["submit", "--tag", "x"]])
     @pytest.mark.parametrize(
         ("text", "said"),
-        [(None, "is not there"), ("-----BEGIN OPENSSH PRIVATE KEY-----\n", "is a private key"), ("", "holds 0 lines")],
+        [(None, "file not found"), ("-----BEGIN OPENSSH PRIVATE KEY-----\n", "is a private key"), ("", "has 0 lines")],
     )
     def test_a_key_that_cannot_be_used_is_refused_as_without_it(
         self, words: list[str], text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

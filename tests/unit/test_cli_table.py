@@ -69,7 +69,7 @@ class TestLine:
 
     def test_one_that_nobody_has_taken_says_so(self) -> None:
         line = line_of(View(namespace="betty", tag="one"), NOW)
-        assert (line.phase, line.rest) == ("queued", "waiting for a worker to take it")
+        assert (line.phase, line.rest) == ("queued", "waiting for a worker to take the request")
 
     def test_a_request_that_was_not_granted_shows_its_own_outcome(self) -> None:
         row = BatchRow(outcome=Outcome.CONFLICT, message="running with another region")

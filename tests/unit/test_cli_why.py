@@ -12,7 +12,7 @@ import pytest
 
 from puter_client.cli.loglines import lines_of
 from puter_client.cli.why import WORDS, timeline
-from puter_client.contract.phase import LIVE, Phase
+from puter_client.contract.phase import Phase
 from puter_client.contract.record import ErrorInfo, Event, EventKind, Record
 from puter_client.view import View
 
@@ -70,7 +70,7 @@ class TestTimeline:
         assert names <= set(EventKind)
         assert members <= EventKind.__members__.keys()
 
-    @pytest.mark.parametrize("phase", [*LIVE, Phase.TERMINATED, Phase.FAILED])
+    @pytest.mark.parametrize("phase", [Phase.PENDING, Phase.RUNNING, Phase.TERMINATED, Phase.FAILED])
     def test_what_becomes_of_an_instance_is_a_kind_of_event(self, phase: Phase) -> None:
         assert event(f"instance.{phase.value}").kind is not None
 

@@ -55,7 +55,7 @@ class TestFile:
             ("colour = 1", "'colour': unknown setting; known are namespace"),
             ("namespace = 7", "namespace: write a text"),
             ('namespace = "Team A"', "namespace: 'Team A': use 1 to 39"),
-            ('redis_url = "http://x"', "redis_url: is not the address"),
+            ('redis_url = "http://x"', "redis_url: is not a Redis URL"),
             ("defaults = 3", "defaults: write a table"),
             ('[defaults]\nregoin = "x"', "defaults.regoin: unknown field; did you mean region?"),
             ('[defaults]\ndisk = "big"', "defaults.disk: 'big': write a whole number"),

@@ -150,12 +150,12 @@ class TestSecureFolder:
 
     def test_a_file_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "a").touch()
-        with pytest.raises(EngineError, match="is no folder"):
+        with pytest.raises(EngineError, match="is not a folder"):
             secure_folder(tmp_path / "a")
 
     def test_one_below_a_file_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "a").touch()
-        with pytest.raises(EngineError, match="is no folder, or lies in none"):
+        with pytest.raises(EngineError, match="or its parent is not a folder"):
             secure_folder(tmp_path / "a" / "b")
 
 
@@ -171,7 +171,7 @@ class TestSecure:
     def test_a_home_that_serves_for_other_things_is_not_closed(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o755)
         (tmp_path / "thesis.tex").touch()
-        with pytest.raises(InvalidInput, match=r"holds more than Puter's files \('thesis.tex'\)"):
+        with pytest.raises(InvalidInput, match=r"contains more than Puter's files \('thesis.tex'\)"):
             Paths.from_environ({"PUTER_HOME": str(tmp_path)}).secure()
         assert mode(tmp_path) == 0o755
 

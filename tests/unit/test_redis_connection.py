@@ -28,9 +28,9 @@ def while_connecting(cause: Exception) -> RedisConnectionError:
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("redis://r.example", "wants a user and a password: PUTER_REDIS_URL names none"),
-        ("redis://:hunter2@r.example", "refuses the password in PUTER_REDIS_URL, which names no user"),
-        (BETTY, "refuses the user 'betty', or the password, in PUTER_REDIS_URL"),
+        ("redis://r.example", "requires a user and a password: add them to PUTER_REDIS_URL"),
+        ("redis://:hunter2@r.example", "refuses the password: PUTER_REDIS_URL names no user"),
+        (BETTY, "refuses the user 'betty' or the password: check PUTER_REDIS_URL"),
     ],
 )
 def test_who_is_not_let_in_is_told_what_the_url_lacks(url: str, told: str) -> None:
@@ -52,7 +52,8 @@ def test_a_refusal_while_a_connection_is_made_is_a_refusal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [(OutOfMemoryError("hunter2"), "out of memory"), (ReadOnlyError("hunter2"), "is a replica")]
+    ("error", "told"),
+    [(OutOfMemoryError("hunter2"), "out of memory"), (ReadOnlyError("hunter2"), "is a read-only replica")],
 )
 def test_a_redis_that_cannot_be_written_to_is_told_of_with_a_remedy(error: RedisError, told: str) -> None:
     assert told in why_refused(BETTY, error)

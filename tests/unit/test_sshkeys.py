@@ -68,14 +68,14 @@ class TestOwnKey:
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         without_ssh_keygen(monkeypatch, tmp_path)
-        assert client_key(folder, embedded=True) == ClientKey()
+        assert client_key(folder, local_engine=True) == ClientKey()
 
     def test_with_a_shared_redis_the_remedies_are_named(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         without_ssh_keygen(monkeypatch, tmp_path)
         with pytest.raises(InvalidInput, match=r"openssh-client.*--public-key FILE"):
-            client_key(folder, embedded=False)
+            client_key(folder, local_engine=False)
 
 
 class TestNamedKey:
@@ -143,5 +143,5 @@ class TestUsersOwnKey:
 
     @pytest.mark.skipif(sys.platform == "win32", reason="needs /dev/zero")
     def test_a_device_is_not_read(self, folder: Path) -> None:
-        with pytest.raises(InvalidInput, match="is no plain file"):
+        with pytest.raises(InvalidInput, match="is not a regular file"):
             client_key(folder, public_key_file="/dev/zero")
