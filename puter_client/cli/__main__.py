@@ -1,4 +1,4 @@
-"""`puter` begins here, with next to nothing loaded: from its first line on a Ctrl-C ends it without a word."""
+"""`puter` starts here, with almost nothing loaded, so that Ctrl-C ends it silently from the first line on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from puter_client.cli import INTERRUPTED
 
 
 def main() -> int:
-    """Load the commands and run one; its exit code."""
+    """Load the commands, run one, and return its exit code."""
     try:
         from puter_client.cli import app
 

@@ -1,4 +1,4 @@
-"""`puter`: all commands, and what becomes of every error."""
+"""`puter`: the group of all commands, and how every error is reported."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from puter_client.cli import INTERRUPTED
 from puter_client.cli.group import BROKEN_PIPE, Commands
 from puter_client.contract.errors import PuterError
 
-_HELP = """EC2 machines for one-off workloads, each granted exactly once.
+_HELP = """EC2 machines for one-off workloads, each launched exactly once.
 
 \b
   puter --profile P --tag T     ensure one machine (the same as `puter up`)
-  puter submit batch.yaml       ensure many
-  puter status                  where every request stands
-  puter why T                   why it stands there
-  puter ssh T                   a shell on it
+  puter submit batch.yaml       ensure many machines
+  puter status                  show the state of every request
+  puter why T                   show what happened to one, and why
+  puter ssh T                   open a shell on it
 
 Requesting the same tag again finds the same machine. Every machine ends
-itself after its --ttl. Without PUTER_REDIS_URL a local engine is started;
-`puter demo` shows it all on a simulated AWS.
+itself after its --ttl. Without PUTER_REDIS_URL a local engine is started.
+`puter demo` shows everything on a simulated AWS.
 """
 _EPILOG = """Environment: PUTER_REDIS_URL, PUTER_NAMESPACE, PUTER_HOME, and AWS_* for the
-worker. Exit codes: 0 as asked, 1 a puter failed, 2 wrong usage, 3 Redis or
-worker not there, 4 timed out, 130 Ctrl-C.
+worker. Exit codes: 0 success, 1 a machine failed, 2 wrong usage, 3 no Redis
+or no worker, 4 timed out, 130 Ctrl-C.
 """
 
 
@@ -51,24 +51,24 @@ def puter(ctx: click.Context) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code."""
+    """Run a command and return its exit code."""
     from puter_client.cli.terminal import take_streams, to_nowhere
 
     take_streams()
     try:
         code = _ended(lambda: puter.main(argv, prog_name="puter", standalone_mode=False))
-        # Also of a command that failed: what is left to write would fail as Python ends, in Python's words.
+        # Also after a failed command: otherwise Python itself would report at its end that it cannot write.
         unwritten = _ended(sys.stdout.flush)
     except BrokenPipeError:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # no file is behind it
+            with suppress(OSError, ValueError):  # the stream has no file
                 to_nowhere(stream)
         return BROKEN_PIPE
     return code or unwritten
 
 
 def _ended(work: Callable[[], object]) -> int:
-    """Do it; what it ended with, as an exit code. A reader that has gone is the caller's."""
+    """Do the work and return its exit code; the caller handles a reader that has gone."""
     from puter_client.cli.terminal import live, say
 
     try:
@@ -78,7 +78,7 @@ def _ended(work: Callable[[], object]) -> int:
     except click.Abort:
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()  # of a group without a command: its help
+        error.show()  # a group without a command shows its help
         return error.exit_code
     except click.ClickException as error:
         say(_in_a_line(error))
@@ -92,15 +92,15 @@ def _ended(work: Callable[[], object]) -> int:
     except Exception as error:
         if os.environ.get("PUTER_DEBUG"):
             raise
-        # Its text may hold what nobody should read in a bug report; its class and place say where to look.
+        # The text of the error may hold secrets, so only its class and place are shown.
         what = f"{type(error).__name__} in {_place(error)}"
-        say(f"a defect of Puter's: {what}; please report it (PUTER_DEBUG=1 shows all)")
+        say(f"internal error in Puter: {what}; please report it (PUTER_DEBUG=1 shows the details)")
         return 1
     return code if isinstance(code, int) else 0
 
 
 def _in_a_line(error: click.ClickException) -> str:
-    """What is wrong, and where the right usage is to be read."""
+    """What is wrong, and which help to read."""
     text = error.format_message().rstrip(".")
     if isinstance(error, click.UsageError) and error.ctx is not None and "--help" not in text:
         text += f" (see `{error.ctx.command_path} --help`)"
@@ -112,5 +112,5 @@ def _place(error: BaseException) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     if trace is None:
-        return "an unknown place"
-    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"  # noqa: PTH119 - pathlib is not loaded for this
+        return "unknown place"
+    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"  # noqa: PTH119 - avoids loading pathlib

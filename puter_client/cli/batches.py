@@ -19,11 +19,13 @@ from puter_client.view import iso
 
 
 @click.command(short_help=COMMANDS["batches"][2])
-@click.option("--last", type=click.IntRange(1, 1_000), metavar="N", default=20, show_default=True, help="How many.")
+@click.option(
+    "--last", type=click.IntRange(1, 1_000), metavar="N", default=20, show_default=True, help="Number of batches."
+)
 @namespace_option
 @json_option
 def batches(last: int, namespace: str | None, as_json: bool) -> int:
-    """The latest submissions, the newest last.
+    """List the latest submissions, the newest last.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`puter cancel`: cancel requests for which nothing has been asked of EC2 yet."""
+"""`puter cancel`: cancel requests that are not launched yet."""
 
 # ruff: noqa: D301
 # click keeps the lines after a \b in a docstring as they are.
@@ -16,6 +16,7 @@ from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option, selection_options
 from puter_client.cli.selection import batch_id_of, batch_name, check_selection, not_known
 from puter_client.cli.terminal import out, out_json, plain, say
+from puter_client.cli.when import minute
 from puter_client.config import ClientSettings
 from puter_client.contract.phase import LIVE, ON_ITS_WAY, Phase
 from puter_client.view import View
@@ -23,9 +24,6 @@ from puter_client.view import View
 if TYPE_CHECKING:
     from puter_client.client import PuterClient
 
-ANSWER_S = 10.0
-UNKNOWN_S = 2.0  # a tag that no worker knows by then was never requested
-LOOK_EVERY_S = 0.1
 _MOST_LISTED = 20
 _LOGGED_TAGS = 100
 
@@ -35,18 +33,18 @@ _LOGGED_TAGS = 100
 @namespace_option
 @json_option
 def cancel(tags: tuple[str, ...], batch: str | None, namespace: str | None, as_json: bool) -> int:
-    """Withdraw requests before anything was asked of EC2 for them.
+    """Cancel requests that are not launched yet.
 
-    A machine that EC2 was requested goes on, and ends itself after its --ttl:
-    Puter deletes nothing. With --batch only what that submission requested is
-    withdrawn.
+    A machine that is launched already keeps running, and ends itself after its
+    --ttl: Puter deletes nothing. With --batch, only requests of that submission
+    are cancelled.
 
     \b
     Examples:
       puter cancel build train
       puter cancel --batch last
 
-    Exit code 1: for some it came too late.
+    Exit code 1: not all could be cancelled.
     """
     chosen = check_selection(tags, batch)
     if not chosen and batch is None:
@@ -74,7 +72,7 @@ async def _cancel(settings: ClientSettings, tags: list[str], batch: str | None, 
             tags = [view.tag for view in views]
         log(
             settings,
-            "cancel.asked",
+            "cancel.requested",
             namespace=settings.namespace,
             batch=batch_id,
             count=len(tags),
@@ -82,18 +80,18 @@ async def _cancel(settings: ClientSettings, tags: list[str], batch: str | None, 
         )
         await client.cancel(tags, batch_id=batch_id)
         if nobody:
-            raise NoWorker(f"{nobody}\nwhat is to be withdrawn waits for one as well")
+            raise NoWorker(f"{nobody}\nthe cancel request stays queued until one starts")
         views = await _answered(client, tags)
     if as_json:
         for view in views:
             out_json(view.to_json())
     else:
-        _tell(views)
+        _tell(views, time.time())
     return 0 if all(view.phase is Phase.CANCELLED for view in views) else 1
 
 
 async def _answered(client: PuterClient, tags: Sequence[str]) -> list[View]:
-    """The tags once each is withdrawn or beyond it; what stays open when time is up is told as it stands."""
+    """The tags, once each is cancelled or cannot be any more, or when time is up."""
     from puter_client.cli.follow import end_if_interrupted
 
     began = time.monotonic()
@@ -101,43 +99,49 @@ async def _answered(client: PuterClient, tags: Sequence[str]) -> list[View]:
         end_if_interrupted()
         views = await client.views(tags)
         waited_s = time.monotonic() - began
-        unknown_is_open = waited_s < UNKNOWN_S
-        if waited_s >= ANSWER_S or not any(is_open(v) and (v.record or unknown_is_open) for v in views):
+        unknown_is_open = waited_s < client.timings.cancel_unknown_s
+        if waited_s >= client.timings.cancel_answer_s or not any(
+            is_open(v) and (v.record or unknown_is_open) for v in views
+        ):
             return views
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(client.timings.look_every_s)
 
 
 def is_open(view: View) -> bool:
-    """Whether the request may still be withdrawn, so that no answer to the cancel can be told yet."""
+    """Whether the request may still be cancelled, so that the result is not known yet."""
     record = view.record
     return record is None or (record.phase in ON_ITS_WAY and record.intent is None)
 
 
-def cancel_answer(view: View) -> str:
-    """What became of the cancel of one tag."""
+def cancel_answer(view: View, now: float) -> str:
+    """The result of cancelling one tag; `now` is in seconds since 1970."""
     record = view.record
     if record is None:
-        return "is not known"
+        return "not known"
     if record.phase is Phase.CANCELLED:
-        return "withdrawn"
+        return "cancelled"
     if record.phase in LIVE:
-        return f"too late: {record.instance_id} lives, and ends itself after its ttl"
+        return f"already launched ({record.instance_id}): {_runs_until(record.expires_at, now)}"
+    if record.phase in ON_ITS_WAY and record.intent:
+        return "too late: its launch has begun"
     if record.phase in ON_ITS_WAY:
-        return (
-            "too late: EC2 has been requested it"
-            if record.intent
-            else "not withdrawn (another batch's, or no answer yet)"
-        )
-    return f"has ended: {record.phase.value}"
+        return "not cancelled: it belongs to another batch, or no worker has answered yet"
+    return f"already ended ({record.phase.value})"
 
 
-def _tell(views: Sequence[View]) -> None:
+def _runs_until(expires_at: float | None, now: float) -> str:
+    if expires_at is None:
+        return "runs until it is stopped"
+    return f"{'runs until' if expires_at > now else 'should have ended at'} {minute(expires_at, now)}"
+
+
+def _tell(views: Sequence[View], now: float) -> None:
     done = [view for view in views if view.phase is Phase.CANCELLED]
     rest = [view for view in views if view.phase is not Phase.CANCELLED]
     if done:
         names = done[0].tag if len(done) == 1 else f"{len(done):,} requests"
-        out(f"withdrawn: {names}")
+        out(f"cancelled: {names}")
     for view in rest[:_MOST_LISTED]:
-        say(f"{view.tag} {plain(cancel_answer(view))}")
+        say(f"{view.tag}: {plain(cancel_answer(view, now))}")
     if len(rest) > _MOST_LISTED:
         say(f"+{len(rest) - _MOST_LISTED:,} more")

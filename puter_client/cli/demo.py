@@ -1,4 +1,4 @@
-"""`puter demo`: everything once, on a simulated AWS, in a folder that is gone afterwards."""
+"""`puter demo`: everything once, on a simulated AWS, in a temporary folder."""
 
 # ruff: noqa: D301
 # click keeps the lines after a \b in a docstring as they are.
@@ -29,6 +29,7 @@ from puter_client.cli.terminal import live, out, plain, say
 from puter_client.contract.errors import PuterError
 from puter_client.contract.request import Origin
 from puter_client.paths import Paths
+from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 from puter_client.view import View, WaitFor
 
 if TYPE_CHECKING:
@@ -37,29 +38,25 @@ if TYPE_CHECKING:
 NEEDED = ("moto", "flask", "arq", "aioboto3")
 MOST = 1_000
 MOST_LISTED = 10
-TIMEOUT_S = 120.0
-_STARTS_WITHIN_S = 60.0
-_ENDS_WITHIN_S = 10.0
-_POLL_S = 0.05
 _TAIL_LINES = 15
 
 
 class DemoFailed(PuterError):
-    """The demonstration did not come to its end."""
+    """The demo could not be completed."""
 
     exit_code: ClassVar[int] = 1
 
 
 @click.command(short_help=COMMANDS["demo"][2])
 @click.option(
-    "--count", type=click.IntRange(1, MOST), metavar="N", default=25, show_default=True, help="How many machines."
+    "--count", type=click.IntRange(1, MOST), metavar="N", default=25, show_default=True, help="Number of machines."
 )
 def demo(count: int) -> int:
-    """Everything once, on a simulated AWS, in a folder that is gone afterwards.
+    """Show everything once, on a simulated AWS.
 
-    Real are the queue, the worker, the key and every call; simulated is EC2
-    (moto, on loopback). No credentials are needed, nothing reaches AWS, and
-    nothing is left behind.
+    The queue, the worker, the ssh key and every call are real; only EC2 is
+    simulated (by moto, on loopback). The demo needs no credentials, calls no
+    AWS, works in a temporary folder and removes it.
 
     \b
     Example:
@@ -67,11 +64,11 @@ def demo(count: int) -> int:
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise DemoFailed(f"{missing[0]} is not installed: `pip install '.[demo]'` in Puter's folder")
+        raise DemoFailed(f"{missing[0]} is not installed: run `pip install '.[demo]'` in Puter's folder")
     with _interruptible():
         home = Path(tempfile.mkdtemp(prefix="puter-demo-"))
         try:
-            return asyncio.run(_demo(home, count))
+            return asyncio.run(_demo(home, count, DEFAULT_TIMINGS))
         finally:
             live.clear()
             shutil.rmtree(home, ignore_errors=True)
@@ -79,7 +76,7 @@ def demo(count: int) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Whatever asks the demo to end has it put everything in order first."""
+    """Treat SIGTERM and SIGHUP like Ctrl-C, so that the demo cleans up before it ends."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -93,41 +90,40 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def _demo(home: Path, count: int) -> int:
+async def _demo(home: Path, count: int, timings: ClientTimings) -> int:
     from puter_client.config import Config, client_settings
     from puter_client.local import stop_engine
 
     began = time.monotonic()
-    aws = SimulatedAws(home)
+    aws = SimulatedAws(home, timings)
     environ = _environ(aws.url)
     environ["PUTER_HOME"] = str(home)
     settings = client_settings(environ, namespace="demo", config=Config(), paths=Paths.from_environ(environ))
     try:
-        out("A simulated EC2, a Valkey and a worker, all on this host, for now:")
-        await _show(settings, aws, count)
+        out("A simulated EC2, a Valkey and a worker, all on this computer, only for this demo:")
+        await _show(settings, aws, count, timings)
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
             _tell_log(settings.paths)
         raise
     finally:
-        live.show("putting everything away …")
+        live.show("cleaning up …")
         try:
-            # Not to be cut short by a second Ctrl-C: what was started has to go.
+            # A second Ctrl-C must not interrupt the clean-up.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            await asyncio.shield(stop_engine(settings.paths, say=_quiet, force=True))
+            await asyncio.shield(stop_engine(settings.paths, say=_quiet, force=True, timings=timings))
         finally:
             aws.stop()
             live.clear()
             signal.signal(signal.SIGINT, signal.default_int_handler)
     out()
-    out(
-        f"All of it is gone again, after {time.monotonic() - began:.0f} s. On your own AWS account: puter up --tag NAME"
-    )
+    out(f"The demo took {time.monotonic() - began:.0f} s, and everything it created is removed.")
+    out("On your own AWS account, start with: puter up --tag NAME")
     return 0
 
 
 def _environ(url: str) -> dict[str, str]:
-    """This environment with an AWS that is simulated, and nothing of the user's own."""
+    """This environment with a simulated AWS, and without the user's own settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PUTER_"))}
     return kept | {
         "AWS_ENDPOINT_URL": url,
@@ -137,13 +133,13 @@ def _environ(url: str) -> dict[str, str]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "PUTER_PACE": "off",  # moto has no request rates
-        "PUTER_MAX_GROUP": "1",  # and of a group's call it grants one machine
-        "PUTER_DRAIN_S": "1",  # nothing is left for another worker
+        "PUTER_PACE": "off",  # moto does not limit call rates
+        "PUTER_MAX_GROUP": "1",  # moto launches only one machine of a group
+        "PUTER_DRAIN_S": "1",  # no work has to be finished
     }
 
 
-async def _show(settings: ClientSettings, aws: SimulatedAws, count: int) -> None:
+async def _show(settings: ClientSettings, aws: SimulatedAws, count: int, timings: ClientTimings) -> None:
     from puter_client.cli import follow
     from puter_client.cli.session import connected
     from puter_client.cli.specs import Keys, SshSources
@@ -154,22 +150,22 @@ async def _show(settings: ClientSettings, aws: SimulatedAws, count: int) -> None
     tags = [f"demo-{number}" for number in range(count)]
     spec = Keys(settings, None).into(Spec(ssh_from=SshSources(settings.environ)(())))
     asked = [MachineRequest(tag, spec) for tag in tags]
-    async with connected(settings, tell=live.show) as client:
+    async with connected(settings, tell=live.show, timings=timings) as client:
         await aws.ready()
         live.clear()
         for title, listed in (
             (f"$ puter submit --tag 'demo-{{i}}' --count {count} --wait running", MOST_LISTED),
-            ("And the same once more; every tag is there already:", 0),
+            ("The same command again, which finds every machine:", 0),
         ):
             out()
             out(title)
             began = time.monotonic()
             going = follow.Going(settings, WaitFor.RUNNING)
             await follow.request(client, settings, asked, going, origin=Origin.SUBMIT)
-            views = await follow.follow(client, going, timeout_s=TIMEOUT_S, tags=tags)
+            views = await follow.follow(client, going, timeout_s=timings.demo_wait_s, tags=tags)
             _tell(views, time.monotonic() - began, listed)
             if any(follow.failed(view, WaitFor.RUNNING) for view in views):
-                raise DemoFailed("not every machine came")
+                raise DemoFailed("not every machine was launched")
         _tell_ways(views[0], settings.paths)
 
 
@@ -186,7 +182,7 @@ def _tell(views: Sequence[View], took_s: float, listed: int) -> None:
             out(f"+{len(views) - listed:,} more")
     created = sum(view.outcome is Outcome.CREATED for view in views)
     told = outcomes(views) + ("" if created else ", 0 created")
-    out(f"{told}; {counted(views)}, after {took_s:.1f} s")
+    out(f"{told}; {counted(views)} after {took_s:.1f} s")
 
 
 def _tell_ways(view: View, paths: Paths) -> None:
@@ -195,7 +191,7 @@ def _tell_ways(view: View, paths: Paths) -> None:
     if view.record is None:
         return
     out()
-    out("Onto one of them (here nobody would answer):")
+    out("How to reach one of them (a simulated machine does not answer):")
     for command in (ssh_command(view.record), rsync_command(view.record)):
         out(f"  {plain(command or '')}")
     out(f"The logs are in {paths.logs}:")
@@ -204,7 +200,7 @@ def _tell_ways(view: View, paths: Paths) -> None:
 
 
 def _tell_log(paths: Paths) -> None:
-    """The end of the worker's log, for whoever has to find out why the demo failed."""
+    """Print the end of the worker's logs, which help to find out why the demo failed."""
     live.clear()
     for name in ("worker.out", "worker.jsonl"):
         with suppress(OSError), (paths.logs / name).open(encoding="utf-8", errors="replace") as log:
@@ -217,16 +213,17 @@ def _quiet(_text: str) -> None:
 
 
 class SimulatedAws:
-    """A moto server of this demo's own, on a free port of loopback."""
+    """A moto server for this demo, on a free port of loopback."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, timings: ClientTimings) -> None:
+        self._timings = timings
         self._log = folder / "moto.log"
         self._port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Start it; `ready` waits until it answers."""
+        """Start the server; `ready` waits until it answers."""
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - no shell reads it
                 [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)],
@@ -234,31 +231,31 @@ class SimulatedAws:
                 stdout=log,
                 stderr=log,
                 env=_without_settings(os.environ),
-                start_new_session=True,  # a Ctrl-C is the demo's to deal with
+                start_new_session=True,  # the demo handles Ctrl-C
             )
 
     async def ready(self) -> None:
-        """Return when it answers.
+        """Wait until the server answers.
 
         Raises:
-            DemoFailed: it does not.
+            DemoFailed: it does not answer.
         """
-        until = time.monotonic() + _STARTS_WITHIN_S
+        until = time.monotonic() + self._timings.demo_aws_starts_within_s
         while not _answers(self._port):
             if self._process is None or self._process.poll() is not None or time.monotonic() > until:
                 words = self._log.read_text(errors="replace").strip().splitlines()
                 raise DemoFailed(
-                    f"the simulated AWS does not start: {plain(words[-1]) if words else 'it said nothing'}"
+                    f"the simulated AWS failed to start: {plain(words[-1]) if words else 'it wrote nothing'}"
                 )
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(self._timings.look_every_s)
 
     def stop(self) -> None:
-        """End it."""
+        """End the server."""
         if self._process is None:
             return
         self._process.terminate()
         try:
-            self._process.wait(_ENDS_WITHIN_S)
+            self._process.wait(self._timings.demo_aws_ends_within_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -1,4 +1,4 @@
-"""What `up`, `submit`, `wait` and `demo` share: requesting, following what comes of it, and telling how it ended."""
+"""What `up`, `submit`, `wait` and `demo` share: sending requests, following them, and reporting the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from puter_client.cli import INTERRUPTED, table
 from puter_client.cli.progress import Progress
-from puter_client.cli.session import STARTING_S, Served, nobody_serves
+from puter_client.cli.session import Served, nobody_serves
 from puter_client.cli.terminal import columns, out, plain, say
 from puter_client.config import ClientSettings, login_name
 from puter_client.contract.errors import NoWorker, PuterError, StoreUnavailable, WaitTimedOut
@@ -28,14 +28,14 @@ _LOOKED_AT_FOR_NOTICES = 5
 
 
 class Going:
-    """What goes on should the command end before its requests do: nothing, until they are sent or found.
+    """The requests that continue if the command ends early: none, until they are sent or found.
 
     Attributes:
-        settings: of the command.
-        wait: how far they are waited for.
-        tags: those that were named; () is a batch, or else all.
-        batch_id: of the submission, once it begins to be sent.
-        views: as last seen.
+        settings: settings of the command.
+        wait: how far the command waits for them.
+        tags: the named tags; () for a batch, or for all.
+        batch_id: the batch, from the moment when it begins to be sent.
+        views: the state of the requests as last seen.
     """
 
     def __init__(self, settings: ClientSettings, wait: WaitFor = WaitFor.RUNNING, tags: Sequence[str] = ()) -> None:
@@ -48,22 +48,27 @@ class Going:
         self.views: list[View] = []
 
     def sends(self, batch_id: str) -> None:
-        """From here on Redis may have some of the requests."""
+        """Note that Redis may have some of the requests from now on."""
         self.batch_id = batch_id
         self._sending = True
 
     def goes_on(self) -> None:
-        """From here on it goes on without the command."""
+        """Note that the requests continue without the command from now on."""
         self._on, self._sending = True, False
 
-    def come_back(self) -> str | None:
-        """How to come back to it; None if nothing goes on."""
+    def resume_hint(self) -> str | None:
+        """How to resume, one command per line; None if no request continues."""
         command = self.settings.command
         if self._sending:
             if self.tags:
-                return f"whether the request was sent is not known; look with: {command(f'status {self.tags[0]}')}"
-            look = command(f"status --batch {self.batch_id}")
-            return f"how many of the requests were sent is not known; look with: {look}; submitting again doubles none"
+                return (
+                    f"it is not known whether the request was sent; check with:\n  {command(f'status {self.tags[0]}')}"
+                )
+            check = command(f"status --batch {self.batch_id}")
+            return (
+                f"it is not known how many requests were sent; check with:\n  {check}\n"
+                "submitting them again launches nothing twice"
+            )
         if not self._on:
             return None
         tell = "why" if len(self.tags) == 1 else "status"
@@ -71,46 +76,46 @@ class Going:
         if self.tags:
             chosen = " " + " ".join(self.tags) if len(self.tags) <= MOST_LISTED else ""
         far = "" if self.wait is WaitFor.RUNNING else f" --for {self.wait.value}"
-        return f"come back with: {command(f'wait{chosen}{far}')}   {command(f'{tell}{chosen}')}"
+        return f"resume with:\n  {command(f'wait{chosen}{far}')}\n  {command(f'{tell}{chosen}')}"
 
-    def last_words(self) -> str | None:
-        """What to say as the command ends on a Ctrl-C; None if nothing goes on."""
-        way = self.come_back()
+    def interrupt_text(self) -> str | None:
+        """What to say when the command ends on a Ctrl-C; None if no request continues."""
+        way = self.resume_hint()
         if way is None or self._sending:
             return way
         if len(self.tags) == 1:
-            return f"the request goes on; {way}"
-        return f"the batch goes on; {way}" if self.batch_id and not self.tags else f"the requests go on; {way}"
+            return f"the request continues; {way}"
+        return f"the batch continues; {way}" if self.batch_id and not self.tags else f"the requests continue; {way}"
 
 
 def run(work: Callable[[], Awaitable[int]], going: Going | None = None) -> int:
-    """Run a command's asynchronous part; Ctrl-C ends the command, not its requests."""
+    """Run the asynchronous part of a command; Ctrl-C ends the command, but not its requests."""
     import asyncio
 
     async def main() -> int:
         try:
             return await work()
         except PuterError:
-            end_if_interrupted()  # what a library made of a Ctrl-C
+            end_if_interrupted()  # the error may come from a library that swallowed a Ctrl-C
             raise
 
     try:
         return asyncio.run(main())
     except KeyboardInterrupt:
-        if words := going.last_words() if going else None:
+        if words := going.interrupt_text() if going else None:
             say(words)
         return INTERRUPTED
     except (WaitTimedOut, StoreUnavailable, NoWorker) as error:
         say(str(error))
-        if way := going.come_back() if going else None:
+        if way := going.resume_hint() if going else None:
             say(way)
         return error.exit_code
 
 
 def end_if_interrupted() -> None:
-    """End here if Ctrl-C was pressed and a library swallowed it; loops of commands call it.
+    """End the command if Ctrl-C was pressed and a library swallowed it; every loop of a command calls this.
 
-    `asyncio.timeout(0)` takes a cancellation that was requested just before for its own, and redis-py uses it.
+    `asyncio.timeout(0)`, which redis-py uses, takes a cancellation that was requested just before for its own.
     """
     import asyncio
 
@@ -130,10 +135,10 @@ async def request(
     retry_failed: bool = False,
     max_parallel: int | None = None,
 ) -> str:
-    """Submit, note it in the client's log, and be sure that somebody takes it; the batch's id.
+    """Submit requests, log them, check that a worker takes them, and return the id of the batch.
 
     Raises:
-        NoWorker: nobody does, on a shared Redis; the requests stay.
+        NoWorker: a shared Redis has no worker; the requests stay queued.
     """
     from puter_client.client import new_batch_id
 
@@ -157,13 +162,13 @@ async def request(
         retry_failed=retry_failed,
         max_parallel=max_parallel,
     )
-    if nobody and (nobody := await nobody_serves(client, settings, within_s=STARTING_S)):
-        raise NoWorker(f"{nobody}\nthe requests wait for one, as batch {batch_id}")
+    if nobody and (nobody := await nobody_serves(client, settings, within_s=client.timings.worker_starts_within_s)):
+        raise NoWorker(f"{nobody}\nthe requests stay queued until one starts, as batch {batch_id}")
     return batch_id
 
 
 def log(settings: ClientSettings, event: str, **facts: object) -> None:
-    """Note in the client's log what was requested; a log that cannot be written holds up nothing."""
+    """Write a line to the client's log; if that fails, warn and go on."""
     from puter_client.clientlog import log_action
 
     try:
@@ -180,13 +185,13 @@ async def follow(
     size: int | None = None,
     tags: Sequence[str] = (),
 ) -> list[View]:
-    """Wait as far as `going` says, showing how far it is.
+    """Wait as far as `going` says, and show the progress.
 
     Raises:
-        WaitTimedOut: it took too long; `going.views` are the last ones.
-        NoWorker: there is none any more.
+        WaitTimedOut: time is up; `going.views` is the last state.
+        NoWorker: no worker is running any more.
     """
-    with Progress(going.wait) as progress:
+    with Progress(going.wait, client.timings) as progress:
 
         def changed(views: Sequence[View]) -> None:
             end_if_interrupted()
@@ -205,19 +210,19 @@ async def follow(
 
 
 def failed(view: View, wait: WaitFor) -> bool:
-    """Whether what was waited for cannot come any more."""
+    """Whether the tag cannot reach `wait` any more."""
     return view.wait_state(wait) is WaitState.FAILED
 
 
 def outcomes(views: Sequence[View]) -> str:
-    """`20 created, 5 existing`."""
+    """The number of each outcome: `20 created, 5 existing`."""
     counts = Counter(view.outcome.value if view.outcome else "open" for view in views)
     order = [*(outcome.value for outcome in Outcome), "open"]
     return ", ".join(f"{counts[name]:,} {name}" for name in order if counts[name])
 
 
 def summary(views: Sequence[View], wait: WaitFor) -> list[str]:
-    """The end of a batch: counts, and a table of all of a few tags, else of those that did not come."""
+    """The end of a batch: counts, and a table: of all tags if they are few, else of those that failed."""
     lines = []
     if any(view.outcome for view in views):
         lines.append(f"{len(views):,} {'puter' if len(views) == 1 else 'puters'}: {outcomes(views)}")
@@ -235,7 +240,7 @@ def summary(views: Sequence[View], wait: WaitFor) -> list[str]:
 
 
 def tell_end(views: Sequence[View], wait: WaitFor, *, as_json: bool) -> int:
-    """Print how it ended; the exit code."""
+    """Print how the requests ended, and return the exit code."""
     if as_json:
         from puter_client.cli.terminal import out_json
 
@@ -248,23 +253,23 @@ def tell_end(views: Sequence[View], wait: WaitFor, *, as_json: bool) -> int:
 
 
 def why_not(view: View) -> str:
-    """Why a tag has no machine, with AWS's code and request id if there are any."""
+    """Why a tag has no machine, with the error code and request id of AWS if there are any."""
     record = view.record
     if view.outcome is not None and view.wait_state(WaitFor.QUEUED) is WaitState.FAILED:
-        return f"{view.tag}: {view.outcome.value}: {plain(view.reason or 'no reason was given')}"
+        return f"{view.tag}: {view.outcome.value}: {plain(view.reason or 'no reason given')}"
     if record is not None and record.error is not None:
         request = f" (request id {plain(record.error.request_id)})" if record.error.request_id else ""
         return f"{view.tag}: {plain(record.error.code)}: {plain(record.error.message)}{request}"
-    return f"{view.tag}: {view.phase.value}: {plain(view.reason or 'no reason was given')}"
+    return f"{view.tag}: {view.phase.value}: {plain(view.reason or 'no reason given')}"
 
 
 async def notices(client: PuterClient, views: Sequence[View]) -> list[str]:
-    """What workers noted on the launches of this batch, each once; a few tags of it tell all there is."""
+    """The notes of workers about the launches of this batch, each once; a few of its tags have all of them."""
     found: dict[str, None] = {}
     launched = [view for view in views if view.outcome in (Outcome.CREATED, Outcome.EXISTING) and view.record]
     for view in launched[:_LOOKED_AT_FOR_NOTICES]:
         for event in await client.events(view.tag):
-            # Of a launch it was told to whoever requested it.
+            # A note about a launch was shown to the request that caused the launch.
             told_now = view.outcome is Outcome.CREATED or event.kind is EventKind.INSTANCE_FOUND
             if told_now and view.record and event.at >= view.record.created_at:
                 found |= {notice: None for notice in [event.detail.get("notice")] if notice}

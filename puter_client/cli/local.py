@@ -1,4 +1,4 @@
-"""`puter local`: the local engine by hand; commands that need it start it themselves."""
+"""`puter local`: control of the local engine; commands that need the engine start it themselves."""
 
 # ruff: noqa: D301
 # click keeps the lines after a \b in a docstring as they are.
@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +15,9 @@ import msgspec
 
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option
-from puter_client.cli.terminal import live, out, out_json, say
+from puter_client.cli.terminal import columns, live, out, out_json, plain, say
+from puter_client.contract.errors import StoreUnavailable
+from puter_client.contract.health import WorkerHealth
 
 if TYPE_CHECKING:
     from puter_client.local import EngineStatus
@@ -21,10 +25,11 @@ if TYPE_CHECKING:
 
 @click.group(short_help=COMMANDS["local"][2], context_settings={"help_option_names": ["-h", "--help"]})
 def local() -> None:
-    """Start, stop or look at the local engine: a Valkey and one worker.
+    """Start, stop or inspect the local engine: a Valkey server and one worker.
 
-    Commands start it when they need it, unless PUTER_REDIS_URL names a Redis;
-    it ends itself when nothing is alive or on its way, and nobody uses it.
+    Commands start the engine when they need it, unless PUTER_REDIS_URL is set.
+    It ends itself when no machine is live or on its way, and no command has
+    used it for 10 minutes.
 
     \b
     Examples:
@@ -35,7 +40,7 @@ def local() -> None:
 
 @local.command()
 def start() -> int:
-    """Start what is missing of it."""
+    """Start the engine's server and worker if they are not running."""
     from puter_client.cli.follow import run
     from puter_client.cli.session import here
 
@@ -52,11 +57,11 @@ def start() -> int:
 
 
 @local.command()
-@click.option("--force", is_flag=True, help="Although a command (a wait, a watch) works with it, or it is silent.")
+@click.option("--force", is_flag=True, help="Stop it even if a command uses it or its server does not answer.")
 def stop(force: bool) -> int:
-    """End it in order; what is queued stays on disk for its next start.
+    """Stop the engine; everything queued stays on disk for its next start.
 
-    Machines that run go on, and end themselves after their --ttl.
+    Running machines keep running, and end themselves after their --ttl.
     """
     from puter_client.cli.follow import run
     from puter_client.cli.session import here
@@ -68,16 +73,21 @@ def stop(force: bool) -> int:
 
         stopped = await stop_engine(paths, say=live.show if live.possible else say, force=force)
         live.clear()
-        out("stopped" if stopped else "it was not running")
+        out("stopped" if stopped else "the engine was not running")
         return 0
 
     return run(work)
 
 
 @local.command()
+@click.option("--stages", is_flag=True, help="Also list the stages of its worker.")
 @json_option
-def status(as_json: bool) -> int:
-    """How it fares; starts nothing."""
+def status(stages: bool, as_json: bool) -> int:
+    """Show the engine's status; starts nothing.
+
+    --stages lists when each stage of the worker last succeeded, and its last
+    error. A stage that has been failing for over a minute is always shown.
+    """
     from puter_client.cli.follow import run
     from puter_client.cli.session import here
 
@@ -87,16 +97,45 @@ def status(as_json: bool) -> int:
         from puter_client.local import engine_status
 
         found = await engine_status(paths)
+        workers = await _workers(found)
         if as_json:
-            out_json(msgspec.to_builtins(found))
+            from puter_client.cli.worker_stages import to_json
+
+            out_json({**msgspec.to_builtins(found), "workers": [to_json(worker) for worker in workers]})
             return 0
-        for line in _told(found):
+        for line in [*_told(found), f"data    {found.folder}", f"logs    {paths.logs}"]:
             out(line)
-        out(f"data    {found.folder}")
-        out(f"logs    {paths.logs}")
+        for line in _stage_lines(workers, stages=stages, now=time.time()):
+            out(line)
         return 0
 
     return run(work)
+
+
+async def _workers(found: EngineStatus) -> Sequence[WorkerHealth]:
+    """What the engine's worker published; empty if its server does not answer."""
+    if found.state != "running" or found.url is None:
+        return []
+    from puter_client.store.clientstore import ClientStore
+
+    store = ClientStore.connect(found.url)
+    try:
+        return await store.workers()
+    except StoreUnavailable:
+        return []  # the engine ended meanwhile
+    finally:
+        await store.aclose()
+
+
+def _stage_lines(workers: Sequence[WorkerHealth], *, stages: bool, now: float) -> list[str]:
+    from puter_client.cli.worker_stages import stage_table, warnings
+
+    lines = [f"warning {text}" for text in warnings(workers, now)]
+    if not stages:
+        return lines
+    for worker in workers:
+        lines += ["", f"stages of worker {plain(worker.worker_id)}:", *stage_table(worker, now, columns())]
+    return lines if workers else [*lines, "no worker has reported its stages"]
 
 
 def _told(found: EngineStatus) -> list[str]:
@@ -109,7 +148,8 @@ def _told(found: EngineStatus) -> list[str]:
     if found.server_pid:
         told.append(f"server  pid {found.server_pid}  {found.url or ''}")
     if found.worker_running:
-        pid = f"pid {found.worker_pid}  Puter {found.worker_version}" if found.worker_pid else "pid unknown"
+        version = plain(found.worker_version or "unknown")
+        pid = f"pid {found.worker_pid}  Puter {version}" if found.worker_pid else "pid unknown"
         told.append(f"worker  {pid}{'' if found.worker_ready else ', not ready'}")
     elif found.state == "running":
         told.append("worker  not running; the next command starts it")

@@ -1,4 +1,4 @@
-"""Every line that speaks of one key in the JSON logs of the state folder."""
+"""The lines about one key in the JSON logs of the state folder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from puter_client.cli.terminal import plain
 from puter_client.contract.record import Event
 from puter_client.view import View
 
-MOST_OF_A_LIST = 5  # a batch's line names up to a hundred tags and more
-# Told at the beginning of a line, or not worth telling.
+MOST_OF_A_LIST = 5  # the line of a batch may name a hundred tags
+# Shown at the beginning of a line, or not at all.
 _HEAD = ("timestamp", "level", "event", "logger", "namespace", "tag", "job_id", "pid")
 
 
 def lines_of(folder: Path, view: View, events: Sequence[Event]) -> list[str]:
-    """Lines of `client.jsonl` and `worker.jsonl`, rotated ones too, in the order of time; harmless on a terminal.
+    """Lines of `client.jsonl` and `worker.jsonl`, also rotated ones, in order of time and safe to print.
 
-    A line speaks of the key if it names its namespace and tag, or the id of its instance, launch, request or batch.
+    A line is about the key if it has its namespace and tag, or the id of its instance, launch, call or batch.
     """
     ids = _ids(view, events)
     needles = [text.encode() for text in (view.tag, *ids)]
@@ -32,7 +32,7 @@ def lines_of(folder: Path, view: View, events: Sequence[Event]) -> list[str]:
                     if any(needle in raw for needle in needles):
                         found += _told(raw, view, ids)
         except OSError:
-            continue  # rotated away as it was read
+            continue  # the file was rotated away meanwhile
     return [text for _, text in sorted(found, key=lambda item: item[0])]
 
 

@@ -1,4 +1,4 @@
-"""How far a wait is: a live line or bar on a terminal, else a line now and then when something has changed."""
+"""The progress of a wait: a live line or bar on a terminal, else a line when something has changed."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING, Any, Self
 from puter_client.cli.table import counted
 from puter_client.cli.terminal import live, plain, say
 from puter_client.cli.when import rough_duration
+from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 from puter_client.view import View, WaitFor, WaitState
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
-PLAIN_EVERY_S = 2.0
 WIDEST_BAR = 20
-DRAWN_EVERY_S = 0.1  # 10,000 tags change faster than anybody can read
 
 
 class Progress:
     """Shows views as they change; use it as a context manager."""
 
-    def __init__(self, wait: WaitFor) -> None:
+    def __init__(self, wait: WaitFor, timings: ClientTimings = DEFAULT_TIMINGS) -> None:
         self._wait = wait
+        self._timings = timings
         self._began = time.monotonic()
         self._bar: Bar | None = None
         self._task: Any = None
         self._told = ""
-        self._told_at = self._began  # what is done at once needs no line
+        self._told_at = self._began  # a wait that ends at once needs no line
         self._drawn_at = float("-inf")
         self._broken = False
 
@@ -45,7 +45,7 @@ class Progress:
         live.clear()
 
     def update(self, views: Sequence[View]) -> None:
-        """Show where they stand. A terminal that has gone must not end the wait."""
+        """Show the present state. A closed terminal must not end the wait."""
         if self._broken or not views or not self._due():
             return
         try:
@@ -59,8 +59,8 @@ class Progress:
     def _due(self) -> bool:
         now = time.monotonic()
         if not live.possible:
-            return now - self._told_at >= PLAIN_EVERY_S
-        if now - self._drawn_at < DRAWN_EVERY_S:
+            return now - self._told_at >= self._timings.progress_line_s
+        if now - self._drawn_at < self._timings.progress_draw_s:
             return False
         self._drawn_at = now
         return True
@@ -92,7 +92,7 @@ class Progress:
             count=f"{done:,}".rjust(len(total)) + f"/{total}",
             phases=counted(views),
         )
-        self._bar.start()  # does nothing where it has begun
+        self._bar.start()  # does nothing if it has started
 
     def _plain(self, text: str) -> None:
         if text != self._told:
@@ -101,7 +101,7 @@ class Progress:
 
 
 def bar_on(console: Console) -> Bar:
-    """Bar, count and time, all whole, and of the task's `phases` what there is room for."""
+    """A bar with count and time, which are never cut, and as much of the task's `phases` as there is room for."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as RichProgress
     from rich.table import Column
@@ -110,7 +110,7 @@ def bar_on(console: Console) -> Bar:
         BarColumn(bar_width=min(WIDEST_BAR, console.width // 4)),
         TextColumn("{task.fields[count]}", style="progress.download", markup=False, table_column=Column(no_wrap=True)),
         TimeElapsedColumn(table_column=Column(no_wrap=True)),
-        # The phases alone give way, and at their end: they have what the others leave.
+        # Only the phases are cut, at their end: they get the room that is left.
         TextColumn(
             "{task.fields[phases]}",
             markup=False,

@@ -1,4 +1,4 @@
-"""`puter worker`: run a worker in this process's place."""
+"""`puter worker`: replace this process by a worker."""
 
 # ruff: noqa: D301
 # click keeps the lines after a \b in a docstring as they are.
@@ -26,13 +26,13 @@ class WorkerNotInstalled(PuterError):
 
 
 @click.command(short_help=COMMANDS["worker"][2])
-@click.option("--burst", is_flag=True, help="End when nothing is left to do.")
+@click.option("--burst", is_flag=True, help="End when there is nothing left to do.")
 def worker(burst: bool) -> None:
-    """Run a worker, which grants the requests of all clients of its Redis.
+    """Run a worker, which serves the requests of all clients of its Redis.
 
-    Any number may run, on any hosts. It uses the AWS credentials found here,
-    and those of the profiles that requests name. SIGTERM has it finish what it
-    is at. The local engine has one of its own.
+    Any number of workers may run, on any hosts. A worker uses the AWS
+    credentials of its environment, and the profiles that requests name. After
+    SIGTERM it finishes its work and ends. The local engine has its own worker.
 
     \b
     Examples:
@@ -41,7 +41,7 @@ def worker(burst: bool) -> None:
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise WorkerNotInstalled(f"{missing[0]} is not installed: `pip install '.[worker]'` in Puter's folder")
+        raise WorkerNotInstalled(f"{missing[0]} is not installed: run `pip install '.[worker]'` in Puter's folder")
     from puter_client.cli.session import here
 
     config, _ = here()
@@ -50,9 +50,9 @@ def worker(burst: bool) -> None:
         environ["PUTER_REDIS_URL"] = config.redis_url
     command = [sys.executable, "-m", "puter_worker", *(["--burst"] if burst else [])]
     sys.stdout.flush()
-    # Held back until the worker can drain: half loaded, it could only die of them.
+    # Blocked until the worker can drain: a half-loaded worker would be killed by them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     try:
         os.execve(sys.executable, command, environ)  # noqa: S606 - no shell reads it
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # it could not be started
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # reached only if execve failed

@@ -1,4 +1,4 @@
-"""A client for a command: on the shared Redis that is named, else on the local engine, which is started."""
+"""The client of a command: on the shared Redis if one is set, else on the local engine, which is started."""
 
 from __future__ import annotations
 
@@ -12,88 +12,88 @@ from puter_client.cli.terminal import live, say
 from puter_client.config import ClientSettings, Config, client_settings, login_name, read_config
 from puter_client.contract.errors import NoWorker, PuterError, StoreUnavailable
 from puter_client.paths import Paths
+from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 
 if TYPE_CHECKING:
     from puter_client.client import PuterClient
     from puter_client.local import Engine
 
 
-RECONCILE_S = 10.0
-STARTING_S = 5.0  # a worker that was started together with a command announces itself sooner
-LOOK_EVERY_S = 0.1
-REVIVED_EVERY_S = 2.0
-GONE_S = 15.0  # workers that are replaced have their successors sooner
-
-
 class NothingYet(PuterError):
-    """Nobody has ever requested anything here, so a look needs no engine."""
+    """Nothing was ever requested here, so a command that only reads needs no engine."""
 
     code: ClassVar[str] = "NothingYet"
 
     def __init__(self) -> None:
-        super().__init__("nothing here yet: puter up --tag NAME")
+        super().__init__("nothing here yet; start with: puter up --tag NAME")
 
 
 def settings_of(namespace: str | None) -> ClientSettings:
-    """The settings of this command; a password in a file that others can read is told of."""
+    """The settings of this command; warns of a password in a file that others can read."""
     config, paths = here()
     return client_settings(os.environ, namespace=namespace, config=config, paths=paths)
 
 
 def here() -> tuple[Config, Paths]:
-    """The user's files and what `config.toml` says."""
+    """The settings in `config.toml`, and the user's paths."""
     paths = Paths.from_environ(os.environ)
     config = read_config(paths.config_file)
     if config.open_to_others:
-        say(f"warning: {paths.config_file} holds a password and others can read it: `chmod 600` it")
+        say(f"warning: {paths.config_file} holds a password and other users can read it: `chmod 600` it")
     return config, paths
 
 
 @asynccontextmanager
 async def connected(
-    settings: ClientSettings, *, looks_only: bool = False, tell: Callable[[str], None] = say
+    settings: ClientSettings,
+    *,
+    looks_only: bool = False,
+    tell: Callable[[str], None] = say,
+    timings: ClientTimings = DEFAULT_TIMINGS,
 ) -> AsyncIterator[PuterClient]:
-    """A client while inside.
+    """A client, open while inside.
 
     Args:
-        settings: of the command.
-        looks_only: a command that only looks starts no engine where none ever was.
-        tell: is told of what takes time.
+        settings: settings of the command.
+        looks_only: start no engine if there never was one, since the command only reads.
+        tell: called with one line for everything that takes time.
+        timings: of the client and the engine.
 
     Raises:
-        NothingYet: looks_only, and there never was an engine.
+        NothingYet: `looks_only`, and there never was an engine.
         EngineError: the local engine cannot be started or used.
-        StoreUnavailable: the Redis does not answer.
+        StoreUnavailable: Redis does not answer.
     """
     from puter_client.client import PuterClient
 
     user = login_name(settings.environ)
     if settings.redis_url is not None:
-        async with PuterClient.connect(settings.redis_url, namespace=settings.namespace, user=user) as client:
+        url = settings.redis_url
+        async with PuterClient.connect(url, namespace=settings.namespace, user=user, timings=timings) as client:
             yield client
         return
     if looks_only and not (settings.paths.engine / "data").exists():
         raise NothingYet
     from puter_client.local import ensure_engine
 
-    live.show("looking for the local engine …")
-    async with await ensure_engine(settings.paths, settings.environ, say=tell) as engine:
+    live.show("connecting to the local engine …")
+    async with await ensure_engine(settings.paths, settings.environ, say=tell, timings=timings) as engine:
         live.clear()
-        async with _kept_alive(engine, tell), _own(engine.url, settings, user) as client:
-            # After a reboot the records are as old as the last worker: EC2 is asked before anything is shown.
-            if not await client.reconciled(timeout_s=RECONCILE_S):
-                tell("EC2 has not confirmed what lives; shown is what was last known (puter why TAG tells more)")
+        async with _kept_alive(engine, tell, timings), _own(engine.url, settings, user, timings) as client:
+            # After a reboot the records are as old as the last worker: wait until they are compared with EC2.
+            if not await client.reconciled(timeout_s=timings.reconcile_s):
+                tell("warning: EC2 has not confirmed the live machines yet; this is their last known state")
             yield client
 
 
 @asynccontextmanager
-async def _kept_alive(engine: Engine, tell: Callable[[str], None]) -> AsyncIterator[None]:
-    """See to it that the engine has a worker as long as the command goes on."""
+async def _kept_alive(engine: Engine, tell: Callable[[str], None], timings: ClientTimings) -> AsyncIterator[None]:
+    """Keep the engine's worker running while inside."""
     import asyncio
 
     async def keep() -> None:
         while True:
-            await asyncio.sleep(REVIVED_EVERY_S)
+            await asyncio.sleep(timings.revive_every_s)
             try:
                 await engine.revive()
             except PuterError as error:
@@ -109,21 +109,21 @@ async def _kept_alive(engine: Engine, tell: Callable[[str], None]) -> AsyncItera
 
 
 @asynccontextmanager
-async def _own(url: str, settings: ClientSettings, user: str) -> AsyncIterator[PuterClient]:
-    """A client of the engine's server; its user has set no PUTER_REDIS_URL that could be wrong."""
+async def _own(url: str, settings: ClientSettings, user: str, timings: ClientTimings) -> AsyncIterator[PuterClient]:
+    """A client of the engine's server, whose errors do not mention PUTER_REDIS_URL."""
     from puter_client.client import PuterClient
 
     try:
-        async with PuterClient.connect(url, namespace=settings.namespace, user=user) as client:
+        async with PuterClient.connect(url, namespace=settings.namespace, user=user, timings=timings) as client:
             yield client
     except StoreUnavailable:
         raise StoreUnavailable(
-            "the local engine's server does not answer any more; nothing is lost, and the next command starts it again"
+            "the local engine's server stopped answering; nothing is lost, and the next command starts it again"
         ) from None
 
 
 class Served:
-    """Looks now and then whether there is still somebody who takes the requests that are waited for."""
+    """Checks during a wait whether there is still a worker."""
 
     def __init__(self, client: PuterClient, settings: ClientSettings) -> None:
         self._client = client
@@ -131,20 +131,20 @@ class Served:
         self._served_at = time.monotonic()
 
     async def look(self) -> None:
-        """Be sure that there was a worker within the last while.
+        """Check that there was a worker recently.
 
         Raises:
-            NoWorker: there was none, and waiting has no end.
+            NoWorker: there was none for so long that waiting makes no sense.
         """
         nobody = await nobody_serves(self._client, self._settings)
         if nobody is None:
             self._served_at = time.monotonic()
-        elif time.monotonic() - self._served_at >= GONE_S:
+        elif time.monotonic() - self._served_at >= self._client.timings.worker_gone_after_s:
             raise NoWorker(nobody)
 
 
 async def nobody_serves(client: PuterClient, settings: ClientSettings, *, within_s: float = 0.0) -> str | None:
-    """What to say if no worker takes the requests of a shared Redis, nor begins to within a time; None if one does."""
+    """What to say if a shared Redis has no worker and gets none within `within_s`; None if it has one."""
     import asyncio
 
     if settings.redis_url is None:
@@ -153,10 +153,10 @@ async def nobody_serves(client: PuterClient, settings: ClientSettings, *, within
     nobody = await _need_worker(client)
     if nobody is None or not within_s:
         return nobody
-    live.show("no worker is running on this Redis; waiting a moment for one …")
+    live.show("no worker is running on this Redis: waiting for one to start …")
     try:
         while nobody is not None and time.monotonic() < deadline:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(client.timings.look_every_s)
             nobody = await _need_worker(client)
     finally:
         live.clear()

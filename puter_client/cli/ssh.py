@@ -1,4 +1,4 @@
-"""`puter ssh`, `puter rsync` and `puter ssh-config`: onto the machines."""
+"""`puter ssh`, `puter rsync` and `puter ssh-config`: access to the machines."""
 
 # ruff: noqa: D301
 # click keeps the lines after a \b in a docstring as they are.
@@ -32,11 +32,11 @@ _PATH = re.compile(r"[^\x00-\x1f\x7f\"]+")
 
 
 class NoMachine(PuterError):
-    """There is no machine under the tag that ssh could reach now."""
+    """No machine under this tag can be reached by ssh now."""
 
 
 class ProgramMissing(PuterError):
-    """A program that Puter starts is not installed."""
+    """A program that Puter runs is not installed."""
 
     exit_code: ClassVar[int] = 127  # as shells have it
 
@@ -49,17 +49,17 @@ class ProgramMissing(PuterError):
 @click.argument("tag")
 @click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
 def ssh(namespace: str | None, tag: str, command: tuple[str, ...]) -> None:
-    """A shell on a machine, or one command.
+    """Open a shell on a machine, or run one command there.
 
-    Host keys are kept apart for each instance, so that an address that was
-    somebody else's yesterday raises no alarm, and a changed key does.
+    Host keys are stored per instance: an address that another machine had
+    before causes no warning, but a changed key of the same machine does.
 
     \b
     Examples:
       puter ssh build
       puter ssh build -- docker ps
 
-    Options of this command come before the tag. Exit code: that of ssh.
+    Options of `puter ssh` go before the tag. The exit code is that of ssh.
     """
     from puter_client.cli.session import settings_of
 
@@ -78,15 +78,15 @@ def ssh(namespace: str | None, tag: str, command: tuple[str, ...]) -> None:
 def rsync(tag: str, source: str, destination: str, namespace: str | None) -> None:
     """Copy files to a machine, or from it.
 
-    The side that begins with ':' is the machine's; if none does, DST is.
-    Without .git; a path that ends in '/' means what is in that folder.
+    The side that begins with ':' is on the machine; if none does, DST is.
+    .git is left out; a path that ends in '/' means the content of that folder.
 
     \b
     Examples:
       puter rsync build ./ work/
       puter rsync build :work/results/ results/
 
-    Exit code: that of rsync.
+    The exit code is that of rsync.
     """
     from puter_client.cli.session import settings_of
 
@@ -95,7 +95,7 @@ def rsync(tag: str, source: str, destination: str, namespace: str | None) -> Non
     remote = f"{SSH_USER}@{_host(record)}:"
     if source.startswith(":"):
         if destination.startswith(":"):
-            raise click.UsageError("one side is on this machine: write ':' before SRC or before DST")
+            raise click.UsageError("one side must be on this computer: write ':' before SRC or DST, not both")
         source = remote + source[1:]
     else:
         destination = remote + destination.removeprefix(":")
@@ -106,7 +106,7 @@ def rsync(tag: str, source: str, destination: str, namespace: str | None) -> Non
 @click.command(short_help=COMMANDS["ssh-config"][2])
 @namespace_option
 def ssh_config(namespace: str | None) -> int:
-    """Host blocks of all living machines, for ssh, scp, rsync and editors.
+    """Print host blocks of live machines, for ssh, scp, rsync and editors.
 
     \b
     Example:
@@ -126,7 +126,7 @@ def ssh_config(namespace: str | None) -> int:
         except NothingYet:
             views = []
         records = [view.record for view in views if view.record is not None and view.record.phase in LIVE]
-        out("# living puters; made by `puter ssh-config`")
+        out("# live machines, written by `puter ssh-config`")
         for line in host_blocks(records, known_hosts(settings)):
             out(line)
         return 0
@@ -152,9 +152,9 @@ def _living(settings: ClientSettings, tag: str) -> Record:
         raise NoMachine(f"{tag} is not known in namespace {settings.namespace}")
     record = found[0]
     if record.phase not in LIVE:
-        raise NoMachine(f"{tag} is {record.phase.value}: {plain(record.reason or 'there is no machine')}")
+        raise NoMachine(f"{tag} is {record.phase.value}: {plain(record.reason or 'no machine is running')}")
     if address(record) is None:
-        raise NoMachine(f"{tag} has no address yet: {settings.command(f'wait {tag}')}")
+        raise NoMachine(f"{tag} has no address yet; wait for it with: {settings.command(f'wait {tag}')}")
     return record
 
 
@@ -166,37 +166,37 @@ def _host(record: Record) -> str:
 
 
 def known_hosts(settings: ClientSettings) -> Path:
-    """Puter's own file of host keys; the folder is made."""
+    """Puter's own file of host keys; its folder is created."""
     settings.paths.secure_state()
     secure_folder(settings.paths.private_keys)
     return settings.paths.private_keys / "known_hosts"
 
 
 def ssh_program(record: Record, hosts: Path) -> list[str]:
-    """The ssh program with all options, but no target.
+    """The ssh command with all options, but without a target.
 
-    Host keys are kept by the instance's id: the same address of another instance is another host.
+    Host keys are stored by instance id: the same address with another instance is another host.
     """
     options = {"StrictHostKeyChecking": "accept-new", "UserKnownHostsFile": _quoted(str(hosts))}
     if record.instance_id and _INSTANCE_ID.fullmatch(record.instance_id):
         options["HostKeyAlias"] = record.instance_id
     identity: list[str] = []
     if record.private_key_path and Path(record.private_key_path).is_file():
-        # With many keys in an agent a server refuses before the right one is offered.
+        # With many keys in an agent, the server refuses before the right key is offered.
         identity = ["-i", record.private_key_path]
         options["IdentitiesOnly"] = "yes"
     return ["ssh", *identity, *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
 
 
 def host_blocks(records: Sequence[Record], hosts: Path) -> list[str]:
-    """Blocks of ssh_config(5), a name for each machine; what cannot stand in such a file is left out."""
+    """Host blocks of ssh_config(5), one per machine; a machine with unusual values is left out."""
     lines: list[str] = []
     taken: set[str] = set()
     for record in records:
         host = address(record)
         if host is None or not _HOST.fullmatch(host) or not _INSTANCE_ID.fullmatch(record.instance_id or ""):
             continue
-        # "user@host" and "host:path" are read apart by ssh and scp.
+        # ssh and scp split "user@host" and "host:path".
         name = f"puter-{record.namespace}-{re.sub('[@:]', '_', record.tag)}"
         name = f"{name}-{record.instance_id}" if name in taken else name
         taken.add(name)
@@ -215,7 +215,7 @@ def host_blocks(records: Sequence[Record], hosts: Path) -> list[str]:
 
 
 def _quoted(path: str) -> str:
-    """A path as ssh_config(5) reads it: blanks inside quotes, and % begins a token."""
+    """A path as ssh_config(5) reads it: quoted if it has blanks, with % doubled."""
     path = path.replace("%", "%%")
     return f'"{path}"' if re.search(r"\s", path) else path
 
@@ -225,4 +225,4 @@ def _become(command: list[str]) -> None:
     try:
         os.execvp(command[0], command)  # noqa: S606 - no shell reads it
     except FileNotFoundError:
-        raise ProgramMissing(f"{command[0]} is not installed here: install it") from None
+        raise ProgramMissing(f"{command[0]} is not installed on this computer: install it") from None

@@ -1,4 +1,4 @@
-"""`puter status`: where every request stands, and why."""
+"""`puter status`: the state of every request, and why."""
 
 # ruff: noqa: D301
 # click keeps the lines after a \b in a docstring as they are.
@@ -24,15 +24,14 @@ from puter_client.view import View, WaitFor, WaitState
 if TYPE_CHECKING:
     from puter_client.client import PuterClient
 
-REFRESH_S = 2.0
 MOST_OF_A_GROUP = 200  # on a terminal; a pipe gets all
 
 
 @click.command(short_help=COMMANDS["status"][2])
 @selection_options
-@click.option("--all", "everything", is_flag=True, help="Also what ended over 24 h ago.")
-@click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
-@click.option("--exit-status", is_flag=True, help="Exit with 1 if something failed.")
+@click.option("--all", "everything", is_flag=True, help="Also list what ended over 24 h ago.")
+@click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
+@click.option("--exit-status", is_flag=True, help="Exit code 1 if something failed.")
 @namespace_option
 @json_option
 def status(
@@ -44,10 +43,10 @@ def status(
     namespace: str | None,
     as_json: bool,
 ) -> int:
-    """Where every request stands, and why.
+    """Show the state of every request, and why.
 
-    Without tags: what lives or is on its way, and what ended within 24 h, the
-    newest last. Nothing is asked of AWS: workers keep it up to date.
+    Without tags: everything live or on its way, and what ended within 24 h, the
+    newest last. AWS is not called: workers keep the state up to date.
 
     \b
     Examples:
@@ -56,8 +55,8 @@ def status(
       puter status --batch last --watch
       puter status --json | jq -r 'select(.phase == "running") | .public_ip'
 
-    Exit code 0, whatever stands there (1: a tag named is not known; with
-    --exit-status also if something failed).
+    The exit code is 0 (1 if a named tag is not known, and with --exit-status
+    also if something failed).
     """
     from puter_client.cli.follow import run
     from puter_client.cli.session import settings_of
@@ -101,7 +100,7 @@ async def _status(
                 if not watch:
                     break
                 end_if_interrupted()
-                await asyncio.sleep(REFRESH_S)
+                await asyncio.sleep(client.timings.status_refresh_s)
     except NothingYet:
         if not as_json:
             out(nothing_in(settings))
@@ -128,7 +127,7 @@ async def _views(
 
 
 def is_bad(view: View) -> bool:
-    """Whether --exit-status has to say so: it failed, its workload did, or the batch's request was not granted."""
+    """Whether it counts for --exit-status: the machine or its workload failed, or its request launched nothing."""
     record = view.record
     if view.wait_state(WaitFor.QUEUED) is WaitState.FAILED:
         return True
@@ -136,14 +135,14 @@ def is_bad(view: View) -> bool:
 
 
 def nothing_in(settings: ClientSettings) -> str:
-    """What to say where nothing is shown: it may be there, in another namespace."""
-    return f"nothing in namespace {settings.namespace}: {settings.command('up --tag NAME')}"
+    """What to say if there is nothing to show; it may be in another namespace."""
+    return f"nothing in namespace {settings.namespace}; start with: {settings.command('up --tag NAME')}"
 
 
 def _show(
     views: list[View], before: list[str], *, nothing: list[str], more: list[str], most: int | None, watch: bool
 ) -> list[str]:
-    """Print the table, over the one before it if that is watched; what was printed."""
+    """Print the table, with --watch over the one before, and return its lines."""
     from puter_client.cli.table import counted, view_lines
 
     terminal = sys.stdout.isatty()
@@ -151,11 +150,11 @@ def _show(
     if not views:
         lines = nothing
     elif len(views) > MOST_OF_A_GROUP or watch:
-        lines.append(f"{len(views):,} in all: {counted(views)}")
+        lines.append(f"total {len(views):,}: {counted(views)}")
     lines += more
     if watch and terminal:
         height = shutil.get_terminal_size().lines - 1
-        # Home, each line to its end, then the rest of the screen: nothing flickers.
+        # Cursor home, clear each line to its end, then the rest of the screen: this does not flicker.
         sys.stdout.write("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines[-height:]) + "\x1b[J")
     elif lines != before:
         if before:

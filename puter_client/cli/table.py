@@ -1,6 +1,6 @@
-"""The table of `status`, by hand: it is the command people run most, and rich alone takes as long to load.
+"""The table of `status`, made by hand: loading rich would double the time of the command that is run most.
 
-A tag is never cut. What does not fit is the last column, and after it the others.
+A tag is never cut. If the terminal is too narrow, the last column is cut first, then the others.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.result import Result
 from puter_client.view import View, WaitFor, WaitState
 
-TAG_COLUMN = 40  # a longer tag stands on a line of its own, as does one that takes over half of a terminal
-GROUPS = (("ended", ENDED), ("on the way", ON_ITS_WAY), ("alive", LIVE))
+TAG_COLUMN = 40  # a longer tag, or one wider than half of the terminal, gets its own line
+NOT_LAUNCHED = "not launched"
+GROUPS = (("ended", ENDED), ("on the way", ON_ITS_WAY), ("live", LIVE))
 UNLABELLED = "·"
-FOOTNOTE = f"{UNLABELLED} EC2 does not show its own name and tags yet"
-_ESTIMATE = ", about "  # how long is what people want to know of a wait
+FOOTNOTE = f"{UNLABELLED} its own name and tags are not written in EC2 yet"
+_ESTIMATE = ", about "  # the length of a wait is its most useful part
 _LEAST_OF_A_REASON = 8
 _STYLE = {
     Phase.RUNNING: "green",
@@ -30,7 +31,7 @@ _STYLE = {
 
 
 class Line(NamedTuple):
-    """One tag's cells, all harmless text."""
+    """The cells of one tag, all safe to print."""
 
     tag: str
     phase: str
@@ -74,7 +75,7 @@ def _time(view: View, now: float) -> str:
     if record.phase in ON_ITS_WAY:
         return f"for {rough_duration(now - record.created_at)}"
     if record.expires_at is None:
-        return "stays" if record.ttl_s is None else ""
+        return "no end" if record.ttl_s is None else ""
     if record.overdue:
         return f"{rough_duration(now - record.expires_at)} late"
     return f"{rough_duration(record.expires_at - now)} left"
@@ -90,20 +91,20 @@ def _rest(view: View) -> str:
 
 
 def group_of(view: View) -> str:
-    """What may still be expected of a tag."""
+    """The group of the table that a tag belongs to."""
     if is_refused(view):
-        return "not granted"
+        return NOT_LAUNCHED
     return next(name for name, phases in GROUPS if view.phase in phases)
 
 
 def is_refused(view: View) -> bool:
-    """Whether the batch's request was not granted, so that the tag's record is another request's."""
+    """Whether the batch's request launches nothing, so that the tag's record is about another request."""
     return view.outcome is not None and view.wait_state(WaitFor.QUEUED) is WaitState.FAILED
 
 
 def grouped(views: Sequence[View]) -> list[tuple[str, list[View]]]:
-    """Views by what may still be expected of them, in each group the newest last."""
-    members: dict[str, list[View]] = {name: [] for name in ("not granted", *(name for name, _ in GROUPS))}
+    """Views by group, in each group the newest last."""
+    members: dict[str, list[View]] = {name: [] for name in (NOT_LAUNCHED, *(name for name, _ in GROUPS))}
     for view in views:
         members[group_of(view)].append(view)
     return [(name, sorted(found, key=_order)) for name, found in members.items() if found]
@@ -118,12 +119,12 @@ def _order(view: View) -> tuple[int, tuple[str | int, ...], str]:
 
 
 def _natural(tag: str) -> tuple[str | int, ...]:
-    """A tag as it sorts where `z-2` comes before `z-10`: text and numbers in turn."""
+    """A sort key by which `z-2` comes before `z-10`: text and numbers alternate."""
     return tuple(int(part) if place % 2 else part for place, part in enumerate(re.split("([0-9]+)", tag)))
 
 
 class Layout:
-    """How wide the columns are: as wide as what stands in them, in a terminal of so many columns."""
+    """The widths of the columns: those of their longest cells, within the width of the terminal."""
 
     def __init__(self, lines: Sequence[Line], width: int | None) -> None:
         rows = [TITLE, *lines]
@@ -133,7 +134,7 @@ class Layout:
         self._middle = [max(len(cell) for cell in cells) for cells in zip(*(row[1:4] for row in rows), strict=True)]
 
     def texts(self, line: Line) -> list[str]:
-        """A line's text; two where the tag is long."""
+        """The text of a line; two lines if the tag is long."""
         long = len(line.tag) > self._longest
         head = ("" if long else line.tag).ljust(self._tag)
         cells = "  ".join(["", *(cell.ljust(size) for cell, size in zip(line[1:4], self._middle, strict=True)), ""])
@@ -146,22 +147,22 @@ class Layout:
 
 
 def _cut_reason(text: str, width: int) -> str:
-    """A text of at most `width` characters, if there is room for the estimate at its end, which is left whole."""
-    why, about, estimate = text.rpartition(_ESTIMATE)
-    for_why = width - len(about) - len(estimate)
-    if not about or for_why < _LEAST_OF_A_REASON:
+    """A text of at most `width` characters whose estimate at the end is kept whole, if there is room for it."""
+    why, found, estimate = text.rpartition(_ESTIMATE)
+    for_why = width - len(found) - len(estimate)
+    if not found or for_why < _LEAST_OF_A_REASON:
         return text
-    return cut(why, for_why) + about + estimate
+    return cut(why, for_why) + found + estimate
 
 
 def table(lines: Sequence[Line], width: int | None) -> list[str]:
-    """A title and the lines, at most `width` wide but for tags; None is as wide as it takes."""
+    """A title and the lines, at most `width` wide except for tags; None is no limit."""
     layout = Layout(lines, width)
     return [text for line in (TITLE, *lines) for text in layout.texts(line)]
 
 
 def view_lines(views: Sequence[View], now: float, width: int | None, *, most: int | None = None) -> list[str]:
-    """A table of all views in groups; of each group at most the latest `most`."""
+    """A table of all views in groups, with at most the latest `most` of each group."""
     groups = []
     for name, members in grouped(views):
         hidden = max(0, len(members) - most) if most is not None else 0
@@ -171,7 +172,7 @@ def view_lines(views: Sequence[View], now: float, width: int | None, *, most: in
     texts = layout.texts(TITLE)
     for name, size, hidden, rows in groups:
         texts.append(styled(f"{name} ({size:,})", "bold"))
-        texts += [f"+{hidden:,} earlier ones"] if hidden else []
+        texts += [f"+{hidden:,} earlier"] if hidden else []
         texts += [text for line in rows for text in layout.texts(line)]
     if any(UNLABELLED in line.phase for line in lines):
         texts.append(styled(FOOTNOTE, "dim"))
@@ -179,9 +180,9 @@ def view_lines(views: Sequence[View], now: float, width: int | None, *, most: in
 
 
 def counted(views: Sequence[View]) -> str:
-    """How many stand where: `3 queued, 20 running, 2 failed`."""
+    """The number of tags in each phase: `3 queued, 20 running, 2 failed`."""
     counts = dict.fromkeys(Phase, 0)
     for view in views:
-        # Until a worker has taken the batch's request, the record tells of an earlier one.
+        # Until a worker has taken the batch's request, the record is about an earlier request.
         counts[Phase.QUEUED if view.batch_id and view.row is None else view.phase] += 1
     return ", ".join(f"{count:,} {phase.value}" for phase, count in counts.items() if count)

@@ -1,4 +1,4 @@
-"""What reaches the terminal: text from outside made harmless, results on stdout, all else on stderr."""
+"""Output: text from outside is made safe to print, results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _STYLES = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33"}
 
 
 class OutputLost(PuterError):
-    """The result cannot be written: a full disk, a closed stream, a terminal that has gone."""
+    """The result cannot be written: the disk is full, or the stream or the terminal is closed."""
 
     code: ClassVar[str] = "OutputLost"
 
 
 class _Output(io.FileIO):
-    """A standard output that tells once that it cannot be written; what comes after goes nowhere."""
+    """An output stream that reports only once that it cannot be written; later output is dropped."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "w", closefd=False)
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write; a reader that has gone (BrokenPipeError) is no loss.
+        """Write; a reader that has gone (BrokenPipeError) is not reported as a loss.
 
         Raises:
-            OutputLost: of stdout, where the result goes. Of stderr nobody can be told.
+            OutputLost: stdout cannot be written. A failure of stderr cannot be reported anywhere.
         """
         try:
             return super().write(data)
@@ -48,7 +48,7 @@ class _Output(io.FileIO):
 
 
 def to_nowhere(stream: TextIO | io.FileIO) -> None:
-    """Drop whatever is written to the stream from here on, as Python ends too."""
+    """Drop everything that is written to the stream from now on, also while Python ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, stream.fileno())
@@ -57,10 +57,10 @@ def to_nowhere(stream: TextIO | io.FileIO) -> None:
 
 
 def take_streams() -> None:
-    """Make the standard streams such that a command can write, and fail to, in words.
+    """Set up the standard streams so that a failure to write becomes a message.
 
-    A character that a terminal cannot show becomes a "?". The place of a closed stream is held, so that no file
-    opened later gets its number and is written to by mistake: stdout fails as it would, stderr goes nowhere.
+    A character that the terminal cannot show becomes a "?". The number of a closed stream is kept in use, so that no
+    file opened later gets it and is written to by mistake: writing to stdout fails, output to stderr is dropped.
     """
     _hold(STDIN, sys.stdin, os.O_WRONLY)
     for name, descriptor, flags in (("stdout", STDOUT, os.O_RDONLY), ("stderr", STDERR, os.O_WRONLY)):
@@ -73,7 +73,7 @@ def take_streams() -> None:
 
 
 def _hold(descriptor: int, stream: TextIO | None, flags: int) -> None:
-    """Open /dev/null in the place of a closed stream; `flags` say whether what is asked of it fails or is dropped."""
+    """Open /dev/null in place of a closed stream; `flags` decide whether its use fails or is ignored."""
     if stream is not None:
         return
     held = os.open(os.devnull, flags)
@@ -84,7 +84,7 @@ def _hold(descriptor: int, stream: TextIO | None, flags: int) -> None:
 
 
 def _watched(stream: io.TextIOWrapper | None, descriptor: int) -> TextIO:
-    """The stream anew, on an `_Output`."""
+    """The stream, built again on an `_Output`."""
     return io.TextIOWrapper(
         io.BufferedWriter(_Output(descriptor)),
         encoding=stream.encoding if stream else "utf-8",
@@ -95,13 +95,13 @@ def _watched(stream: io.TextIOWrapper | None, descriptor: int) -> TextIO:
 
 
 def plain(text: object) -> str:
-    """A text from outside on one line, without anything that a terminal would obey."""
+    """A text from outside on one line, with control characters replaced."""
     flat = " ".join(str(text).split()) if not str(text).isprintable() else str(text)
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in flat)
 
 
 def cut(text: str, width: int) -> str:
-    """A text of at most `width` characters, an ellipsis where something was left out."""
+    """A text of at most `width` characters, with an ellipsis if it was cut."""
     if len(text) <= width:
         return text
     return text[: max(0, width - 1)].rstrip() + "…" if width > 0 else ""
@@ -120,15 +120,18 @@ def out_json(fields: object) -> None:
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal something that is no result; each line names who speaks."""
+    """Print a message that is not a result to stderr.
+
+    Each line begins with `puter:`, except an indented one, which is a command to paste.
+    """
     live.clear()
     for line in text.splitlines() or [""]:
-        sys.stderr.write(f"puter: {plain(line)}\n")
+        sys.stderr.write(f"{'' if line.startswith('  ') else 'puter: '}{plain(line)}\n")
     sys.stderr.flush()
 
 
 def columns(stream: TextIO | None = None) -> int | None:
-    """How wide the terminal is; None if the output is no terminal, and nothing has to be cut."""
+    """The width of the terminal; None if the output is not a terminal, so that nothing is cut."""
     asked = os.environ.get("COLUMNS", "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
@@ -138,7 +141,7 @@ def columns(stream: TextIO | None = None) -> int | None:
 
 
 def styled(text: str, style: str, stream: TextIO | None = None) -> str:
-    """The text in a style, where the output is a terminal and NO_COLOR (no-color.org) is not set."""
+    """The text in a style, if the output is a terminal and NO_COLOR (no-color.org) is not set."""
     if (
         not text
         or not (stream or sys.stdout).isatty()
@@ -150,7 +153,7 @@ def styled(text: str, style: str, stream: TextIO | None = None) -> str:
 
 
 class LiveLine:
-    """One line on stderr that is written over; silent where stderr is no terminal."""
+    """One line on stderr that is overwritten; silent if stderr is not a terminal."""
 
     def __init__(self) -> None:
         self._shown = False
@@ -161,7 +164,7 @@ class LiveLine:
         return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     def show(self, text: str) -> None:
-        """Write it over what stood there."""
+        """Replace the line by this text."""
         if self.possible:
             width = (columns(sys.stderr) or DEFAULT_COLUMNS) - 1
             sys.stderr.write(f"\r\x1b[K{cut(plain(text), width)}")
@@ -169,7 +172,7 @@ class LiveLine:
             self._shown = True
 
     def clear(self) -> None:
-        """Take it away."""
+        """Remove the line."""
         if self._shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""`puter wait`: wait until machines have come as far as is needed."""
+"""`puter wait`: wait until machines have reached a phase."""
 
 # ruff: noqa: D301
 # click keeps the lines after a \b in a docstring as they are.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help=COMMANDS["wait"][2])
 @selection_options
-@click.option("--all", "everything", is_flag=True, help="All that has not ended (as without any tag).")
+@click.option("--all", "everything", is_flag=True, help="All that have not ended (the default).")
 @wait_option("running", "--for")
 @timeout_option(None)
 @namespace_option
@@ -42,9 +42,9 @@ def wait(
     namespace: str | None,
     as_json: bool,
 ) -> int:
-    """Wait until machines have come as far as you need.
+    """Wait until machines have reached a phase.
 
-    Without tags: for all that has not ended. Ctrl-C ends the waiting alone.
+    Without tags: all that have not ended. Ctrl-C ends only the waiting.
 
     \b
     Examples:
@@ -52,8 +52,8 @@ def wait(
       puter wait --batch last --timeout 10m
       puter wait --batch last --for terminated
 
-    Exit code 0: all have come so far, or have ended; 1: some failed; 4: not
-    in time.
+    Exit code 0: all have reached the phase, or have ended; 1: some failed;
+    4: timed out.
     """
     from puter_client.cli.follow import Going, run
     from puter_client.cli.session import settings_of
@@ -65,15 +65,15 @@ def wait(
 
 
 async def _known(client: PuterClient, settings: ClientSettings, going: Going, deadline: float | None) -> int | None:
-    """Wait until what was named is known, as long as there are requests that no worker has taken; the batch's size.
+    """Wait until the tags or the batch are known, while some requests are not taken yet; return the batch's size.
 
     Raises:
-        NotKnown: it is not, and all is taken.
-        NoWorker: nobody takes what is left.
-        WaitTimedOut: it was not taken in time.
+        NotKnown: they are unknown, although workers have taken all requests.
+        NoWorker: no worker takes the rest of the requests.
+        WaitTimedOut: time is up.
     """
     from puter_client.cli.follow import end_if_interrupted
-    from puter_client.cli.session import LOOK_EVERY_S, STARTING_S, nobody_serves
+    from puter_client.cli.session import nobody_serves
 
     try:
         while True:
@@ -91,12 +91,12 @@ async def _known(client: PuterClient, settings: ClientSettings, going: Going, de
             if not untaken:
                 raise not_known(client, unknown, 0)
             waiting = waiting_for_worker(untaken)
-            if nobody := await nobody_serves(client, settings, within_s=STARTING_S):
+            if nobody := await nobody_serves(client, settings, within_s=client.timings.worker_starts_within_s):
                 raise NoWorker(f"{nobody}\n{waiting}")
             if deadline is not None and time.monotonic() > deadline:
-                raise WaitTimedOut(f"{', '.join(unknown)}: not taken in time; {waiting}")
+                raise WaitTimedOut(f"timed out: {', '.join(unknown)} not known yet; {waiting}")
             live.show(f"{waiting} …")
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(client.timings.look_every_s)
     finally:
         live.clear()
 
@@ -104,19 +104,19 @@ async def _known(client: PuterClient, settings: ClientSettings, going: Going, de
 async def _somebody_serves(
     client: PuterClient, settings: ClientSettings, going: Going, tags: Sequence[str], size: int | None
 ) -> None:
-    """What has not come yet comes only if there is a worker.
+    """Check that there is a worker, unless all tags have reached the phase already.
 
     Raises:
-        NoWorker: there is none.
+        NoWorker: there is no worker.
     """
-    from puter_client.cli.session import STARTING_S, nobody_serves
+    from puter_client.cli.session import nobody_serves
 
     if await nobody_serves(client, settings) is None:
         return
     views = (await client.batch(going.batch_id))[1] if going.batch_id else await client.views(tags)
     if len(views) >= (size or 0) and all(view.wait_state(going.wait) is not WaitState.WAITING for view in views):
         return
-    if nobody := await nobody_serves(client, settings, within_s=STARTING_S):
+    if nobody := await nobody_serves(client, settings, within_s=client.timings.worker_starts_within_s):
         raise NoWorker(nobody)
 
 
@@ -138,9 +138,9 @@ async def _wait(
             untaken = await client.untaken()
             tags = [view.tag for view in await client.recent() if view.phase not in ENDED]
             if untaken:
-                say(f"{waiting_for_worker(untaken)}, and are not waited for: name their tags or batch")
+                say(f"{waiting_for_worker(untaken)}; name their tags or batch to wait for them")
             if not tags:
-                say("nothing to wait for: all has ended")
+                say("nothing to wait for: everything has ended")
                 return 0
             going.goes_on()
         await _somebody_serves(client, settings, going, tags, size)

@@ -1,4 +1,4 @@
-"""Times as people read them: how long ago, how long still, and the clock on their wall."""
+"""Times as people read them: lengths of time, and local clock times."""
 
 from __future__ import annotations
 
@@ -27,7 +27,15 @@ def ago(at: float, now: float) -> str:
 
 
 def clock(at: float, now: float) -> str:
-    """A time on the wall of this host: `14:32:05`, with its date on another day."""
+    """A local time: `14:32:05`, with its date if that is not today."""
+    return _local(at, now, "%H:%M:%S")
+
+
+def minute(at: float, now: float) -> str:
+    """A local time to the minute: `14:32`, with its date if that is not today."""
+    return _local(at, now, "%H:%M")
+
+
+def _local(at: float, now: float, form: str) -> str:
     there, here = time.localtime(at), time.localtime(now)
-    same_day = there[:3] == here[:3]
-    return time.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M:%S", there)
+    return time.strftime(form if there[:3] == here[:3] else f"%Y-%m-%d {form}", there)

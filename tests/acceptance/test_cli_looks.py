@@ -65,8 +65,8 @@ class TestWait:
         betty.up("long")
         ran = betty.puter("wait", "long", "--for", "terminated", "--timeout", "1s")
         assert ran.code == 4
-        assert "1 of 1 not terminated in time, the requests go on" in ran.err
-        assert "come back with: puter wait long --for terminated   puter why long" in ran.err
+        assert "timed out: 1 of 1 not terminated yet, their requests continue" in ran.err
+        assert "resume with:\n  puter wait long --for terminated\n  puter why long\n" in ran.err
 
     def test_a_stranger_is_not_waited_for(self, betty: CliWorld) -> None:
         betty.up("some")
@@ -76,7 +76,7 @@ class TestWait:
     def test_where_all_has_ended_there_is_nothing_to_wait_for(self, betty: CliWorld) -> None:
         betty.up("some")
         ran = betty.puter("wait", "-n", "empty-room")
-        assert (ran.code, ran.err) == (0, "puter: nothing to wait for: all has ended\n")
+        assert (ran.code, ran.err) == (0, "puter: nothing to wait for: everything has ended\n")
 
 
 class TestWhy:
@@ -84,8 +84,8 @@ class TestWhy:
         told = betty.up("story")
         ran = betty.puter("why", "story")
         events = [line[10:] for line in ran.out.splitlines() if line[2:3] == ":"]
-        assert events[0].startswith("a worker has taken the request")
-        assert "the machine runs" in events
+        assert events[0].startswith("a worker took the request")
+        assert "the machine is running" in events
         assert told["instance_id"] in ran.out
         assert "request id " in ran.out
 

@@ -15,6 +15,7 @@ from puter_client.client import MachineRequest
 from puter_client.config import Config, client_settings
 from puter_client.contract.errors import NoWorker
 from puter_client.contract.spec import Spec
+from puter_client.timings import ClientTimings
 from tests.acceptance.cli_world import PUTER, CliWorld
 from tests.integration.engine_world import wait_for
 from tests.integration.redis_servers import RedisServer, running_server, server_binaries
@@ -31,7 +32,7 @@ def test_without_a_worker_the_requests_stay_and_exit_code_is_3(fresh: CliWorld, 
     ran = fresh.puter("submit", "--tag", "x-{i}", "--count", "3", PUTER_REDIS_URL=shared.url)
     assert ran.code == 3
     assert "no worker is running on this Redis" in ran.err
-    assert "the requests wait for one, as batch b" in ran.err
+    assert "the requests stay queued until one starts, as batch b" in ran.err
     with shared.client() as redis:
         assert redis.llen("puter:_in:betty") == 3
 
@@ -58,7 +59,7 @@ def test_a_worker_that_comes_later_grants_the_requests(fresh: CliWorld, shared: 
 
 def test_what_no_worker_has_taken_is_told_by_every_look(fresh: CliWorld, shared: RedisServer) -> None:
     fresh.puter("submit", "--tag", "x-{i}", "--count", "3", PUTER_REDIS_URL=shared.url)
-    three = "3 requests wait for a worker to take them"
+    three = "3 requests are waiting for a worker to take them"
 
     status = fresh.puter("status", PUTER_REDIS_URL=shared.url)
     assert (status.code, status.out) == (0, f"{three}\n")
@@ -71,7 +72,7 @@ def test_what_no_worker_has_taken_is_told_by_every_look(fresh: CliWorld, shared:
         ran = fresh.puter(*words, PUTER_REDIS_URL=shared.url)
         assert (ran.code, ran.err) == (
             1,
-            f"puter: which batch is the last is not known: {three}; name it: --batch ID\n",
+            f"puter: the last batch is not known yet: {three}; name it with --batch ID\n",
         )
     ran = fresh.puter("wait", "x-1", PUTER_REDIS_URL=shared.url)
     assert (ran.code, "no worker is running" in ran.err, three in ran.err) == (3, True, True)
@@ -92,13 +93,10 @@ def test_a_worker_that_is_just_starting_is_waited_for(fresh: CliWorld, shared: R
     assert (waiting.returncode, told.count('"instance_id":"i-')) == (0, 3)
 
 
-async def test_a_wait_ends_when_there_is_no_worker_any_more(
-    fresh: CliWorld, shared: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session, "GONE_S", 0.5)
+async def test_a_wait_ends_when_there_is_no_worker_any_more(fresh: CliWorld, shared: RedisServer) -> None:
     environ = {**fresh.environ, "PUTER_REDIS_URL": shared.url}
     settings = client_settings(environ, namespace=None, config=Config(), paths=fresh.paths)
-    async with session.connected(settings) as client:
+    async with session.connected(settings, timings=ClientTimings(worker_gone_after_s=0.5)) as client:
         await client.submit([MachineRequest("one", Spec())])
         with pytest.raises(NoWorker, match="no worker is running on this Redis"):
             async with asyncio.timeout(30):

@@ -36,7 +36,8 @@ def test_ctrl_c_ends_the_waiting_and_says_how_to_come_back(betty: CliWorld) -> N
     terminal.sendintr()
     code, shown = ended(terminal)
     assert code == 130
-    assert "the requests go on; come back with: puter wait stay-0 stay-1 --for terminated" in shown
+    assert "the requests continue; resume with:" in shown
+    assert "\n  puter wait stay-0 stay-1 --for terminated\r\n  puter status stay-0 stay-1" in shown
     assert "Traceback" not in shown
 
 
@@ -59,13 +60,13 @@ def test_a_redis_that_is_lost_while_it_is_waited_says_how_to_come_back(fresh: Cl
     os.kill(int((fresh.paths.engine / "server.pid").read_text()), signal.SIGKILL)
     code, shown = ended(terminal)
     assert code == 3
-    assert "come back with: puter wait lost --for terminated   puter why lost" in shown
+    assert "resume with:\r\n  puter wait lost --for terminated\r\n  puter why lost" in shown
 
 
 def test_ctrl_c_ends_a_watch_without_a_word(betty: CliWorld) -> None:
     betty.up("watched")
     terminal = betty.on_terminal("status", "watched", "--watch")
-    terminal.expect("in all: 1 running")
+    terminal.expect("total 1: 1 running")
     terminal.sendintr()
     code, shown = ended(terminal)
     assert (code, "puter:" in shown) == (130, False)

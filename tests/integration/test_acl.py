@@ -222,7 +222,7 @@ def without_default(guarded: Guarded) -> Iterator[Guarded]:
 async def test_who_names_no_user_is_told_so_where_one_is_needed(without_default: Guarded) -> None:
     """At once: Redis refuses all that a connection begins with, too."""
     async with PuterClient.connect(without_default.server.url, namespace="betty", user="betty") as nobody:
-        with pytest.raises(StoreUnavailable, match="wants a user and a password: PUTER_REDIS_URL names none"):
+        with pytest.raises(StoreUnavailable, match="requires a user and a password: add them to PUTER_REDIS_URL"):
             await asyncio.wait_for(nobody.recent(), 10)
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from puter_client.contract.errors import EngineError
+from puter_client.contract.health import StageHealth, WorkerHealth
 from puter_client.local import Engine, engine_status, stop_engine
+from puter_client.store import names
 from puter_client.timings import ClientTimings
 from tests.integration.engine_world import EngineWorld, is_running, wait_for
 
@@ -171,10 +176,59 @@ class TestStatusCommand:
         told = await shown_status(world)
         assert [line.split()[0] for line in told] == ["engine", "data", "logs"]
 
+    async def test_a_stage_that_fails_is_told_and_with_an_option_all_stages_are(self, world: EngineWorld) -> None:
+        async with await world.ensure() as engine:
+            await announce(engine)
+            told = await shown_status(world)
+            with_stages = await shown_status(world, "--stages")
+        failing = "warning stage launch has had no success for 5m: no credentials"
+        assert told[-1] == failing
+        assert with_stages[-6:] == [
+            failing,
+            "",
+            "stages of worker desk:7:a:",
+            "STAGE   SUCCESS  ERROR   LAST ERROR",
+            "intake  4m ago   never",
+            "launch  5m ago   2m ago  no credentials",
+        ]
 
-async def shown_status(world: EngineWorld) -> list[str]:
+    async def test_programs_get_the_stages_of_every_worker(self, world: EngineWorld) -> None:
+        async with await world.ensure() as engine:
+            await announce(engine)
+            (line,) = await shown_status(world, "--json")
+        told = json.loads(line)
+        assert told["state"] == "running"
+        assert [stage["name"] for worker in told["workers"] for stage in worker["stages"]] == ["intake", "launch"]
+
+    async def test_a_stopped_engine_has_no_workers_to_tell_of(self, world: EngineWorld) -> None:
+        (line,) = await shown_status(world, "--json")
+        assert json.loads(line)["workers"] == []
+        assert (await shown_status(world, "--stages"))[-1] == "no worker has reported its stages"
+
+
+async def announce(engine: Engine) -> None:
+    """Publish a worker's health as a worker does, with one stage that fails."""
+    now = time.time()
+    health = WorkerHealth(
+        worker_id="desk:7:a",
+        host="desk",
+        pid=7,
+        version="1",
+        started_at=now - 3_600,
+        seen_at=now,
+        stages=(
+            StageHealth(name="intake", last_success_at=now - 250, runs=9),
+            StageHealth(name="launch", last_success_at=now - 310, last_error_at=now - 130, last_error="no credentials"),
+        ),
+    )
+    async with Redis.from_url(engine.url) as redis:
+        await redis.set(names.worker(health.worker_id), msgspec.json.encode(health))
+        await redis.zadd(names.WORKERS, {health.worker_id: now})
+
+
+async def shown_status(world: EngineWorld, *options: str) -> list[str]:
     """What `puter local status` writes."""
-    command = [sys.executable, "-m", "puter_client.cli", "local", "status"]
+    command = [sys.executable, "-m", "puter_client.cli", "local", "status", *options]
     shown = await asyncio.create_subprocess_exec(*command, env=world.environ, stdout=asyncio.subprocess.PIPE)
     written, _ = await shown.communicate()
     return written.decode().splitlines()

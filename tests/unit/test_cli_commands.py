@@ -78,7 +78,7 @@ class TestUsage:
             (["submit", "--tag", "x", "--count", "2"], "{i}"),
             (["submit", "gone.yaml"], "'gone.yaml': does not exist"),
             (["submit", "--tag", "x", "--max-parallel", "0"], "--max-parallel"),
-            (["status", "x", "--all"], "keep one: tags, --batch or --all"),
+            (["status", "x", "--all"], "choose one: tags, --batch or --all"),
             (["cancel"], "name tags, or --batch ID"),
             (["rsync", "x", ":a"], "Missing argument 'DST'"),
         ],
@@ -95,7 +95,7 @@ class TestUsage:
 
     def test_a_group_without_a_command_shows_its_help(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["local"]) == 2
-        assert "Start, stop or look at the local engine" in capsys.readouterr().err
+        assert "Start, stop or inspect the local engine" in capsys.readouterr().err
 
     def test_a_settings_file_that_cannot_be_used_is_exit_code_2(
         self, home: Path, capsys: pytest.CaptureFixture[str]
@@ -124,7 +124,7 @@ class TestDefects:
     def test_a_defect_is_one_line_without_its_text(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["status"]) == 1
         said = capsys.readouterr().err
-        assert said.startswith("puter: a defect of Puter's: RuntimeError in test_cli_commands.py:")
+        assert said.startswith("puter: internal error in Puter: RuntimeError in test_cli_commands.py:")
         assert "secret" not in said
 
     def test_all_of_it_is_shown_to_those_who_ask(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,11 +187,11 @@ class TestDryRun:
 class TestWhereNothingEverWas:
     def test_status_says_how_to_begin(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["status"]) == 0
-        assert capsys.readouterr().out == "nothing in namespace betty: puter up --tag NAME\n"
+        assert capsys.readouterr().out == "nothing in namespace betty; start with: puter up --tag NAME\n"
 
     def test_status_of_a_namespace_that_was_named_begins_there(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["status", "-n", "team"]) == 0
-        assert capsys.readouterr().out == "nothing in namespace team: puter up --tag NAME -n team\n"
+        assert capsys.readouterr().out == "nothing in namespace team; start with: puter up --tag NAME -n team\n"
 
     @pytest.mark.parametrize(
         "words", [["why", "x"], ["wait", "x"], ["cancel", "x"], ["ssh", "x"], ["status", "x"], ["wait", "--batch", "b"]]
@@ -212,7 +212,8 @@ class TestWorker:
         monkeypatch.setattr("puter_client.cli.run_worker.find_spec", lambda name: None if name == "aioboto3" else name)
         assert main(["worker"]) == 3
         assert (
-            capsys.readouterr().err == "puter: aioboto3 is not installed: `pip install '.[worker]'` in Puter's folder\n"
+            capsys.readouterr().err
+            == "puter: aioboto3 is not installed: run `pip install '.[worker]'` in Puter's folder\n"
         )
 
     def test_it_takes_the_place_of_the_command(

@@ -100,42 +100,42 @@ class TestComingBack:
         going.goes_on()
         return going
 
-    def test_one_tag_is_come_back_to_by_its_name(self) -> None:
-        assert self.going("one", batch="b1").come_back() == "come back with: puter wait one   puter why one"
+    def test_one_tag_is_resume_hint_to_by_its_name(self) -> None:
+        assert self.going("one", batch="b1").resume_hint() == "resume with:\n  puter wait one\n  puter why one"
 
     def test_a_batch_by_its_id_in_the_namespace_that_was_named(self) -> None:
-        assert self.going(batch="b1", team="team").come_back() == (
-            "come back with: puter wait --batch b1 -n team   puter status --batch b1 -n team"
+        assert self.going(batch="b1", team="team").resume_hint() == (
+            "resume with:\n  puter wait --batch b1 -n team\n  puter status --batch b1 -n team"
         )
 
     def test_a_few_tags_by_their_names(self) -> None:
-        assert self.going("a", "b").come_back() == "come back with: puter wait a b   puter status a b"
+        assert self.going("a", "b").resume_hint() == "resume with:\n  puter wait a b\n  puter status a b"
 
     def test_all_by_naming_none(self) -> None:
-        assert self.going().come_back() == "come back with: puter wait   puter status"
+        assert self.going().resume_hint() == "resume with:\n  puter wait\n  puter status"
 
     def test_so_many_tags_that_nobody_would_read_them_by_naming_none(self) -> None:
-        assert self.going(*map(str, range(1_000))).come_back() == "come back with: puter wait   puter status"
+        assert self.going(*map(str, range(1_000))).resume_hint() == "resume with:\n  puter wait\n  puter status"
 
     def test_it_is_waited_for_as_far_as_before(self) -> None:
-        told = self.going("one", wait=WaitFor.TERMINATED, team="team").come_back()
-        assert told == "come back with: puter wait one --for terminated -n team   puter why one -n team"
+        told = self.going("one", wait=WaitFor.TERMINATED, team="team").resume_hint()
+        assert told == "resume with:\n  puter wait one --for terminated -n team\n  puter why one -n team"
 
     @pytest.mark.parametrize(
         ("tags", "batch", "said"),
         [
-            (("one",), "b1", "the request goes on"),
-            (("a", "b"), None, "the requests go on"),
-            ((), None, "the requests go on"),
-            ((), "b1", "the batch goes on"),
+            (("one",), "b1", "the request continues"),
+            (("a", "b"), None, "the requests continue"),
+            ((), None, "the requests continue"),
+            ((), "b1", "the batch continues"),
         ],
     )
     def test_what_goes_on_is_called_what_it_is(self, tags: tuple[str, ...], batch: str | None, said: str) -> None:
         going = self.going(*tags, batch=batch)
-        assert going.last_words() == f"{said}; {going.come_back()}"
+        assert going.interrupt_text() == f"{said}; {going.resume_hint()}"
 
     def test_nothing_goes_on_before_anything_was_sent(self) -> None:
-        assert Going(settings(), tags=["one"]).last_words() is None
+        assert Going(settings(), tags=["one"]).interrupt_text() is None
 
 
 class TestEnds:
@@ -163,8 +163,9 @@ class TestEnds:
         client = self.Client(KeyboardInterrupt())
         assert self.sending(client, Going(settings())) == INTERRUPTED
         assert capsys.readouterr().err == (
-            "puter: how many of the requests were sent is not known; "
-            f"look with: puter status --batch {client.batch_id}; submitting again doubles none\n"
+            "puter: it is not known how many requests were sent; check with:\n"
+            f"  puter status --batch {client.batch_id}\n"
+            "puter: submitting them again launches nothing twice\n"
         )
 
     def test_a_redis_lost_while_a_request_is_sent_names_the_tag(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,11 +173,12 @@ class TestEnds:
         assert code == StoreUnavailable.exit_code
         assert capsys.readouterr().err.splitlines() == [
             "puter: gone",
-            "puter: whether the request was sent is not known; look with: puter status one",
+            "puter: it is not known whether the request was sent; check with:",
+            "  puter status one",
         ]
 
     @pytest.mark.parametrize("error", [StoreUnavailable("gone"), WaitTimedOut("gone")])
-    def test_a_wait_that_breaks_off_says_how_to_come_back(
+    def test_a_wait_that_breaks_off_says_how_to_resume_hint(
         self, error: StoreUnavailable | WaitTimedOut, capsys: pytest.CaptureFixture[str]
     ) -> None:
         going = TestComingBack.going("one", wait=WaitFor.TERMINATED)
@@ -185,7 +187,7 @@ class TestEnds:
             raise error
 
         assert run(work, going) == error.exit_code
-        assert capsys.readouterr().err.splitlines() == ["puter: gone", f"puter: {going.come_back()}"]
+        assert capsys.readouterr().err == f"puter: gone\nputer: {going.resume_hint()}\n"
 
 
 class TestSuccess:

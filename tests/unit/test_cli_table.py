@@ -42,7 +42,7 @@ class TestLine:
         assert line_of(view(**RUNNING | {"labelled": False}), NOW).phase == "running·"
 
     def test_one_that_never_ends_itself_stays(self) -> None:
-        assert line_of(view(**RUNNING | {"expires_at": None, "ttl_s": None}), NOW).time == "stays"
+        assert line_of(view(**RUNNING | {"expires_at": None, "ttl_s": None}), NOW).time == "no end"
 
     def test_one_that_outlived_its_deadline_says_by_how_much(self) -> None:
         late = RUNNING | {"overdue": True, "expires_at": NOW - 720, "reason": "should have ended itself"}
@@ -134,7 +134,7 @@ class TestGroups:
         assert [(name, [v.tag for v in members]) for name, members in grouped(views)] == [
             ("ended", ["gone"]),
             ("on the way", ["coming"]),
-            ("alive", ["old", "new"]),
+            ("live", ["old", "new"]),
         ]
 
     def test_tags_of_the_same_second_are_in_the_order_of_their_numbers(self) -> None:
@@ -144,13 +144,13 @@ class TestGroups:
 
     def test_a_request_that_was_not_granted_is_no_living_machine(self) -> None:
         ((name, _),) = grouped([view(row=BatchRow(outcome=Outcome.CONFLICT), **RUNNING)])
-        assert name == "not granted"
+        assert name == "not launched"
 
     def test_of_a_large_group_the_latest_are_shown_and_the_rest_counted(self) -> None:
         texts = view_lines([view(f"t-{i:05}", created_at=NOW + i) for i in range(10_000)], NOW, 80, most=3)
         assert texts[1:] == [
             "on the way (10,000)",
-            "+9,997 earlier ones",
+            "+9,997 earlier",
             *(f"t-0{9_997 + i}  queued  for 0s" for i in range(3)),
         ]
 

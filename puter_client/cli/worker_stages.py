@@ -1,0 +1,98 @@
+"""How the stages of a worker are doing, as `puter local status` shows it. What workers published is not trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from puter_client.cli.terminal import cut, plain, styled
+from puter_client.cli.when import ago, rough_duration
+from puter_client.contract.health import StageHealth, WorkerHealth
+from puter_client.view import iso
+
+FAILING_AFTER_S = 60.0  # a shorter time without success is no news: most errors are over by the next run
+MOST_STAGES = 40
+_NAME_WIDTH = 24
+_LONGEST_AGO_S = 3_153_600_000.0  # 100 years: a worker's numbers may be anything
+_TITLE = ("STAGE", "SUCCESS", "ERROR", "LAST ERROR")
+_LATEST_ISO_S = 253_402_300_799.0  # the last second of the year 9999
+
+
+def failing_for_s(stage: StageHealth, started_at: float, now: float) -> float | None:
+    """For how many seconds a stage has been failing; None if its last run succeeded, or it never failed.
+
+    A stage fails from its first missed success on: one pace after its last success (or after the start of its
+    worker), and at the latest since its last error.
+    """
+    if stage.last_error_at is None:
+        return None
+    if stage.last_success_at is not None and stage.last_success_at >= stage.last_error_at:
+        return None
+    due_at = (started_at if stage.last_success_at is None else stage.last_success_at) + (stage.pace_s or 0.0)
+    return max(0.0, now - min(stage.last_error_at, due_at))
+
+
+def warnings(workers: Sequence[WorkerHealth], now: float) -> list[str]:
+    """One line for each stage that has had no success since its last error for over a minute."""
+    lines = []
+    for worker in workers:
+        for stage in worker.stages[:MOST_STAGES]:
+            failing_s = failing_for_s(stage, worker.started_at, now)
+            if failing_s is not None and failing_s > FAILING_AFTER_S:
+                error = f": {plain(stage.last_error)}" if stage.last_error else ""
+                for_ = rough_duration(min(failing_s, _LONGEST_AGO_S))
+                lines.append(f"stage {_name(stage)} has had no success for {for_}{error}")
+    return lines
+
+
+def stage_table(worker: WorkerHealth, now: float, width: int | None) -> list[str]:
+    """The stages of one worker: last success and last error, at most `width` wide; None is no limit."""
+    if not worker.stages:
+        return ["        it has reported no stages"]
+    rows = [_TITLE, *(_cells(stage, now) for stage in worker.stages[:MOST_STAGES])]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(size) for cell, size in zip(row[:3], widths, strict=True)]
+        line = "  ".join([*cells, row[3]]).rstrip()
+        lines.append(line if width is None else cut(line, width))
+    lines[0] = styled(lines[0], "dim")
+    left = len(worker.stages) - MOST_STAGES
+    return [*lines, f"+{left:,} more"] if left > 0 else lines
+
+
+def to_json(worker: WorkerHealth) -> Mapping[str, Any]:
+    """A worker's health for programs; times in UTC, ISO 8601."""
+    fields = msgspec.to_builtins(worker)
+    fields |= {"started_at": _iso(worker.started_at), "seen_at": _iso(worker.seen_at)}
+    fields["stages"] = [
+        {
+            "name": stage.name,
+            "last_success_at": _iso(stage.last_success_at),
+            "last_error_at": _iso(stage.last_error_at),
+            "last_error": stage.last_error,
+            "runs": stage.runs,
+            "pace_s": stage.pace_s,
+        }
+        for stage in worker.stages
+    ]
+    return dict(fields)
+
+
+def _cells(stage: StageHealth, now: float) -> tuple[str, str, str, str]:
+    times = _ago(stage.last_success_at, now), _ago(stage.last_error_at, now)
+    return (_name(stage), *times, plain(stage.last_error or ""))
+
+
+def _name(stage: StageHealth) -> str:
+    return cut(plain(stage.name), _NAME_WIDTH)
+
+
+def _ago(at: float | None, now: float) -> str:
+    return "never" if at is None else ago(max(at, now - _LONGEST_AGO_S), now)
+
+
+def _iso(at: float | None) -> str | None:
+    return iso(at) if at is not None and 0 <= at <= _LATEST_ISO_S else None
