@@ -1,1 +1,1 @@
-"""What Puter's promises of speed come to: `python -m benchmarks`, or `make bench`."""
+"""Measurements of Puter's promises of speed: `python -m benchmarks`, or `make bench`."""

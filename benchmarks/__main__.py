@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME …]`: runs the benchmarks and prints their table; all of them also renew README.md."""
+"""`python -m benchmarks [NAME …]`: runs benchmarks and prints their table; a full run also rewrites README.md."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def main() -> int:
         if not options.quiet:
             print(f"{time.monotonic() - began:6.1f} s  {line}", file=sys.stderr, flush=True)
 
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # stages that run in this process
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # for stages that run in this process
     try:
         rows, others = asyncio.run(_run_all(names, Run(TINY if options.tiny else Sizes(), say)))
     except BenchmarkFailed as error:

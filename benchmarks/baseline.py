@@ -1,4 +1,4 @@
-"""The plain way, for comparison: one thread pool, boto3's own retries, one look and one launch a tag.
+"""The plain way, for comparison: a thread pool, boto3's own retries, one look-up and one launch per tag.
 
 This is the script one writes first: 16 threads, each looks whether a machine with the tag is there and launches it
 if not; boto3 is told to retry patiently (`adaptive`, 20 attempts). It is run as a process of its own:
@@ -27,7 +27,7 @@ ALIVE = ["pending", "running", "stopping", "stopped"]
 
 
 def ensure(ec2: Any, tag: str, ami: str) -> str:
-    """`found` or `made`."""
+    """Ensure one tag; returns `found` or `made`."""
     there = ec2.describe_instances(
         Filters=[{"Name": "tag:puter", "Values": [tag]}, {"Name": "instance-state-name", "Values": ALIVE}]
     )
@@ -46,7 +46,7 @@ def ensure(ec2: Any, tag: str, ami: str) -> str:
 
 
 def main() -> int:
-    """Ensure the tags and print what it took."""
+    """Ensure the tags and print the time that it took."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.baseline")
     parser.add_argument("--ami", required=True)
     parser.add_argument("--count", type=int, required=True, help="how many tags: PREFIX0, PREFIX1, …")

@@ -1,4 +1,4 @@
-"""One namespace's 10,000 requests beside another's one: how long the one waits for its launch.
+"""10,000 requests of one namespace beside a single one of another: how long the single one waits for its launch.
 
 One worker. The 10,000 want more machines than EC2's bucket of instances holds, so nearly all of them wait, for over an
 hour; the one comes while they are taken in, while they are looked up and launched, and when the bucket is empty.
@@ -18,12 +18,12 @@ from puter_client.view import WaitFor
 AFTER_S = (0.5, 6.0, 20.0)
 PATIENCE_S = 60.0
 MOST_S = 2.0
-# "Request throttling for the Amazon EC2 API" in AWS's developer guide: instances at once, and a second.
+# "Request throttling for the Amazon EC2 API" in AWS's developer guide: instances at once, and per second.
 INSTANCES_BURST, INSTANCES_RATE = 1_000, 2.0
 
 
 async def fairness(run: Run) -> list[Row]:
-    """From submit to the published instance id of single requests, at several times after the many."""
+    """Seconds from submit to the published instance id of single requests, sent at several times after the many."""
     n = run.sizes.requests
     async with Rig(workers=1) as rig, PuterClient.connect(rig.server.url, namespace="other", user="one") as other:
         began = time.monotonic()

@@ -1,8 +1,8 @@
-"""New machines: 200 and 1,000 inside EC2's published buckets, and 1,000 where nothing limits them.
+"""New machines: 200 and 1,000 within EC2's published call rates, and 1,000 without any limit.
 
 The clock starts before the batch is handed to the client, so a little before the first request is in Redis. The workers
 are fresh and nothing is cached: image, key pair and security group are found or made within the time. "Launched" is
-when the client has read the instance id of every tag, "labelled" when it has read that each machine bears its tags.
+when the client has read the instance id of every tag, "labelled" when it has read that each machine has its tags.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tests.ec2sim.config import SimConfig
 
 WORKERS = 2
 PATIENCE_S = 300.0
-# "Request throttling for the Amazon EC2 API" in AWS's developer guide: tokens and refill a second.
+# "Request throttling for the Amazon EC2 API" in AWS's developer guide: tokens, and refill per second.
 RUN_BURST, RUN_RATE = 5, 2.0
 TAGS_BURST, TAGS_RATE = 100, 10.0
 NO_LIMITS = SimConfig(throttle=False)
 
 
 class Launched(msgspec.Struct, frozen=True):
-    """One batch on a rig of its own.
+    """One batch on its own rig.
 
     Attributes:
         launched_s: until every instance id was published.
@@ -104,7 +104,7 @@ async def launch_many(run: Run) -> list[Row]:
 
 
 async def unlimited(run: Run) -> list[Row]:
-    """1,000 new tags where neither EC2 nor the pacer limits anything; Puter and the baseline take turns."""
+    """1,000 new tags without limits of EC2 or the pacer; Puter and the baseline run alternately."""
     n = run.sizes.many
     ours: list[Launched] = []
     plain: list[float] = []

@@ -1,4 +1,4 @@
-"""1,000 tags whose machines live already: one more submit, with what Redis knows, with old records, with none."""
+"""1,000 tags whose machines are live: one more submit, with fresh records, with old ones, with none."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MOST_CALLS, MOST_S = 10, 3.0
 
 
 async def live_many(run: Run) -> list[Row]:
-    """Each time: how long until every request is answered `existing`, and how many Describe calls that took."""
+    """For each: seconds until every request has the outcome `existing`, and the number of Describe calls."""
     n = run.sizes.many
     requests = asked(n)
-    # Made as fast as can be; then the buckets are put in force, full, and the workers that keep to them take over.
+    # Launched without limits; then the buckets are enabled, full, and workers that respect them take over.
     async with Rig(SimConfig(throttle=False), workers=WORKERS, pace=False) as rig:
         run.say(f"{n:,} machines are made first")
         await _make(rig, requests)
@@ -66,7 +66,7 @@ async def _make(rig: Rig, requests: list[MachineRequest]) -> None:
 
 
 async def _looked_at_all(rig: Rig, requests: list[MachineRequest]) -> None:
-    """Wait until the new workers have looked at all machines: nobody's submit is the reason for these calls."""
+    """Wait until the new workers have looked at all machines, since these calls are not caused by the submit."""
     tags = [one.tag for one in requests]
     began = max(view.record.observed_at or 0.0 for view in await rig.client.views(tags) if view.record)
 

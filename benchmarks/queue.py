@@ -1,4 +1,4 @@
-"""The queue: requests into the inbox, through intake, their status, and what a full queue weighs."""
+"""The queue: requests into the inbox, through intake, their status, and the memory of a full queue."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from puter_worker.store.workerstore import WorkerStore
 
 PATIENCE_S = 120.0
 RESOLVED_S = 90.0
-# Round trips that arq's enqueue_job is allowed to have under way; more of them make it no faster.
+# Concurrent calls of arq's enqueue_job; more of them do not make it faster.
 ENQUEUE_AT_ONCE = 50
-# What a worker of this kind has loaded before it does anything.
+# The modules that such a worker has loaded before it does anything.
 BARE = "import aioboto3, arq, redis.asyncio, structlog, sys; print(open('/proc/self/status').read())"
 MOST_MB = 150
 
 
 async def inbox(run: Run) -> list[Row]:
-    """10,000 requests into the inbox; through the intake stage; through a whole worker; and arq's own enqueue_job."""
+    """10,000 requests: into the inbox, through the intake stage, through a whole worker, and by arq's enqueue_job."""
     n = run.sizes.requests
     appended: list[float] = []
     alone: list[float] = []
@@ -81,7 +81,7 @@ async def inbox(run: Run) -> list[Row]:
 
 
 async def status(run: Run) -> list[Row]:
-    """What stands where, of 10,000 puters, by the client, beside redis-py reading the same documents."""
+    """The status of 10,000 puters by the client, beside redis-py reading the same documents."""
     n = run.sizes.requests
     async with Rig() as rig:
         await rig.client.submit(asked(n))
@@ -121,7 +121,7 @@ async def status(run: Run) -> list[Row]:
 
 
 async def memory(run: Run) -> list[Row]:
-    """The highest that one worker's memory gets to while it takes 10,000 requests in and their jobs are queued."""
+    """The peak of one worker's memory while it takes 10,000 requests and queues their jobs."""
     n = run.sizes.requests
     async with Rig(workers=1) as rig:
         await _one_up(rig)
@@ -151,14 +151,14 @@ async def memory(run: Run) -> list[Row]:
 
 
 async def _one_up(rig: Rig) -> None:
-    """One machine, so that the worker's clients of EC2 are made."""
+    """Launch one machine, so that the worker's EC2 clients exist."""
     (request,) = asked(1, "first-")
     batch_id = await rig.client.submit([request])
     await rig.client.wait(batch_id=batch_id, size=1, wait=WaitFor.LAUNCHED, timeout_s=PATIENCE_S)
 
 
 async def _intake_alone(url: str, n: int) -> float:
-    """Seconds in which the intake stage takes what lies in the inbox, as a worker's loop calls it."""
+    """Seconds in which the intake stage takes a full inbox, called as a worker calls it."""
     store = WorkerStore(ArqRedis(pool_or_conn=connection_pool(url)))
     await store.set_clock()
     taken = 0
@@ -173,7 +173,7 @@ async def _intake_alone(url: str, n: int) -> float:
 
 
 async def _taken_by_worker(rig: Rig, n: int) -> float:
-    """Seconds in which the rig's one worker takes a full inbox; it is stopped, as a process, until that is full."""
+    """Seconds in which the rig's one worker takes a full inbox; its process is suspended until the inbox is full."""
     (worker,) = rig.workers
     async with redis.asyncio.Redis.from_url(rig.server.url) as look:
         worker.send_signal(signal.SIGSTOP)
@@ -192,7 +192,7 @@ async def _taken_by_worker(rig: Rig, n: int) -> float:
 
 
 async def _still_queued(rig: Rig) -> int:
-    """How many jobs wait; returns when none does, for then all keys wait for their launch, or after 90 s."""
+    """The number of waiting jobs, as soon as it is 0 (then all keys wait for their launch), or after 90 s."""
     left = 0
     async with redis.asyncio.Redis.from_url(rig.server.url) as look:
 
@@ -220,7 +220,7 @@ async def _read_plainly(url: str, keys: list[str]) -> float:
 
 
 async def _enqueue_with_arq(url: str, n: int) -> float:
-    """Seconds of as many calls of arq's own enqueue_job, 50 at a time."""
+    """Seconds of the same number of calls of arq's enqueue_job, 50 at a time."""
     pool: Any = redis.asyncio.BlockingConnectionPool.from_url(url, max_connections=ENQUEUE_AT_ONCE)
     async with ArqRedis(
         pool_or_conn=pool,

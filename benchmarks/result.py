@@ -1,4 +1,4 @@
-"""A line of the table, and the table."""
+"""The table of results and its lines."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """As the table shows it."""
+        """The line of the table."""
         met = {None: "-", True: "yes", False: "**no**"}[self.met]
         return self.work, self.measured, self.baseline, self.ratio, self.target, met
 
 
 class BenchmarkFailed(Exception):
-    """The work was not done as it should be, so that its time means nothing."""
+    """The work was not done correctly, so its time means nothing."""
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown."""
+    """The table in Markdown."""
     lines = [HEAD, tuple("---" for _ in HEAD), *(row.cells for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def seconds(values: Sequence[float]) -> str:
-    """The median and, of several, the range: `1.52 s (1.41 to 1.90)`."""
+    """The median, and the range if there are several: `1.52 s (1.41 to 1.90)`."""
     middle = median(values)
     factor, unit, digits = (1.0, "s", 2) if middle >= 0.1 else (1e3, "ms", 1)
     digits = 1 if middle >= 10 else digits
@@ -58,11 +58,11 @@ def seconds(values: Sequence[float]) -> str:
 
 
 def rate(values: Sequence[float]) -> str:
-    """Of so many a second, the median and, of several, the range."""
+    """The median of rates per second, and the range if there are several."""
     text = f"{median(values):,.0f}/s"
     return text if len(values) == 1 else f"{text} ({min(values):,.0f} to {max(values):,.0f})"
 
 
 def times(value: float) -> str:
-    """A ratio."""
+    """A ratio as text."""
     return f"{value:.2f}x" if value < 10 else f"{value:.0f}x"

@@ -1,4 +1,4 @@
-"""What benchmarks run on: a simulated EC2, a Valkey that writes through to disk, and worker processes."""
+"""The rig of the benchmarks: a simulated EC2, a Valkey that syncs every write to disk, and worker processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STOP_S = 20.0
 
 
 class Baseline(msgspec.Struct, frozen=True):
-    """What `benchmarks.baseline` said.
+    """The output of `benchmarks.baseline`.
 
     Attributes:
         seconds: it took in all.
@@ -52,7 +52,7 @@ class Baseline(msgspec.Struct, frozen=True):
 
 
 class Rig:
-    """`async with Rig(…) as rig:`; nothing of it is left afterwards.
+    """`async with Rig(…) as rig:`; nothing remains afterwards.
 
     Attributes:
         sim: the simulated EC2.
@@ -66,7 +66,7 @@ class Rig:
     client: PuterClient
 
     def __init__(self, config: SimConfig | None = None, *, workers: int = 0, pace: bool = True) -> None:
-        """The published buckets at true speed unless `config` says otherwise; `pace`: whether workers keep to them."""
+        """EC2's published buckets unless `config` says otherwise; `pace`: whether workers respect them."""
         self._config = config or SimConfig()
         self._wanted = workers
         self._stack = AsyncExitStack()
@@ -95,7 +95,7 @@ class Rig:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of every process on the rig: the simulator, this Valkey, and a home of its own."""
+        """The environment of every process on the rig: the simulator, this Valkey, and its own home."""
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
         return {
             **kept,
@@ -108,7 +108,7 @@ class Rig:
         }
 
     async def start_workers(self, count: int) -> None:
-        """So many more worker processes; returns when all of them take requests."""
+        """Start more worker processes; returns when all of them take requests."""
         for _ in range(count):
             with (self.folder / "worker.log").open("ab") as log:
                 self.workers.append(
@@ -120,13 +120,13 @@ class Rig:
         async def there() -> bool:
             for worker in self.workers:
                 if worker.returncode is not None:
-                    raise BenchmarkFailed(f"a worker ended with {worker.returncode}: {self.log_end()}")
+                    raise BenchmarkFailed(f"a worker ended with exit code {worker.returncode}: {self.log_end()}")
             return len(await self.client.workers()) >= len(self.workers)
 
         await until(there, START_S, "the workers do not take requests")
 
     async def stop_workers(self) -> None:
-        """End all worker processes; what they have in hand is finished first."""
+        """End all worker processes after they have finished their work."""
         for worker in self.workers:
             if worker.returncode is None:
                 worker.terminate()
@@ -139,7 +139,7 @@ class Rig:
         self.workers.clear()
 
     def log_end(self) -> str:
-        """The last that a worker logged."""
+        """The last lines that a worker logged."""
         return (self.folder / "worker.log").read_text(errors="replace")[-2_000:]
 
     async def baseline(self, count: int, *options: str) -> Baseline:
@@ -150,32 +150,34 @@ class Rig:
         return msgspec.json.decode(said, type=Baseline)
 
     async def run(self, *command: str, environment: dict[str, str] | None = None) -> bytes:
-        """What a process writes to its standard output; it must end with 0."""
+        """The standard output of a process, which must end with exit code 0."""
         process = await asyncio.create_subprocess_exec(
             *command, env=environment or self.environment, cwd=ROOT, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
         )
         out, err = await process.communicate()
         if process.returncode:
-            raise BenchmarkFailed(f"{' '.join(command)} ended with {process.returncode}: {err.decode()[-2_000:]}")
+            raise BenchmarkFailed(
+                f"{' '.join(command)} ended with exit code {process.returncode}: {err.decode()[-2_000:]}"
+            )
         return out
 
     async def _ami(self) -> str:
-        """Some image of Amazon Linux that the simulator has."""
+        """An image of Amazon Linux in the simulator."""
         return (await self.run(sys.executable, "-c", _FIND_AMI)).decode().strip()
 
     # -- what was done ------------------------------------------------------------------------------------------
 
     async def refused(self) -> int:
-        """How many calls EC2 has refused as one too many."""
+        """The number of calls that EC2 refused because of its call rates."""
         counts = (await self.sim.control.summary()).counts
         return sum(codes.get("RequestLimitExceeded", 0) for codes in counts.values())
 
     async def calls(self, action: str) -> int:
-        """How many calls of an action EC2 has had."""
+        """The number of calls of an action so far."""
         return sum((await self.sim.control.summary()).counts.get(action, {}).values())
 
     async def check(self, tags: list[str], views: list[View], *, labelled: bool) -> None:
-        """Fail unless each tag has exactly the one machine that its record names, under its own name if labelled."""
+        """Fail unless each tag has exactly the machine that its record names, with its own name if labelled."""
         live = {one.id: one for one in await self.sim.control.instances() if one.live}
         named = {view.tag: view.record.instance_id for view in views if view.record}
         if sorted(named) != sorted(tags) or set(named.values()) - live.keys() or len(live) < len(set(named.values())):
@@ -184,7 +186,7 @@ class Rig:
             raise BenchmarkFailed("two tags share a machine")
         wrong = [tag for tag, one in named.items() if labelled and live[one or ""].tags.get("puter:tag") != tag]
         if wrong:
-            raise BenchmarkFailed(f"{len(wrong)} machines bear another's name, {wrong[0]} first")
+            raise BenchmarkFailed(f"{len(wrong)} machines have a wrong name, first {wrong[0]}")
 
 
 _FIND_AMI = """
@@ -197,7 +199,7 @@ print(max(images, key=lambda image: image["CreationDate"])["ImageId"])
 
 
 def asked(count: int, prefix: str = "t-") -> list[MachineRequest]:
-    """So many requests, each with a workload of its own."""
+    """Requests, each with its own workload."""
     return [
         MachineRequest(f"{prefix}{number}", msgspec.structs.replace(SPEC, run=f"sweep.sh {number}"))
         for number in range(count)
@@ -205,7 +207,7 @@ def asked(count: int, prefix: str = "t-") -> list[MachineRequest]:
 
 
 async def until(so: Callable[[], Awaitable[bool]], patience_s: float, otherwise: str, *, every_s: float = 0.02) -> None:
-    """Return as soon as something is so; fail after `patience_s`."""
+    """Return as soon as a condition is true; fail after `patience_s`."""
     try:
         async with asyncio.timeout(patience_s):
             while not await so():

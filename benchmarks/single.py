@@ -18,7 +18,7 @@ MOST_MORE_S = 0.25
 
 
 async def one_up(run: Run) -> list[Row]:
-    """From submit to the published instance id, beside one look and one launch by boto3 on a warm connection."""
+    """From submit to the published instance id, beside one look-up and one launch by boto3 on a warm connection."""
     ours: list[float] = []
     async with Rig(workers=1) as rig:
         for request in asked(run.sizes.ups + 1):

@@ -1,4 +1,4 @@
-"""How much is done in a benchmark, and how it tells where it stands."""
+"""How much work a benchmark does, and how it reports its progress."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ TINY = Sizes(few=6, many=12, requests=40, repeats=1, ups=2, starts=1)
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What a benchmark is given.
+    """The arguments of a benchmark.
 
     Attributes:
         sizes: how much to do.
-        say: told of each step.
+        say: called with a line for each step.
     """
 
     sizes: Sizes

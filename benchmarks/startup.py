@@ -1,4 +1,4 @@
-"""How long a command takes to start, beside the least that any client of Redis must load."""
+"""How long a command takes to start, beside the minimum that any client of Redis must load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST = (sys.executable, "-c", "import redis.asyncio")
 
 
 async def startup(run: Run) -> list[Row]:
-    """`puter --help` and `puter status` of three machines; the three commands take turns."""
+    """`puter --help` and `puter status` of three machines; the three commands run alternately."""
     puter = str(Path(sysconfig.get_path("scripts")) / "puter")
     commands = {"puter --help": (puter, "--help"), "puter status": (puter, "status"), "least": LEAST}
     took: dict[str, list[float]] = {name: [] for name in commands}
@@ -30,7 +30,7 @@ async def startup(run: Run) -> list[Row]:
             for name, command in commands.items():
                 began = time.perf_counter()
                 await rig.run(*command)
-                if number:  # the first has to read its files from disk
+                if number:  # the first run reads its files from disk
                     took[name].append(time.perf_counter() - began)
     least = median(took.pop("least"))
     run.say(f"least {least * 1e3:.0f} ms, " + ", ".join(f"{n} {median(t) * 1e3:.0f} ms" for n, t in took.items()))

@@ -58,11 +58,11 @@ def cancel(tags: tuple[str, ...], batch: str | None, namespace: str | None, as_j
 
 async def _cancel(settings: ClientSettings, tags: list[str], batch: str | None, as_json: bool) -> int:
     from puter_client.cli.follow import log
-    from puter_client.cli.session import connected, nobody_serves
+    from puter_client.cli.session import connected, why_no_worker
     from puter_client.contract.errors import NoWorker
 
     async with connected(settings, looks_only=True) as client:
-        nobody = await nobody_serves(client, settings)
+        no_worker = await why_no_worker(client, settings)
         batch_id = None
         if batch is not None:
             batch_id = await batch_id_of(client, batch)
@@ -79,8 +79,8 @@ async def _cancel(settings: ClientSettings, tags: list[str], batch: str | None, 
             tags=tags[:_LOGGED_TAGS],
         )
         await client.cancel(tags, batch_id=batch_id)
-        if nobody:
-            raise NoWorker(f"{nobody}\nthe cancel request stays queued until one starts")
+        if no_worker:
+            raise NoWorker(f"{no_worker}\nthe cancel request stays queued until one starts")
         views = await _answered(client, tags)
     if as_json:
         for view in views:

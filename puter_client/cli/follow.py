@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from puter_client.cli import INTERRUPTED, table
 from puter_client.cli.progress import Progress
-from puter_client.cli.session import Served, nobody_serves
+from puter_client.cli.session import Served, why_no_worker
 from puter_client.cli.terminal import columns, out, plain, say
 from puter_client.config import ClientSettings, login_name
 from puter_client.contract.errors import NoWorker, PuterError, StoreUnavailable, WaitTimedOut
@@ -142,7 +142,7 @@ async def request(
     """
     from puter_client.client import new_batch_id
 
-    nobody = await nobody_serves(client, settings)
+    no_worker = await why_no_worker(client, settings)
     batch_id = new_batch_id()
     going.sends(batch_id)
     await client.submit(
@@ -162,8 +162,10 @@ async def request(
         retry_failed=retry_failed,
         max_parallel=max_parallel,
     )
-    if nobody and (nobody := await nobody_serves(client, settings, within_s=client.timings.worker_starts_within_s)):
-        raise NoWorker(f"{nobody}\nthe requests stay queued until one starts, as batch {batch_id}")
+    if no_worker and (
+        no_worker := await why_no_worker(client, settings, within_s=client.timings.worker_starts_within_s)
+    ):
+        raise NoWorker(f"{no_worker}\nthe requests stay queued until one starts, as batch {batch_id}")
     return batch_id
 
 

@@ -59,7 +59,7 @@ def start() -> int:
 @local.command()
 @click.option("--force", is_flag=True, help="Stop it even if a command uses it or its server does not answer.")
 def stop(force: bool) -> int:
-    """Stop the engine; everything queued stays on disk for its next start.
+    """Stop the engine; its queue stays on disk.
 
     Running machines keep running, and end themselves after their --ttl.
     """

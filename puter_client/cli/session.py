@@ -136,34 +136,34 @@ class Served:
         Raises:
             NoWorker: there was none for so long that waiting makes no sense.
         """
-        nobody = await nobody_serves(self._client, self._settings)
-        if nobody is None:
+        no_worker = await why_no_worker(self._client, self._settings)
+        if no_worker is None:
             self._served_at = time.monotonic()
         elif time.monotonic() - self._served_at >= self._client.timings.worker_gone_after_s:
-            raise NoWorker(nobody)
+            raise NoWorker(no_worker)
 
 
-async def nobody_serves(client: PuterClient, settings: ClientSettings, *, within_s: float = 0.0) -> str | None:
+async def why_no_worker(client: PuterClient, settings: ClientSettings, *, within_s: float = 0.0) -> str | None:
     """What to say if a shared Redis has no worker and gets none within `within_s`; None if it has one."""
     import asyncio
 
     if settings.redis_url is None:
         return None
     deadline = time.monotonic() + within_s
-    nobody = await _need_worker(client)
-    if nobody is None or not within_s:
-        return nobody
+    no_worker = await _no_worker(client)
+    if no_worker is None or not within_s:
+        return no_worker
     live.show("no worker is running on this Redis: waiting for one to start …")
     try:
-        while nobody is not None and time.monotonic() < deadline:
+        while no_worker is not None and time.monotonic() < deadline:
             await asyncio.sleep(client.timings.look_every_s)
-            nobody = await _need_worker(client)
+            no_worker = await _no_worker(client)
     finally:
         live.clear()
-    return nobody
+    return no_worker
 
 
-async def _need_worker(client: PuterClient) -> str | None:
+async def _no_worker(client: PuterClient) -> str | None:
     try:
         await client.need_worker()
     except NoWorker as error:

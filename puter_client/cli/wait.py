@@ -73,7 +73,7 @@ async def _known(client: PuterClient, settings: ClientSettings, going: Going, de
         WaitTimedOut: time is up.
     """
     from puter_client.cli.follow import end_if_interrupted
-    from puter_client.cli.session import nobody_serves
+    from puter_client.cli.session import why_no_worker
 
     try:
         while True:
@@ -91,8 +91,8 @@ async def _known(client: PuterClient, settings: ClientSettings, going: Going, de
             if not untaken:
                 raise not_known(client, unknown, 0)
             waiting = waiting_for_worker(untaken)
-            if nobody := await nobody_serves(client, settings, within_s=client.timings.worker_starts_within_s):
-                raise NoWorker(f"{nobody}\n{waiting}")
+            if no_worker := await why_no_worker(client, settings, within_s=client.timings.worker_starts_within_s):
+                raise NoWorker(f"{no_worker}\n{waiting}")
             if deadline is not None and time.monotonic() > deadline:
                 raise WaitTimedOut(f"timed out: {', '.join(unknown)} not known yet; {waiting}")
             live.show(f"{waiting} …")
@@ -109,15 +109,15 @@ async def _somebody_serves(
     Raises:
         NoWorker: there is no worker.
     """
-    from puter_client.cli.session import nobody_serves
+    from puter_client.cli.session import why_no_worker
 
-    if await nobody_serves(client, settings) is None:
+    if await why_no_worker(client, settings) is None:
         return
     views = (await client.batch(going.batch_id))[1] if going.batch_id else await client.views(tags)
     if len(views) >= (size or 0) and all(view.wait_state(going.wait) is not WaitState.WAITING for view in views):
         return
-    if nobody := await nobody_serves(client, settings, within_s=client.timings.worker_starts_within_s):
-        raise NoWorker(nobody)
+    if no_worker := await why_no_worker(client, settings, within_s=client.timings.worker_starts_within_s):
+        raise NoWorker(no_worker)
 
 
 async def _wait(

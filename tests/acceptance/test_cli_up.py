@@ -105,7 +105,7 @@ class TestSubmit:
             kill(worker, signal.SIGKILL)
             out, err = waiting.communicate(timeout=60)
         assert (waiting.returncode, "5 puters: 5 created" in out) == (0, True)
-        assert "puter: the engine's worker has died; starting another one …" in err.splitlines()
+        assert "puter: the engine's worker has died: starting another one …" in err.splitlines()
 
     def test_a_batch_is_told_and_how_to_follow_it(self, betty: CliWorld) -> None:
         ran = betty.puter("submit", "--tag", "told-{i}", "--count", "3", "--run", "echo {i}")
