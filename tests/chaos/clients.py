@@ -82,12 +82,12 @@ class Clients:
 
 
 def spec(tag: str, ssh_from: str) -> Spec:
-    """What is requested under a tag, the same whoever requests but for the address."""
+    """The spec of a tag: the same for every client, except for the address."""
     return Spec(public_key=PUBLIC_KEY, ssh_from=(ssh_from,), region="us-east-1", run=f"echo {tag}")
 
 
 def _helpings(keys: list[PuterKey], dice: random.Random) -> list[tuple[str, list[str]]]:
-    """Batches of some of a namespace's tags, from one to a quarter of all, in any order."""
+    """Batches of a namespace's tags, each with one tag up to a quarter of all, in random order."""
     found: list[tuple[str, list[str]]] = []
     for namespace in NAMESPACES:
         tags = [key.tag for key in keys if key.namespace == namespace]
@@ -101,7 +101,7 @@ def _helpings(keys: list[PuterKey], dice: random.Random) -> list[tuple[str, list
 
 
 async def _submitted(client: PuterClient, asked: list[MachineRequest], origin: Origin) -> str:
-    """What a user does whose command says that Redis is away: the same again."""
+    """Repeat a command as a user does when it says that Redis does not answer."""
     while True:
         try:
             return await client.submit(asked, origin=origin)

@@ -1,4 +1,4 @@
-"""The worker processes of a run: started, killed, frozen and replaced; each has a log of its own."""
+"""The worker processes of a run: started, killed, frozen and replaced; each has its own log."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Crew:
 
     @property
     def pids(self) -> list[int]:
-        """Of those that run, frozen ones too, the oldest first."""
+        """The workers that run, also frozen ones, the oldest first."""
         return [pid for pid, worker in self._workers.items() if worker.returncode is None]
 
     async def fill(self) -> None:
-        """Start as many as are missing: of those killed, and of those that ended because Redis was away."""
+        """Start a worker for each that was killed or ended because Redis was away."""
         for pid, worker in list(self._workers.items()):
             if worker.returncode is not None:
                 self.history.append(f"{pid} had ended with {worker.returncode}")
@@ -69,7 +69,7 @@ class Crew:
         self.history.append(f"{worker.pid} started, {path.name}")
 
     async def kill(self, pid: int) -> None:
-        """kill -9, and another one in its place."""
+        """Kill a worker with SIGKILL and start another one in its place."""
         worker = self._workers.get(pid)
         if worker is None or worker.returncode is not None:
             return
@@ -81,7 +81,7 @@ class Crew:
         await self.fill()
 
     def freeze(self, pid: int, for_s: float) -> None:
-        """Stop a process where it is, as a stalled host does, and let it go on later as if nothing had been."""
+        """Suspend a process, as a stalled host does, and resume it later."""
         worker = self._workers.get(pid)
         if worker is None or worker.returncode is not None or pid in self._frozen:
             return
@@ -106,14 +106,14 @@ class Crew:
         self._frozen.discard(pid)
 
     async def thaw_all(self) -> None:
-        """Let every frozen worker go on."""
+        """Resume every frozen worker."""
         for task in list(self._frozen_tasks):
             task.cancel()
         for pid in list(self._frozen):
             self._thaw(pid)
 
     async def end(self) -> dict[int, int]:
-        """SIGTERM for all, once they work; their exit codes. What does not drain in time is killed."""
+        """Send SIGTERM to all workers once they work; their exit codes. One that does not drain in time is killed."""
         await self.thaw_all()
         for pid in self.pids:
             # An interpreter that is still starting dies of the signal.
@@ -131,12 +131,12 @@ class Crew:
         return codes
 
     def abandon(self) -> None:
-        """kill -9 for all that run still."""
+        """Kill all workers that still run."""
         for pid in self.pids:
             self._workers[pid].kill()
 
     def tails(self, lines: int, words: tuple[str, ...] = ()) -> str:
-        """The last lines of every log; with `words`, of the lines that hold one of them."""
+        """The last lines of every log; with `words`, only of lines that contain one of them."""
         parts: list[str] = []
         for path in sorted(self._folder.glob("worker-*.log")):
             text = path.read_text(errors="replace").splitlines()

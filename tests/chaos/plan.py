@@ -1,4 +1,4 @@
-"""What one run of chaos does: how much is requested, and what goes wrong how often."""
+"""The plan of one chaos run: how much is requested, and what goes wrong how often."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MUTATING = ("RunInstances", "Create*", "Import*", "Authorize*", "Modify*")
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """One form of chaos.
+    """The numbers of one chaos run.
 
     Attributes:
         keys: how many, over all namespaces.
@@ -78,12 +78,12 @@ def chosen_seeds() -> list[int | None]:
 
 
 def any_seed() -> int:
-    """One that nobody has chosen."""
+    """A random seed."""
     return secrets.randbelow(1_000_000)
 
 
 def bad_day(seed: int, speed: float) -> SimConfig:
-    """EC2 as it behaves meanwhile.
+    """The behaviour of the simulated EC2 during the run.
 
     Five of a hundred calls are refused with a 503; of the others that change something, ten lose their answer after
     the effect. The refusals come first, so that none of them hides a lost answer.

@@ -1,4 +1,4 @@
-"""What is needed to find out why a run failed."""
+"""The report that helps to find out why a run failed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def report(
 
 
 def words_of(client: Any, findings: Iterable[Finding], instances: Sequence[Seen]) -> tuple[str, ...]:
-    """What the log lines about these findings hold: tags, instances, intents."""
+    """Words that log lines about these findings contain: tags, instances, intents."""
     words: list[str] = []
     for key in dict.fromkeys(finding.key for finding in findings if finding.key):
         words.append(f'"{key.tag}"')
@@ -67,7 +67,7 @@ def story(client: Any, key: PuterKey, instances: Sequence[Seen], ledger: Sequenc
 
 
 def open_intents(client: Any) -> Iterable[str]:
-    """Intents that are not closed, with when they may be taken up."""
+    """Intents that are not closed, and when they may be taken up."""
     for intent_id, at in client.zrange(names.intents(TARGET), 0, -1, withscores=True):
         doc = client.hget(names.intent(intent_id.decode()), "doc")
         told = {k: v for k, v in (msgspec.json.decode(doc) if doc else {}).items() if k != "request"}
@@ -75,7 +75,7 @@ def open_intents(client: Any) -> Iterable[str]:
 
 
 def shares(ledger: Sequence[Entry]) -> str:
-    """How much went wrong, as the ledger has it: the refused of all calls, and the lost of what had an effect."""
+    """How much went wrong according to the ledger: refused calls, and lost answers of calls that had an effect."""
     changing = [e for e in ledger if e.code == "OK" and any(fnmatchcase(e.action, each) for each in MUTATING)]
     refused = sum(e.code == "ServiceUnavailable" for e in ledger) / max(1, len(ledger))
     lost = sum(e.answer == "dropped" for e in changing) / max(1, len(changing))

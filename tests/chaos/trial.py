@@ -49,7 +49,7 @@ class Trial:
         self.keys = [PuterKey(NAMESPACES[n % len(NAMESPACES)], f"k-{n}") for n in range(plan.keys)]
 
     async def run(self) -> str | None:
-        """Run it; None if all is as it must be, else what is not and what is known about it."""
+        """Run the trial; None if everything holds, else the findings and what is known about them."""
         with running_server(server_binaries()["valkey"]) as server:
             async with SimProcess(bad_day(self.seed, self.plan.speed)) as sim:
                 environ = worker_environ(sim.environment, server.url, self._folder / "home")
@@ -103,7 +103,7 @@ class Trial:
     # -- trouble ------------------------------------------------------------------------------------------------
 
     async def _kill_workers(self, server: RedisServer, crew: Crew) -> None:
-        """Every other time it is the leader of the target, who has most in hand."""
+        """Kill workers again and again; every other time the leader of the target, which has most work."""
         ends = time.monotonic() + self.plan.trouble_s
         while time.monotonic() < ends:
             await asyncio.sleep(self.plan.kill_every_s * self._dice.uniform(0.5, 1.5))
@@ -153,7 +153,7 @@ class Trial:
                 await watching
 
     async def _watch_ttls(self, server: RedisServer) -> None:
-        """Now and then, look for keys that a kill in this moment would leave for good."""
+        """From time to time, look for keys in Redis that would never expire if a worker was killed now."""
         while True:
             await asyncio.sleep(TTL_EVERY_S)
             try:
@@ -165,7 +165,7 @@ class Trial:
     # -- healing ------------------------------------------------------------------------------------------------
 
     async def _healed(self, client: redis.Redis, crew: Crew) -> list[str]:
-        """Wait until nothing is left to do; what was, if that took too long."""
+        """Wait until nothing is left to do; returns what is left if that took too long."""
         deadline = time.monotonic() + self.plan.heal_s
         while left := left_to_do(client, self.keys):
             if time.monotonic() > deadline:

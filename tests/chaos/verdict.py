@@ -1,4 +1,4 @@
-"""What must hold at the end of a run, from EC2's and Redis's own mouths."""
+"""What must hold at the end of a run, checked in EC2 and Redis themselves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PAGE = 1_000
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it must be; `key` if it is about one."""
+    """A property that does not hold; `key` if it is about one key."""
 
     what: str
     key: PuterKey | None = None
@@ -40,7 +40,7 @@ class Finding:
 
 
 def read_records(client: Any, keys: Sequence[PuterKey]) -> dict[PuterKey, Record | None]:
-    """The records as they are stored."""
+    """The stored records."""
     with client.pipeline(transaction=False) as pipe:
         for key in keys:
             pipe.hget(public.record(key), "doc")
@@ -49,7 +49,7 @@ def read_records(client: Any, keys: Sequence[PuterKey]) -> dict[PuterKey, Record
 
 
 def left_to_do(client: Any, keys: Sequence[PuterKey]) -> list[str]:
-    """What keeps a run from being over: nothing, when every key is as requested and nothing is open."""
+    """What is left to do in a run: empty when every key is as requested and nothing is open."""
     unmet: dict[str, int] = defaultdict(int)
     for record in read_records(client, keys).values():
         if record is None:
@@ -79,7 +79,7 @@ def judge(
     instances: Sequence[Seen],
     ledger: Iterable[Entry],
 ) -> list[Finding]:
-    """Everything that is not as it must be."""
+    """All properties that do not hold."""
     records = read_records(client, keys)
     return [
         *_machines(keys, instances),
@@ -91,7 +91,7 @@ def judge(
 
 
 def _machines(keys: Sequence[PuterKey], instances: Sequence[Seen]) -> Iterable[Finding]:
-    """Exactly one live instance a key, and no other."""
+    """Each key has exactly one live instance, and there is no other instance."""
     live: dict[PuterKey | None, list[Seen]] = defaultdict(list)
     for seen in instances:
         if seen.holding:
@@ -106,7 +106,7 @@ def _machines(keys: Sequence[PuterKey], instances: Sequence[Seen]) -> Iterable[F
 
 
 def _agreement(records: Mapping[PuterKey, Record | None], instances: Sequence[Seen]) -> Iterable[Finding]:
-    """Each record names the instance that there is, says how it is, and the instance bears the key's tags."""
+    """Each record names the instance that exists and its state, and the instance has the key's tags."""
     by_id = {seen.id: seen for seen in instances}
     for key, record in records.items():
         if record is None:
@@ -135,7 +135,7 @@ def _agreement(records: Mapping[PuterKey, Record | None], instances: Sequence[Se
 
 
 def _differing(record: Record, seen: Seen) -> str:
-    """Facts of which a record and EC2 tell otherwise; empty where they agree."""
+    """Facts in which a record and EC2 differ."""
     told = {
         "account": (record.account_id, seen.account),
         "region": (record.region, seen.region),
@@ -154,7 +154,7 @@ def _differing(record: Record, seen: Seen) -> str:
 def _answers(
     client: Any, submissions: Iterable[Submission], records: Mapping[PuterKey, Record | None]
 ) -> Iterable[Finding]:
-    """Every acknowledged request has its answer in its batch."""
+    """Every acknowledged request has an outcome in its batch."""
     for submission in submissions:
         rows = client.hgetall(public.batch(submission.namespace, submission.batch_id))
         for tag in submission.tags:
@@ -168,7 +168,7 @@ def _answers(
 
 
 def for_good(client: Any) -> list[bytes]:
-    """Keys of Redis that never expire, though they should, at any moment of a run."""
+    """Keys of Redis that do not expire although they must."""
     mortal = [key for key in client.scan_iter(count=_PAGE) if not key.startswith(_FOR_GOOD)]
     found: list[bytes] = []
     for page in (mortal[at : at + _PAGE] for at in range(0, len(mortal), _PAGE)):

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos.worker`: a worker as `python -m puter_worker` runs it, in quick motion.
+"""`python -m tests.chaos.worker`: a worker like that of `python -m puter_worker`, with shorter times.
 
 The simulator's token buckets refill faster than AWS's, so must the pacer's; and a short run has no time for leases of
 ten seconds. Nothing else differs.
@@ -35,7 +35,7 @@ _WAITS: tuple[tuple[ModuleType, str], ...] = (
 
 
 def quicken(speed: float) -> None:
-    """Let the pacer's buckets refill so many times as fast."""
+    """Make the pacer's buckets refill faster by this factor."""
     for name, bucket in pacer.BUCKETS.items():
         pacer.BUCKETS[name] = msgspec.structs.replace(bucket, rate=bucket.rate * speed)
     pacer._DESCRIBE = msgspec.structs.replace(pacer._DESCRIBE, rate=pacer._DESCRIBE.rate * speed)

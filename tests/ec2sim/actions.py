@@ -1,4 +1,4 @@
-"""Which calls there are, what each may be sent, and who does it."""
+"""The supported actions: their parameters, and the function that executes each."""
 
 from __future__ import annotations
 
@@ -93,10 +93,10 @@ ACTIONS: dict[str, Action] = {
 
 
 def find_action(name: str, params: Params) -> Action:
-    """The call of a request.
+    """The entry of an action.
 
     Raises:
-        Ec2Error: InvalidAction, or UnknownParameter for what the simulator would not heed.
+        Ec2Error: InvalidAction, or UnknownParameter for a parameter that the simulator ignores.
     """
     action = ACTIONS.get(name)
     if action is None:

@@ -38,7 +38,7 @@ class InstanceType(msgspec.Struct, frozen=True):
 
     @property
     def shown_tags(self) -> Mapping[str, str]:
-        """None; types bear no tags."""
+        """None; types have no tags."""
         return {}
 
 
@@ -95,7 +95,7 @@ class Offering(msgspec.Struct, frozen=True):
 
     @property
     def shown_tags(self) -> Mapping[str, str]:
-        """None; offerings bear no tags."""
+        """None; offerings have no tags."""
         return {}
 
 

@@ -45,7 +45,7 @@ class ControlClient:
         return await self._ask("GET", "config", SimConfig)
 
     async def configure(self, **changes: Any) -> SimConfig:
-        """Changes some fields of the behaviour; `faults` given anew are counted anew."""
+        """Change some fields of the behaviour; new `faults` are counted from zero."""
         return await self._ask("PATCH", "config", SimConfig, changes)
 
     async def replace_config(self, config: SimConfig) -> SimConfig:

@@ -27,7 +27,7 @@ class Dials:
         return self.clock.now()
 
     def dice(self, name: str) -> Random:
-        """Dice of their own for each purpose, so that one more draw here changes nothing elsewhere."""
+        """A random generator for each purpose, so that one more draw here changes nothing elsewhere."""
         dice = self._dice.get(name)
         if dice is None:
             dice = self._dice[name] = Random(f"{self.config.seed}:{name}")

@@ -40,7 +40,7 @@ def _model(service: str) -> botocore.model.ServiceModel:
 
 
 class Direct:
-    """A world whose time stands still until it is moved.
+    """A world whose clock stands still until it is moved.
 
     Attributes:
         clock: its time.
@@ -103,10 +103,10 @@ class Direct:
         return [one for reservation in reservations for one in reservation["Instances"]]
 
     def here(self) -> Region:
-        """The region's inside."""
+        """The internal state of the region."""
         (region,) = (r for (_, name), r in self.world.regions.items() if name == self.region)
         return region
 
     def inside(self, instance_id: str) -> Instance:
-        """An instance's inside."""
+        """The internal state of an instance."""
         return self.world.find(instance_id)[1]

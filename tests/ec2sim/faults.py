@@ -12,7 +12,7 @@ from tests.ec2sim.errors import Ec2Error
 
 
 class Plan(msgspec.Struct, kw_only=True):
-    """What shall go wrong with one call.
+    """The faults of one call.
 
     Attributes:
         delay_before_s: wait before the effect.

@@ -17,7 +17,7 @@ from tests.ec2sim.wire import Node, Raw, element, elements, escaped, tag_set, ti
 
 
 class State(StrEnum):
-    """Where in its life an instance is."""
+    """The state of an instance."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -162,7 +162,7 @@ class Instance:
     _shown: str | None = None
 
     def changed(self) -> None:
-        """Has the next Describe render it anew."""
+        """Make the next Describe render it again."""
         self._shown = None
 
     @property

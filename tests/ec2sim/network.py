@@ -30,7 +30,7 @@ class Zone(msgspec.Struct, frozen=True):
 
     @property
     def shown_tags(self) -> Mapping[str, str]:
-        """None; zones bear no tags."""
+        """None; zones have no tags."""
         return {}
 
 

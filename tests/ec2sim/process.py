@@ -1,4 +1,4 @@
-"""Starts the simulator for a test, in a process of its own."""
+"""Starts the simulator for a test, in its own process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STOP_S = 5.0
 
 
 class SimulatorFailed(Exception):
-    """The simulator did not start, or met a defect of its own; the text says which."""
+    """The simulator did not start, or had an internal error; the text says which."""
 
 
 class SimProcess:

@@ -1,4 +1,4 @@
-"""What the simulator tells a test of itself: the truth, whatever a Describe would show."""
+"""What the simulator tells a test: the truth, whatever a Describe would show."""
 
 from __future__ import annotations
 

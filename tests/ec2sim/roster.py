@@ -49,7 +49,7 @@ class Roster:
         return iter(self.by_id.values())
 
     def settle(self) -> None:
-        """Has everything happen that is due."""
+        """Execute everything that is due."""
         now = self._dials.now()
         while self._agenda and self._agenda[0][0] <= now:
             # What follows from an event counts from when it was due, not from when somebody looked.

@@ -58,7 +58,7 @@ def read_tag_specifications(params: Params, taggable: frozenset[str]) -> dict[st
 
 
 def check_count(tags: Mapping[str, str]) -> None:
-    """Raises TagLimitExceeded for more than a resource bears."""
+    """Raise TagLimitExceeded for more tags than a resource may have."""
     if len(tags) > MAX_TAGS:
         raise Ec2Error("TagLimitExceeded", f"More than {MAX_TAGS} tags specified")
 

@@ -67,7 +67,7 @@ class World:
         self.reset(config or SimConfig())
 
     def reset(self, config: SimConfig) -> None:
-        """Begins anew: nothing launched, nothing written, every bucket full. The time goes on."""
+        """Start again: nothing launched, nothing written, every bucket full. The clock goes on."""
         self.dials = Dials(config, self._clock)
         self.ledger = Ledger()
         self.regions: dict[tuple[str, str], Region] = {}
@@ -75,7 +75,7 @@ class World:
         self._faults = FaultDesk(self.dials)
 
     def configure(self, config: SimConfig, *, new_faults: bool = True) -> None:
-        """Other behaviour from now on; with `new_faults` those are counted anew."""
+        """Change the behaviour from now on; `new_faults` are counted from zero."""
         self.dials.config = config
         if new_faults:
             self._faults = FaultDesk(self.dials)
@@ -83,11 +83,11 @@ class World:
             region.throttle.retune()
 
     def plan(self, call: Call) -> Plan:
-        """What shall go wrong with a call."""
+        """The faults of a call."""
         return self._faults.plan(call.action, call.region, call.access_key)
 
     def answer(self, call: Call, plan: Plan | None = None) -> Answer:
-        """Has a call take its effect."""
+        """Execute a call."""
         plan = plan or Plan()
         account = self.dials.config.accounts.get(call.access_key, self.dials.config.account_id)
         request_id = self._request_id()

@@ -1,4 +1,4 @@
-"""A small EC2: what its calls mean for how many machines there are, and nothing else.
+"""A small EC2: the effect of its calls on the number of machines, and nothing else.
 
 Its rules are AWS's: a ClientToken launches once in its scope (a zone, or the region), answers another call with a
 mismatch, and is bound by a launch that failed for capacity; new machines and tags are not to be seen for a while, and
@@ -39,7 +39,7 @@ class Machine:
 
     @property
     def key(self) -> PuterKey | None:
-        """Whose it is."""
+        """The key that the machine belongs to."""
         named = key_of(self.born, self.index)
         return named[0] if named else None
 
@@ -57,7 +57,7 @@ class Machine:
 
 @dataclass
 class Binding:
-    """What a token stands for."""
+    """What a ClientToken is bound to."""
 
     call: str
     machines: list[Machine]
@@ -65,7 +65,7 @@ class Binding:
 
 @dataclass
 class Weather:
-    """How EC2 behaves for now.
+    """The present behaviour of EC2.
 
     Attributes:
         lag_s: until all new machines of a launch, or a new tag, are to be seen.
@@ -99,7 +99,7 @@ class Cloud:
         return EPOCH_S + self._loop.at
 
     def live(self, key: PuterKey) -> list[Machine]:
-        """The living machines of a key."""
+        """The live machines of a key."""
         return [machine for machine in self.machines if machine.live and machine.key == key]
 
     def call(self, action: str, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _value(machine: Machine, name: str, now: float) -> str | None:
 
 
 def refusal(code: str, status: int) -> Ec2Error:
-    """An error as the worker reads it from EC2's answer."""
+    """An error, as the worker reads it from EC2's answer."""
     told: Any = {"Error": {"Code": code, "Message": "as asked"}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return ec2_error(ClientError(told, "RunInstances"))
 

@@ -14,7 +14,7 @@ from tests.model.world import World
 
 @pytest.fixture(scope="package")
 def server() -> Iterator[redis.Redis]:
-    """The embedded Valkey; log lines are not shown: there are thousands."""
+    """The Valkey of the local engine; its thousands of log lines are not shown."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
     with running_server(server_binaries()["valkey"]) as running, running.client() as client:
         client.config_set("appendonly", "no")

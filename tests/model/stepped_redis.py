@@ -1,4 +1,4 @@
-"""A Redis whose commands are parked before they are carried out, by a real server.
+"""A Redis whose commands are parked before a real server executes them.
 
 The stores' own scripts run, on a real Valkey; only the way there is the model's. Reads are answered at once: what
 they show may be old by the time it is acted upon, for the write that follows is parked.
@@ -24,7 +24,7 @@ def _gone(_doubtful: bool) -> Exception:
 
 
 class SteppedRedis:
-    """What the stores use of `redis.asyncio.Redis`."""
+    """The part of `redis.asyncio.Redis` that the stores use."""
 
     def __init__(self, steps: Steps, server: redis.Redis) -> None:
         self.steps = steps
@@ -54,7 +54,7 @@ class SteppedRedis:
 
 
 class _Pipeline:
-    """Commands that go together."""
+    """Commands that are sent together."""
 
     def __init__(self, of: SteppedRedis, pipe: Any) -> None:
         self._of = of

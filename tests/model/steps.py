@@ -1,4 +1,4 @@
-"""A world in which nothing happens by itself: time passes when told to, and every call waits to be let through.
+"""A world in which nothing happens by itself: time passes only when it is told to, and every call waits for a decision.
 
 Coroutines run on a real event loop whose clock is set by hand. Whatever leaves a process (a write to Redis, a call to
 EC2) is parked first: it may then take effect, fail before its effect or after it, have its answer kept back, or never
@@ -18,7 +18,7 @@ PROCESS: contextvars.ContextVar[str] = contextvars.ContextVar("process")
 
 
 class Fate(StrEnum):
-    """What becomes of a parked call."""
+    """The fate of a parked call."""
 
     WHOLE = "takes effect and is answered"
     UNSEEN = "takes effect; its answer comes later"
@@ -28,7 +28,7 @@ class Fate(StrEnum):
 
 @dataclass(eq=False)
 class Call:
-    """Something that a process asks of the world.
+    """A call of a process to the world.
 
     Attributes:
         process: whose.
@@ -52,7 +52,7 @@ class Call:
     raised: Exception | None = None
 
     def take_effect(self) -> None:
-        """Carry it out, if it was not yet; what is refused has no effect and its reason is the answer."""
+        """Execute the call if it was not executed yet; a refused call has no effect, and the reason is its answer."""
         if self.done:
             return
         self.done = True
@@ -87,7 +87,7 @@ class HandLoop(asyncio.SelectorEventLoop):
         return self.at
 
     def run_until_quiet(self) -> None:
-        """Run all that can go on without time passing or a parked call being let through."""
+        """Run everything that needs neither time nor a decision about a parked call."""
         inner: Any = self
         while inner._ready or (inner._scheduled and inner._scheduled[0].when() <= self.at):
             self.call_soon(self.stop)
@@ -124,7 +124,7 @@ class Steps:
         return task
 
     def kill(self, process: str) -> list[Call]:
-        """End a process as kill -9 would; what it had asked and was not carried out yet."""
+        """End a process like kill -9; returns its calls that were not executed yet."""
         self._dead.add(process)
         left = [call for call in self.parked if call.process == process]
         self.parked = [call for call in self.parked if call.process != process]
@@ -148,7 +148,7 @@ class Steps:
     # -- calls -----------------------------------------------------------------------------------------------
 
     async def ask(self, what: str, name: str, effect: Callable[[], Any], error: Callable[[bool], Exception]) -> Any:
-        """Park a call of this process, and wait for its answer."""
+        """Park a call of this process and wait for its answer."""
         process = PROCESS.get()
         if process in self._dead:
             raise asyncio.CancelledError
@@ -162,7 +162,7 @@ class Steps:
                 self.parked.remove(call)
 
     def let(self, call: Call, fate: Fate) -> None:
-        """A parked call meets its fate, and its process goes on as far as it can."""
+        """Decide the fate of a parked call, and let its process go on as far as it can."""
         if fate is Fate.UNSEEN:
             call.take_effect()
             return

@@ -28,7 +28,7 @@ LONG = os.environ.get("PUTER_CHAOS") == "long"
 
 
 def tries(examples: int, steps: int) -> settings:
-    """So many examples of so many steps, the same every time; in the long form many more, and others each time."""
+    """The number of examples and steps; fixed examples by default, many more and random ones in the long form."""
     return settings(
         max_examples=int(os.environ.get("PUTER_MODEL_EXAMPLES", "0")) or (50 * examples if LONG else examples),
         stateful_step_count=steps,
@@ -36,7 +36,7 @@ def tries(examples: int, steps: int) -> settings:
         derandomize=not LONG,
         database=None,
         suppress_health_check=list(HealthCheck),
-        # An example that heals in vain takes a second: to shrink one takes minutes, for whoever wants to.
+        # An example that does not heal takes a second, so shrinking one takes minutes.
         phases=[Phase.generate, Phase.shrink] if os.environ.get("PUTER_MODEL_SHRINK") else [Phase.generate],
     )
 
@@ -46,14 +46,14 @@ keys = st.sampled_from(KEYS)
 
 
 class Worked(RuleBasedStateMachine):
-    """What all examples have in common: their world, and what must hold in it."""
+    """The world of all examples, and what must hold in it."""
 
     server: redis.Redis
 
     def __init__(self) -> None:
         super().__init__()
         self.world = World(self.server)
-        # Whose request may end otherwise than with a machine: withdrawn, refused for good, or ended by itself.
+        # Keys whose request may end without a machine: cancelled, refused for good, or ended by itself.
         self.excused = False
 
     def teardown(self) -> None:
@@ -74,7 +74,7 @@ class Worked(RuleBasedStateMachine):
         if self.excused:
             assert world.heal(world.is_settled), "a request is under way for ever"
             self.no_key_has_two_live_machines()
-            # What is known of a machine may be half a minute old; whoever asks after that gets what there is.
+            # A record may be half a minute old; a request after that sees the present state.
             world.let_pass(31.0)
             world.request(*KEYS)
             requested = list(KEYS)
@@ -84,7 +84,7 @@ class Worked(RuleBasedStateMachine):
 
 
 class Stages(Worked):
-    """Two workers, three keys, and whatever may go wrong, on the whole way of a request."""
+    """Two workers, three keys, and every fault, on the whole way of a request."""
 
     forgetful = False
 

@@ -1,4 +1,4 @@
-"""Workers that stand still at the worst moments of a launch, past their leases, and go on as if nothing had been."""
+"""Workers that freeze at the worst moments of a launch, beyond their leases, and then go on."""
 
 from __future__ import annotations
 

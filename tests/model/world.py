@@ -1,4 +1,4 @@
-"""The stages as they are, a Redis whose writes are parked, a small EC2, and processes that die and come back."""
+"""The real stages, a Redis whose writes are parked, a small EC2, and processes that die and are restarted."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _AHEAD = "arq:in-progress:"
 
 
 class VirtualTime:
-    """What the quarantine uses of the module `time`."""
+    """The part of the module `time` that the quarantine uses."""
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
@@ -91,7 +91,7 @@ class _Caller(Caller):
 
 
 class _Pacer:
-    """Says how many calls may be made at once: enough for each key, or so few that keys are launched together."""
+    """A pacer that permits a fixed number of calls: enough for each key, or so few that keys are launched together."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -158,7 +158,7 @@ class Process:
 
 
 class World:
-    """Everything there is in one example.
+    """Everything in one example.
 
     Attributes:
         steps: what is parked.
@@ -203,7 +203,7 @@ class World:
     # -- clients ------------------------------------------------------------------------------------------------
 
     def request(self, *keys: PuterKey) -> None:
-        """Somebody requests machines, as one batch."""
+        """A client requests machines, as one batch."""
         self._batches += 1
         for key in keys:
             spec = Spec(run=f"echo {key.tag}", region=TARGET.region, public_key=PUBLIC_KEY)
@@ -213,7 +213,7 @@ class World:
             )
 
     def cancel(self, key: PuterKey) -> None:
-        """Somebody withdraws whatever is requested under a key."""
+        """A client cancels the request of a key."""
         self._append(key, CancelRequest(tag=key.tag, user="ann"))
 
     def _append(self, key: PuterKey, request: Request) -> None:
@@ -278,7 +278,7 @@ class World:
             self.server.delete(names.JOB + job, _AHEAD + job)
 
     def work(self, host: str, most: int) -> Call | None:
-        """A worker goes its way until it has made `most` calls, and no further than one turn of each stage.
+        """Run a worker until it has made `most` calls, but no further than one turn of each stage.
 
         Returns the call at which it stands then; None if it has nothing to ask.
         """
@@ -299,7 +299,7 @@ class World:
                 return call
 
     def stand_still(self, host: str, at: str) -> Call | None:
-        """A worker goes its way until it stands at a point of a launch; the call at which it does.
+        """Run a worker until it reaches a point of a launch; returns the call at that point.
 
         `opened`: an intent is stored, and it does not know yet. `sending`: RunInstances is about to be carried out.
         `sent`: it was, and the worker does not know yet. `told`: the same, and it is about to write what came of it.
@@ -341,12 +341,12 @@ class World:
         process.running[name] = self.steps.start(process.name, turn())
 
     def _check(self, error: BaseException) -> None:
-        """A stage may end with what Redis or EC2 said, never by a defect."""
+        """A stage may end with an error of Redis or EC2, but never with an internal error."""
         if not isinstance(error, (*self.store.errors, Ec2Error)):
             raise error
 
     def crash(self, host: str, *, delivered: bool) -> None:
-        """kill -9 of a worker, and a new one in its place; what it had just sent is carried out, or is not."""
+        """Kill a worker and start a new one in its place; the calls that it had sent are executed, or not."""
         process = self.processes[host]
         for call in self.steps.kill(process.name):
             if delivered:
@@ -356,7 +356,7 @@ class World:
     # -- the world ----------------------------------------------------------------------------------------------
 
     def let_pass(self, seconds: float) -> None:
-        """Time passes; what needs time happens on the way."""
+        """Let time pass; everything that needs time happens meanwhile."""
         loop, until = self.steps.loop, self.steps.loop.at + seconds
         while (due := loop.next_timer()) is not None and due <= until:
             loop.at = max(loop.at, due)
@@ -372,7 +372,7 @@ class World:
                 self.server.delete(name)
 
     def lose_redis(self) -> None:
-        """Redis comes back empty; what was on its way to EC2 is so still.
+        """Redis comes back empty; calls on their way to EC2 still arrive.
 
         Each worker had seen how far Redis had got: they look four times a second.
         """
@@ -387,7 +387,7 @@ class World:
         self.server.flushall()
 
     def heal(self, as_requested: Callable[[], bool], *, patience: int = 120) -> bool:
-        """Nothing goes wrong any more; whether all comes to be as requested in a while."""
+        """Stop all faults; whether everything becomes as requested after some time."""
         self.cloud.weather.room = None
         self.cloud.weather.permitted = True
         self.only = frozenset()
