@@ -103,18 +103,18 @@ class Builder:
         """The templates of run and of each variable of env; None if one of them is not a template."""
         command: Template | None = None
         variables: dict[str, Template] = {}
-        sound = True
+        usable = True
         if (run := fields.get("run")) and isinstance(run.value, str):
             command = self._template(run, "run", run.value, names)
-            sound = command is not None
+            usable = command is not None
         if env := fields.get("env"):
             for name, text in env.value.items():
                 template = self._template(env, f"env.{name}", text, names, secret=True)
                 if template is None:
-                    sound = False
+                    usable = False
                 else:
                     variables[name] = template
-        return (command, variables) if sound else None
+        return (command, variables) if usable else None
 
     def _template(
         self, written: Written, field: str, text: str, names: Collection[str], *, secret: bool = False

@@ -1,6 +1,6 @@
 """One level of written fields (an entry's, the options', the defaults'), and how levels are merged.
 
-An entry overrides an option, an option the file's defaults, those config.toml, and that what is built in. `env` and
+From the weakest: what is built in, config.toml, the file's defaults, the command's options, the entry. `env` and
 `aws_tags` are merged name by name.
 """
 

@@ -16,13 +16,13 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 # that deserve a better message than "too deep".
 MAX_DEPTH = 16
 
-# The words of one ssh_from, "auto" and CIDRs, to the CIDRs meant; () asks for what holds if nobody wrote any.
+# From the words of one ssh_from, "auto" and CIDRs, to CIDRs; () means that no ssh_from is written.
 ResolveSshFrom = Callable[[tuple[str, ...]], tuple[str, ...]]
 # A path as written in a batch file to the content of that file.
 ReadFile = Callable[[str], bytes]
 
 
-# What stands before a field's name in messages, where it is not a file's row that wrote the field.
+# The labels of fields that no file wrote: of options, and of config.toml.
 OPTION = "--"
 CONFIG = "config.toml: defaults."
 
@@ -69,7 +69,7 @@ class Written(msgspec.Struct, frozen=True):
     Attributes:
         value: a text, a flag, a list or mapping of texts; the field's reader says what it means.
         line: of the file, from 1; None: an option of the command or config.toml wrote it.
-        label: what stands before the field's name in messages: `puters[3].`, `defaults.`, OPTION, CONFIG.
+        label: the prefix of the field's name in messages: `puters[3].`, `defaults.`, OPTION, CONFIG.
     """
 
     value: Any
@@ -89,7 +89,7 @@ class Row(msgspec.Struct, frozen=True):
 
     Attributes:
         line: the line it begins on; None for a generated entry.
-        label: what stands before its fields' names in messages.
+        label: the prefix of its fields' names in messages.
         fields: by name, the tag among them.
         matrix: names with their values; None: braces in the texts are ordinary characters.
     """

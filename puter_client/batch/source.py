@@ -17,7 +17,7 @@ STDIN = "-"
 
 
 def read_source(source: str, stdin: BinaryIO | None = None) -> bytes:
-    """The content of a batch file; `-` is standard input. A pipe may stand in for a file.
+    """The content of a batch file; `-` is standard input. A pipe may be given instead of a file.
 
     Raises:
         InvalidInput: it does not exist, is a directory, or cannot be read. What is over MAX_FILE_BYTES is cut one

@@ -83,8 +83,8 @@ def _rows(root: Mapping, problems: Problems) -> list[Row]:
         return []
     line, node = root.items["puters"]
     if not isinstance(node, Sequence) or not node.items:
-        said = "is an empty list" if isinstance(node, Sequence) else f"is {_kind(node)}"
-        problems.add(f"{said}: write a list of tags or entries", line=line, field="puters")
+        what = "is an empty list" if isinstance(node, Sequence) else f"is {_kind(node)}"
+        problems.add(f"{what}: write a list of tags or entries", line=line, field="puters")
         return []
     rows = (_row(index, item, problems) for index, item in enumerate(node.items))
     return [row for row in rows if row is not None]

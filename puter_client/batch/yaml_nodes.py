@@ -79,9 +79,9 @@ def compose(text: str, problems: Problems) -> Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         hint = _HINTS.get(error.problem or "")
-        said = (error.problem or "cannot be read") + (f" ({hint})" if hint else "")
+        what = (error.problem or "cannot be read") + (f" ({hint})" if hint else "")
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        problems.add(f"is not valid YAML{where}: {said}", line=mark.line + 1 if mark else 0)
+        problems.add(f"is not valid YAML{where}: {what}", line=mark.line + 1 if mark else 0)
         return None
     return composer.root
 

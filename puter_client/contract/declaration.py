@@ -1,7 +1,7 @@
 """What it takes to declare a spec field once, and what is derived from the declarations of a struct.
 
 Each attribute of a spec struct is annotated with a `Field`. Readers, options, the fields that make another machine and
-those that the members of one launch share are all derived here, so a field that is declared is nowhere forgotten.
+those that the members of one launch share are all derived here, so no place can forget a field.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         form: how its value is typed.
-        metavar: what stands for the value in the help.
+        metavar: the placeholder of the value in the help.
         name: the long name without its dashes; None is the field's name with `-` for `_`.
         short: the one-letter name without its dash.
     """

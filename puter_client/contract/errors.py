@@ -1,6 +1,6 @@
 """Errors that a user or a program may meet.
 
-The tree of the client's; behind each is what a command that meets it exits with. A test holds it against the classes.
+The client's errors, each with the exit code of a command that meets it; a test compares the tree with the classes.
 
 ```
 PuterError                    exit 1: the text is one line that says what was wrong and what to do

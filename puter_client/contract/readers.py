@@ -1,4 +1,4 @@
-"""How the values of spec fields are read: from what somebody wrote to the one form in which a Spec holds it.
+"""How the values of spec fields are read: from the written value to the canonical one of a Spec.
 
 A reader takes a text, or what YAML, JSON or TOML make of one, and raises ValueError with the value (unless it may be a
 secret) and what to write instead. Reading what a reader returned gives the same value again.
@@ -107,7 +107,7 @@ class Seconds(msgspec.Struct, frozen=True):
         return self._within(length, value)
 
     def read_again(self, value: int) -> int:
-        """Read seconds, as a Spec holds them."""
+        """Read seconds, the form in a Spec."""
         return self._within(value, f"{value}s")
 
     def _within(self, length: int, written: Any) -> int:
@@ -188,7 +188,7 @@ def aws_tags(value: Any) -> dict[str, str]:
 
 
 def cidrs(value: Any) -> tuple[str, ...]:
-    """Read CIDRs, sorted and each once; `none` is no CIDR at all."""
+    """Read CIDRs, sorted and without duplicates; `none` is an empty list."""
     if not isinstance(value, str | list | tuple):
         raise ValueError(f"{_kind(value)}: write a CIDR or a list of them")
     items = value.split() if isinstance(value, str) else list(value)
