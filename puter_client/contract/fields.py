@@ -36,7 +36,7 @@ def _as_in_files(name: str) -> str:
     return name
 
 
-class FieldProblem(msgspec.Struct, frozen=True, order=True):
+class FieldProblem(msgspec.Struct, frozen=True):
     """One field that cannot be used.
 
     Attributes:

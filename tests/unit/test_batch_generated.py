@@ -16,7 +16,7 @@ def refused(tag: str, count: int, **fields: Any) -> str:
     return str(caught.value)
 
 
-def test_the_number_counts_from_nought() -> None:
+def test_the_number_counts_from_zero() -> None:
     batch = generate("sweep-{i}", 3, {})
 
     assert [entry.tag for entry in batch.entries] == ["sweep-0", "sweep-1", "sweep-2"]

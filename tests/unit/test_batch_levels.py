@@ -332,7 +332,7 @@ def test_one_level_that_answers_twice_is_refused(level: str, true: object) -> No
         merged(**{level: dict[str, Any](ttl="1h", no_shutdown=true)})
 
 
-def test_a_config_that_spoils_an_entry_is_named() -> None:
+def test_a_field_of_config_toml_that_cannot_be_used_is_named_with_its_file() -> None:
     said = refused("puters: [a]", config={"ssh_from": "auto"})
 
     assert said.startswith("config.toml: defaults.ssh_from: 'auto': this machine's address is not known")
