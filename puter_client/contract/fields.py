@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -165,7 +165,7 @@ def _not_canonical(item: Declared, expected: Any) -> str:
     return f"is not canonical, expected {shown(written, 120)}"
 
 
-class _Check(msgspec.Struct, frozen=True):
+class _Check(NamedTuple):
     """How one field of a finished spec is checked; the declaration, prepared for 5,000 specs a second."""
 
     attribute: str
@@ -196,18 +196,18 @@ def recheck_spec(spec: Spec) -> None:
         InvalidSpec: they are not.
     """
     problems: list[FieldProblem] = []
-    for check in _checks(type(spec)):
-        value = getattr(spec, check.attribute)
-        if check.further is not None:
-            value = (value, *getattr(spec, check.further))
-        if value == check.default or (value is None and check.declared.field.none):
+    for attribute, further, default, read, item in _checks(type(spec)):
+        value = getattr(spec, attribute)
+        if further is not None:
+            value = (value, *getattr(spec, further))
+        if value == default or (value is None and item.field.none):
             continue
         try:
-            again = check.read(value)
+            again = read(value)
         except ValueError as error:
-            problems.append(_refused(type(spec), check.declared.name, error))
+            problems.append(_refused(type(spec), item.name, error))
             continue
         if again != value:
-            problems.append(FieldProblem(check.declared.name, _not_canonical(check.declared, again)))
+            problems.append(FieldProblem(item.name, _not_canonical(item, again)))
     if problems:
         raise InvalidSpec(problems)
