@@ -14,8 +14,8 @@ FILE_NAME = "client.jsonl"
 LIMIT_BYTES = 5_000_000
 
 
-def log_action(paths: Paths, event: str, **facts: Any) -> None:
-    """Append one line: `event` (`noun.past_verb`) and its facts. One older file is kept.
+def log_action(paths: Paths, event: str, *, limit_bytes: int = LIMIT_BYTES, **facts: Any) -> None:
+    """Append one line: `event` (`noun.past_verb`) and its facts. A log over `limit_bytes` is renamed to `.1` first.
 
     Raises:
         PuterError: the folder or the file cannot be used.
@@ -27,7 +27,7 @@ def log_action(paths: Paths, event: str, **facts: Any) -> None:
 
     paths.secure_state()
     secure_folder(paths.logs)
-    with os.fdopen(open_log(paths.logs / FILE_NAME, limit_bytes=LIMIT_BYTES), "a", encoding="utf-8") as file:
+    with os.fdopen(open_log(paths.logs / FILE_NAME, limit_bytes=limit_bytes), "a", encoding="utf-8") as file:
         # Lines of two commands never mix: each line is one write to a file opened to append.
         logger = structlog.wrap_logger(
             structlog.WriteLogger(file),

@@ -21,6 +21,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
         taken_within_s: how long `--batch last` waits until workers have taken what was submitted just now.
         cancel_answer_s: how long `cancel` waits until every request is cancelled or cannot be any more.
         cancel_unknown_s: how long `cancel` waits for a tag that no worker knows; then it was never requested.
+        stage_failing_after_s: age of a failing stage from which `local status` warns; most errors end sooner.
         status_refresh_s: pause between two tables of `status --watch`.
         progress_line_s: pause between two progress lines where the output is no terminal.
         progress_draw_s: pause between two drawings of a progress bar; 10,000 tags change faster than anybody reads.
@@ -55,6 +56,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
     taken_within_s: float = 2.0
     cancel_answer_s: float = 10.0
     cancel_unknown_s: float = 2.0
+    stage_failing_after_s: float = 60.0
     status_refresh_s: float = 2.0
     progress_line_s: float = 2.0
     progress_draw_s: float = 0.1

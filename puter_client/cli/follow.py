@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from puter_client.cli import INTERRUPTED, table
 from puter_client.cli.progress import Progress
@@ -169,7 +169,7 @@ async def request(
     return batch_id
 
 
-def log(settings: ClientSettings, event: str, **facts: object) -> None:
+def log(settings: ClientSettings, event: str, **facts: Any) -> None:
     """Write a line to the client's log; if that fails, warn and go on."""
     from puter_client.clientlog import log_action
 

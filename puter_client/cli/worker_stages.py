@@ -10,9 +10,9 @@ import msgspec
 from puter_client.cli.terminal import cut, plain, styled
 from puter_client.cli.when import ago, rough_duration
 from puter_client.contract.health import StageHealth, WorkerHealth
+from puter_client.timings import DEFAULT_TIMINGS
 from puter_client.view import iso
 
-FAILING_AFTER_S = 60.0  # a shorter time without success is no news: most errors are over by the next run
 MOST_STAGES = 40
 _NAME_WIDTH = 24
 _LONGEST_AGO_S = 3_153_600_000.0  # 100 years: a worker's numbers may be anything
@@ -34,13 +34,15 @@ def failing_for_s(stage: StageHealth, started_at: float, now: float) -> float | 
     return max(0.0, now - min(stage.last_error_at, due_at))
 
 
-def warnings(workers: Sequence[WorkerHealth], now: float) -> list[str]:
-    """One line for each stage that has had no success since its last error for over a minute."""
+def warnings(
+    workers: Sequence[WorkerHealth], now: float, failing_after_s: float = DEFAULT_TIMINGS.stage_failing_after_s
+) -> list[str]:
+    """One line for each stage that has had no success since its last error for over `failing_after_s`."""
     lines = []
     for worker in workers:
         for stage in worker.stages[:MOST_STAGES]:
             failing_s = failing_for_s(stage, worker.started_at, now)
-            if failing_s is not None and failing_s > FAILING_AFTER_S:
+            if failing_s is not None and failing_s > failing_after_s:
                 error = f": {plain(stage.last_error)}" if stage.last_error else ""
                 for_ = rough_duration(min(failing_s, _LONGEST_AGO_S))
                 lines.append(f"stage {_name(stage)} has had no success for {for_}{error}")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from puter_client import clientlog
 from puter_client.clientlog import log_action
 from puter_client.contract.errors import PuterError
 from puter_client.paths import Paths
@@ -37,10 +36,9 @@ def test_lines_are_added_and_nobody_else_can_read_them(paths: Paths) -> None:
     assert stat.S_IMODE((paths.logs / "client.jsonl").stat().st_mode) == 0o600
 
 
-def test_a_file_that_has_grown_is_put_aside(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clientlog, "LIMIT_BYTES", 10)
-    log_action(paths, "a.done")
-    log_action(paths, "b.done")
+def test_a_file_that_has_grown_is_put_aside(paths: Paths) -> None:
+    for event in ("a.done", "b.done"):
+        log_action(paths, event, limit_bytes=10)
     assert [line["event"] for line in lines(paths)] == ["b.done"]
     assert "a.done" in (paths.logs / "client.jsonl.1").read_text()
 
