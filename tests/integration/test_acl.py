@@ -30,7 +30,7 @@ from tests.integration.workshop import Workshop, spec
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PASSWORD = "a-secret"
-NOT_PERMITTED = r"does not permit this to the user .*--namespace or PUTER_NAMESPACE.*may only read"
+NOT_PERMITTED = r"does not permit this to user .*--namespace or PUTER_NAMESPACE.*may only read"
 RULES = {line.split(" ")[1]: line.split(" ", 2)[2] for line in (DEPLOY / "users.acl.example").read_text().splitlines()}
 
 
@@ -229,19 +229,19 @@ async def test_who_names_no_user_is_told_so_where_one_is_needed(without_default:
 def test_a_worker_that_names_no_user_ends_with_one_line(without_default: Guarded, tmp_path: Path) -> None:
     told = refused_worker(without_default.server.url, tmp_path)
 
-    assert told.endswith("wants a user and a password: PUTER_REDIS_URL names none\n")
+    assert told.endswith("requires a user and a password: add them to PUTER_REDIS_URL\n")
 
 
 def test_a_worker_with_a_wrong_password_ends_with_one_line(guarded: Guarded, tmp_path: Path) -> None:
     told = refused_worker(guarded.url("worker").replace(PASSWORD, "not-it"), tmp_path)
 
-    assert told.endswith("refuses the user 'worker', or the password, in PUTER_REDIS_URL\n")
+    assert told.endswith("refuses the user 'worker' or the password: check PUTER_REDIS_URL\n")
 
 
 def test_a_worker_that_is_a_client_ends_with_one_line(guarded: Guarded, tmp_path: Path) -> None:
     told = refused_worker(guarded.url("betty"), tmp_path)
 
-    assert "does not permit this to the user 'betty': PUTER_REDIS_URL has to name one with a worker's rights" in told
+    assert "does not permit this to user 'betty': PUTER_REDIS_URL must name a user with a worker's rights" in told
 
 
 def refused_worker(url: str, home: Path) -> str:
