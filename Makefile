@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: venv demo test chaos lint types bench lock clean
+.PHONY: venv demo check test coverage chaos lint types bench lock clean
 
 venv: $(READY)
 
@@ -19,8 +19,16 @@ $(READY): requirements/dev.txt pyproject.toml
 demo: venv
 	@$(BIN)/puter demo
 
+# What every commit passes: under a minute.
+check: lint types
+	@$(BIN)/pytest -q -n 2 tests/unit
+
 test: lint types
 	@$(BIN)/pytest -n 2 --dist loadfile
+
+# Every test in one process, and the lines that none of them ran; the report is in .coverage-html.
+coverage: venv
+	@$(BIN)/pytest -q --cov=puter_client --cov=puter_worker --cov-report=term:skip-covered --cov-report=html:.coverage-html
 
 # The long form: 1,000 keys, 4 workers killed in turn, a Redis killed, an EC2 that loses answers. Seeds: PUTER_CHAOS_SEEDS="1 2".
 chaos: venv
@@ -43,4 +51,4 @@ lock:
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra worker -o requirements/worker.txt pyproject.toml
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .coverage .coverage-html

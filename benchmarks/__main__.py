@@ -14,6 +14,7 @@ import structlog
 
 from benchmarks import machine
 from benchmarks.fair import fairness
+from benchmarks.idle import idle
 from benchmarks.launches import launch_few, launch_many, unlimited
 from benchmarks.live import live_many
 from benchmarks.queue import inbox, memory, status
@@ -33,11 +34,12 @@ BENCHMARKS: dict[str, Callable[[Run], Awaitable[list[Row]]]] = {
     "one-up": one_up,
     "status-10000": status,
     "memory": memory,
+    "idle": idle,
 }
 README = Path(__file__).with_name("README.md")
 _ABOUT = """# Benchmarks
 
-`make bench` runs them all (about 10 minutes) and renews this page; `python -m benchmarks NAME …` runs some of
+`make bench` runs them all (about 12 minutes) and renews this page; `python -m benchmarks NAME …` runs some of
 {names} and prints their lines.
 
 EC2 is the simulator of `tests/ec2sim`, a process of its own on the same machine, with the token buckets that AWS

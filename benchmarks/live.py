@@ -26,12 +26,12 @@ async def live_many(run: Run) -> list[Row]:
     # Launched without limits; then the buckets are enabled, full, and workers that respect them take over.
     async with Rig(SimConfig(throttle=False), workers=WORKERS, pace=False) as rig:
         run.say(f"{n:,} machines are made first")
-        await _make(rig, requests)
+        await make(rig, requests)
         await rig.stop_workers()
         await rig.sim.control.configure(throttle=True)
         rig.pace = True
         await rig.start_workers(WORKERS)
-        await _looked_at_all(rig, requests)
+        await looked_at_all(rig, requests)
         rows = [await _again(run, rig, requests, "one submit, records known")]
         async with redis.asyncio.Redis.from_url(rig.server.url) as plain:
             await plain.flushall()
@@ -54,7 +54,8 @@ async def live_many(run: Run) -> list[Row]:
     ]
 
 
-async def _make(rig: Rig, requests: list[MachineRequest]) -> None:
+async def make(rig: Rig, requests: list[MachineRequest]) -> None:
+    """Request machines, and wait until they run and have their tags."""
     tags = [one.tag for one in requests]
     batch_id = await rig.client.submit(requests)
     await rig.client.wait(batch_id=batch_id, tags=tags, wait=WaitFor.RUNNING, timeout_s=PATIENCE_S)
@@ -65,7 +66,7 @@ async def _make(rig: Rig, requests: list[MachineRequest]) -> None:
     await until(all_labelled, PATIENCE_S, "not all are labelled", every_s=0.2)
 
 
-async def _looked_at_all(rig: Rig, requests: list[MachineRequest]) -> None:
+async def looked_at_all(rig: Rig, requests: list[MachineRequest]) -> None:
     """Wait until the new workers have looked at all machines, since these calls are not caused by the submit."""
     tags = [one.tag for one in requests]
     began = max(view.record.observed_at or 0.0 for view in await rig.client.views(tags) if view.record)

@@ -34,6 +34,17 @@ def resident_mb(pid: int) -> tuple[float, float] | None:
     return found["VmRSS"], found["VmHWM"]
 
 
+def cpu_s(pid: int) -> float | None:
+    """Seconds of CPU time that a process has used; None without /proc."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The name, in parentheses, may hold anything; what follows begins with the third field.
+    utime, stime = stat.rpartition(")")[2].split()[11:13]
+    return (int(utime) + int(stime)) / os.sysconf("SC_CLK_TCK")
+
+
 class Others:
     """`with Others() as others:` and afterwards `others.share` of the CPUs was used by processes that are not ours.
 

@@ -22,8 +22,11 @@ from puter_client.contract.key import PuterKey
 from puter_client.store import names
 from puter_client.store.redis_connection import connection_pool
 from puter_client.view import WaitFor
-from puter_worker.stages.intake import intake
-from puter_worker.store.workerstore import WorkerStore
+from puter_worker.clock import Clock
+from puter_worker.stages.intake import Intake
+from puter_worker.store.arq_adapter import arq_redis
+from puter_worker.store.store import Store
+from puter_worker.timings import Timings
 
 PATIENCE_S = 120.0
 RESOLVED_S = 90.0
@@ -159,16 +162,20 @@ async def _one_up(rig: Rig) -> None:
 
 async def _intake_alone(url: str, n: int) -> float:
     """Seconds in which the intake stage takes a full inbox, called as a worker calls it."""
-    store = WorkerStore(ArqRedis(pool_or_conn=connection_pool(url)))
-    await store.set_clock()
-    taken = 0
-    began = time.monotonic()
-    while taken < n:
-        taken += await intake(store, await store.ready_namespaces())
-        await store.feed()
-    took_s = time.monotonic() - began
-    await store.redis.aclose()
-    await store.redis.connection_pool.disconnect()
+    pool, timings = connection_pool(url), Timings()
+    async with arq_redis(pool) as client:
+        store = Store(client, clock=Clock(), timings=timings)
+        await store.db.sync_clock()
+        intake = Intake(store, timings)
+        began = time.monotonic()
+        while await store.requests.ready():
+            await intake.run_once()
+            await store.jobs.feed()
+        took_s = time.monotonic() - began
+        taken = await client.zcard(names.index("bench"))
+    await pool.disconnect()
+    if taken != n:
+        raise BenchmarkFailed(f"{taken} of {n} requests were taken")
     return took_s
 
 

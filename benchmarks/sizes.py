@@ -17,6 +17,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         repeats: runs of what can be repeated in a short time.
         ups: single machines, one after the other.
         starts: of each command.
+        idle_s: for how long it is measured what is used while nothing happens.
     """
 
     few: int = 200
@@ -25,9 +26,10 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     repeats: int = 3
     ups: int = 10
     starts: int = 15
+    idle_s: float = 30.0
 
 
-TINY = Sizes(few=6, many=12, requests=40, repeats=1, ups=2, starts=1)
+TINY = Sizes(few=6, many=12, requests=40, repeats=1, ups=2, starts=1, idle_s=1.0)
 
 
 class Run(msgspec.Struct, frozen=True):

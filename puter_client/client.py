@@ -84,7 +84,7 @@ class PuterClient:
 
     async def submit(
         self,
-        asked: Sequence[MachineRequest],
+        machines: Sequence[MachineRequest],
         *,
         origin: Origin = Origin.SUBMIT,
         again: bool = False,
@@ -95,7 +95,7 @@ class PuterClient:
         """Request machines and return the id of the batch, as soon as Redis has the requests.
 
         Args:
-            asked: the machines.
+            machines: the machines.
             origin: `up` wants a machine now, `submit` wants a workload done once.
             again: launch a next generation of each key that has ended.
             retry_failed: launch a next generation of each key whose workload did not succeed.
@@ -105,12 +105,12 @@ class PuterClient:
         Raises:
             InvalidInput: no machine, too many, or a tag that is given twice or is not valid.
         """
-        if not asked:
+        if not machines:
             raise InvalidInput("nothing to submit: name at least one tag")
-        if len(asked) > MAX_BATCH:
-            raise InvalidInput(f"{len(asked):,} tags: submit at most {MAX_BATCH:,} at once")
+        if len(machines) > MAX_BATCH:
+            raise InvalidInput(f"{len(machines):,} tags: submit at most {MAX_BATCH:,} at once")
         seen: set[str] = set()
-        for one in asked:
+        for one in machines:
             if check_tag(one.tag) in seen:
                 raise InvalidInput(f"duplicate tag {shown(one.tag)}: each tag is one machine")
             seen.add(one.tag)
@@ -120,14 +120,14 @@ class PuterClient:
                 tag=one.tag,
                 spec=one.spec,
                 batch=batch_id,
-                size=len(asked),
+                size=len(machines),
                 user=self.user,
                 origin=origin,
                 again=again,
                 retry_failed=retry_failed,
                 max_parallel=max_parallel,
             )
-            for one in asked
+            for one in machines
         ]
         await self._store.append(self.namespace, requests)
         return batch_id

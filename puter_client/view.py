@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from puter_client.contract.batch import BatchRow
+from puter_client.contract.duration import format_duration
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import ENDED, LIVE, Phase
 from puter_client.contract.record import Record
@@ -70,7 +71,17 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             return self.row.message
         if self.record is None or (self.batch_id and self.row is None):
             return WAITING_FOR_WORKER
+        if self.record.reason and self.estimate:
+            return f"{self.record.reason}, {self.estimate}"
         return self.record.reason
+
+    @property
+    def estimate(self) -> str | None:
+        """How long it still waits, if that is known: `about 2m`; the end of `reason`."""
+        told = self.record is not None and not (self.row and self.row.message)
+        if not told or self.record is None or self.record.estimate_s is None:
+            return None
+        return f"about {format_duration(self.record.estimate_s)}"
 
     def wait_state(self, wait: WaitFor) -> WaitState:
         """Whether the tag has reached `wait`, or cannot reach it any more."""

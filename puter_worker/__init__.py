@@ -1,4 +1,4 @@
-"""Puter's worker: grants requests, each exactly once."""
+"""Puter's worker: serves requests, each exactly once."""
 
 from puter_client import __version__
 

@@ -1,6 +1,6 @@
 """`python -m puter_worker`: one worker process; `puter worker` runs it."""
 
-# ruff: noqa: E402 - what is imported takes half a second
+# ruff: noqa: E402 - the imports take half a second
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 if __name__ == "__main__":
-    # Held back until the worker can drain; half loaded, it could only die of them.
+    # These signals are blocked until the worker can drain: before that, they would kill it while it loads.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
 
 import argparse
@@ -23,31 +23,33 @@ from puter_client.contract.errors import PuterError
 from puter_client.local.worker_process import LOCK_FD_VARIABLE, READY_VARIABLE
 from puter_client.store.redis_connection import why_refused
 from puter_worker.logs import set_up_logs
-from puter_worker.settings import Settings, read_settings
+from puter_worker.rates import Rates
+from puter_worker.settings import WorkerSettings, read_settings
+from puter_worker.timings import Timings
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a worker until it is told to stop; the exit code."""
-    parser = argparse.ArgumentParser(prog="puter worker", description="Grant requests until told to stop.")
+def main(argv: Sequence[str] | None = None, *, timings: Timings | None = None, rates: Rates | None = None) -> int:
+    """Run a worker until it is told to stop; returns the exit code. For `timings` and `rates`, None is the default."""
+    parser = argparse.ArgumentParser(prog="puter worker", description="Serve requests until told to stop.")
     parser.add_argument("--burst", action="store_true", help="end when nothing is left to do")
-    parser.add_argument("--embedded", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
+    parser.add_argument("--local-engine", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     os.umask(0o077)
     try:
-        settings = read_settings(os.environ, burst=options.burst, embedded=options.embedded)
+        settings = read_settings(os.environ, burst=options.burst, local_engine=options.local_engine)
     except PuterError as error:
         sys.stderr.write(f"puter worker: {error}\n")
         return error.exit_code
-    set_up_logs(options.embedded / "logs" if options.embedded else None)
-    _settle_down()
-    return asyncio.run(_run(settings))
+    set_up_logs(options.local_engine / "logs" if options.local_engine else None)
+    _preload()
+    return asyncio.run(_run(settings, timings, rates))
 
 
-def _settle_down() -> None:
-    """Load what stays for good, and keep the garbage collector from looking through it again and again.
+def _preload() -> None:
+    """Load what the process keeps until its end, and exclude it from garbage collection.
 
-    The SDK's model of EC2 is a hundred thousand objects; collecting as Python does by default, a worker spends a
-    tenth of its time on them.
+    The SDK's model of EC2 has a hundred thousand objects; with Python's defaults, a worker would spend a tenth of its
+    time scanning them.
     """
     from puter_worker.ec2.session import Sessions
 
@@ -57,12 +59,12 @@ def _settle_down() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-async def _run(settings: Settings) -> int:
+async def _run(settings: WorkerSettings, timings: Timings | None, rates: Rates | None) -> int:
     from redis.exceptions import RedisError
 
     from puter_worker.worker import Worker
 
-    # The lock that says that this process lives was opened by whoever started it; children must not keep it alive.
+    # The parent process opened the lock that shows that this process runs; child processes must not inherit it.
     if (lock := os.environ.get(LOCK_FD_VARIABLE, "")).isdigit():
         os.set_inheritable(int(lock), False)
 
@@ -73,7 +75,7 @@ async def _run(settings: Settings) -> int:
             written.replace(path)
 
     try:
-        worker = Worker(settings, on_ready=ready)
+        worker = Worker(settings, timings=timings, rates=rates, on_ready=ready)
         for number in STOPS:
             asyncio.get_running_loop().add_signal_handler(number, worker.stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)

@@ -15,11 +15,11 @@ MAX_BYTES = 20_000_000
 KEEP_FILES = 5
 
 
-def set_up_logs(folder: Path | None, *, level: int = logging.INFO) -> None:
-    """Send every log line, structlog's and the libraries', one way.
+def set_up_logs(folder: Path | None, *, level: int = logging.INFO, max_bytes: int = MAX_BYTES) -> None:
+    """Send every log line, structlog's and the libraries', to one place.
 
-    `folder`: where `worker.jsonl` is written (0600, 20 MB, five older ones kept); None: standard error, as JSON, or
-    readable if that is a terminal.
+    `folder`: where `worker.jsonl` is written (mode 0600, five older files are kept); None: lines go to standard error,
+    as JSON, or as readable text if that is a terminal. `max_bytes`: the size at which a new file is begun.
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -33,7 +33,7 @@ def set_up_logs(folder: Path | None, *, level: int = logging.INFO) -> None:
         handler = logging.StreamHandler(sys.stderr)
         readable = sys.stderr.isatty()
     else:
-        handler = PrivateRotatingFileHandler(folder / "worker.jsonl", maxBytes=MAX_BYTES, backupCount=KEEP_FILES)
+        handler = PrivateRotatingFileHandler(folder / "worker.jsonl", maxBytes=max_bytes, backupCount=KEEP_FILES)
         readable = False
     renderer: Any = structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer()
     handler.setFormatter(
@@ -46,7 +46,7 @@ def set_up_logs(folder: Path | None, *, level: int = logging.INFO) -> None:
     root.setLevel(logging.WARNING)
     for ours in ("puter", "puter_worker"):
         logging.getLogger(ours).setLevel(level)
-    # arq tells of every job at INFO; the stages tell more, and better.
+    # arq logs every job at INFO; the log lines of the stages say more.
     logging.getLogger("arq").setLevel(logging.WARNING)
     structlog.configure(
         processors=[

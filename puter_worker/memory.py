@@ -1,7 +1,7 @@
-"""What a worker remembers of a target when Redis forgets: in memory, and in its state folder.
+"""What a worker remembers about targets even if Redis forgets it: in memory, and in its state folder.
 
-A Redis that was emptied, or put back to an older state, no longer knows what was launched a moment ago, and EC2 may
-not show it yet. Whoever remembers a launch waits before it launches again, until EC2 shows what there is.
+A Redis that was emptied, or restored to an older state, no longer knows what was launched a moment ago, and EC2 may
+not show it yet. A worker that remembers a launch waits until EC2 shows all instances before it launches again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Epoch(msgspec.Struct, frozen=True):
     """How far a Redis has got.
 
     Attributes:
-        epoch_id: random; made when Redis was first seen empty.
-        launches: how many intents were opened since.
+        epoch_id: random; made when a worker first saw this Redis empty.
+        launches: how many intents were opened since then.
     """
 
     epoch_id: str
@@ -29,33 +29,33 @@ class Epoch(msgspec.Struct, frozen=True):
 
 
 class Remembered(msgspec.Struct, frozen=True):
-    """What is known of a target whatever Redis says.
+    """What a worker knows about a target independently of Redis.
 
     Attributes:
-        epoch: the furthest that was seen.
-        launched_at: when the last launch known here, by whichever worker, was sent; seconds of this host's clock, 0 is
-            never.
+        epoch: the furthest that this worker has seen.
+        launched_at: when the last launch that this worker knows of, by any worker, was sent; seconds of this host's
+            clock, 0 is never.
     """
 
     epoch: Epoch
     launched_at: float = 0.0
 
     def contradicts(self, shown: Epoch) -> bool:
-        """Whether Redis has forgotten something since."""
+        """Whether Redis has forgotten something since then; `shown` is how far it says it has got."""
         return shown.epoch_id != self.epoch.epoch_id or shown.launches < self.epoch.launches
 
 
 class Memory:
-    """What this worker remembers, by target."""
+    """What this worker remembers about each target."""
 
     def __init__(self, folder: Path | None) -> None:
-        """`folder`: where it outlives the process; None, or one that cannot be written: it does not."""
+        """`folder`: keeps it when the process ends; if it is None or cannot be written, nothing is kept."""
         self._folder = folder
         self._known: dict[str, Remembered] = {}
         self.seen_alive: set[str] = set()
 
     def of(self, target: str) -> Remembered | None:
-        """What is remembered of a target; None if it was never seen from here."""
+        """What is remembered about a target; None if this worker has never seen it."""
         if target not in self._known and self._folder is not None:
             try:
                 self._known[target] = msgspec.json.decode(self._file(target).read_bytes(), type=Remembered)
@@ -72,7 +72,7 @@ class Memory:
             return
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Workers in containers may share this folder, and have the same process id.
+            # Workers in containers may share this folder and have the same process id: the suffix is random.
             new = self._file(target).with_suffix(f".{secrets.token_hex(4)}")
             new.touch(mode=0o600)
             new.write_bytes(msgspec.json.encode(known))
@@ -82,9 +82,10 @@ class Memory:
             self._folder = None
 
     def saw(self, target: str, shown: Epoch, now: float) -> None:
-        """Redis has shown itself this far, at a time of this host's clock.
+        """Remember how far Redis says it has got, at a time of this host's clock.
 
-        What other workers have launched since counts as launched now: this one may be all that remembers it.
+        Launches of other workers since the last look count as launched now: this worker may be the only one that
+        remembers them.
         """
         known = self.of(target)
         before = known.epoch.launches if known is not None and not known.contradicts(shown) else 0

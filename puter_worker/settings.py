@@ -1,4 +1,4 @@
-"""A worker's settings, read once from its environment and options."""
+"""A worker's settings, which are read once from its environment and options."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from puter_client.paths import Paths
 from puter_client.store.redis_connection import check_url
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker runs with.
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one worker.
 
     Attributes:
-        redis_url: of the Redis that clients append to.
+        redis_url: the URL of the Redis that its clients use.
         worker_id: `<host>:<pid>:<random>`, its name among all workers.
         host: this host's name.
-        max_jobs: ensure jobs at a time; more only make each other, and all other stages, wait for longer.
-        drain_s: how long the stages in hand may take after SIGTERM; a stop grace must be longer.
-        burst: end when nothing is left to do.
-        embedded: state folder of the local engine this worker belongs to; None on a shared host.
-        idle_exit_s: an embedded worker ends itself and its Redis after this long with nothing alive or on its way.
-        pace: whether to stay inside EC2's published rates; off only for stand-ins without limits.
+        max_jobs: how many ensure jobs run at a time; more would only delay each other and all other stages.
+        drain_s: how long the stages may take to finish after SIGTERM; a supervisor must wait longer before it kills.
+        burst: whether to end when nothing is left to do.
+        local_engine: the state folder of the local engine that this worker belongs to; None on a shared host.
+        idle_exit_s: a local engine's worker ends itself and its Redis after this long with no machine alive and no
+            request open.
+        pace: whether to stay inside EC2's published rates; off only for stand-ins of EC2 without limits.
         quarantine_s: how long a target waits after Redis has forgotten its launches.
-        memory_folder: where is kept what must outlive both Redis and this process; None: nowhere.
-        quiet_sweep_s: how often living machines are looked at while nobody waits for an end.
-        max_group: most instances one RunInstances call may launch.
-        log_folder: where the JSON log goes; None: to standard error.
+        memory_folder: keeps what must survive both Redis and this process; None keeps nothing.
+        quiet_sweep_s: how often living machines are looked at while no key waits for one of them to end.
+        max_group: the largest number of instances that one RunInstances call may launch.
     """
 
     redis_url: str
@@ -41,30 +41,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_jobs: int = 64
     drain_s: float = 25.0
     burst: bool = False
-    embedded: Path | None = None
+    local_engine: Path | None = None
     idle_exit_s: float = 600.0
     pace: bool = True
     quarantine_s: float = 10.0
     memory_folder: Path | None = None
     quiet_sweep_s: float = 25.0
     max_group: int = 100
-    log_folder: Path | None = None
 
     def __repr__(self) -> str:
-        return f"Settings(worker_id={self.worker_id!r})"  # the URL may hold a password
+        return f"WorkerSettings(worker_id={self.worker_id!r})"  # the URL may hold a password
 
 
-def read_settings(environ: Mapping[str, str], *, burst: bool = False, embedded: Path | None = None) -> Settings:
+def read_settings(
+    environ: Mapping[str, str], *, burst: bool = False, local_engine: Path | None = None
+) -> WorkerSettings:
     """The settings of this process.
 
     Raises:
-        InvalidInput: PUTER_REDIS_URL is missing or unreadable, or a number is none.
+        InvalidInput: PUTER_REDIS_URL is missing or cannot be used, or a number is not valid.
     """
     url = environ.get("PUTER_REDIS_URL", "")
     if not url:
         raise InvalidInput("PUTER_REDIS_URL is not set: a worker needs the Redis that its clients use")
     host = socket.gethostname()
-    return Settings(
+    return WorkerSettings(
         redis_url=check_url(url),
         worker_id=f"{host}:{os.getpid()}:{os.urandom(3).hex()}",
         host=host,
@@ -76,7 +77,7 @@ def read_settings(environ: Mapping[str, str], *, burst: bool = False, embedded: 
         pace=environ.get("PUTER_PACE", "on") != "off",
         max_group=_number(environ, "PUTER_MAX_GROUP", 100, 1, 100),
         burst=burst,
-        embedded=embedded,
+        local_engine=local_engine,
     )
 
 

@@ -12,25 +12,20 @@ import msgspec
 from puter_client.contract.os_image import Os
 from puter_worker.ec2 import groups, images, instances, keypairs
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.errors import Ec2Error
 from puter_worker.ec2.groups import SecurityGroup, Subnet
 from puter_worker.ec2.images import Image
 from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.keypairs import KeyPair
 from puter_worker.ec2.session import Sessions
 from puter_worker.ec2.tags import key_of
+from puter_worker.errors import StageError
 from puter_worker.ownkey import OwnKey, own_key
 from puter_worker.pacer import Pacer
-from puter_worker.store.workerstore import WorkerStore
+from puter_worker.rates import Rates
+from puter_worker.store.store import Store
+from puter_worker.timings import Timings
 
 DEFAULT_REGION = "us-east-1"
-# Whose the credentials are is not requested longer, nor again so soon, where it cannot be told.
-UNSURE_AFTER_S = 2.0
-UNSURE_FOR_S = 5.0
-CACHED_S = 600.0  # a new Amazon Linux is noticed within ten minutes
-# An instance that Redis does not know and that has no tags of its own yet is another Redis's, or was there before
-# this one was emptied: it need not be looked for with every key.
-_UNLABELLED_CACHED_S = 10.0
 
 T = TypeVar("T")
 
@@ -40,8 +35,8 @@ class TargetId(msgspec.Struct, frozen=True, order=True):
 
     Attributes:
         account: AWS account id, twelve digits.
-        region: of EC2.
-        profile: AWS profile it is reached with; "" is the default credentials.
+        region: AWS region.
+        profile: the AWS profile that it is reached with; "" is the default credentials.
     """
 
     account: str
@@ -59,11 +54,14 @@ class TargetId(msgspec.Struct, frozen=True, order=True):
 
 
 class Target:
-    """What stages ask of one target: cached answers, look-ups of many keys, paced calls."""
+    """What stages use of one target: cached answers, look-ups of many keys, paced calls."""
 
-    def __init__(self, target_id: TargetId, caller: Caller, pacer: Pacer, *, private_keys: Path | None = None) -> None:
-        """`private_keys`: where this host keeps keys that EC2 makes, for clients that cannot make their own."""
+    def __init__(
+        self, target_id: TargetId, caller: Caller, pacer: Pacer, timings: Timings, *, private_keys: Path | None = None
+    ) -> None:
+        """`private_keys`: the folder for keys that EC2 makes, for clients that cannot make one; None: it makes none."""
         self.target_id = target_id
+        self._timings = timings
         self._private_keys = private_keys
         self.caller = caller
         self.pacer = pacer
@@ -75,13 +73,15 @@ class Target:
     # -- instances ----------------------------------------------------------------------------------------------
 
     async def look_up(self, namespace: str, tags: Sequence[str]) -> dict[str, list[Instance]]:
-        """What EC2 shows under some keys, dead or alive, by tag; [] means unknown, not absent: EC2 may lag."""
+        """The instances that EC2 shows for some keys, in any state, by tag. [] is unknown, not absent: EC2 may lag."""
         labelled, unlabelled = await asyncio.gather(
             instances.find_by_tags(self.caller, namespace, tags),
             self._cached(
                 ("unlabelled", namespace),
                 lambda: instances.find_unlabelled(self.caller, namespace),
-                for_s=_UNLABELLED_CACHED_S,
+                # Such an instance that Redis does not know belongs to another Redis, or is older than the last loss
+                # of this Redis's data: it need not be looked for with every key.
+                for_s=self._timings.unlabelled_cache_s,
             ),
         )
         found: dict[str, dict[str, Instance]] = {tag: {} for tag in tags}
@@ -92,13 +92,13 @@ class Target:
         return {tag: list(by_id.values()) for tag, by_id in found.items()}
 
     async def describe(self, ids: Sequence[str]) -> dict[str, Instance]:
-        """Instances by their ids; one that is missing is unknown, not absent."""
+        """Instances by their ids; if one is missing, its state is unknown: it is not known to be absent."""
         return await instances.describe_by_ids(self.caller, ids) if ids else {}
 
     # -- what launches share ------------------------------------------------------------------------------------
 
     async def image(self, *, ami: str | None, os: Os, instance_type: str) -> Image:
-        """The image to boot: as asked, else the newest Amazon Linux for the type's architecture."""
+        """The image to boot: the AMI that the request names, else the newest Amazon Linux for the type."""
         if ami is not None:
             return await self._cached(("image", ami), lambda: images.describe_image(self.caller, ami))
         architecture = await self._cached(
@@ -113,42 +113,49 @@ class Target:
         return await self._cached(("subnet", subnet_id), lambda: groups.vpc_of_subnet(self.caller, subnet_id))
 
     async def zones(self) -> list[str]:
-        """Zones that machines can be launched in without naming a subnet: those of the default VPC's subnets."""
+        """The zones in which a launch needs no subnet: those of the default VPC's subnets."""
         subnets = await self._cached(("zones",), lambda: groups.default_subnets(self.caller))
         return sorted({subnet.availability_zone for subnet in subnets})
 
     async def key_pair(self, key_name: str | None, public_key: str | None, tags: dict[str, str]) -> KeyPair:
-        """The key pair to launch with, made if it is missing."""
+        """The key pair to launch with; it is imported if it is missing."""
         return await self._cached(
             ("key", key_name, public_key),
             lambda: keypairs.ensure_key_pair(self.caller, key_name=key_name, public_key=public_key, tags=tags),
         )
 
     async def own_key(self) -> OwnKey | None:
-        """The key that EC2 made for clients of this host; None where clients bring their own."""
+        """The key that EC2 made for clients of this host; None if clients use their own keys."""
         folder = self._private_keys
         if folder is None:
             return None
         return await self._cached(("own key",), lambda: own_key(self.caller, folder))
 
     async def group(self, name: str, vpc_id: str | None, cidrs: tuple[str, ...], tags: dict[str, str]) -> SecurityGroup:
-        """The security group that lets ssh in from these addresses, made and opened if need be."""
+        """The security group that lets ssh in from these addresses; it is made and opened if needed."""
         return await self._cached(
             ("group", name, vpc_id, cidrs),
-            lambda: groups.ensure_group(self.caller, name=name, vpc_id=vpc_id, cidrs=cidrs, tags=tags),
+            lambda: groups.ensure_group(
+                self.caller,
+                name=name,
+                vpc_id=vpc_id,
+                cidrs=cidrs,
+                tags=tags,
+                pauses=groups.Pauses(self._timings.group_seen_s),
+            ),
         )
 
     def forget(self) -> None:
-        """Ask EC2 anew: something remembered has turned out to be gone."""
+        """Drop all cached answers: a resource that was cached no longer exists."""
         self._cache.clear()
 
-    async def _cached(self, name: Hashable, make: Callable[[], Awaitable[T]], *, for_s: float = CACHED_S) -> T:
-        """One answer for all who ask within that time; failures are not remembered."""
+    async def _cached(self, name: Hashable, make: Callable[[], Awaitable[T]], *, for_s: float | None = None) -> T:
+        """One answer for all calls within `for_s` (None: `target_cache_s`); failures are not cached."""
         loop = asyncio.get_running_loop()
         until, future = self._cache.get(name, (0.0, None))
         if future is None or loop.time() > until:
             future = asyncio.ensure_future(make())
-            self._cache[name] = (loop.time() + for_s, future)
+            self._cache[name] = (loop.time() + (self._timings.target_cache_s if for_s is None else for_s), future)
         try:
             return await asyncio.shield(future)
         except BaseException:
@@ -161,29 +168,39 @@ class Targets:
     """All targets that this worker's credentials reach."""
 
     def __init__(
-        self, store: WorkerStore, sessions: Sessions, *, pace: bool = True, private_keys: Path | None = None
+        self,
+        store: Store,
+        sessions: Sessions,
+        timings: Timings,
+        *,
+        rates: Rates | None = None,
+        pace: bool = True,
+        private_keys: Path | None = None,
     ) -> None:
+        """`rates`: None uses EC2's published rates; `pace`: whether calls are held to the rates."""
         self._store = store
         self.sessions = sessions
+        self._timings = timings
+        self._rates = rates or Rates()
         self._pace = pace
         self._private_keys = private_keys
         self._targets: dict[TargetId, Target] = {}
         self._unsure_until: dict[TargetId, float] = {}
 
     async def find(self, profile: str | None, region: str | None) -> Target:
-        """The target of a profile and region as asked.
+        """The target of a profile and region as a request names them; None is the default.
 
         Raises:
-            Ec2Error: no such profile, or no usable credentials.
+            StageError: this host has no such profile, or no usable credentials.
         """
         region = region or self.sessions.region_of(profile) or DEFAULT_REGION
         account = await self.sessions.account_id(profile, region)
         return self.get(TargetId(account, region, profile or ""))
 
     async def reaches(self, target_id: TargetId) -> bool:
-        """Whether this host's credentials may be the target's: a profile of the same name may be another account's.
+        """Whether this host's credentials may belong to the target: its profile of that name may be another account's.
 
-        Where that cannot be told, they may be: each call makes sure, and says what is wrong with them.
+        If the account cannot be read now, the answer is yes: each call checks the account, and reports what is wrong.
         """
         if not self.offers(target_id.profile):
             return False
@@ -191,18 +208,21 @@ class Targets:
         if now < self._unsure_until.get(target_id, 0.0):
             return True
         try:
-            async with asyncio.timeout(UNSURE_AFTER_S):
+            async with asyncio.timeout(self._timings.unsure_after_s):
                 account = await self.sessions.account_id(target_id.profile or None, target_id.region)
-        except (Ec2Error, TimeoutError):
-            self._unsure_until[target_id] = now + UNSURE_FOR_S
+        except (StageError, TimeoutError):
+            self._unsure_until[target_id] = now + self._timings.unsure_s
             return True
         return account == target_id.account
 
     def get(self, target_id: TargetId) -> Target:
-        """The target itself."""
+        """The target with this id; one object for each."""
         target = self._targets.get(target_id)
         if target is None:
-            pacer = Pacer(self._store, target_id.account, target_id.region, unlimited=not self._pace)
+            buckets = (
+                self._store.token_buckets(target_id.account, target_id.region, self._rates) if self._pace else None
+            )
+            pacer = Pacer(buckets, rates=self._rates, clock=self._store.db.clock, timings=self._timings)
             caller = Caller(
                 self.sessions,
                 profile=target_id.profile or None,
@@ -211,9 +231,11 @@ class Targets:
                 pace=pacer.pace,
                 throttled=pacer.slow_down,
             )
-            target = self._targets[target_id] = Target(target_id, caller, pacer, private_keys=self._private_keys)
+            target = self._targets[target_id] = Target(
+                target_id, caller, pacer, self._timings, private_keys=self._private_keys
+            )
         return target
 
     def offers(self, profile: str) -> bool:
-        """Whether this host knows a profile ("" is its default credentials)."""
+        """Whether this host has a profile ("" is its default credentials)."""
         return not profile or profile in self.sessions.offered_profiles()

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-CANCEL_AGAIN_S = 0.5
+from puter_worker.timings import Timings
 
 
-async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended.
+async def cancel_all(tasks: Iterable[asyncio.Task[None]], *, again_s: float = Timings().cancel_again_s) -> None:
+    """Cancel tasks again and again until they have ended.
 
-    Once is not enough: before Python 3.12, asyncio.wait_for and asyncio.timeout, in which redis-py sends its
-    commands, may take a cancellation for their own and swallow it.
+    One cancellation is not enough: redis-py sends its commands inside asyncio.wait_for and asyncio.timeout, which
+    before Python 3.12 may mistake it for their own and swallow it.
     """
     left = set(tasks)
     while left:
         for task in left:
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+        _, left = await asyncio.wait(left, timeout=again_s)

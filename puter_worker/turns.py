@@ -1,4 +1,4 @@
-"""Turns: of whoever has many and whoever has few, the few do not wait for the many. Pure."""
+"""Turns: an owner with few items does not wait for an owner with many. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NOBODY: Any = object()
 
 
 def take_turns(of: Iterable[T], whose: Callable[[T], Hashable]) -> list[T]:
-    """The same in an order in which owners take turns; of one owner as they came."""
+    """The same items, ordered so that owners take turns; the items of one owner keep their order."""
     queues: dict[Hashable, list[T]] = defaultdict(list)
     for one in of:
         queues[whose(one)].append(one)

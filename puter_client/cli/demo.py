@@ -149,7 +149,7 @@ async def _show(settings: ClientSettings, aws: SimulatedAws, count: int, timings
     aws.start()
     tags = [f"demo-{number}" for number in range(count)]
     spec = Keys(settings, None).into(Spec(ssh_from=SshSources(settings.environ)(())))
-    asked = [MachineRequest(tag, spec) for tag in tags]
+    requests = [MachineRequest(tag, spec) for tag in tags]
     async with connected(settings, tell=live.show, timings=timings) as client:
         await aws.ready()
         live.clear()
@@ -161,7 +161,7 @@ async def _show(settings: ClientSettings, aws: SimulatedAws, count: int, timings
             out(title)
             began = time.monotonic()
             going = follow.Going(settings, WaitFor.RUNNING)
-            await follow.request(client, settings, asked, going, origin=Origin.SUBMIT)
+            await follow.request(client, settings, requests, going, origin=Origin.SUBMIT)
             views = await follow.follow(client, going, timeout_s=timings.demo_wait_s, tags=tags)
             _tell(views, time.monotonic() - began, listed)
             if any(follow.failed(view, WaitFor.RUNNING) for view in views):

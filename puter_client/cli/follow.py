@@ -127,7 +127,7 @@ def end_if_interrupted() -> None:
 async def request(
     client: PuterClient,
     settings: ClientSettings,
-    asked: Sequence[MachineRequest],
+    requests: Sequence[MachineRequest],
     going: Going,
     *,
     origin: Origin,
@@ -146,7 +146,7 @@ async def request(
     batch_id = new_batch_id()
     going.sends(batch_id)
     await client.submit(
-        asked, origin=origin, again=again, retry_failed=retry_failed, max_parallel=max_parallel, batch_id=batch_id
+        requests, origin=origin, again=again, retry_failed=retry_failed, max_parallel=max_parallel, batch_id=batch_id
     )
     going.goes_on()
     log(
@@ -154,9 +154,9 @@ async def request(
         "requests.submitted",
         namespace=settings.namespace,
         batch=batch_id,
-        count=len(asked),
-        tags=[one.tag for one in asked[:_LOGGED_TAGS]],
-        spec_digests=sorted({spec_digest(one.spec) for one in asked[:_LOGGED_TAGS]}),
+        count=len(requests),
+        tags=[one.tag for one in requests[:_LOGGED_TAGS]],
+        spec_digests=sorted({spec_digest(one.spec) for one in requests[:_LOGGED_TAGS]}),
         origin=origin.value,
         again=again,
         retry_failed=retry_failed,

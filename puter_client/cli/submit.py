@@ -100,9 +100,9 @@ def submit(
     keys = Keys(settings, key_file)
     if dry_run:
         own = key_file is not None  # any other key would be made
-        asked = [MachineRequest(entry.tag, keys.into(entry.spec) if own else entry.spec) for entry in batch.entries]
-        return _tell_dry(batch, asked, settings, auto=sources.skipped, as_json=as_json)
-    asked = _asked(batch, keys, sources)
+        requests = [MachineRequest(entry.tag, keys.into(entry.spec) if own else entry.spec) for entry in batch.entries]
+        return _tell_dry(batch, requests, settings, auto=sources.skipped, as_json=as_json)
+    requests = _requested(batch, keys, sources)
     going = Going(settings, WaitFor(wait))
     how = _How(
         timeout_s=timeout,
@@ -111,7 +111,7 @@ def submit(
         max_parallel=max_parallel or batch.max_parallel,
         as_json=as_json,
     )
-    return run(lambda: _submit(settings, going, asked, how), going)
+    return run(lambda: _submit(settings, going, requests, how), going)
 
 
 class _How(NamedTuple):
@@ -149,7 +149,7 @@ def _in_namespace(settings: ClientSettings, named: str | None) -> ClientSettings
     return msgspec.structs.replace(settings, namespace=named, named_by_option=True)
 
 
-def _asked(batch: Batch, keys: Keys, sources: SshSources) -> list[MachineRequest]:
+def _requested(batch: Batch, keys: Keys, sources: SshSources) -> list[MachineRequest]:
     from puter_client.cli.specs import warn_of, without_a_rule
     from puter_client.client import MachineRequest
 
@@ -161,13 +161,13 @@ def _asked(batch: Batch, keys: Keys, sources: SshSources) -> list[MachineRequest
 
 
 def _tell_dry(
-    batch: Batch, asked: Sequence[MachineRequest], settings: ClientSettings, *, auto: bool, as_json: bool
+    batch: Batch, requests: Sequence[MachineRequest], settings: ClientSettings, *, auto: bool, as_json: bool
 ) -> int:
     from puter_client.cli.follow import MOST_LISTED
     from puter_client.cli.specs import described
 
     if as_json:
-        for one in asked:
+        for one in requests:
             out_json(described(one.tag, settings.namespace, one.spec))
         return 0
     out(f"would request {len(batch.entries):,} in namespace {settings.namespace} (nothing was requested):")
@@ -180,7 +180,7 @@ def _tell_dry(
     return 0
 
 
-async def _submit(settings: ClientSettings, going: Going, asked: Sequence[MachineRequest], how: _How) -> int:
+async def _submit(settings: ClientSettings, going: Going, requests: Sequence[MachineRequest], how: _How) -> int:
     from puter_client.cli import follow
     from puter_client.cli.session import connected
 
@@ -188,14 +188,14 @@ async def _submit(settings: ClientSettings, going: Going, asked: Sequence[Machin
         batch_id = await follow.request(
             client,
             settings,
-            asked,
+            requests,
             going,
             origin=Origin.SUBMIT,
             again=how.again,
             retry_failed=how.retry_failed,
             max_parallel=how.max_parallel,
         )
-        tags = [one.tag for one in asked]
+        tags = [one.tag for one in requests]
         try:
             views = await follow.follow(client, going, timeout_s=how.timeout_s, tags=tags)
         except WaitTimedOut:

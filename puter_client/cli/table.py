@@ -20,7 +20,6 @@ NOT_LAUNCHED = "not launched"
 GROUPS = (("ended", ENDED), ("on the way", ON_ITS_WAY), ("live", LIVE))
 UNLABELLED = "·"
 FOOTNOTE = f"{UNLABELLED} its own name and tags are not written in EC2 yet"
-_ESTIMATE = ", about "  # the length of a wait is its most useful part
 _LEAST_OF_A_REASON = 8
 _STYLE = {
     Phase.RUNNING: "green",
@@ -31,7 +30,7 @@ _STYLE = {
 
 
 class Line(NamedTuple):
-    """The cells of one tag, all safe to print."""
+    """The cells of one tag, all safe to print; `estimate` is the end of `rest`, and the last of it to be cut."""
 
     tag: str
     phase: str
@@ -39,6 +38,7 @@ class Line(NamedTuple):
     type: str
     rest: str
     style: str | None = None
+    estimate: str = ""
 
 
 TITLE = Line("TAG", "PHASE", "TIME", "TYPE", "ADDRESS OR REASON", "dim")
@@ -63,6 +63,7 @@ def line_of(view: View, now: float) -> Line:
         plain(record.instance_type or ""),
         plain(_rest(view)),
         "red" if record.result not in (None, Result.SUCCEEDED) else _STYLE.get(record.phase),
+        view.estimate or "",
     )
 
 
@@ -138,7 +139,7 @@ class Layout:
         long = len(line.tag) > self._longest
         head = ("" if long else line.tag).ljust(self._tag)
         cells = "  ".join(["", *(cell.ljust(size) for cell, size in zip(line[1:4], self._middle, strict=True)), ""])
-        rest = line.rest if self._width is None else _cut_reason(line.rest, self._width - len(head) - len(cells))
+        rest = line.rest if self._width is None else _cut_reason(line, self._width - len(head) - len(cells))
         tail = (cells + rest).rstrip()
         if self._width is not None:
             tail = cut(tail, max(0, self._width - len(head)))
@@ -146,13 +147,13 @@ class Layout:
         return [line.tag, text] if long else [text]
 
 
-def _cut_reason(text: str, width: int) -> str:
-    """A text of at most `width` characters whose estimate at the end is kept whole, if there is room for it."""
-    why, found, estimate = text.rpartition(_ESTIMATE)
-    for_why = width - len(found) - len(estimate)
-    if not found or for_why < _LEAST_OF_A_REASON:
-        return text
-    return cut(why, for_why) + found + estimate
+def _cut_reason(line: Line, width: int) -> str:
+    """The reason, cut to `width` characters with its estimate whole, if there is room for it."""
+    end = f", {line.estimate}" if line.estimate else ""
+    for_why = width - len(end)
+    if not end or for_why < _LEAST_OF_A_REASON:
+        return line.rest
+    return cut(line.rest.removesuffix(end), for_why) + end
 
 
 def table(lines: Sequence[Line], width: int | None) -> list[str]:

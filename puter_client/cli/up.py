@@ -125,7 +125,7 @@ def _tell_dry(fields: dict[str, Any], *, auto: bool, as_json: bool) -> None:
 async def _up(
     settings: ClientSettings,
     going: Going,
-    asked: MachineRequest,
+    request: MachineRequest,
     timeout_s: float | None,
     *,
     again: bool,
@@ -135,8 +135,8 @@ async def _up(
     from puter_client.cli.session import connected
 
     async with connected(settings) as client:
-        await follow.request(client, settings, [asked], going, origin=Origin.UP, again=again)
-        (view,) = await follow.follow(client, going, timeout_s=timeout_s, tags=[asked.tag])
+        await follow.request(client, settings, [request], going, origin=Origin.UP, again=again)
+        (view,) = await follow.follow(client, going, timeout_s=timeout_s, tags=[request.tag])
         for notice in await follow.notices(client, [view]):
             say(f"note: {notice}")
     if as_json:
@@ -173,10 +173,10 @@ def success(view: View, settings: ClientSettings, now: float) -> list[str]:
         lines.append(f"address   {plain(name)}")
     if record.expires_at is not None:
         lines.append(
-            f"lives     until {clock(record.expires_at, now)}, {rough_duration(record.expires_at - now)} from now"
+            f"runs      until {clock(record.expires_at, now)}, {rough_duration(record.expires_at - now)} from now"
         )
     elif record.ttl_s is None:
-        lines.append("lives     until somebody ends it")
+        lines.append("runs      until somebody ends it")
     ssh, rsync = ssh_command(record), rsync_command(record)
     if ssh and rsync:
         return [*lines, plain(ssh), plain(rsync)]

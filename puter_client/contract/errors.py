@@ -9,6 +9,7 @@ PuterError                    exit 1: the text is one line that says what was wr
 │   └── InvalidSpec           exit 2: fields of a spec cannot be used
 ├── DemoFailed                exit 1: the demonstration did not come to its end
 ├── EngineError               exit 3: the local engine could not be started or used
+├── IllegalTransition         exit 1: a record would change as the contract does not allow: an internal error
 ├── NoMachine                 exit 1: there is no machine that ssh could reach now
 ├── NoWorker                  exit 3: no worker takes the requests
 ├── NotKnown                  exit 1: a tag or batch is not known

@@ -43,6 +43,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         max_parallel: limit of that submission's machines that run at the same time.
         made_anew: how often a launch was refused because its key pair, group or image had been deleted meanwhile.
         short_since: since when EC2 has had no capacity for it in any permitted place.
+        estimate_s: estimated length of the present wait; None: nothing is known of it.
         owner: user name that the client sent; not verified.
         spec_digest: digest of the spec that is being served.
         intent: id of the open launch intent; while there is one, the request cannot be cancelled.
@@ -67,6 +68,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_parallel: int | None = None
     made_anew: int = 0
     short_since: float | None = None
+    estimate_s: int | None = None
     owner: str | None = None
     spec_digest: str | None = None
     target: str | None = None

@@ -170,7 +170,7 @@ async def _start(
     try:
         since = os.fstat(output).st_size
         worker = spawn(
-            command or [sys.executable, "-m", "puter_worker", "--embedded", str(paths.state)],
+            command or [sys.executable, "-m", "puter_worker", "--local-engine", str(paths.state)],
             environ={
                 **environ,
                 URL_VARIABLE: url,

@@ -12,6 +12,7 @@ from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.health import WorkerHealth
 from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import LIVE
 from puter_client.contract.record import Event, Record
 from puter_client.contract.request import Request
 from puter_client.store import names
@@ -75,6 +76,7 @@ class ClientStore:
                 async with redis.pipeline(transaction=True) as pipe:
                     pipe.rpush(names.inbox(namespace), *encoded)
                     pipe.sadd(names.READY, namespace)
+                    pipe.publish(names.READY, "")  # wakes workers, and says nothing of whom
                     await pipe.execute()
 
     async def records(self, namespace: str, tags: Sequence[str]) -> dict[str, Record]:
@@ -90,6 +92,10 @@ class ClientStore:
                         record = _decoded(_record_decoder, doc)
                         if record is not None:
                             found[tag] = record
+                alive = [tag for tag in chunk if tag in found and found[tag].phase in LIVE]
+                if alive:
+                    times = await redis.hmget(names.observed(namespace), alive)
+                    found |= {tag: observed(found[tag], at) for tag, at in zip(alive, times, strict=True)}
         return found
 
     async def tags(self, namespace: str, *, ended_since: float | None = None) -> list[str]:
@@ -183,6 +189,15 @@ class Changes:
                 changed.add(bytes(message["data"]).decode(errors="replace"))
                 message = await self._pubsub.get_message(timeout=0.0)
         return changed
+
+
+def observed(record: Record, raw: bytes | None) -> Record:
+    """The record with the time at which EC2 last showed its machine, which is kept apart from it."""
+    try:
+        at = float(raw or "nan")
+    except ValueError:
+        return record
+    return record.replace(observed_at=at) if at > (record.observed_at or 0.0) else record
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], raw: bytes | None) -> T | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from puter_client.contract.key import PuterKey
 
-READY = "puter:_ready"  # set: namespaces whose inbox is not empty
+READY = "puter:_ready"  # set of namespaces whose inbox holds something; channel: "" when a client has added one
 WORKERS = "puter:_public:workers"  # sorted set: worker id → when it last announced itself
 BATCH_INFO = "_info"  # field of a batch's hash; no tag begins with "_"
 
@@ -30,6 +30,14 @@ def events(key: PuterKey) -> str:
 def index(namespace: str) -> str:
     """Sorted set of a namespace's tags by the time of their end; +inf for a tag that has not ended."""
     return f"puter:{namespace}:index"
+
+
+def observed(namespace: str) -> str:
+    """Hash of a namespace's living machines: tag → when EC2 last showed the machine, seconds of Redis TIME.
+
+    It is apart from the records, so that a look at a thousand machines with nothing new to tell is one write.
+    """
+    return f"puter:{namespace}:observed"
 
 
 def batches(namespace: str) -> str:

@@ -1,1 +1,1 @@
-"""EC2: the only place that knows aioboto3."""
+"""EC2: the only package that uses aioboto3."""

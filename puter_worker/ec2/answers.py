@@ -1,4 +1,4 @@
-"""The parts of EC2's answers that Puter reads, as EC2 names them (in snake_case); decoded strictly."""
+"""The parts of EC2's answers that Puter reads, with EC2's names in snake_case. They are decoded strictly."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import msgspec
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
-    """Fields that are not named here are passed over."""
+    """A part of an answer; fields that are not declared are ignored."""
 
 
 class Metadata(_Part, frozen=True, kw_only=True):
-    """Of the call itself."""
+    """What an answer says about the call itself."""
 
     request_id: str | None = None
 
 
 class Answer(_Part, frozen=True, kw_only=True):
-    """What every answer has; `next_token` where there are more pages."""
+    """What every answer has; `next_token` is set if there are more pages."""
 
     response_metadata: Metadata = Metadata()
     next_token: str | None = None
 
     @property
     def request_id(self) -> str | None:
-        """AWS's id of the request."""
+        """AWS's request id of the call."""
         return self.response_metadata.request_id
 
 
@@ -60,7 +60,7 @@ class PlacementAnswer(_Part, frozen=True, kw_only=True):
 
 
 class GroupRef(_Part, frozen=True, kw_only=True):
-    """A security group as an instance names it."""
+    """A security group as an instance's description names it."""
 
     group_id: str
 
@@ -79,7 +79,6 @@ class InstanceAnswer(_Part, frozen=True, kw_only=True):
     state_reason: ReasonAnswer | None = None
     launch_time: datetime | None = None
     ami_launch_index: int = 0
-    client_token: str | None = None
     image_id: str | None = None
     instance_type: str | None = None
     placement: PlacementAnswer = PlacementAnswer()
@@ -96,19 +95,19 @@ class InstanceAnswer(_Part, frozen=True, kw_only=True):
 
 
 class ReservationAnswer(Answer, frozen=True, kw_only=True):
-    """The instances of one RunInstances call: its answer, and a part of DescribeInstances'."""
+    """The instances of one RunInstances call: the answer to it, and a part of DescribeInstances' answer."""
 
     instances: list[InstanceAnswer] = []
 
 
 class Instances(Answer, frozen=True, kw_only=True):
-    """DescribeInstances."""
+    """The answer to DescribeInstances."""
 
     reservations: list[ReservationAnswer] = []
 
 
 class Console(Answer, frozen=True, kw_only=True):
-    """GetConsoleOutput, decoded from base64 by the SDK."""
+    """The answer to GetConsoleOutput; the SDK has decoded its base64."""
 
     output: str | None = None
 
@@ -123,11 +122,10 @@ class ImageAnswer(_Part, frozen=True, kw_only=True):
     root_device_name: str | None = None
     platform: str | None = None
     creation_date: str | None = None
-    deprecation_time: str | None = None
 
 
 class Images(Answer, frozen=True, kw_only=True):
-    """DescribeImages."""
+    """The answer to DescribeImages."""
 
     images: list[ImageAnswer] = []
 
@@ -145,13 +143,13 @@ class InstanceTypeAnswer(_Part, frozen=True, kw_only=True):
 
 
 class InstanceTypes(Answer, frozen=True, kw_only=True):
-    """DescribeInstanceTypes."""
+    """The answer to DescribeInstanceTypes."""
 
     instance_types: list[InstanceTypeAnswer] = []
 
 
 class KeyPairAnswer(Answer, frozen=True, kw_only=True):
-    """A key pair: answer of ImportKeyPair and CreateKeyPair, and a part of DescribeKeyPairs'."""
+    """A key pair: the answer to ImportKeyPair and CreateKeyPair, and a part of DescribeKeyPairs' answer."""
 
     key_name: str
     key_pair_id: str
@@ -163,7 +161,7 @@ class KeyPairAnswer(Answer, frozen=True, kw_only=True):
 
 
 class KeyPairs(Answer, frozen=True, kw_only=True):
-    """DescribeKeyPairs."""
+    """The answer to DescribeKeyPairs."""
 
     key_pairs: list[KeyPairAnswer] = []
 
@@ -207,7 +205,7 @@ class Range6(_Part, frozen=True, kw_only=True):
 
 
 class Permission(_Part, frozen=True, kw_only=True):
-    """Rules of a security group with the same protocol and ports; without ports: all."""
+    """Rules of a security group with the same protocol and ports; without ports they hold for all ports."""
 
     ip_protocol: str
     from_port: int | None = None
@@ -217,7 +215,7 @@ class Permission(_Part, frozen=True, kw_only=True):
 
 
 class GroupAnswer(Answer, frozen=True, kw_only=True):
-    """A security group: answer of CreateSecurityGroup, and a part of DescribeSecurityGroups'."""
+    """A security group: the answer to CreateSecurityGroup, and a part of DescribeSecurityGroups' answer."""
 
     group_id: str
     group_name: str = ""

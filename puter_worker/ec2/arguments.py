@@ -14,27 +14,28 @@ from puter_worker.ec2.images import Image
 from puter_worker.ec2.tags import MANAGED, MANIFEST, specification
 
 MAX_TOKEN = 64
-# A container is one hop away from the machine's metadata; with 1, EC2's own default, it could not use the role.
+# A container is one hop further from the metadata service: with EC2's default of 1 it could not use the role.
 _METADATA_HOPS = 2
 
 
-class Launch(msgspec.Struct, frozen=True, kw_only=True):
+class RunCall(msgspec.Struct, frozen=True, kw_only=True):
     """What one RunInstances call asks for.
 
     Attributes:
-        spec: of any member. Only the fields that all members share may be read here; which image, key pair, group
-            and place they come to is decided elsewhere, and given by the attributes below.
-        image: what is booted.
-        instance_type: EC2's name of it.
-        key_name: the key pair that may sign in.
+        spec: any member's spec. Only the fields that all members share may be read here. The image, key pair, group
+            and place that result from it are decided elsewhere, and are given by the attributes below.
+        image: the image to boot.
+        instance_type: such as `t3.micro`.
+        key_name: the key pair to launch with; None is none.
         group_id: the security group.
         client_token: ≤64 ASCII characters; a second call with the same token launches nothing.
-        tags: of the instances; of volumes and a Spot request too, but for the manifest. Has `puter:managed`.
-        user_data: as the machine gets it (perhaps gzipped), ≤16 KB.
+        tags: for the instances, and without the manifest also for volumes and a Spot request; `puter:managed` is
+            among them.
+        user_data: the bytes that the machine gets (perhaps gzipped), ≤16 KB.
         min_count: EC2 launches none if it cannot launch this many.
         max_count: EC2 launches up to this many.
-        subnet_id: decides the zone; None is the default VPC's subnet.
-        zone: availability zone, where there is no subnet.
+        subnet_id: the subnet, which also decides the zone; None is the default VPC's subnet.
+        zone: the availability zone, if no subnet is given; None leaves the choice to EC2.
     """
 
     spec: Spec
@@ -51,16 +52,16 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     zone: str | None = None
 
     def __repr__(self) -> str:
-        # User data may carry secrets, and a repr ends in logs.
-        return f"Launch(instance_type={self.instance_type!r}, client_token={self.client_token!r})"
+        # User data may hold secrets, and logs may show a repr.
+        return f"RunCall(instance_type={self.instance_type!r}, client_token={self.client_token!r})"
 
 
-def run_arguments(launch: Launch) -> dict[str, Any]:
+def run_arguments(launch: RunCall) -> dict[str, Any]:
     """The arguments of RunInstances, in JSON types only (user data as base64), to be stored and sent again.
 
     Raises:
         InvalidInput: the user data is over EC2's limit.
-        ValueError: no user can cause it: there is no token, or EC2 or the IAM policy would not take token or tags.
+        ValueError: a defect of Puter: the token is missing or too long, or the tag `puter:managed` is missing.
     """
     if len(launch.user_data) > USER_DATA_LIMIT_BYTES:
         raise InvalidInput(
@@ -107,7 +108,7 @@ def run_arguments(launch: Launch) -> dict[str, Any]:
     return arguments
 
 
-def _network(launch: Launch) -> dict[str, Any]:
+def _network(launch: RunCall) -> dict[str, Any]:
     place: dict[str, Any] = {}
     if launch.zone and not launch.subnet_id:
         place["Placement"] = {"AvailabilityZone": launch.zone}
@@ -116,7 +117,7 @@ def _network(launch: Launch) -> dict[str, Any]:
     return place | {"SecurityGroupIds": [launch.group_id]}
 
 
-def _tag_specifications(launch: Launch) -> list[dict[str, Any]]:
+def _tag_specifications(launch: RunCall) -> list[dict[str, Any]]:
     shared = {key: value for key, value in launch.tags.items() if not key.startswith(MANIFEST)}
     kinds = ["volume", "spot-instances-request"] if launch.spec.spot else ["volume"]
     return [specification("instance", launch.tags), *(specification(kind, shared) for kind in kinds)]

@@ -1,4 +1,4 @@
-"""The one place through which every call to EC2 goes: paced, translated, and logged where it changes something."""
+"""Every call to EC2 goes through here: it is paced, its errors are translated, and changes are logged."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import structlog
 from botocore import xform_name
 
 from puter_worker.ec2.answers import AnswerType
-from puter_worker.ec2.errors import Ec2Error, Handling, ec2_error, is_of_a_call
+from puter_worker.ec2.errors import is_of_a_call, stage_error
 from puter_worker.ec2.session import Sessions
+from puter_worker.errors import Handling, StageError
 
-# All that Puter ever asks of EC2, which is also what deploy/iam-policy.json allows. There is no action here that
-# deletes, terminates or revokes: machines end themselves.
+# All actions that Puter ever calls; deploy/iam-policy.json allows exactly these. None of them deletes, terminates or
+# revokes: machines end themselves.
 Action = Literal[
     "AuthorizeSecurityGroupIngress",
     "CreateKeyPair",
@@ -33,17 +34,17 @@ Action = Literal[
     "ModifyInstanceAttribute",
     "RunInstances",
 ]
-Pace = Callable[[str, int], Awaitable[None]]
-"""Awaited before each call with its action and weight: how many instances RunInstances asks for, else 1."""
+Pace = Callable[[str], Awaitable[None]]
+"""Awaited with its action before each call."""
 Throttled = Callable[[str], Awaitable[None]]
-"""Awaited with the action after EC2 said that it was asked too fast."""
+"""Awaited with the action after EC2 has refused a call because of its rate limit."""
 
 _READS = ("Describe", "Get")
 _IDS = ("InstanceId", "InstanceIds", "Resources", "GroupId", "GroupName", "KeyName", "KeyPairId", "ClientToken")
 _log = structlog.get_logger()
 
 
-async def _at_once(_action: str, _weight: int) -> None:
+async def _at_once(_action: str) -> None:
     return None
 
 
@@ -55,8 +56,8 @@ class Caller:
     """Calls EC2 with one profile's credentials in one region.
 
     Attributes:
-        profile: AWS profile; None is the default credentials.
-        region: AWS region.
+        profile: the AWS profile; None is the default credentials.
+        region: the AWS region.
     """
 
     def __init__(
@@ -76,23 +77,22 @@ class Caller:
         self._pace = pace
         self._throttled = throttled
 
-    async def call(self, action: Action, answer: type[AnswerType], /, *, weight: int = 1, **params: Any) -> AnswerType:
-        """Makes one call, once.
+    async def call(self, action: Action, answer: type[AnswerType], /, **params: Any) -> AnswerType:
+        """Makes one call and does not repeat it.
 
         Args:
-            action: EC2's name of it; written out where it is called, so that a test can hold the policy to it.
-            answer: what to read the answer as.
-            weight: what it costs of a bucket counted in instances.
-            params: as EC2 names them.
+            action: EC2's name of the call, as a literal, so that a test can compare the IAM policy with the code.
+            answer: the type to decode the answer to.
+            params: the call's parameters, with EC2's names.
 
         Raises:
-            Ec2Error: refused, unreached, or unknown.
+            StageError: EC2 refused the call, was not reached, or did not answer.
         """
-        await self._pace(action, weight)
+        await self._pace(action)
         began = time.monotonic()
         try:
             raw = await self._made(action, params)
-        except Ec2Error as error:
+        except StageError as error:
             if not action.startswith(_READS):
                 _log.warning(
                     "ec2.refused",
@@ -117,13 +117,13 @@ class Caller:
         try:
             return msgspec.convert(raw, answer)
         except msgspec.ValidationError as error:
-            raise ec2_error(error) from None
+            raise stage_error(error) from None
 
     async def pages(self, action: Action, answer: type[AnswerType], /, **params: Any) -> AsyncIterator[AnswerType]:
-        """Every page of a Describe call, each paced by itself.
+        """Every page of a Describe call; each page is a call of its own and paced as one.
 
         Raises:
-            Ec2Error: see `call`.
+            StageError: see `call`.
         """
         token: str | None = None
         while True:
@@ -143,14 +143,14 @@ class Caller:
         except Exception as unread:
             if not is_of_a_call(unread):
                 raise
-            error = ec2_error(unread, profile=self.profile)
+            error = stage_error(unread, profile=self.profile)
         if error.handling is Handling.CREDENTIALS:
             await self._sessions.forget(self.profile, lent)
         raise error
 
 
 def _resources(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a call or an answer the ids and names that a log line shows, and nothing else of it."""
+    """The ids and names of a call or an answer; a log line shows these and nothing else."""
     shown = {xform_name(key): named[key] for key in _IDS if named.get(key)}
     instances = named.get("Instances")
     if instances:

@@ -1,8 +1,8 @@
-"""The security group that lets ssh in, and the network it lies in.
+"""The security group that lets ssh in, and the VPC that it belongs to.
 
-Groups that Puter made bear `puter:managed`; to these it adds rules, and never takes one away. All others are used
-as they are. Two workers may both ensure the same group: one of them meets a `*.Duplicate`, reads again and goes on
-from what is there.
+Groups that Puter made have the tag `puter:managed`; Puter adds rules to these and never removes one. It uses all
+other groups as they are. Two workers may ensure the same group at the same time: one of them gets a `*.Duplicate`
+error, reads the group again and continues with what it finds.
 """
 
 from __future__ import annotations
@@ -10,22 +10,31 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from puter_client.contract.key import shown
 from puter_worker.ec2.answers import Answer, GroupAnswer, Groups, Permission, Subnets, Tag, Vpcs
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.tags import MANAGED, from_ec2, specification
+from puter_worker.errors import Ec2Error, Handling, NoDefaultVpc, StageError, SubnetMissing
+from puter_worker.timings import Timings
 
 SSH_PORT = 22
-# EC2 gives no bound for how long a new group may be out of sight; these add up to 6 s.
-_PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.0)
 _RULES_FULL = "RulesPerSecurityGroupLimitExceeded"
 
 Sleep = Callable[[float], Awaitable[None]]
+
+
+class Pauses(NamedTuple):
+    """How long to wait between looks for a group that EC2 does not show yet."""
+
+    each_s: tuple[float, ...]
+    sleep: Sleep = asyncio.sleep
+
+
+PAUSES = Pauses(Timings().group_seen_s)
 
 
 class SecurityGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,8 +42,8 @@ class SecurityGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         group_id: `sg-…`.
-        vpc_id: whose it is.
-        notice: what its user should know of it, in plain words.
+        vpc_id: the VPC that it belongs to.
+        notice: what its user should know about it, in plain words.
     """
 
     group_id: str
@@ -47,8 +56,8 @@ class Subnet(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         subnet_id: `subnet-…`.
-        vpc_id: whose it is.
-        availability_zone: where it is.
+        vpc_id: the VPC that it belongs to.
+        availability_zone: such as `us-east-1a`.
     """
 
     subnet_id: str
@@ -57,22 +66,22 @@ class Subnet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def vpc_of_subnet(caller: Caller, subnet_id: str) -> Subnet:
-    """The subnet of an id that a user named.
+    """The subnet with the id that a user gave.
 
     Raises:
-        Ec2Error: InvalidSubnetID.NotFound where the region has none; and see Caller.call.
+        SubnetMissing: the region has no such subnet; and see Caller.call.
     """
     found = await caller.call("DescribeSubnets", Subnets, SubnetIds=[subnet_id])
     for subnet in _subnets(found):
         return subnet
-    raise Ec2Error("InvalidSubnetID.NotFound", f"{caller.region} has no subnet {subnet_id}")
+    raise SubnetMissing(f"{caller.region} has no subnet {subnet_id}")
 
 
 async def default_subnets(caller: Caller) -> list[Subnet]:
-    """The default VPC's default subnets, one a zone, by zone; empty where there is no default VPC.
+    """The default VPC's default subnets, one for each zone, sorted by zone; empty if there is no default VPC.
 
     Raises:
-        Ec2Error: see Caller.call.
+        StageError: see Caller.call.
     """
     found: list[Subnet] = []
     filters = [{"Name": "default-for-az", "Values": ["true"]}, {"Name": "state", "Values": ["available"]}]
@@ -88,23 +97,23 @@ async def ensure_group(
     vpc_id: str | None,
     cidrs: Sequence[str],
     tags: Mapping[str, str],
-    sleep: Sleep = asyncio.sleep,
+    pauses: Pauses = PAUSES,
 ) -> SecurityGroup:
-    """The group of a name, made if it is not there, and letting ssh in from `cidrs` if Puter made it.
+    """The group of a name; it is made if it does not exist, and opened for ssh from `cidrs` if Puter made it.
 
     Args:
-        caller: whose account and region.
-        name: of the group.
+        caller: its account and region are used.
+        name: the group's name.
         vpc_id: None is the default VPC.
-        cidrs: which may reach port 22; IPv4 and IPv6.
-        tags: of a group that is made, beside `puter:managed`.
-        sleep: how to wait for a group to come into sight.
+        cidrs: the addresses that may reach port 22; IPv4 and IPv6.
+        tags: for a group that is made, in addition to `puter:managed`.
+        pauses: between looks for a group that was just made.
 
     Returns:
-        The group; with a notice where not all of `cidrs` may reach it. That is never an error: the machine runs.
+        The group; it has a notice if not all of `cidrs` may reach port 22. That is no error: the machine runs anyway.
 
     Raises:
-        Ec2Error: NoDefaultVpc; and see Caller.call.
+        StageError: NoDefaultVpc; and see Caller.call.
     """
     vpc_id = vpc_id or await _default_vpc(caller)
     group = await _found(caller, name, vpc_id)
@@ -114,11 +123,11 @@ async def ensure_group(
         except Ec2Error as error:
             if error.code != "InvalidGroup.Duplicate":
                 raise
-            group = await _seen(caller, name, vpc_id, error, sleep)
+            group = await _seen(caller, name, vpc_id, error, pauses)
     missing = missing_cidrs(group.ip_permissions, cidrs)
     notice = None
     if missing and from_ec2(group.tags).get(MANAGED) == "true":
-        notice = await _let_in(caller, group, missing, name, vpc_id, sleep)
+        notice = await _let_in(caller, group, missing, name, vpc_id, pauses)
     elif missing:
         notice = (
             f"Puter did not make the security group {shown(name)} and does not change it: "
@@ -128,7 +137,7 @@ async def ensure_group(
 
 
 def missing_cidrs(rules: Iterable[Permission], wanted: Iterable[str]) -> list[str]:
-    """Those of the wanted CIDRs, sorted, that no rule lets reach port 22; a wider rule covers a narrower request."""
+    """The wanted CIDRs, sorted, that no rule lets reach port 22 yet; a wider rule covers a narrower CIDR."""
     allowed = [
         ipaddress.ip_network(cidr, strict=False)
         for rule in rules
@@ -156,11 +165,11 @@ def _within(cidr: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -
 
 
 async def _let_in(
-    caller: Caller, group: GroupAnswer, missing: list[str], name: str, vpc_id: str, sleep: Sleep
+    caller: Caller, group: GroupAnswer, missing: list[str], name: str, vpc_id: str, pauses: Pauses
 ) -> str | None:
-    """Adds the missing rules; returns a notice where there is no room for them."""
+    """Adds the missing rules; returns a notice if the group has no room for them."""
     wanted = missing
-    for pause_s in (*_PAUSES_S, None):
+    for pause_s in (*pauses.each_s, None):
         try:
             await caller.call(
                 "AuthorizeSecurityGroupIngress", Answer, GroupId=group.group_id, IpPermissions=permissions(missing)
@@ -168,14 +177,14 @@ async def _let_in(
         except Ec2Error as error:
             if error.code == _RULES_FULL:
                 return (
-                    f"the security group {shown(name)} is full (EC2 allows 60 rules unless told otherwise): "
+                    f"the security group {shown(name)} is full (EC2's default limit is 60 rules): "
                     f"it does not let ssh in from {_listed(missing)}; choose another --security-group-name"
                 )
             again = error.handling is Handling.JUST_MADE or error.code == "InvalidPermission.Duplicate"
             if not again or pause_s is None:
                 raise
-            await sleep(pause_s)
-            # A call that meets one rule that is there adds none of the others: ask for those that are left.
+            await pauses.sleep(pause_s)
+            # If one of the rules exists already, the call adds none of the others: send only those that are missing.
             seen = await _found(caller, name, vpc_id)
             missing = missing_cidrs(seen.ip_permissions, wanted) if seen else wanted
             if not missing:
@@ -201,8 +210,7 @@ async def _default_vpc(caller: Caller) -> str:
     filters = [{"Name": "is-default", "Values": ["true"]}]
     found = await caller.call("DescribeVpcs", Vpcs, Filters=filters)
     if not found.vpcs:
-        raise Ec2Error(
-            "NoDefaultVpc",
+        raise NoDefaultVpc(
             f"the account has no default VPC in {caller.region}: give --subnet with one of your VPC's",
         )
     return found.vpcs[0].vpc_id
@@ -215,12 +223,12 @@ async def _found(caller: Caller, name: str, vpc_id: str) -> GroupAnswer | None:
     return next((group for group in found.security_groups if group.group_name == name), None)
 
 
-async def _seen(caller: Caller, name: str, vpc_id: str, duplicate: Ec2Error, sleep: Sleep) -> GroupAnswer:
-    for pause_s in _PAUSES_S:
+async def _seen(caller: Caller, name: str, vpc_id: str, duplicate: StageError, pauses: Pauses) -> GroupAnswer:
+    for pause_s in pauses.each_s:
         group = await _found(caller, name, vpc_id)
         if group is not None:
             return group
-        await sleep(pause_s)
+        await pauses.sleep(pause_s)
     raise duplicate
 
 

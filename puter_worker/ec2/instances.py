@@ -1,7 +1,7 @@
-"""Instances: launched, looked up, tagged.
+"""Instances: launching, looking up, tagging.
 
-An empty look-up means that EC2 shows none at the moment, not that there is none: right after a launch it may miss,
-show and miss an instance again.
+An empty look-up means that EC2 shows no instance at the moment, not that there is none: right after a launch EC2 may
+show an instance in one answer and miss it in the next.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import msgspec
 
 from puter_worker.ec2.answers import Answer, Console, InstanceAnswer, Instances, ReservationAnswer
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.tags import INTENT, LABELLED, MANAGED, NAMESPACE, TAG_TAG, as_ec2, from_ec2
+from puter_worker.errors import Ec2Error, Handling
 
-# AWS's pages say "200 values per filter", the message of FilterLimitExceeded "on a single call": the stricter one.
+# AWS's pages say "200 values per filter"; the message of FilterLimitExceeded says "on a single call". The stricter
+# limit is used.
 MAX_FILTER_VALUES = 200
-TAGS_A_CALL = MAX_FILTER_VALUES - 2  # beside the values of `_managed`
+TAGS_A_CALL = MAX_FILTER_VALUES - 2  # `_managed` has two values
 # Reading a page of 1,000 instances keeps the event loop busy for 0.3 s.
 PAGE_SIZE = 250
 _AT_ONCE = 4
@@ -36,21 +37,20 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
         instance_id: `i-…`.
         state: pending, running, shutting-down, terminated, stopping or stopped.
         state_reason_code: such as `Server.InsufficientInstanceCapacity`.
-        state_reason: in EC2's words.
+        state_reason: EC2's text for it.
         launch_time: seconds since 1970.
-        ami_launch_index: its place among those launched by one call.
-        client_token: of the call that launched it.
+        ami_launch_index: its index among the instances of one RunInstances call, from 0.
         image_id: `ami-…`.
-        instance_type: EC2's name of it.
-        availability_zone: where it is.
-        vpc_id: its network; None once it has ended.
-        subnet_id: its part of the network; None once it has ended.
-        public_dns_name: None while or where it has none; so are the addresses.
+        instance_type: such as `t3.micro`.
+        availability_zone: such as `us-east-1a`.
+        vpc_id: its VPC; None once it has ended.
+        subnet_id: its subnet; None once it has ended.
+        public_dns_name: None if it has none, or has none yet; the same holds for the addresses.
         public_ip: IPv4.
         private_ip: IPv4.
-        key_name: the key pair that it admits.
+        key_name: the key pair that it was launched with.
         group_ids: its security groups.
-        tags: what its tags say; anybody in the account may have written them.
+        tags: its tags; anybody in the account may have written them.
         lifecycle: `spot`, or None.
     """
 
@@ -60,7 +60,6 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     state_reason: str | None = None
     launch_time: float | None = None
     ami_launch_index: int = 0
-    client_token: str | None = None
     image_id: str | None = None
     instance_type: str | None = None
     availability_zone: str | None = None
@@ -76,89 +75,89 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def describe_by_ids(caller: Caller, ids: Iterable[str]) -> dict[str, Instance]:
-    """Those of the instances that EC2 shows, by id; of ids it does not know nothing comes, and no error.
+    """The instances that EC2 shows, by id; an id that EC2 does not know is left out and is no error.
 
     Raises:
-        Ec2Error: see Caller.call.
+        StageError: see Caller.call.
     """
     found = await _find(caller, [], "instance-id", ids)
     return {instance.instance_id: instance for instance in found}
 
 
 async def find_by_tags(caller: Caller, namespace: str, tags: Iterable[str]) -> list[Instance]:
-    """Instances in any state that bear one of these tags of a namespace as their own.
+    """A namespace's instances, in any state, whose own tag (`puter:tag`) is one of these.
 
     Raises:
-        Ec2Error: see Caller.call.
+        StageError: see Caller.call.
     """
     return await _find(caller, _managed(namespace), f"tag:{TAG_TAG}", tags)
 
 
 async def find_unlabelled(caller: Caller, namespace: str) -> list[Instance]:
-    """A namespace's instances in any state without tags of their own yet: their manifest tells whose they are.
+    """A namespace's instances, in any state, that have no tags of their own yet: only the manifest names their keys.
 
     Raises:
-        Ec2Error: see Caller.call.
+        StageError: see Caller.call.
     """
     return await _find(caller, _managed(namespace), f"tag:{LABELLED}", ["no"])
 
 
 async def find_by_intent(caller: Caller, intent_id: str) -> list[Instance]:
-    """Instances in any state that a launch intent has launched.
+    """The instances, in any state, that an intent has launched.
 
     Raises:
-        Ec2Error: see Caller.call.
+        StageError: see Caller.call.
     """
     return await _find(caller, _managed(), f"tag:{INTENT}", [intent_id])
 
 
 async def find_managed(caller: Caller) -> list[Instance]:
-    """Every instance of Puter's that is not gone (LIVE_STATES), in all namespaces.
+    """Every instance of Puter's in one of LIVE_STATES, in all namespaces.
 
     Raises:
-        Ec2Error: see Caller.call.
+        StageError: see Caller.call.
     """
     return await _find(caller, _managed(), "instance-state-name", LIVE_STATES)
 
 
 async def run_instances(caller: Caller, arguments: Mapping[str, Any]) -> tuple[list[Instance], str]:
-    """Launches what a frozen call says (see `arguments.run_arguments`), sent once.
+    """Sends one RunInstances call, with arguments that were frozen before (see `arguments.run_arguments`).
 
     Returns:
-        The instances, by launch index, and AWS's id of the request.
+        The instances, sorted by launch index, and AWS's request id of the call.
 
     Raises:
-        Ec2Error: see Caller.call; if doubtful, instances may have been launched.
-        ValueError: the call has no ClientToken, so that a repetition could launch twice.
+        StageError: see Caller.call; if doubtful, instances may have been launched.
+        ValueError: the call has no ClientToken, so repeating it could launch twice.
     """
     if not arguments.get("ClientToken"):
         raise ValueError("a launch needs a ClientToken")
     arguments = dict(arguments)
     if "UserData" in arguments:
-        # The SDK encodes by itself; as it was frozen, it is encoded already.
+        # The SDK encodes user data itself, and the frozen arguments hold it encoded.
         arguments["UserData"] = base64.b64decode(arguments["UserData"], validate=True)
-    answer = await caller.call("RunInstances", ReservationAnswer, weight=int(arguments["MaxCount"]), **arguments)
+    answer = await caller.call("RunInstances", ReservationAnswer, **arguments)
     launched = sorted(map(instance_of, answer.instances), key=lambda instance: instance.ami_launch_index)
     return launched, answer.request_id or ""
 
 
 async def create_tags(caller: Caller, ids: Sequence[str], tags: Mapping[str, str]) -> None:
-    """Writes tags on resources, over those of the same names.
+    """Writes tags on resources, and replaces tags of the same names.
 
     Raises:
-        Ec2Error: JUST_MADE where EC2 does not see a newborn yet; and see Caller.call.
+        StageError: JUST_MADE where EC2 does not see a newborn yet; and see Caller.call.
     """
     await caller.call("CreateTags", Answer, Resources=list(ids), Tags=as_ec2(tags))
 
 
 async def add_group(caller: Caller, instance_id: str, group_ids: Sequence[str], group_id: str) -> bool:
-    """Adds a security group to those an instance has (`group_ids`).
+    """Adds a security group to those that an instance has (`group_ids`).
 
     Returns:
         Whether it had to be added.
 
     Raises:
-        Ec2Error: see Caller.call.
+        StageError: see Caller.call.
     """
     if group_id in group_ids:
         return False
@@ -167,15 +166,15 @@ async def add_group(caller: Caller, instance_id: str, group_ids: Sequence[str], 
 
 
 async def console_output(caller: Caller, instance_id: str) -> str:
-    """What an instance has written on its console, the newest that EC2 can tell; '' if nothing yet.
+    """An instance's console output, the latest that EC2 can show; '' if there is none yet.
 
     Raises:
-        Ec2Error: see Caller.call.
+        StageError: see Caller.call.
     """
     try:
         told = await caller.call("GetConsoleOutput", Console, InstanceId=instance_id, Latest=True)
     except Ec2Error as error:
-        # Types that do not run on Nitro tell only what was posted some time after boot.
+        # For types without Nitro, EC2 has only the output that it stored some time after boot.
         if error.code != "UnsupportedOperation":
             raise
         told = await caller.call("GetConsoleOutput", Console, InstanceId=instance_id)
@@ -183,7 +182,7 @@ async def console_output(caller: Caller, instance_id: str) -> str:
 
 
 def instance_of(answer: InstanceAnswer) -> Instance:
-    """An Instance from EC2's words."""
+    """An Instance from EC2's answer."""
     reason = answer.state_reason
     groups = answer.security_groups or [group for port in answer.network_interfaces for group in port.groups]
     return Instance(
@@ -193,7 +192,6 @@ def instance_of(answer: InstanceAnswer) -> Instance:
         state_reason=(reason.message or None) if reason else None,
         launch_time=answer.launch_time.timestamp() if answer.launch_time else None,
         ami_launch_index=answer.ami_launch_index,
-        client_token=answer.client_token or None,
         image_id=answer.image_id,
         instance_type=answer.instance_type,
         availability_zone=answer.placement.availability_zone,
@@ -217,7 +215,7 @@ def _managed(namespace: str | None = None) -> list[Filter]:
 
 
 async def _find(caller: Caller, common: Sequence[Filter], name: str, values: Iterable[str]) -> list[Instance]:
-    """All instances that pass the common filters and have one of the values; no values, no call."""
+    """All instances that pass the common filters and have one of the values; without values no call is made."""
     wanted = list(dict.fromkeys(values))
     most = MAX_FILTER_VALUES - sum(len(of) for _, of in common)
     chunks = [wanted[at : at + most] for at in range(0, len(wanted), most)]
@@ -249,5 +247,5 @@ async def _find(caller: Caller, common: Sequence[Filter], name: str, values: Ite
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         answers = [task.result() for task in tasks]
-    # Between two pages an instance may move to the other one.
+    # An instance may be on two pages: EC2 may move it while the pages are read.
     return list({instance.instance_id: instance for found in answers for instance in found}.values())

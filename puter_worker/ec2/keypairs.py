@@ -1,7 +1,7 @@
-"""The key pair that a machine admits: nobody's machine shall admit somebody else's key.
+"""The key pair that a machine is launched with: no machine may accept the key of another person.
 
-EC2's fingerprints differ by where a key was made and by its type, so keys themselves are compared. Two workers may
-both ensure the same pair: one of them meets `InvalidKeyPair.Duplicate`, reads what is there and compares again.
+EC2's fingerprints depend on where a key was made and on its type, so the keys themselves are compared. Two workers may
+ensure the same pair at the same time: one of them gets `InvalidKeyPair.Duplicate`, reads the pair and compares again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from puter_client.contract.key import shown
 from puter_client.contract.spec import DEFAULT_KEY_NAME
 from puter_worker.ec2.answers import KeyPairAnswer, KeyPairs
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.tags import MANAGED, specification
+from puter_worker.errors import Ec2Error, Handling, KeyPairMismatch, NoKeyMaterial, NoPublicKey
 
 _TRIES = 3
 
@@ -28,9 +28,9 @@ class KeyPair(msgspec.Struct, frozen=True, kw_only=True):
     """A key pair that EC2 holds.
 
     Attributes:
-        name: what RunInstances takes.
+        name: the name that RunInstances expects.
         key_pair_id: `key-…`.
-        notice: what its user should know of it, in plain words.
+        notice: what its user should know about it, in plain words.
     """
 
     name: str
@@ -39,14 +39,14 @@ class KeyPair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """A key pair as EC2 described it; `public_key` is None for pairs that EC2 does not tell the key of."""
+    """A key pair as EC2 described it; `public_key` is None if EC2 does not show the key."""
 
     key_pair_id: str
     public_key: str | None
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do about one name: use what is held, import one's own, or try the next name."""
+class KeyPairChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do about one name: use the pair that EC2 holds, import the client's key, or try the next name."""
 
     act: Literal["use", "import", "next"]
     notice: str | None = None
@@ -55,23 +55,24 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 async def ensure_key_pair(
     caller: Caller, *, key_name: str | None, public_key: str | None, tags: Mapping[str, str]
 ) -> KeyPair:
-    """The key pair to launch with, imported if EC2 does not hold it.
+    """The key pair to launch with; it is imported if EC2 does not hold it.
 
     Args:
-        caller: whose account and region.
-        key_name: as the user named it; None is Puter's default name, with a name of its own if that is taken.
-        public_key: one OpenSSH line, the client's own key; None if the client has none for that name.
-        tags: of a pair that is imported, beside `puter:managed`.
+        caller: its account and region are used.
+        key_name: the name that the user gave; None is Puter's default name, or a name derived from the key if another
+            key has that name.
+        public_key: the client's own key, as one OpenSSH line; None if the client has none for that name.
+        tags: for a pair that is imported, in addition to `puter:managed`.
 
     Raises:
-        Ec2Error: KeyPairMismatch, NoPublicKey; and see Caller.call.
+        StageError: KeyPairMismatch, NoPublicKey; and see Caller.call.
     """
     names = [key_name] if key_name else default_names(public_key)
     notice = None
     for name in names:
         for left in reversed(range(_TRIES)):
             held = await _held(caller, name)
-            decision = decide(name, public_key, held, explicit=key_name is not None, last=name == names[-1])
+            decision = choose_key_pair(name, public_key, held, explicit=key_name is not None, last=name == names[-1])
             if decision.act == "next":
                 notice = decision.notice
                 break
@@ -86,9 +87,9 @@ async def ensure_key_pair(
 
 
 def default_names(public_key: str | None) -> list[str]:
-    """The names tried in turn where the user named none.
+    """The names to try in turn if the user gave none.
 
-    The second bears the first 8 hex digits of the SHA-256 of the key itself, its comment left out.
+    The second ends with the first 8 hex digits of the SHA-256 of the key, without its comment.
     """
     if public_key is None:
         return [DEFAULT_KEY_NAME]
@@ -96,55 +97,57 @@ def default_names(public_key: str | None) -> list[str]:
     return [DEFAULT_KEY_NAME, f"{DEFAULT_KEY_NAME}-{digest[:8]}"]
 
 
-def decide(name: str, public_key: str | None, held: Held | None, *, explicit: bool, last: bool) -> Decision:
+def choose_key_pair(
+    name: str, public_key: str | None, held: Held | None, *, explicit: bool, last: bool
+) -> KeyPairChoice:
     """What to do about a name, given what EC2 holds under it.
 
     Args:
-        name: of the pair.
-        public_key: the client's own, if it has one.
-        held: what EC2 holds, if anything.
+        name: the pair's name.
+        public_key: the client's own key, if it has one.
+        held: the pair that EC2 holds under this name, if any.
         explicit: whether the user chose the name.
         last: whether there is no further name to try.
 
     Raises:
-        Ec2Error: KeyPairMismatch, NoPublicKey.
+        StageError: KeyPairMismatch, NoPublicKey.
     """
     if public_key is None and (held is None or not explicit):
-        raise Ec2Error(
-            "NoPublicKey",
+        raise NoPublicKey(
             f"there is no public key for the key pair {shown(name)}: give one with --public-key, "
             "or name a key pair that EC2 holds with --key-name",
         )
     if held is None:
-        return Decision(act="import")
+        return KeyPairChoice(act="import")
     if public_key is None:
-        return Decision(
+        return KeyPairChoice(
             act="use",
             notice=f"EC2 holds the key pair {shown(name)} and this host has no key of that name: "
             "only its owner can sign in",
         )
     if held.public_key is None and explicit:
-        return Decision(act="use", notice=f"EC2 does not tell the key of the key pair {shown(name)}: not compared")
+        return KeyPairChoice(
+            act="use", notice=f"EC2 does not show the key of key pair {shown(name)}: it was not compared"
+        )
     own = _key_bytes(public_key)
     if own and held.public_key is not None and _key_bytes(held.public_key) == own:
-        return Decision(act="use")
+        return KeyPairChoice(act="use")
     if not last:
-        return Decision(
+        return KeyPairChoice(
             act="next",
-            notice=f"EC2 holds another key under the name {shown(name)}, so yours has a name of its own",
+            notice=f"EC2 holds another key under the name {shown(name)}, so yours has another name",
         )
-    raise Ec2Error(
-        "KeyPairMismatch",
+    raise KeyPairMismatch(
         f"EC2 holds another key under the name {shown(name)}: choose another --key-name, "
         "or give the key that belongs to it with --public-key",
     )
 
 
 async def create_key_pair(caller: Caller, name: str, tags: Mapping[str, str]) -> tuple[KeyPair, str]:
-    """A new ed25519 pair made by EC2, and its private half (PEM), which EC2 tells this once.
+    """A new ed25519 pair made by EC2, and its private key (PEM), which EC2 returns only this once.
 
     Raises:
-        Ec2Error: handling ALREADY_THERE where the name is taken; and see Caller.call.
+        StageError: with handling ALREADY_THERE if a pair of this name exists; and see Caller.call.
     """
     made = await caller.call(
         "CreateKeyPair",
@@ -155,7 +158,7 @@ async def create_key_pair(caller: Caller, name: str, tags: Mapping[str, str]) ->
         TagSpecifications=[specification("key-pair", {**tags, MANAGED: "true"})],
     )
     if not made.key_material:
-        raise Ec2Error("NoKeyMaterial", f"EC2 made the key pair {shown(name)} and did not tell its private half")
+        raise NoKeyMaterial(f"EC2 made the key pair {shown(name)} but did not return its private key")
     return KeyPair(name=name, key_pair_id=made.key_pair_id), made.key_material
 
 
@@ -184,7 +187,7 @@ async def _imported(caller: Caller, name: str, public_key: str | None, tags: Map
 
 
 def _key_bytes(public_key: str) -> bytes:
-    """The key of an OpenSSH line, without type (the bytes begin with it) and comment; b'' if it is none."""
+    """The key of an OpenSSH line, without its comment (the bytes begin with the type); b'' if the line has no key."""
     words = public_key.split(None, 2)
     try:
         return base64.b64decode(words[1], validate=True)

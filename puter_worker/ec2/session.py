@@ -1,7 +1,7 @@
-"""Sessions with AWS: one a profile, one long-lived EC2 client a profile and region.
+"""AWS sessions: one for each profile, with one long-lived EC2 client for each profile and region.
 
-Making the first client takes 0.3 s of CPU (EC2's service model is large), a further one with the model at hand
-0.01 s; so clients are made when first needed, once, and lent out call by call.
+Making the first client takes 0.3 s of CPU (EC2's service model is large); with the model loaded, another takes 0.01 s.
+So a client is made once, when it is first needed, and lent to each call.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from aiobotocore.config import AioConfig
 from botocore.loaders import Loader
 from botocore.utils import parse_timestamp
 
-from puter_worker.ec2.errors import Handling, WrongAccount, ec2_error, is_of_a_call
+from puter_worker.ec2.errors import is_of_a_call, stage_error
+from puter_worker.errors import Handling, WrongAccount
+from puter_worker.timings import Timings
 
 if TYPE_CHECKING:
     from types_aiobotocore_ec2.client import EC2Client
 
-_CONNECT_TIMEOUT_S = 5
-READ_TIMEOUT_S = 30
 _MAX_CONNECTIONS = 64
-_OFFERED_S = 5.0
 
 
 @dataclass(eq=False)
@@ -51,33 +50,34 @@ class _Profile:
 
 
 class Sessions:
-    """What this process knows of AWS profiles; belongs to one event loop.
+    """The AWS profiles that this process knows; an object belongs to one event loop.
 
-    Endpoints, regions and credentials come from where every AWS tool looks for them: `AWS_*` in the environment
-    and the files under `~/.aws`.
+    Endpoints, regions and credentials come from the places where every AWS tool looks for them: `AWS_*` in the
+    environment and the files under `~/.aws`.
     """
 
-    def __init__(self, *, version: str) -> None:
+    def __init__(self, timings: Timings, *, version: str) -> None:
+        self._timings = timings
         # total_max_attempts=1: the SDK's own retries would spend calls that Puter's pacer does not see.
         self._config = AioConfig(
-            connect_timeout=_CONNECT_TIMEOUT_S,
-            read_timeout=READ_TIMEOUT_S,
+            connect_timeout=timings.sdk_connect_s,
+            read_timeout=timings.sdk_read_s,
             max_pool_connections=_MAX_CONNECTIONS,
             retries={"total_max_attempts": 1, "mode": "standard"},
-            # The SDK composes its own anew for each call, a tenth of what a small one costs.
+            # Without this the SDK composes its own text for each call, which is a tenth of a small call's cost.
             user_agent=f"puter/{version} aiobotocore/{aiobotocore.__version__}",
         )
         self._profiles: dict[str | None, _Profile] = {}
         self._offered: list[str] = []
         self._offered_until = 0.0
-        # Below INFO the SDK logs whole calls and answers, user data and private keys; at INFO, where it looked
-        # for settings.
+        # Below INFO the SDK logs whole calls and answers, with user data and private keys; at INFO it logs where it
+        # looked for settings.
         for name in ("boto3", "botocore", "aiobotocore", "aioboto3"):
             logging.getLogger(name).setLevel(logging.WARNING)
 
     @staticmethod
     def preload() -> None:
-        """Read what a first client needs from the SDK's files, 0.1 s of work; to be called before somebody waits."""
+        """Read what the first client needs from the SDK's files. It takes 0.1 s: call it before anybody waits."""
         for service in ("ec2", "sts"):
             for kind in ("service-2", "endpoint-rule-set-1"):
                 _models().load_service_model(service, kind)
@@ -85,16 +85,16 @@ class Sessions:
             _models().load_data(name)
 
     def offered_profiles(self) -> list[str]:
-        """Names of the AWS profiles on this host, sorted; as the files stood at most a few seconds ago."""
+        """Names of the AWS profiles on this host, sorted; the files were read at most `profiles_s` ago."""
         now = time.monotonic()
         if now >= self._offered_until:
-            # Reading them takes 10 ms of CPU, and every job asks.
+            # Reading the files takes 10 ms of CPU, and every ensure job needs the list.
             self._offered = sorted(aiobotocore.session.get_session().available_profiles)
-            self._offered_until = now + _OFFERED_S
+            self._offered_until = now + self._timings.profiles_s
         return self._offered
 
     def region_of(self, profile: str | None) -> str | None:
-        """The region set for a profile, if any; AWS_DEFAULT_REGION stands back behind that of one that is named.
+        """The region set for a profile, if any; a named profile's own region comes before AWS_DEFAULT_REGION.
 
         Raises:
             ProfileMissing: this host does not have the profile.
@@ -105,15 +105,15 @@ class Sessions:
             region: str | None = own or known.session.region_name
         except Exception as error:
             if is_of_a_call(error):
-                raise ec2_error(error, profile=profile) from None
+                raise stage_error(error, profile=profile) from None
             raise
         return region
 
     async def account_id(self, profile: str | None, region: str) -> str:
-        """The 12 digits of the account that a profile's credentials belong to; asked once.
+        """The 12 digits of the account that a profile's credentials belong to; STS is called once for a session.
 
         Raises:
-            Ec2Error: the credentials are not usable, or STS was not reached.
+            StageError: the credentials are not usable, or STS was not reached.
         """
         try:
             known = self._profile(profile)
@@ -122,18 +122,18 @@ class Sessions:
         except Exception as unread:
             if not is_of_a_call(unread):
                 raise
-            error = ec2_error(unread, profile=profile)
+            error = stage_error(unread, profile=profile)
         if error.handling is Handling.CREDENTIALS:
             await self.forget(profile)
         raise error
 
     @contextlib.asynccontextmanager
     async def ec2(self, profile: str | None, region: str, *, account: str | None = None) -> AsyncIterator[EC2Client]:
-        """Lends the EC2 client of a profile and region; never one of another account than `account`, if that is given.
+        """Lends the EC2 client of a profile and region; if `account` is given, never a client of another account.
 
         Raises:
-            WrongAccount: a profile's credentials may be replaced at any time, by those of another account too.
-            botocore's errors where it cannot be made, such as for a profile that is not there.
+            WrongAccount: the profile's credentials were replaced by those of another account.
+            botocore's errors: the client cannot be made, for example because there is no such profile.
         """
         client = await self._client(profile, region, account)
         client.users += 1
@@ -145,13 +145,14 @@ class Sessions:
                 await client.stack.aclose()
 
     async def forget(self, profile: str | None, client: EC2Client | None = None) -> None:
-        """Has the next call read the profile's credentials anew, as after an operator's `aws sso login`.
+        """Makes the next call read the profile's credentials again, as is needed after an operator's `aws sso login`.
 
-        Calls on their way keep the client that they were lent: cut off, they would end doubtful.
+        Calls in flight keep the client that they were lent: if it were closed, their outcome would be unknown.
 
         Args:
-            profile: whose.
-            client: forget only if this one is still lent; of a hundred calls that failed together, the first does.
+            profile: the profile to forget.
+            client: forget only if this client is still in use; if a hundred calls fail together, only the first of
+                them forgets.
         """
         known = self._profiles.get(profile)
         if known is None or (client is not None and all(c.ec2 is not client for c in known.clients.values())):
@@ -160,7 +161,7 @@ class Sessions:
         await _retire(known)
 
     async def aclose(self) -> None:
-        """Closes every client; calls on their way end first."""
+        """Closes every client, once its calls in flight have ended."""
         profiles, self._profiles = self._profiles, {}
         for profile in profiles.values():
             await _retire(profile)
@@ -178,7 +179,7 @@ class Sessions:
         return self._profiles[name]
 
     async def _account_of(self, known: _Profile, region: str) -> str:
-        """MachineRequest once for a session; while `known.making` is held."""
+        """The account of a session, read once. The caller holds `known.making`."""
         if known.account_id is None:
             async with known.session.client("sts", region_name=region, config=self._config) as sts:
                 known.account_id = (await sts.get_caller_identity())["Account"]
@@ -192,7 +193,7 @@ class Sessions:
                     continue
                 if account is not None and (found := await self._account_of(known, region)) != account:
                     if self._profiles.get(profile) is known:
-                        del self._profiles[profile]  # read anew next time: they may be put right by then
+                        del self._profiles[profile]  # read again next time: the operator may have fixed it
                     await _retire(known)
                     raise WrongAccount(profile, wanted=account, found=found)
                 if region not in known.clients:
@@ -205,7 +206,7 @@ class Sessions:
 
 
 def _timestamp(value: Any) -> datetime:
-    """As botocore reads one, in a hundredth of the time where it is written as EC2 writes it."""
+    """Parses a timestamp as botocore does, but 100 times as fast for the format that EC2 uses."""
     if isinstance(value, str) and "T" in value:
         with contextlib.suppress(ValueError):
             return datetime.fromisoformat(value)
@@ -215,7 +216,7 @@ def _timestamp(value: Any) -> datetime:
 
 @functools.cache
 def _models() -> Loader:
-    """The reader of service models, which keeps what it has read; one for all sessions."""
+    """The loader of service models, which caches what it has read; all sessions share it."""
     loader: Loader = aiobotocore.session.get_session().get_component("data_loader")
     return loader
 

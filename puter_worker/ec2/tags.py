@@ -1,7 +1,7 @@
-"""The tags that Puter writes on what it makes, and reads back: how a machine is told from all others.
+"""The tags that Puter writes on its resources and reads back: they identify each machine.
 
-What must be there from the first moment is given to RunInstances itself. A group of machines launched by one call
-shares its tags; which member is whose, until each has tags of its own, a manifest in further tags tells.
+Tags that must exist from the first moment are given to RunInstances itself. A group of machines launched by one call
+shares its tags; until each machine has tags of its own, a manifest in further tags says which key each belongs to.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import msgspec
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import TAG, PuterKey
 from puter_worker.ec2.answers import Tag
+from puter_worker.errors import ManifestTooLarge
 
 NAME = "Name"
 PUTER = "puter"
@@ -33,21 +34,17 @@ LABELLED = "puter:labelled"
 MANIFEST = "puter:manifest-"
 
 OWN = (NAME, PUTER, TAG_TAG, GENERATION, LABELLED)
-"""What is written on a machine after its launch, and all that the policy lets be written then."""
+"""The tags that are written on a machine after its launch; the IAM policy allows no others then."""
 
-# EC2 allows 50 tags a resource and 256 characters a value. A user has up to 20, Puter 11 beside the manifest.
+# EC2 allows 50 tags a resource and 256 characters a value. A user may set 20; Puter sets 11 and the manifest.
 MAX_VALUE = 256
 MAX_MANIFEST_TAGS = 19
 MAX_MEMBERS = 100
-# 100 members of 128 characters and their generations, with JSON's quotes, are below this.
+# 100 members with tags of 128 characters, their generations and JSON's quotes take fewer bytes than this.
 _MAX_MANIFEST_BYTES = 32_768
 
 Member = tuple[str, int]
-"""Tag and generation of one machine of a group; its place in the manifest is its AmiLaunchIndex."""
-
-
-class ManifestTooLarge(InvalidInput):
-    """The members of a group do not fit into a machine's tags: launch them in smaller groups."""
+"""Tag and generation of one machine of a group; its index in the manifest is its AmiLaunchIndex."""
 
 
 def birth_tags(
@@ -62,12 +59,12 @@ def birth_tags(
     """The tags that all machines of one RunInstances call share.
 
     Args:
-        namespace: of all their keys.
-        intent: id of the launch.
-        batch: id of the submission.
-        owner: who said to be asking.
+        namespace: the namespace of all their keys.
+        intent: the intent's id.
+        batch: the batch's id.
+        owner: the user name that the client gave; nothing proves it.
         expires_at: seconds since 1970; None is never.
-        extra: the user's own tags; they cannot take the place of Puter's.
+        extra: the user's own tags; they cannot replace Puter's.
     """
     tags = dict(extra or {})
     tags |= {
@@ -86,7 +83,7 @@ def birth_tags(
 
 
 def own_tags(key: PuterKey, generation: int) -> dict[str, str]:
-    """One machine's own tags: given at birth to one launched singly, else written once it is there."""
+    """One machine's own tags: RunInstances gets them for a single launch; else they are written after the launch."""
     return {
         NAME: f"puter/{key}",
         PUTER: key.tag,
@@ -97,14 +94,14 @@ def own_tags(key: PuterKey, generation: int) -> dict[str, str]:
 
 
 def key_of(tags: Mapping[str, str], launch_index: int = 0) -> tuple[PuterKey, int] | None:
-    """Whose machine this is and of which generation, by its own tags or else by the manifest.
+    """The key and generation that a machine belongs to, by its own tags or else by the manifest.
 
     Args:
-        tags: of the machine; anybody in the account may have written them, and those of ended machines get lost.
+        tags: the machine's tags; anybody in the account may have written them, and ended machines lose theirs.
         launch_index: the machine's AmiLaunchIndex.
 
     Returns:
-        None where the tags do not tell.
+        None if the tags do not say it.
     """
     if tags.get(MANAGED) != "true":
         return None
@@ -122,14 +119,19 @@ def key_of(tags: Mapping[str, str], launch_index: int = 0) -> tuple[PuterKey, in
         return None
 
 
+def is_labelled(tags: Mapping[str, str]) -> bool:
+    """Whether a machine has tags of its own."""
+    return tags.get(LABELLED) == "yes"
+
+
 def encode_manifest(members: Sequence[Member], *, max_tags: int = MAX_MANIFEST_TAGS) -> dict[str, str]:
-    """The tags that tell the members of a group by their launch index.
+    """The tags that hold the members of a group, in the order of their launch indexes.
 
     Raises:
-        ManifestTooLarge: over MAX_MEMBERS, or longer than `max_tags` values of 256 characters.
+        ManifestTooLarge: the group has over MAX_MEMBERS members, or needs over `max_tags` values of 256 characters.
     """
     if len(members) > MAX_MEMBERS:
-        raise ManifestTooLarge(f"a group of {len(members)} machines: at most {MAX_MEMBERS}")
+        raise ManifestTooLarge(f"a group of {len(members)} machines is too large: at most {MAX_MEMBERS}")
     packed = base64.urlsafe_b64encode(zlib.compress(msgspec.json.encode(members), 9)).decode().rstrip("=")
     pieces = [packed[at : at + MAX_VALUE] for at in range(0, len(packed), MAX_VALUE)]
     if len(pieces) > max_tags:
@@ -138,9 +140,9 @@ def encode_manifest(members: Sequence[Member], *, max_tags: int = MAX_MANIFEST_T
 
 
 def decode_manifest(tags: Mapping[str, str]) -> list[Member] | None:
-    """The members that a group's tags tell, by launch index; None where a part is missing or no manifest is there.
+    """The members in a group's manifest, by launch index; None if there is no manifest or a part of it is missing.
 
-    Nothing is believed of it: what it unpacks to is bounded, and each member checked.
+    The manifest is not trusted: the size that it unpacks to is limited, and each member is checked.
     """
     pieces = [tags.get(f"{MANIFEST}{n}") for n in range(MAX_MANIFEST_TAGS)]
     packed = "".join(piece for piece in pieces if piece is not None)
@@ -166,12 +168,12 @@ def specification(resource_type: str, tags: Mapping[str, str]) -> dict[str, Any]
 
 
 def as_ec2(tags: Mapping[str, str]) -> list[dict[str, str]]:
-    """Tags as EC2 takes them."""
+    """Tags in the form that EC2's calls expect."""
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
 def from_ec2(tags: Iterable[Tag]) -> dict[str, str]:
-    """Tags as EC2 answers them."""
+    """Tags from the form of EC2's answers."""
     return {tag.key: tag.value for tag in tags}
 
 

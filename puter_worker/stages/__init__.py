@@ -1,1 +1,1 @@
-"""The stages a request passes, in order: intake, ensure, launch, label, observe."""
+"""The stages that a request passes, in this order: intake, ensure, resolve, launch, label, observe."""

@@ -1,9 +1,9 @@
-"""Backoffs: what capacity and quotas have taught about how much may be requested, and when. Pure.
+"""Backoffs: after refusals for capacity or quota, how much may be launched, and when. Pure.
 
-A zone that has refused a type is left alone for a while, and then probed with one machine, with twice as many after
-each success: a refused group costs as many tokens of the instance bucket as it has members. A quota is reached from
-above: a refused group is halved down to one machine; when that one is refused too, the family waits, until a machine
-of the target ends or a minute has passed.
+After a refusal for capacity, a place is not tried for a while, then with one machine, then with twice as many after
+each success: a refused group costs as many tokens of the instance bucket as it has members. The room under a quota is
+searched from above: a refused group is halved down to one machine; if that one is refused too, the family waits until
+a machine of the target ends or a minute has passed.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from puter_worker.pacer import BUCKETS, INSTANCES
+from puter_worker.rates import MOST_INSTANCES
 from puter_worker.store.backoff import Backoff
+from puter_worker.store.intent import Place
+from puter_worker.timings import Timings
 
-DRY_FOR_S = 60.0
-QUOTA_FOR_S = 60.0
-# A machine that shuts down counts against its quota until it has ended, which nobody tells: tried soon, then later.
-FREED_AGAIN_S = 2.0
-# As many as any launch may have: no backoff.
-FREE = int(BUCKETS[INSTANCES].size)
+# No backoff: the largest number of machines that any launch may have.
+FREE = MOST_INSTANCES
+CAPACITY_PREFIX = "capacity/"
+QUOTA_PREFIX = "quota/"
 
-# The families that share one vCPU quota, by the letters a type begins with; "Amazon EC2 service quotas" in AWS's
-# general reference. What is not listed has a family of its own.
+# The families that share one vCPU quota, by the letters that a type begins with. Source: "Amazon EC2 service quotas" in
+# AWS's general reference. Letters that are not listed are a family of their own.
 _STANDARD = "acdhimrtz"
 _FAMILIES = {
     "g": "G and VT",
@@ -39,34 +39,16 @@ _FAMILIES = {
 }
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where and what to launch.
-
-    Attributes:
-        instance_type: EC2's name of it.
-        zone: availability zone; None leaves the choice to EC2.
-        subnet: a subnet, where the request names some; its zone is the zone then.
-    """
-
-    instance_type: str
-    zone: str | None = None
-    subnet: str | None = None
-
-    def __str__(self) -> str:
-        where = self.subnet or self.zone
-        return f"{self.instance_type} in {where}" if where else self.instance_type
-
-
 class Choice(msgspec.Struct, frozen=True):
-    """A place, and how many machines may be requested there at once; or how long to wait.
+    """A place and how many machines may be launched there at once, or how long to wait.
 
     Attributes:
-        place: None if every place must be left alone for now.
-        most: machines at once.
-        wait_s: until the first place may be probed.
-        why: of the backoff that holds longest, for people.
+        place: None if no place may be tried now.
+        most: the largest number of machines at once.
+        wait_s: seconds until the first place may be tried.
+        why: the reason of the longest backoff of that place, in plain words.
         quota: whether that backoff is a quota's.
-        dry_since: since when EC2 has had no capacity in any place; None: it has, or that is not known.
+        dry_since: since when EC2 has had no capacity in any place; None: it has capacity, or this is not known.
     """
 
     place: Place | None
@@ -79,19 +61,23 @@ class Choice(msgspec.Struct, frozen=True):
 
 def capacity_name(place: Place) -> str:
     """The name of a place's backoff."""
-    return f"capacity/{place.instance_type}/{place.subnet or place.zone or '*'}"
+    return f"{CAPACITY_PREFIX}{place.instance_type}/{place.subnet or place.zone or '*'}"
+
+
+def quota_family(instance_type: str, *, spot: bool) -> str:
+    """The family of types that share a type's quota, as AWS names it."""
+    letters = re.match(r"[a-z]*", instance_type)[0]  # type: ignore[index]  # it matches the empty text too
+    name = _FAMILIES.get(letters) or ("standard" if letters[:1] in _STANDARD else letters)
+    return f"{'spot ' if spot else ''}{name}"
 
 
 def quota_name(instance_type: str, *, spot: bool) -> str:
-    """The name of the backoff of the quota that a type counts against."""
-    letters = re.match(r"[a-z]*", instance_type)[0]  # type: ignore[index]  # it matches the empty text too
-    name = _FAMILIES.get(letters) or ("standard" if letters[:1] in _STANDARD else letters)
-    return f"quota/{'spot ' if spot else ''}{name}"
+    """The name of the backoff for the quota that a type counts against."""
+    return f"{QUOTA_PREFIX}{quota_family(instance_type, spot=spot)}"
 
 
-def quota_reached(code: str, quota: str) -> str:
-    """In plain words what EC2 said with a code about the quota of this name (see `quota_name`)."""
-    family = quota.removeprefix("quota/")
+def quota_reached(code: str, family: str) -> str:
+    """What a code of EC2's means for the quota of a family (see `quota_family`), in plain words."""
     of = "" if family == "standard" else f" of {family} types"
     match code:
         case "VcpuLimitExceeded":
@@ -103,22 +89,24 @@ def quota_reached(code: str, quota: str) -> str:
         case "PendingVerification":
             return "AWS is still verifying the account"
         case _:
-            return f"EC2 takes no more at once ({code})"
+            return f"EC2 limit reached ({code})"
 
 
 def places(types: Sequence[str], zones: Sequence[str], subnets: Sequence[str]) -> list[Place]:
-    """Where machines may be launched, the most wanted first.
+    """The places where machines may be launched, in the order in which they are tried.
 
-    Types in the order of the request; within a type the subnets that it names, or first wherever EC2 likes and then
-    each zone by itself: EC2's own choice is not the same as a try of every zone.
+    Types come in the request's order. For each type come the subnets that the request names; if it names none, first a
+    place without a zone (EC2 chooses), then each zone by itself: EC2 does not try every zone when it chooses.
     """
     if subnets:
         return [Place(t, subnet=subnet) for t in types for subnet in subnets]
     return [place for t in types for place in (Place(t), *(Place(t, zone=zone) for zone in zones))]
 
 
-def choose_place(wanted: Sequence[Place], backoffs: Mapping[str, Backoff], now: float, *, spot: bool) -> Choice:
-    """The first place that may be requested machines now."""
+def choose_place(
+    wanted: Sequence[Place], backoffs: Mapping[str, Backoff], now: float, *, spot: bool, timings: Timings
+) -> Choice:
+    """The first place where machines may be launched now."""
     soonest: Choice | None = None
     dry: list[float] = []
     for place in wanted:
@@ -136,34 +124,38 @@ def choose_place(wanted: Sequence[Place], backoffs: Mapping[str, Backoff], now: 
             dry.append(capacity.since)
     if soonest is not None:
         return msgspec.structs.replace(soonest, dry_since=max(dry) if len(dry) == len(wanted) else None)
-    return Choice(None, wait_s=DRY_FOR_S, why="there is no place to launch in")
+    return Choice(None, wait_s=timings.no_capacity_s, why="there is no place to launch in")
 
 
-def after_no_capacity(before: Backoff | None, now: float, why: str) -> Backoff:
-    """The backoff of a place that has refused, beside the one that it had."""
+def after_no_capacity(before: Backoff | None, now: float, why: str, timings: Timings) -> Backoff:
+    """The backoff of a place after a refusal for capacity; `before`: the one that it had."""
     since = now if before is None or before.since is None else before.since
-    return Backoff(now + DRY_FOR_S, 1, why, since=since)
+    return Backoff(now + timings.no_capacity_s, 1, why, since=since)
 
 
 def with_doubt(now: float, why: str) -> Backoff:
-    """The backoff of a place that was not asked itself, of a type that EC2 found nowhere."""
+    """The backoff of a zone that was not tried by itself, for a type for which EC2 found no capacity in any zone."""
     return Backoff(now, 1, why)
 
 
-def after_quota(before: Backoff | None, asked: int, now: float, why: str) -> Backoff:
-    """The backoff of a quota that has refused so many machines, beside the one that it had."""
-    if asked > 1:
-        return Backoff(now, asked // 2, why)
-    pause_s = min(QUOTA_FOR_S, (before and before.pause_s) or QUOTA_FOR_S)
+def after_quota(before: Backoff | None, machines: int, now: float, why: str, timings: Timings) -> Backoff:
+    """The backoff of a quota after a refusal of so many machines; `before`: the one that it had."""
+    if machines > 1:
+        return Backoff(now, machines // 2, why)
+    pause_s = min(timings.quota_s, (before and before.pause_s) or timings.quota_s)
     return Backoff(now + pause_s, 1, why, pause_s=2 * pause_s)
 
 
-def after_an_end(before: Backoff) -> Backoff:
-    """The backoff of a quota under which a machine has ended, or is about to."""
-    return Backoff(0.0, before.most, before.why, pause_s=FREED_AGAIN_S)
+def after_an_end(before: Backoff, timings: Timings) -> Backoff:
+    """The backoff of a quota after a machine that counts against it has ended, or begins to shut down.
+
+    A machine that shuts down counts against its quota until it has ended, and EC2 does not announce that: the quota is
+    tried soon, and then less and less often.
+    """
+    return Backoff(0.0, before.most, before.why, pause_s=timings.quota_freed_s)
 
 
 def after_success(backoff: Backoff, launched: int) -> Backoff | None:
-    """The backoff after a launch of so many under it; None: it is off."""
+    """The backoff after a launch of so many machines; None: it is no longer needed."""
     most = max(backoff.most, 2 * launched)
     return Backoff(0.0, most, backoff.why) if most < 100 else None

@@ -1,7 +1,7 @@
-"""What EC2 shows of living machines, carried over into their records.
+"""Writes what EC2 shows of living machines into their records.
 
-May run twice, and on stale data: a record only moves on, and is written only if it is still as it was read. Killed
-before a quota is set free: it is requested again within a minute all the same.
+May run twice, and on stale data: a record only moves forward, and is written only if it has not changed since it was
+read. If it is killed before it frees a quota, the quota is tried again within a minute anyway.
 """
 
 from __future__ import annotations
@@ -10,79 +10,128 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
-from puter_client.contract.phase import ENDED, LIVE
-from puter_client.contract.record import Record
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import ENDED, LIVE, Phase
+from puter_client.contract.record import EventKind, Record
 from puter_worker.ec2.instances import Instance
-from puter_worker.stages.backoffs import after_an_end
+from puter_worker.stages.backoffs import QUOTA_PREFIX, after_an_end
+from puter_worker.stages.decide import Adoption
 from puter_worker.stages.facts import gone, with_instance
-from puter_worker.stages.settle import Adoption
-from puter_worker.store.base import Kept, Stored
+from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
-from puter_worker.store.workerstore import WorkerStore
+from puter_worker.store.versioned import Versioned
 from puter_worker.target import Target
+from puter_worker.timings import Timings
 
 _log = structlog.get_logger("puter.confirm")
-Confirmed = tuple[Kept[Record], Record]
+_EVENTS = {
+    Phase.PENDING: EventKind.INSTANCE_PENDING,
+    Phase.RUNNING: EventKind.INSTANCE_RUNNING,
+    Phase.TERMINATED: EventKind.INSTANCE_TERMINATED,
+    Phase.FAILED: EventKind.INSTANCE_FAILED,
+}
 
 
-async def confirm(
-    store: WorkerStore, target: Target, living: Sequence[Kept[Record]], shown: Mapping[str, Instance]
-) -> None:
-    """Bring records of living machines up to what EC2 shows of them, by the ids of their instances."""
-    now = store.now()
-    confirmed: list[Confirmed] = []
-    for kept in living:
-        instance = shown.get(kept.value.instance_id or "")
-        changed = with_instance(kept.value, instance, target.target_id, now) if instance else gone(kept.value, now)
-        if changed is not None:
-            confirmed.append((kept, changed))
+class Confirm:
+    """Writes what EC2 shows of one target's machines into their records."""
 
-    def put(txn: Txn, one: Confirmed) -> None:
-        kept, changed = one
-        store.put_record(txn, kept, changed, event=_event(one))
+    def __init__(self, store: Store, target: Target, timings: Timings) -> None:
+        self._store = store
+        self._target = target
+        self._timings = timings
 
-    written = await store.commit_each(confirmed, put)
-    for kept, changed in written:
-        if (event := _event((kept, changed))) is not None:
-            _log.info(
-                event,
-                namespace=changed.namespace,
-                tag=changed.tag,
-                generation=changed.generation,
-                instance_id=changed.instance_id,
-                reason=changed.reason,
-            )
-    if any(changed.phase in ENDED for _, changed in written):
-        await _free_quota(store, str(target))
+    async def carry_over(
+        self, living: Sequence[Versioned[Record]], shown: Mapping[str, Instance]
+    ) -> list[Versioned[Record]]:
+        """Update the records of living machines with what EC2 shows (`shown`: by instance id).
+
+        A record that has changed since it was read is read again. Returns all records as they are afterwards.
+        """
+        now = self._store.now()
+        missing = [one.value.key for one in living if one.value.instance_id not in shown]
+        observed_at = await self._store.records.observed_at(missing) if missing else {}
+        same: list[Versioned[Record]] = []
+        after: list[Versioned[Record]] = []
+        left = list(living)
+        while left:
+            changed: list[tuple[Versioned[Record], Record]] = []
+            for one in left:
+                seen = self._seen(one.value, shown, observed_at.get(one.value.key), now)
+                if is_new(one.value, seen):
+                    changed.append((one, seen))
+                else:
+                    same.append(one)
+            written = await self._write(changed)
+            after += written.values()
+            moved_on = [one.value.key for one, _ in changed if one.value.key not in written]
+            read = [current for one in await self._store.records.read(moved_on) if (current := one.found()) is not None]
+            left = [one for one in read if one.value.phase in LIVE]
+        seen_again = [one.value.key for one in same if one.value.instance_id in shown]
+        if seen_again:
+            txn = Txn()
+            self._store.records.put_observed(txn, seen_again, now)
+            await self._store.commit(txn)
+        return [*same, *after]
+
+    def _seen(self, record: Record, shown: Mapping[str, Instance], observed_at: float | None, now: float) -> Record:
+        """The record updated with what EC2 shows, or no longer shows; the same record if that means nothing."""
+        instance = shown.get(record.instance_id or "")
+        if instance is not None:
+            return with_instance(record, instance, self._target.target_id, now, self._timings)
+        return gone(record, observed_at, now, self._timings) or record
+
+    async def _write(self, changed: Sequence[tuple[Versioned[Record], Record]]) -> dict[PuterKey, Versioned[Record]]:
+        """Write changed records; returns by key those that were written, as they are now."""
+        after: dict[PuterKey, Versioned[Record]] = {}
+
+        def put(txn: Txn, one: tuple[Versioned[Record], Record]) -> None:
+            old, new = one
+            after[new.key] = self._store.records.put(txn, old, new, event=_event(old.value, new))
+
+        written = await self._store.commit_each(changed, put)
+        for old, new in written:
+            if (event := _event(old.value, new)) is not None:
+                _log.info(
+                    event.value,
+                    namespace=new.namespace,
+                    tag=new.tag,
+                    generation=new.generation,
+                    instance_id=new.instance_id,
+                    reason=new.reason,
+                )
+        if any(new.phase in ENDED for _, new in written):
+            await self._free_quota()
+        return {new.key: after[new.key] for _, new in written}
+
+    async def _free_quota(self) -> None:
+        """A machine has ended, so there is room under its quota: keys that wait for the quota try again."""
+        txn, target = Txn(), str(self._target)
+        for name, backoff in (await self._store.backoffs.read(target)).items():
+            if name.startswith(QUOTA_PREFIX):
+                self._store.backoffs.put(txn, target, name, after_an_end(backoff, self._timings))
+        if txn:
+            await self._store.commit(txn)
 
 
-def put_adopted(
-    store: WorkerStore, txn: Txn, old: Stored[Record] | Kept[Record], adoption: Adoption, *, tells: bool
-) -> None:
-    """Write down a machine that was found. `tells`: whether the record is a request's, whose batch is to know of it."""
+def is_new(record: Record, seen: Record) -> bool:
+    """Whether EC2 shows anything new about a machine, apart from the time at which it was seen. Pure."""
+    return seen.replace(observed_at=record.observed_at) != record
+
+
+def put_adopted(store: Store, txn: Txn, old: Versioned[Record | None], adoption: Adoption, *, tells: bool) -> None:
+    """Write the record of a machine that was found. `tells`: whether a request waits, whose batch gets a row."""
     record = adoption.record
     detail = {"instance": record.instance_id or ""}
     if adoption.notice:
         detail["notice"] = adoption.notice
-    store.put_record(txn, old, record, event="instance.found", detail=detail)
+    store.records.put(txn, old, record, event=EventKind.INSTANCE_FOUND, detail=detail)
     if adoption.spec is not None:
-        store.put_spec(txn, record.key, adoption.spec)
+        store.records.put_spec(txn, record.key, adoption.spec)
     if tells and record.batch_id and record.phase in LIVE:
-        store.put_row(txn, record.key, record.batch_id, adoption.row)
+        store.batches.put_row(txn, record.key, record.batch_id, adoption.row)
 
 
-def _event(one: Confirmed) -> str | None:
-    kept, changed = one
-    if changed.phase is not kept.value.phase:
-        return f"instance.{changed.phase.value}"
-    return "instance.overdue" if changed.overdue and not kept.value.overdue else None
-
-
-async def _free_quota(store: WorkerStore, target: str) -> None:
-    """A machine has ended, and its place under the quota is free: whoever waits for it tries again."""
-    txn = Txn()
-    for name, backoff in (await store.backoffs(target)).items():
-        if name.startswith("quota/"):
-            store.put_backoff(txn, target, name, after_an_end(backoff))
-    if txn:
-        await store.commit(txn)
+def _event(old: Record, new: Record) -> EventKind | None:
+    if new.phase is not old.phase:
+        return _EVENTS[new.phase]
+    return EventKind.INSTANCE_OVERDUE if new.overdue and not old.overdue else None

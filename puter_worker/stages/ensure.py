@@ -1,8 +1,8 @@
-"""ensure: the arq job, one a key: finds the key's target and has it looked up there.
+"""ensure: the arq job, one for each key. It finds the key's target, and has the key looked up there.
 
-May run twice, and be killed anywhere: it writes once, resting on the record's revision; whoever comes second finds
-the record moved on and leaves it. A worker that dies leaves a key that nothing moves: the restart of stuck keys runs
-the job again. It waits for nothing but the account's id: a job that waits would be looked at by every poll of arq's.
+May run twice, and be killed anywhere: it writes once, with the record's revision as a guard; a second run finds that
+the record has moved on and leaves it. If a worker dies, its key stays where it is until the stage `restart` runs the
+job again. The job waits for nothing but the account's id, because a job that waits takes one of the `max_jobs`.
 """
 
 from __future__ import annotations
@@ -11,125 +11,178 @@ import asyncio
 
 import structlog
 
+from puter_client.contract import transitions
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
-from puter_client.contract.record import ErrorInfo, Record
-from puter_worker.ec2.errors import Ec2Error, Handling
-from puter_worker.stages.intake import settle_parked
-from puter_worker.stages.waiting import is_final, reason_after
-from puter_worker.store.base import Kept, Stored
-from puter_worker.store.records import NOT_RESTARTED_S
+from puter_client.contract.record import EventKind, Record
+from puter_worker.errors import Handling, StageError, is_final, reason_after
+from puter_worker.stages.draft import decide_parked
+from puter_worker.stages.stage import Stage, until_due
+from puter_worker.store import wakeups
+from puter_worker.store.arq_adapter import JobRunner, run_again
+from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
-from puter_worker.store.workerstore import WorkerStore
+from puter_worker.store.versioned import Versioned
 from puter_worker.target import TargetId, Targets
+from puter_worker.timings import Timings
 
 _log = structlog.get_logger("puter.ensure")
-# Shorter than the job's time-out: a job that outlives it would end without a word in the record.
-ACCOUNT_S = 6.0
-ANOTHER_WORKER_S = 0.5
-AGAIN_S = 2.0
-CREDENTIALS_AGAIN_S = 5.0
 
 
-async def ensure(store: WorkerStore, targets: Targets, key: PuterKey) -> None:
-    """Bring one key from `queued` to its target's look-up."""
-    stored = await store.record(key)
-    kept = stored.kept
-    if kept is None or kept.value.phase in ENDED:
-        # What ended while requests waited for EC2's word on it needs no further word.
-        await settle_parked(store, key)
-        if stored.rev is None:
-            await _forget(store, key, stored)
-        return
-    record = kept.value
-    if record.phase in LIVE and record.target:
-        # It is restarted because requests wait for EC2's word on it.
-        await _look_up(store, kept, TargetId.parse(record.target))
-    elif record.phase is Phase.LAUNCHING:
-        await _see_to_launch(store, kept)
-    elif record.phase in ON_ITS_WAY:
-        await _find_target(store, targets, kept)
+class Ensure:
+    """What the job of one key does."""
+
+    def __init__(self, store: Store, targets: Targets, timings: Timings) -> None:
+        self._store = store
+        self._targets = targets
+        self._timings = timings
+
+    async def run(self, key: PuterKey) -> None:
+        """Bring one key from `queued` to its target's look-up."""
+        stored = await self._store.records.read_one(key)
+        current = stored.found()
+        if current is None or current.value.phase in ENDED:
+            # The machine has ended, so parked requests need no confirmation by EC2 any more.
+            await decide_parked(self._store, key)
+            if stored.rev is None:
+                await self._forget(key, stored)
+            return
+        record = current.value
+        if record.phase in LIVE and record.target:
+            # The job runs because requests are parked until EC2 has confirmed the record.
+            await self._look_up(current, TargetId.parse(record.target))
+        elif record.phase is Phase.LAUNCHING:
+            await self._see_to_launch(current)
+        elif record.phase in ON_ITS_WAY:
+            await self._find_target(current)
+
+    async def _forget(self, key: PuterKey, stored: Versioned[Record | None]) -> None:
+        """There is no record of the key any more: stop its restarts."""
+        txn = Txn()
+        self._store.records.expect(txn, key, stored)
+        self._store.restarts.stop(txn, key)
+        await self._store.commit(txn)
+
+    async def _see_to_launch(self, current: Versioned[Record]) -> None:
+        """Check a key that no stage has moved for long: it must be in its launch queue, or in an open intent."""
+        record, now, txn = current.value, self._store.now(), Txn()
+        if not record.target:
+            return
+        if record.intent is None:
+            self._store.records.expect(txn, record.key, current)
+            self._store.launch_queue.add(txn, record.target, record.key, now, if_new=True)
+        elif (await self._store.intents.read(record.intent)).rev is None:
+            # Redis has lost the intent, so it is not known whether it was sent: look the key up in EC2.
+            _log.error("intent.lost", namespace=record.namespace, tag=record.tag, intent=record.intent)
+            self._store.records.put(txn, current, record.replace(intent=None), event=EventKind.INTENT_LOST)
+            self._store.look_ups.add(txn, record.target, record.key, now)
+        self._store.restarts.reschedule(txn, record.key, now + self._timings.unclaimed_s)
+        await self._store.commit(txn)
+
+    async def _find_target(self, current: Versioned[Record]) -> None:
+        record, profile = current.value, current.value.profile
+        if not self._targets.offers(profile or "") and profile in await self._store.workers.offered_profiles():
+            reason = f"waiting for a worker that has AWS profile {profile!r}"
+            await delay(self._store, current, reason, self._timings.another_worker_s)
+            return
+        try:
+            async with asyncio.timeout(self._timings.account_s):
+                target = await self._targets.find(profile, record.region)
+        except TimeoutError:
+            reason = "AWS did not say in time which account the credentials belong to; trying again"
+            await delay(self._store, current, reason, self._timings.ensure_again_s)
+        except StageError as error:
+            await refused(self._store, current, error)
+        else:
+            await self._look_up(current, target.target_id)
+
+    async def _look_up(self, current: Versioned[Record], target: TargetId) -> None:
+        record, now, txn = current.value, self._store.now(), Txn()
+        if record.phase is Phase.QUEUED:
+            self._store.records.put(txn, current, transitions.resolving(record, str(target), now))
+        self._store.look_ups.add(txn, str(target), record.key, now)
+        await self._store.commit(txn)
 
 
-async def _forget(store: WorkerStore, key: PuterKey, stored: Stored[Record]) -> None:
-    """Nothing is known of the key any more, so there is nothing to move."""
-    txn = Txn()
-    store.expect_record(txn, key, stored)
-    store.stop_moving(txn, key)
-    await store.commit(txn)
+class Jobs(Stage):
+    """Feeds arq's queue and runs its ensure jobs; it waits only for Redis.
 
+    May run twice: a tag is either in the backlog or in the queue, and one worker locks a job. If the worker is killed,
+    the locks of its jobs run out.
+    """
 
-async def _see_to_launch(store: WorkerStore, kept: Kept[Record]) -> None:
-    """A key that nothing has moved for long: it is in its launch queue, or in an intent that somebody takes up."""
-    record, txn = kept.value, Txn()
-    if not record.target:
-        return
-    if record.intent is None:
-        store.expect_record(txn, record.key, kept)
-        store.put_on_launch_queue(txn, record.key, record.target, store.now(), again=True)
-    elif (await store.intent(record.intent)).rev is None:
-        # Redis has lost the intent, so nobody knows whether it was sent: EC2 is asked.
-        _log.error("intent.lost", namespace=record.namespace, tag=record.tag, intent=record.intent)
-        store.put_record(txn, kept, record.replace(intent=None), event="intent.lost")
-        store.put_on_look_up(txn, record.key, record.target, store.now())
-    store.look_again(txn, record.key, store.now() + NOT_RESTARTED_S)
-    await store.commit(txn)
+    name = "ensure"
+    topics = frozenset({wakeups.JOBS})
 
-
-async def _find_target(store: WorkerStore, targets: Targets, kept: Kept[Record]) -> None:
-    record = kept.value
-    if not targets.offers(record.profile or "") and record.profile in await store.offered_profiles():
-        await put_off(store, kept, f"waiting for the worker that has profile {record.profile!r}", ANOTHER_WORKER_S)
-        return
-    try:
-        async with asyncio.timeout(ACCOUNT_S):
-            target = await targets.find(record.profile, record.region)
-    except TimeoutError:
-        await put_off(store, kept, "AWS takes long to say whose the credentials are; asking again", AGAIN_S)
-    except Ec2Error as error:
-        await refused(store, kept, error)
-    else:
-        await _look_up(store, kept, target.target_id)
-
-
-async def _look_up(store: WorkerStore, kept: Kept[Record], target: TargetId) -> None:
-    now, txn = store.now(), Txn()
-    if kept.value.phase is Phase.QUEUED:
-        resolving = kept.value.replace(
-            phase=Phase.RESOLVING, reason="looking whether it is there already", target=str(target), changed_at=now
+    def __init__(self, store: Store, ensure: Ensure, timings: Timings, *, max_jobs: int) -> None:
+        super().__init__()
+        self._store = store
+        self._timings = timings
+        self._ensure = ensure
+        self._runner = JobRunner(
+            store.jobs,
+            self._run_job,
+            max_jobs=max_jobs,
+            timeout_s=timings.job_timeout_s,
+            on_end=self.wake,
         )
-        store.put_record(txn, kept, resolving)
-    store.put_on_look_up(txn, kept.value.key, str(target), now)
-    await store.commit(txn)
+
+    async def run_once(self) -> float:
+        """Fill arq's queue, and start jobs that are due."""
+        for error in self._runner.take_ended():
+            # The job's lock runs out, and its key is restarted.
+            _log.warning("job.interrupted", error=type(error).__name__)
+        waiting = await self._store.jobs.feed()
+        held = await self._runner.start_due()
+        if waiting or held:
+            # A tag has no place yet, or another worker runs a job: the end of that job does not wake this stage.
+            return self._timings.backlog_again_s
+        return until_due(await self._store.jobs.next_due(), self._store.now(), at_most=self._timings.sweep_s)
+
+    async def drain(self) -> None:
+        """Wait for the running jobs to end."""
+        await self._runner.drain()
+
+    async def _run_job(self, namespace: str, tag: str) -> None:
+        key = PuterKey.checked(namespace, tag)
+        try:
+            await self._ensure.run(key)
+        except self._store.errors as error:
+            _log.warning("redis.unavailable", stage="ensure", error=type(error).__name__)
+            raise run_again(self._timings.after_error_s) from None
+        except Exception:  # noqa: BLE001 - a defect in one job must not end the others
+            # A defect fails only this job; its key is restarted later.
+            _log.exception("stage.failed", stage="ensure")
 
 
-async def refused(store: WorkerStore, kept: Kept[Record], error: Ec2Error) -> None:
-    """What an error means for a key that is not on a launch queue yet: it fails, or waits and says why."""
+async def refused(store: Store, current: Versioned[Record], error: StageError) -> None:
+    """Handle an error of a key that is in no launch queue yet: the key fails, or waits with a reason."""
     if is_final(error):
-        await fail(store, kept, error)
-    else:
-        after_s = CREDENTIALS_AGAIN_S if error.handling is Handling.CREDENTIALS else AGAIN_S
-        await put_off(store, kept, reason_after(error), after_s, request_id=error.request_id)
+        await fail(store, current, error)
+        return
+    timings = store.timings
+    credentials = error.handling is Handling.CREDENTIALS
+    after_s = timings.after_credentials_error_s if credentials else timings.ensure_again_s
+    await delay(store, current, reason_after(error), after_s, request_id=error.request_id)
 
 
-async def put_off(
-    store: WorkerStore, kept: Kept[Record], reason: str, after_s: float, *, request_id: str | None = None
+async def delay(
+    store: Store, current: Versioned[Record], reason: str, after_s: float, *, request_id: str | None = None
 ) -> None:
-    """Run the key's stage again after a pause, and say why; `request_id` of the request that was refused."""
-    record, now, txn = kept.value, store.now(), Txn()
+    """Run the key's job again after a pause, with a reason; `request_id`: of the call that EC2 refused."""
+    record, now, txn = current.value, store.now(), Txn()
     phase = Phase.LAUNCHING if record.phase is Phase.LAUNCHING else Phase.RESOLVING
-    same = record.phase is phase and record.reason == reason
-    waiting = record.replace(phase=phase, reason=reason, changed_at=record.changed_at if same else now)
-    store.put_record(txn, kept, waiting, event=None if same else "request.delayed", request_id=request_id)
-    store.look_again(txn, record.key, now + after_s)
+    waiting = transitions.waiting(record, reason, now, phase=phase)
+    event = EventKind.REQUEST_DELAYED if waiting.changed_at == now else None
+    store.records.put(txn, current, waiting, event=event, request_id=request_id)
+    store.restarts.reschedule(txn, record.key, now + after_s)
     await store.commit(txn)
 
 
-async def fail(store: WorkerStore, kept: Kept[Record], error: Ec2Error) -> None:
-    """End the key's request, with the reason."""
-    record, now, txn = kept.value, store.now(), Txn()
-    info = ErrorInfo(code=error.code, message=error.message, request_id=error.request_id)
-    failed = record.replace(phase=Phase.FAILED, reason=error.message, error=info, changed_at=now, ended_at=now)
-    store.put_record(txn, kept, failed, event="puter.failed", request_id=error.request_id)
+async def fail(store: Store, current: Versioned[Record], error: StageError) -> None:
+    """Fail the key's request, with this error."""
+    record, txn = current.value, Txn()
+    failed = transitions.failed(record, error.info, store.now())
+    store.records.put(txn, current, failed, event=EventKind.PUTER_FAILED, request_id=error.request_id)
     _log.warning("puter.failed", namespace=record.namespace, tag=record.tag, code=error.code)
     await store.commit(txn)

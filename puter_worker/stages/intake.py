@@ -1,254 +1,93 @@
-"""intake: takes requests from the inboxes, decides what becomes of each, and puts new ones into the queue.
+"""intake: takes requests from the inboxes, decides the outcome of each, and puts new ones into the queue.
 
-May run twice, in any number of workers: what is taken is trimmed in the same transaction that writes what came
-of it, and that transaction rests on the count of takings, so of two intakes that read the same requests one writes.
-Killed before it, nothing has happened (the short lock of a taking runs out); killed after it, everything has.
-What a request is decided on may be a moment old: a record is written only if it is still as it was read.
+May run twice, in any number of workers: one transaction trims the inbox and writes the outcomes. Its guard is the
+number of times that the inbox was taken from, so if two intakes read the same requests, only one writes. If it is
+killed before this transaction, nothing has happened (its short lock on the inbox runs out); after it, everything is
+done. Decisions may be based on records that are a moment old: a record is written only if it has not changed.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import random
 
-import msgspec
 import structlog
 
-from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.errors import InvalidInput
-from puter_client.contract.fields import recheck_spec
-from puter_client.contract.key import NAMESPACE, PuterKey, check_tag
-from puter_client.contract.outcome import Outcome
-from puter_client.contract.record import Record
-from puter_client.contract.request import MAX_BATCH_ID, CancelRequest, Origin, Request, UpRequest
-from puter_client.contract.spec import Spec
-from puter_worker.stages.settle import cancelled, is_stale, settle
-from puter_worker.store import names
-from puter_worker.store.base import Stored
-from puter_worker.store.machines import Admission
-from puter_worker.store.txn import Txn
-from puter_worker.store.workerstore import WorkerStore
+from puter_client.contract.key import NAMESPACE, PuterKey
+from puter_client.contract.request import Request
+from puter_worker.stages.draft import Draft, decode_request
+from puter_worker.stages.stage import Stage
+from puter_worker.store import wakeups
+from puter_worker.store.store import Store
+from puter_worker.timings import Timings
 
 _log = structlog.get_logger("puter.intake")
-_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
-_BATCH_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9-]{{0,{MAX_BATCH_ID - 1}}}")
-_UNREADABLE = "its record is of another version of Puter: use another tag, or workers of the version that wrote it"
-_USER = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
 
 
-class _Addressee(msgspec.Struct):
-    """As much of a refused request as is needed to tell its sender."""
+class Intake(Stage):
+    """Takes requests from the inboxes of all namespaces, a limited number from each in every run."""
 
-    tag: str = ""
-    batch: str = ""
-    size: int = 0
-    user: str = ""
+    name = "intake"
+    topics = frozenset({wakeups.REQUESTS})
 
+    def __init__(self, store: Store, timings: Timings) -> None:
+        super().__init__()
+        self._store = store
+        self._timings = timings
 
-_addressee = msgspec.json.Decoder(_Addressee)
+    async def run_once(self) -> float:
+        """Take up to TAKE_REQUESTS requests from each namespace in the ready set."""
+        namespaces = await self._store.requests.ready()
+        random.shuffle(namespaces)  # workers that start at the same one would only meet each other
+        failures: list[Exception] = []
+        for namespace in namespaces:
+            try:
+                await self._take_checked(namespace)
+            except self._store.errors:
+                raise  # Redis does not answer, so the other namespaces would fail too
+            except Exception as error:  # noqa: BLE001 - what fails for one namespace must not stop the others
+                failures.append(error)
+        if failures:
+            raise failures[0]  # the runner logs it, and pauses this stage
+        # Look again at once: there may be more requests, or another intake may have taken the same ones.
+        return 0.0 if namespaces else self._timings.sweep_s
 
-
-@dataclass(slots=True)
-class Settling:
-    """One transaction in the making: records as they will be, and their originals as read."""
-
-    txn: Txn
-    now: float
-    read: dict[PuterKey, Stored[Record]]
-    served: dict[PuterKey, Spec | None]
-    new: dict[PuterKey, Record] = field(default_factory=dict)
-    outcomes: dict[str, int] = field(default_factory=dict)
-
-    def count(self, outcome: str) -> None:
-        """One more request ended this way."""
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
-
-    def is_unreadable(self, key: PuterKey) -> bool:
-        """Whether the key has a record that does not decode: what it stands for must not be requested again."""
-        return self.read[key].rev is not None and self.read[key].value is None
-
-    def record(self, key: PuterKey) -> Record | None:
-        """The key's record as the requests so far leave it."""
-        return self.new.get(key) or self.read[key].value
-
-
-async def intake(store: WorkerStore, namespaces: Sequence[str]) -> int:
-    """Take what lies in the inboxes of these namespaces, one helping each; how many requests that were."""
-    taken = 0
-    for namespace in namespaces:
+    async def _take_checked(self, namespace: str) -> None:
+        requests = self._store.requests
         if not NAMESPACE.fullmatch(namespace):
             _log.warning("namespace.refused", namespace=namespace[:60])
-            await store.drop_ready(namespace)
-            continue
-        try:
-            taken += await _take(store, namespace)
-        except store.refusals as error:
-            # What one client made of its inbox must not stop the others.
-            _log.error("inbox.refused", namespace=namespace, error=type(error).__name__)
-            await store.drop_ready(namespace)
-    return taken
-
-
-async def _take(store: WorkerStore, namespace: str) -> int:
-    raws, count = await store.take(namespace)
-    if not raws:
-        await store.leave_ready(namespace)
-        return 0
-    now = store.now()
-    txn = Txn()
-    store.put_taken(txn, namespace, count, len(raws))
-    requests: list[tuple[PuterKey, Request, bytes]] = []
-    for raw in raws:
-        try:
-            request = decode_request(raw)
-        except InvalidInput as error:
-            refuse(store, txn, namespace, raw, str(error), now)
-            continue
-        requests.append((PuterKey(namespace, request.tag), request, raw))
-    settling = await open_settling(store, txn, [key for key, _, _ in requests], now)
-    for key, request, raw in requests:
-        if is_stale(settling.record(key), now):
-            if isinstance(request, UpRequest):
-                store.put_batch(txn, batch_info(key, request, now))
-                store.put_row(txn, key, request.batch, BatchRow())
-            store.park(txn, key, raw, now)
-            settling.count("parked")
-        else:
-            settle_one(store, settling, key, request)
-    write_records(store, settling)
-    if await store.commit(txn):
-        # Somebody else took them, or moved a record: what is left is read again.
-        await store.give_back(namespace)
-        return 0
-    _log.info("requests.taken", namespace=namespace, count=len(raws), outcomes=settling.outcomes)
-    return len(raws)
-
-
-async def open_settling(store: WorkerStore, txn: Txn, keys: Sequence[PuterKey], now: float) -> Settling:
-    """Read what the decisions about these keys rest on."""
-    distinct = list(dict.fromkeys(keys))
-    read = dict(zip(distinct, await store.records(distinct), strict=True))
-    known = [key for key, stored in read.items() if stored.value is not None]
-    served = dict(zip(known, await store.specs(known), strict=True))
-    return Settling(txn=txn, now=now, read=read, served=served)
-
-
-def settle_one(store: WorkerStore, settling: Settling, key: PuterKey, request: Request) -> None:
-    """Decide one request and add what it changes to the transaction."""
-    txn, now = settling.txn, settling.now
-    if settling.is_unreadable(key):
-        _log.error("request.refused", namespace=key.namespace, tag=key.tag, why=_UNREADABLE)
-        settling.count("refused")
-        if isinstance(request, UpRequest):
-            store.put_batch(txn, batch_info(key, request, now))
-            store.put_row(txn, key, request.batch, BatchRow(outcome=Outcome.REFUSED, message=_UNREADABLE))
-        return
-    if isinstance(request, CancelRequest):
-        old = settling.record(key)
-        changed = cancelled(old, request, now)
-        settling.count("cancel" if changed else "cancel too late")
-        if changed:
-            settling.new[key] = changed
-            if changed.target:
-                txn.do("ZREM", names.launch_queue(changed.target, key.namespace), key.tag)
-            if changed.batch_id:
-                row = BatchRow(
-                    outcome=Outcome.CANCELLED, generation=changed.generation, request_number=changed.request_number
-                )
-                store.put_row(txn, key, changed.batch_id, row)
-        return
-    served = settling.served.get(key)
-    verdict = settle(settling.record(key), served, request, key, now)
-    store.put_batch(txn, batch_info(key, request, now))
-    store.put_row(txn, key, request.batch, verdict.row)
-    outcome = verdict.row.outcome
-    settling.count(str(outcome))
-    if verdict.record:
-        settling.new[key] = verdict.record
-        settling.served[key] = request.spec
-        store.put_spec(txn, key, request.spec)
-        store.enqueue(txn, key)
-    if verdict.taken:
-        settling.new[key] = verdict.taken
-        settling.served[key] = request.spec
-        store.put_spec(txn, key, request.spec)
-    if outcome in (Outcome.EXISTING, Outcome.JOINED):
-        cidrs = set(request.spec.ssh_from)
-        # Who asks for one machine is about to sign in: should somebody have taken its group off, it gets it again.
-        if outcome is Outcome.JOINED or request.origin is not Origin.UP:
-            cidrs -= set(served.ssh_from if served else ())
-        if cidrs or (outcome is Outcome.EXISTING and request.origin is Origin.UP):
-            store.put_admission(txn, Admission(key.namespace, key.tag, tuple(sorted(cidrs))), now)
-
-
-def write_records(store: WorkerStore, settling: Settling) -> None:
-    """Add the records that the requests changed to the transaction, each resting on what was read."""
-    for key, record in settling.new.items():
-        event = "request.cancelled" if record.ended_at else "request.accepted"
-        detail = {"batch": record.batch_id or "", "owner": record.owner or ""}
-        store.put_record(settling.txn, settling.read[key], record, event=event, detail=detail)
-
-
-async def settle_parked(store: WorkerStore, key: PuterKey) -> None:
-    """Decide the requests that waited for EC2's word on the key's record; it is as true now as it can be."""
-    while True:
-        raws, rest = await store.parked(key)
-        if not raws:
+            await requests.drop_ready(namespace)
             return
-        txn, now = Txn(), store.now()
-        settling = await open_settling(store, txn, [key], now)
-        store.put_unparked(txn, key, raws, rest=rest)
+        try:
+            await self._take(namespace)
+        except self._store.refusals as error:
+            # A broken inbox of one client must not stop the others.
+            _log.error("inbox.refused", namespace=namespace, error=type(error).__name__)
+            await requests.drop_ready(namespace)
+
+    async def _take(self, namespace: str) -> None:
+        raws, count = await self._store.requests.take(namespace)
+        if not raws:
+            await self._store.requests.leave_ready(namespace)
+            return
+        draft = Draft(self._store, namespace)
+        self._store.requests.put_taken(draft.txn, namespace, count, len(raws))
+        taken: list[tuple[PuterKey, Request, bytes]] = []
         for raw in raws:
             try:
                 request = decode_request(raw)
-            except InvalidInput as error:  # parked by a worker of another version
-                refuse(store, txn, key.namespace, raw, str(error), now)
+            except InvalidInput as error:
+                draft.refuse(raw, str(error))
             else:
-                settle_one(store, settling, key, request)
-        write_records(store, settling)
-        await store.commit(txn)
-
-
-def decode_request(raw: bytes) -> Request:
-    """The request that a client appended, checked anew: a client's word is only a claim.
-
-    Raises:
-        InvalidInput: it is no request of this version, or holds what cannot be used.
-    """
-    try:
-        request = _decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidInput("not a request that this worker's version knows") from None
-    check_tag(request.tag)
-    if isinstance(request, UpRequest):
-        recheck_spec(request.spec)
-        if request.max_parallel is not None and request.max_parallel < 1:
-            raise InvalidInput(f"max_parallel {request.max_parallel}: must be 1 or more")
-    for name, text, pattern in (("batch", request.batch, _BATCH_ID), ("user", request.user, _USER)):
-        if text is not None and not pattern.fullmatch(text):
-            raise InvalidInput(f"{name}: not a name that a client of Puter makes")
-    return request
-
-
-def refuse(store: WorkerStore, txn: Txn, namespace: str, raw: bytes, why: str, now: float) -> None:
-    """Tell the sender of a request that cannot be used, as far as it can be told who that is."""
-    _log.warning("request.refused", namespace=namespace, why=why, bytes=len(raw))
-    try:
-        to = _addressee.decode(raw)
-        key = PuterKey(namespace, check_tag(to.tag))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidInput):
-        return
-    if not _BATCH_ID.fullmatch(to.batch):
-        return
-    owner = to.user if _USER.fullmatch(to.user) else "?"
-    info = BatchInfo(batch_id=to.batch, namespace=namespace, size=to.size, owner=owner, created_at=now)
-    store.put_batch(txn, info)
-    store.put_row(txn, key, to.batch, BatchRow(outcome=Outcome.REFUSED, message=why))
-
-
-def batch_info(key: PuterKey, request: UpRequest, now: float) -> BatchInfo:
-    """The head of the request's batch."""
-    return BatchInfo(
-        batch_id=request.batch, namespace=key.namespace, size=request.size, owner=request.user, created_at=now
-    )
+                taken.append((PuterKey(namespace, request.tag), request, raw))
+        await draft.read([key for key, _, _ in taken])
+        for key, request, raw in taken:
+            if draft.must_wait(key):
+                draft.park(key, request, raw)
+            else:
+                draft.add(key, request)
+        if await draft.commit():
+            _log.info("requests.taken", namespace=namespace, count=len(raws), outcomes=draft.outcomes)
+        else:
+            # Another intake took the requests, or a record has changed: what is left is read again.
+            await self._store.requests.give_back(namespace)

@@ -1,8 +1,8 @@
-"""label: writes each group-launched instance its own tags, at AWS's pace. A loop of every worker.
+"""label: writes the own tags of each instance that was launched in a group, at AWS's pace. A stage of every worker.
 
-May run twice: the same tags are written again. Killed anywhere: a label is claimed for a time and taken off the list
-only in a transaction that rests on the record, and notes it there if it is still wanted; so it comes up again. All
-workers take their tokens from one bucket, and leave what they cannot write within their claim.
+May run twice: the same tags are written again. May be killed anywhere: a label is claimed for a time, and removed only
+in the transaction that notes it in the record (if it is still wanted there); until then it becomes due again. All
+workers take their tokens from one bucket, and leave labels that they cannot write before their claim ends.
 """
 
 from __future__ import annotations
@@ -13,132 +13,162 @@ from functools import partial
 import structlog
 
 from puter_client.contract.phase import LIVE
-from puter_client.contract.record import Record
+from puter_client.contract.record import EventKind, Record
 from puter_worker.ec2 import instances as ec2
-from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.tags import own_tags
-from puter_worker.store.base import Stored
-from puter_worker.store.machines import Label
+from puter_worker.errors import Handling, StageError
+from puter_worker.rates import CREATE_TAGS
+from puter_worker.stages.stage import Stage, until_due
+from puter_worker.store import wakeups
+from puter_worker.store.labels import Label
+from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
-from puter_worker.store.workerstore import WorkerStore
+from puter_worker.store.versioned import Versioned
 from puter_worker.target import Target, TargetId, Targets
+from puter_worker.timings import Timings
 
 _log = structlog.get_logger("puter.label")
 AT_ONCE = 20
-# A token is spent soon after it is taken: while it is not, EC2's own bucket may be full and get nothing back for it.
+# Tokens are used soon after they are taken: until the call arrives, EC2's own bucket may be full and regain nothing.
 SENT_AT_ONCE = 8
-CLAIM_S = 12.0  # what a dead worker had claimed is another's within 15 s
-AGAIN_S = 2.0
-AFTER_ERROR_S = 1.0
-# EC2 may refuse tags of an instance that it does not show yet, as not found or as not permitted (a policy that
-# asks for tags cannot see them yet).
-NEWBORN_S = 60.0
-GIVE_UP_S = 300.0
 
 
-class Labeller:
-    """The label stage of one worker: a task for each target that has labels to be written."""
+class Labelling(Stage):
+    """Writes the labels of all targets that this worker reaches, with a task for each target that has any."""
 
-    def __init__(self, store: WorkerStore, targets: Targets) -> None:
+    name = "label"
+    topics = frozenset({wakeups.LABELS})
+    least_gap_s = 0.05
+
+    def __init__(self, store: Store, targets: Targets, timings: Timings) -> None:
+        super().__init__()
         self._store = store
         self._targets = targets
+        self._timings = timings
         self._at_work: dict[str, asyncio.Task[None]] = {}
         self._draining = False
 
-    async def turn(self) -> None:
-        """Begin with targets that nobody of this worker is at; to be called again and again."""
-        for text in await self._store.targets():
-            if text in self._at_work or not await self._store.labels_due(text):
-                continue
-            target_id = TargetId.parse(text)
-            if await self._targets.reaches(target_id):
-                self._at_work[text] = task = asyncio.create_task(self._write_all(self._targets.get(target_id)))
+    async def run_once(self) -> float:
+        """Begin with targets for which this worker has no running task."""
+        pause_s = self._timings.sweep_s
+        for text in await self._store.targets.all():
+            if text in self._at_work:
+                continue  # the end of its task wakes this stage
+            due = await self._store.labels.of(text).next_due()
+            wait_s = until_due(due, self._store.now(), at_most=self._timings.sweep_s)
+            if wait_s <= 0 and await self._targets.reaches(TargetId.parse(text)):
+                writer = LabelWriter(self._store, self._targets.get(TargetId.parse(text)), self._timings)
+                self._at_work[text] = task = asyncio.create_task(self._write_all(writer))
                 task.add_done_callback(partial(self._ended, text))
+            elif wait_s > 0:
+                pause_s = min(pause_s, wait_s)
+        return pause_s
 
     def _ended(self, text: str, _: asyncio.Task[None]) -> None:
         del self._at_work[text]
+        self.wake()
 
     async def drain(self) -> None:
-        """Let what is claimed be written."""
+        """Wait until the claimed labels are written."""
         self._draining = True
         while self._at_work:
             await asyncio.wait(list(self._at_work.values()))
 
-    async def _write_all(self, target: Target) -> None:
+    async def _write_all(self, writer: LabelWriter) -> None:
         try:
-            while not self._draining and await label(self._store, target):
+            while not self._draining and await writer.write_due():
                 pass
         except self._store.errors as error:
             _log.warning("redis.unavailable", stage="label", error=type(error).__name__)
-            await asyncio.sleep(AFTER_ERROR_S)
+            await asyncio.sleep(self._timings.after_error_s)
         except Exception:  # noqa: BLE001 - a defect in one target must not end the others
-            _log.exception("stage.failed", stage="label", target=str(target))
-            await asyncio.sleep(AFTER_ERROR_S)
+            _log.exception("stage.failed", stage="label", target=str(writer.target))
+            await asyncio.sleep(self._timings.after_error_s)
 
 
-async def label(store: WorkerStore, target: Target) -> int:
-    """Write labels that are due, up to AT_ONCE and no more than there are tokens for; how many were at hand."""
-    tokens = await target.pacer.take([("CreateTags", 0)])
-    until = store.now() + CLAIM_S
-    # No more than can be written soon: the others are for whoever has time before.
-    claimed = await store.claim_labels(str(target), min(AT_ONCE, tokens.before), until)
-    stored = await store.records([one.key for one in claimed])
-    at_once = asyncio.Semaphore(SENT_AT_ONCE)
+class LabelWriter:
+    """Writes the labels of one target."""
 
-    async def write(one: Label, read: Stored[Record]) -> bool:
-        async with at_once:
-            return await _write(store, target, one, read, until)
+    def __init__(self, store: Store, target: Target, timings: Timings) -> None:
+        self.target = target
+        self._store = store
+        self._timings = timings
 
-    outcomes = await asyncio.gather(*map(write, claimed, stored), return_exceptions=True)
-    labelled = [one for one, outcome in zip(claimed, outcomes, strict=True) if outcome is True]
-    while labelled:
-        stored = await store.records([one.key for one in labelled])
-        noted = await store.commit_each(
-            list(zip(labelled, stored, strict=True)), lambda txn, pair: _note(store, txn, target, *pair)
-        )
-        # What was observed meanwhile is read anew.
-        labelled = [one for one in labelled if one not in {label for label, _ in noted}]
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
-    return len(claimed)
+    async def write_due(self) -> int:
+        """Write due labels, at most AT_ONCE and as many as there are tokens for; returns how many were claimed."""
+        tokens = await self.target.pacer.available(CREATE_TAGS)
+        until = self._store.now() + self._timings.label_claim_s
+        # Claim no more than can be written soon: another worker may have time for the others.
+        claimed = await self._store.labels.claim(str(self.target), min(AT_ONCE, tokens), until)
+        stored = await self._store.records.read([label.key for label in claimed])
+        at_once = asyncio.Semaphore(SENT_AT_ONCE)
 
+        async def write(label: Label, read: Versioned[Record | None]) -> bool:
+            async with at_once:
+                return await self._write(label, read, until)
 
-def _wants(record: Record | None, one: Label) -> bool:
-    return record is not None and record.generation == one.generation and record.phase in LIVE
+        outcomes = await asyncio.gather(*map(write, claimed, stored), return_exceptions=True)
+        await self._note([label for label, outcome in zip(claimed, outcomes, strict=True) if outcome is True])
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return len(claimed)
 
+    async def _write(self, label: Label, stored: Versioned[Record | None], until: float) -> bool:
+        """Write one label; returns whether it is written. An unwanted one is dropped, a refused one delayed."""
+        record, txn = stored.value, Txn()
+        labels = self._store.labels.of(str(self.target))
+        if record is None or not record.instance_id or not _wants(record, label):
+            self._store.records.expect(txn, label.key, stored)
+            labels.remove(txn, str(label))
+            await self._store.commit(txn)
+            return False
+        reservation = await self.target.pacer.reserve_one(CREATE_TAGS, until=until)
+        if reservation is None:
+            return False  # the claim ends before there is a token
+        tags = own_tags(label.key, label.generation)
+        try:
+            async with reservation:
+                await ec2.create_tags(self.target.caller, [record.instance_id], tags)
+        except StageError as error:
+            labels.reschedule(txn, str(label), self._store.now() + self._again_s(error, record, label))
+            await self._store.commit(txn)
+            return False
+        return True
 
-async def _write(store: WorkerStore, target: Target, one: Label, stored: Stored[Record], until: float) -> bool:
-    """Whether one label is written now; what is no longer wanted is dropped, what is refused is put off."""
-    record, txn = stored.value, Txn()
-    if record is None or not record.instance_id or not _wants(record, one):
-        store.expect_record(txn, one.key, stored)
-        store.put_labelled(txn, str(target), one)
-        await store.commit(txn)
-        return False
-    if not await target.pacer.take_one("CreateTags", until=until):
-        return False  # by then it may be somebody else's
-    try:
-        await ec2.create_tags(target.caller, [record.instance_id], own_tags(one.key, one.generation))
-    except Ec2Error as error:
-        now = store.now()
-        age = now - (record.launched_at or now)
-        newborn = error.handling is Handling.JUST_MADE or (error.code == "UnauthorizedOperation" and age < NEWBORN_S)
-        if error.handling is Handling.FAIL and not newborn:
-            _log.error("label.refused", namespace=one.key.namespace, tag=one.key.tag, code=error.code)
-            again_s = GIVE_UP_S
+    def _again_s(self, error: StageError, record: Record, label: Label) -> float:
+        """After how many seconds a refused label is tried again.
+
+        EC2 may refuse tags for an instance that it does not show yet: as not found, or as not permitted (an IAM policy
+        with a condition on tags does not see them yet).
+        """
+        now = self._store.now()
+        young = now - (record.launched_at or now) < self._timings.newborn_s
+        newborn = error.handling is Handling.JUST_MADE or (error.code == "UnauthorizedOperation" and young)
+        if error.handling is not Handling.FAIL or newborn:
+            return self._timings.label_again_s
+        _log.error("label.refused", namespace=label.key.namespace, tag=label.key.tag, code=error.code)
+        return self._timings.label_refused_s
+
+    async def _note(self, written: list[Label]) -> None:
+        """Remove labels that are written, and note it in the records that still want them."""
+        left = written
+        while left:
+            stored = await self._store.records.read([label.key for label in left])
+            noted = await self._store.commit_each(list(zip(left, stored, strict=True)), self._put_noted)
+            # Records that have changed meanwhile (by `observe`) are read again.
+            done = {label for label, _ in noted}
+            left = [label for label in left if label not in done]
+
+    def _put_noted(self, txn: Txn, one: tuple[Label, Versioned[Record | None]]) -> None:
+        label, stored = one
+        if stored.value is None or not _wants(stored.value, label):
+            self._store.records.expect(txn, label.key, stored)
         else:
-            again_s = AGAIN_S
-        store.put_label_off(txn, str(target), one, now + again_s)
-        await store.commit(txn)
-        return False
-    return True
+            labelled = stored.value.replace(labelled=True)
+            self._store.records.put(txn, stored, labelled, event=EventKind.INSTANCE_LABELLED)
+        self._store.labels.of(str(self.target)).remove(txn, str(label))
 
 
-def _note(store: WorkerStore, txn: Txn, target: Target, one: Label, stored: Stored[Record]) -> None:
-    """Take a label off the list, and say in the record that it is written, if the record still speaks of it."""
-    if stored.value is None or not _wants(stored.value, one):
-        store.expect_record(txn, one.key, stored)
-    else:
-        store.put_record(txn, stored, stored.value.replace(labelled=True), event="instance.labelled")
-    store.put_labelled(txn, str(target), one)
+def _wants(record: Record, label: Label) -> bool:
+    return record.generation == label.generation and record.phase in LIVE

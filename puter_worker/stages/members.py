@@ -1,213 +1,229 @@
-"""What came of an intent, told to its members. The third part of launch.
+"""Writes the outcome of an intent into its members' records. The third part of launch.
 
-May run twice: members are told in transactions that rest on their records still naming the intent; who fails them or
-gives them back to the launch queue also rests on the intent being as it was, for somebody who has taken it up meanwhile
-may be sending it.
+May run twice: each transaction writes a member only if its record still names the intent. A transaction that fails
+members, or puts them back into the launch queue, also has the intent's revision as a guard: another worker that has
+taken the intent up meanwhile may be sending it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
-from puter_client.contract.phase import Phase
-from puter_client.contract.record import ErrorInfo, Record
-from puter_worker.ec2.errors import Ec2Error
+from puter_client.contract import transitions
+from puter_client.contract.record import EventKind, Record
 from puter_worker.ec2.instances import Instance
-from puter_worker.ec2.tags import LABELLED, key_of
-from puter_worker.stages.backoffs import after_success
+from puter_worker.ec2.tags import is_labelled, key_of
+from puter_worker.errors import StageError
+from puter_worker.stages.backoffs import after_success, capacity_name, quota_name
 from puter_worker.stages.facts import generation_of, with_instance
 from puter_worker.store.backoff import Backoff
-from puter_worker.store.base import Kept
 from puter_worker.store.intent import Intent
+from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
-from puter_worker.store.workerstore import WorkerStore
+from puter_worker.store.versioned import Versioned
 from puter_worker.target import Target
+from puter_worker.timings import Timings
 
 _log = structlog.get_logger("puter.launch")
+PutMember = Callable[[Txn, str, Versioned[Record], float], None]
 
 
-async def tell(
-    store: WorkerStore,
-    target: Target,
-    intent: Intent,
-    found: Mapping[str, Instance],
-    *,
-    request_id: str | None = None,
-    missing_ended: bool = False,
-) -> None:
-    """Give each member its instance, put those without one back in the launch queue, and close the intent.
+class Members:
+    """Writes the outcomes of one target's intents into their members' records."""
 
-    `missing_ended`: EC2 has said that the machines of those without one have ended.
-    """
-    single = len(intent.members) == 1
-    backoffs = await store.backoffs(intent.target)
-    while True:
-        now, txn = store.now(), Txn()
-        for member, stored in await _members(store, intent):
-            record = stored.value
-            instance = found.get(member)
-            if instance is None and missing_ended:
-                over = record.replace(
-                    phase=Phase.TERMINATED,
-                    reason="it has ended before it was seen",
-                    intent=None,
-                    changed_at=now,
-                    ended_at=now,
-                )
-                store.put_record(txn, stored, over, event="instance.terminated")
-                continue
-            if instance is None:
-                reason = "EC2 launched fewer machines than requested; waiting for the next launch"
-                _put_back(store, txn, target, stored, record, reason, now, 0.0)
-                continue
-            labelled = single or instance.tags.get(LABELLED) == "yes"
-            generation = max(record.generation, generation_of(instance))
-            launched = record.replace(labelled=labelled, short_since=None, generation=generation)
-            alive = with_instance(launched, instance, target.target_id, now)
-            detail = {"instance": instance.instance_id, "intent": intent.intent_id}
-            store.put_record(txn, stored, alive, event="instance.launched", request_id=request_id, detail=detail)
-        for name in (intent.capacity, intent.quota):
-            if found and name in backoffs:
-                store.put_backoff(txn, intent.target, name, after_success(backoffs[name], len(found)))
-        if 0 < len(found) < len(intent.members) and not missing_ended:
-            # Not all fitted: ask for one, which is told why it does not.
-            store.put_backoff(txn, intent.target, intent.capacity, Backoff(now, 1, "EC2 launched fewer than requested"))
-        store.close_intent(txn, intent)
-        if not await store.commit(txn):
-            break
-    _log.info(
-        "intent.closed",
-        intent=intent.intent_id,
-        namespace=intent.namespace,
-        members=len(intent.members),
-        launched=len(found),
-        request_id=request_id,
-        instance_ids=[instance.instance_id for instance in found.values()],
-    )
+    def __init__(self, store: Store, target: Target, timings: Timings) -> None:
+        self._store = store
+        self._target = target
+        self._timings = timings
 
+    async def launched(
+        self,
+        intent: Intent,
+        found: Mapping[str, Instance],
+        *,
+        request_id: str | None = None,
+        missing_ended: bool = False,
+    ) -> None:
+        """Give each member its instance, put those without one back into the launch queue, and close the intent.
 
-async def fail(store: WorkerStore, kept: Kept[Intent], error: Ec2Error) -> None:
-    """Close the intent and fail its members, unless somebody else has taken it up: they may be sending it."""
-    intent = kept.value
-    while True:
-        now, txn = store.now(), Txn()
-        ours = store.expect_intent(txn, kept)
-        info = ErrorInfo(code=error.code, message=error.message, request_id=error.request_id)
-        for tag, stored in await _members(store, intent):
-            record = stored.value
-            failed = record.replace(
-                phase=Phase.FAILED,
-                reason=error.message,
-                error=info,
-                intent=None,
-                changed_at=now,
-                ended_at=now,
-            )
-            store.put_record(txn, stored, failed, event="puter.failed", request_id=error.request_id)
-            _log.warning("puter.failed", namespace=intent.namespace, tag=tag, code=error.code)
-        store.close_intent(txn, intent)
-        broken = await store.commit(txn)
-        if not broken or ours in broken:
-            return
+        `missing_ended`: EC2 has said that the machines of members without an instance have ended.
+        """
+        backoffs = await self._store.backoffs.read(intent.target)
+        while True:
+            txn = Txn()
+            for tag, current in await self._of(intent):
+                instance = found.get(tag)
+                if instance is not None:
+                    self._put_launched(txn, intent, current, instance, request_id)
+                elif missing_ended:
+                    over = transitions.terminated(current.value, "ended before EC2 showed it", self._store.now())
+                    self._store.records.put(txn, current, over, event=EventKind.INSTANCE_TERMINATED)
+                else:
+                    reason = "EC2 launched fewer machines than requested; waiting for the next launch"
+                    self._put_back(txn, current, current.value, reason)
+            self._put_success(txn, intent, backoffs, len(found), whole=missing_ended)
+            self._store.intents.close(txn, intent)
+            if not await self._store.commit(txn):
+                break
+        _log.info(
+            "intent.closed",
+            intent=intent.intent_id,
+            namespace=intent.namespace,
+            members=len(intent.members),
+            launched=len(found),
+            request_id=request_id,
+            instance_ids=[instance.instance_id for instance in found.values()],
+        )
 
+    def _put_launched(
+        self, txn: Txn, intent: Intent, current: Versioned[Record], instance: Instance, request_id: str | None
+    ) -> None:
+        record = current.value
+        launched = record.replace(
+            labelled=len(intent.members) == 1 or is_labelled(instance.tags),
+            short_since=None,
+            generation=max(record.generation, generation_of(instance, unknown=0)),
+        )
+        alive = with_instance(launched, instance, self._target.target_id, self._store.now(), self._timings)
+        detail = {"instance": instance.instance_id, "intent": intent.intent_id}
+        self._store.records.put(
+            txn, current, alive, event=EventKind.INSTANCE_LAUNCHED, request_id=request_id, detail=detail
+        )
 
-async def give_back(
-    store: WorkerStore,
-    target: Target,
-    kept: Kept[Intent],
-    reason: str,
-    pause_s: float,
-    *,
-    error: Ec2Error | None = None,
-    ended: Mapping[str, Instance] | None = None,
-    backoffs: Mapping[str, Backoff] | None = None,
-    anew: bool = False,
-) -> None:
-    """Close the intent and put its members back, unless somebody else has taken it up: they may be sending it.
+    def _put_success(
+        self, txn: Txn, intent: Intent, backoffs: Mapping[str, Backoff], launched: int, *, whole: bool
+    ) -> None:
+        """Update the backoffs of the place and quota after a launch."""
+        capacity = capacity_name(intent.place)
+        for name in (capacity, quota_name(intent.place.instance_type, spot=intent.spot)):
+            if launched and name in backoffs:
+                self._store.backoffs.put(txn, intent.target, name, after_success(backoffs[name], launched))
+        if 0 < launched < len(intent.members) and not whole:
+            # There was no capacity for all: the next launch tries one machine, for which EC2 gives the reason.
+            one = Backoff(self._store.now(), 1, "EC2 launched fewer than requested")
+            self._store.backoffs.put(txn, intent.target, capacity, one)
 
-    `error`: what EC2 refused them with. `ended`: machines of generations that Redis has forgotten. `backoffs`: what the
-    refusal taught. `anew`: what they were to be launched with is made anew.
-    """
-    intent = kept.value
-    while True:
-        now, txn = store.now(), Txn()
-        ours = store.expect_intent(txn, kept)
-        for name, backoff in (backoffs or {}).items():
-            store.put_backoff(txn, intent.target, name, backoff)
-        for tag, stored in await _members(store, intent):
-            record = stored.value
+    async def failed(self, current: Versioned[Intent], error: StageError) -> None:
+        """Close the intent and fail its members, unless another worker has taken it up: it may be sending it."""
+
+        def put(txn: Txn, tag: str, member: Versioned[Record], now: float) -> None:
+            failed = transitions.failed(member.value, error.info, now)
+            event, request_id = EventKind.PUTER_FAILED, error.request_id
+            self._store.records.put(txn, member, failed, event=event, request_id=request_id)
+            _log.warning("puter.failed", namespace=current.value.namespace, tag=tag, code=error.code)
+
+        await self._close(current, put)
+
+    async def queued_again(
+        self,
+        current: Versioned[Intent],
+        reason: str,
+        *,
+        pause_s: float = 0.0,
+        error: StageError | None = None,
+        backoffs: Mapping[str, Backoff] | None = None,
+        anew: bool = False,
+    ) -> None:
+        """Close the intent and put its members back, unless another worker has taken it up: it may be sending it.
+
+        `error`: the refusal of EC2. `backoffs`: the backoffs that follow from it. `anew`: whether the resources of the
+        launch (image, key pair, security group) are read or made again.
+        """
+        capacity = capacity_name(current.value.place)
+
+        def put(txn: Txn, _tag: str, member: Versioned[Record], now: float) -> None:
+            record = member.value
             if backoffs is not None:
                 # Waiting for a quota does not count as waiting for capacity.
-                short = record.short_since or now if intent.capacity in backoffs else None
+                short = record.short_since or now if capacity in backoffs else None
                 record = record.replace(short_since=short)
             if anew:
                 record = record.replace(made_anew=record.made_anew + 1)
-            if ended is None:
-                _put_back(store, txn, target, stored, record, reason, now, pause_s, error)
-                continue
+            self._put_back(txn, member, record, reason, pause_s, error)
+
+        await self._close(current, put, backoffs or {})
+
+    async def queued_after(self, current: Versioned[Intent], ended: Mapping[str, Instance], reason: str) -> None:
+        """Close the intent and put its members back, with the generations after those that Redis had forgotten."""
+
+        def put(txn: Txn, tag: str, member: Versioned[Record], _now: float) -> None:
+            record = member.value
             known = key_of(ended[tag].tags, ended[tag].ami_launch_index) if tag in ended else None
             reached = max(record.generation, known[1] if known else 0)
-            _put_back(store, txn, target, stored, record.replace(generation=reached + 1), reason, now, pause_s)
-        store.close_intent(txn, intent)
-        broken = await store.commit(txn)
-        if not broken or ours in broken:
-            return
+            self._put_back(txn, member, record.replace(generation=reached + 1), reason)
 
+        await self._close(current, put)
 
-def _put_back(
-    store: WorkerStore,
-    txn: Txn,
-    target: Target,
-    stored: Kept[Record],
-    record: Record,
-    reason: str,
-    now: float,
-    pause_s: float,
-    error: Ec2Error | None = None,
-) -> None:
-    waiting = record.replace(intent=None, attempt=record.attempt + 1, reason=reason, changed_at=now)
-    request_id = error.request_id if error else None
-    store.put_record(txn, stored, waiting, event="launch.put_off", request_id=request_id)
-    store.put_on_launch_queue(txn, record.key, str(target), now + pause_s)
+    async def _close(
+        self, current: Versioned[Intent], put: PutMember, backoffs: Mapping[str, Backoff] | None = None
+    ) -> None:
+        """Close the intent, with `put` for each member, unless another worker has taken the intent up."""
+        intent = current.value
+        while True:
+            now, txn = self._store.now(), Txn()
+            ours = self._store.intents.expect(txn, current)
+            for name, backoff in (backoffs or {}).items():
+                self._store.backoffs.put(txn, intent.target, name, backoff)
+            for tag, member in await self._of(intent):
+                put(txn, tag, member, now)
+            self._store.intents.close(txn, intent)
+            broken = await self._store.commit(txn)
+            if not broken or ours in broken:
+                return
 
+    def _put_back(
+        self,
+        txn: Txn,
+        current: Versioned[Record],
+        record: Record,
+        reason: str,
+        pause_s: float = 0.0,
+        error: StageError | None = None,
+    ) -> None:
+        now = self._store.now()
+        waiting = transitions.back_in_queue(record, reason, now)
+        request_id = error.request_id if error else None
+        self._store.records.put(txn, current, waiting, event=EventKind.LAUNCH_PUT_OFF, request_id=request_id)
+        self._store.launch_queue.add(txn, str(self._target), record.key, now + pause_s)
 
-async def put_off(
-    store: WorkerStore,
-    kept: Kept[Intent],
-    intent: Intent,
-    reason: str,
-    pause_s: float,
-    *,
-    error: Ec2Error | None = None,
-) -> None:
-    """Leave an intent open, to be taken up after a pause, and tell its members why; `error` is EC2's, if it was."""
-    request_id = error.request_id if error else None
-    while True:
-        now, txn = store.now(), Txn()
-        store.put_intent(txn, kept, intent, lease_until=now + pause_s)
-        guards = txn.guards
-        for _, member in await _members(store, intent):
-            record = member.value
-            if record.reason != reason:
-                told = record.replace(reason=reason, changed_at=now)
-                store.put_record(txn, member, told, event="launch.delayed", request_id=request_id)
-        broken = await store.commit(txn)
-        if not broken or broken[0] < guards:
-            return  # written, or the intent itself has been taken up by somebody else
+    async def delayed(
+        self,
+        current: Versioned[Intent],
+        intent: Intent,
+        reason: str,
+        pause_s: float,
+        *,
+        error: StageError | None = None,
+    ) -> None:
+        """Leave an intent open, to be taken up after a pause, and write the reason into its members' records.
 
+        `current`: the intent as it is stored; `intent`: as it is to be stored; `error`: EC2's error, if there was one.
+        """
+        request_id = error.request_id if error else None
+        while True:
+            now, txn = self._store.now(), Txn()
+            self._store.intents.put(txn, current, intent, lease_until=now + pause_s)
+            guards = txn.guards
+            for _, member in await self._of(intent):
+                waiting = transitions.waiting(member.value, reason, now)
+                if waiting != member.value:
+                    event = EventKind.LAUNCH_DELAYED
+                    self._store.records.put(txn, member, waiting, event=event, request_id=request_id)
+            broken = await self._store.commit(txn)
+            if not broken or broken[0] < guards:
+                return  # it is written, or another worker has taken the intent up
 
-async def made_anew(store: WorkerStore, intent: Intent) -> int:
-    """How often what it is launched with was made anew, for the member for which it was most."""
-    return max((kept.value.made_anew for _, kept in await _members(store, intent)), default=0)
+    async def made_anew(self, intent: Intent) -> int:
+        """How often the resources of a launch were read or made again, for the member with the highest count."""
+        return max((member.value.made_anew for _, member in await self._of(intent)), default=0)
 
-
-async def _members(store: WorkerStore, intent: Intent) -> list[tuple[str, Kept[Record]]]:
-    """The members whose records still wait for this intent, by tag."""
-    records = await store.records(intent.keys)
-    return [
-        (member.tag, kept)
-        for member, stored in zip(intent.members, records, strict=True)
-        if (kept := stored.kept) is not None and kept.value.intent == intent.intent_id
-    ]
+    async def _of(self, intent: Intent) -> list[tuple[str, Versioned[Record]]]:
+        """The members whose records still wait for this intent, by tag."""
+        records = await self._store.records.read(intent.keys)
+        return [
+            (member.tag, current)
+            for member, stored in zip(intent.members, records, strict=True)
+            if (current := stored.found()) is not None and current.value.intent == intent.intent_id
+        ]

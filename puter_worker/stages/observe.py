@@ -1,94 +1,132 @@
-"""observe: carries over what EC2 shows of living machines into their records. A loop of the target's leader.
+"""observe: writes what EC2 shows of living machines into their records. A stage of the target's leader.
 
-May run twice, and on stale data: a record only moves on, rests on its revision, and an instance that is not shown
-stays as it was, until it has not been seen for over an hour.
+May run twice, and on stale data: a record only moves forward, and is written only with its revision as a guard. The
+record of an instance that EC2 does not show stays as it is, until EC2 has not shown it for an hour. A leader uses the
+records as it last read or wrote them: if one has changed since then, its write fails and the record is read again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import LIVE, Phase
 from puter_client.contract.record import Record
-from puter_worker.stages.confirm import confirm
-from puter_worker.store.base import Kept
+from puter_worker.stages.confirm import Confirm
+from puter_worker.stages.stage import Stage, until_due
+from puter_worker.store import wakeups
+from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
-from puter_worker.store.workerstore import WorkerStore
+from puter_worker.store.versioned import Versioned
 from puter_worker.target import Target
+from puter_worker.timings import Timings
 
-# What starts is looked at so often, for its owner waits for the address.
-STARTING_EVERY_S = 2.0
-# EC2 may show a machine as running a moment before it shows its public address.
-ADDRESS_WITHIN_S = 10.0
-# What runs is looked at as often while others wait for it to end; so many machines, that is 2.5 of the 20 calls a
-# second that EC2 allows. More of them are looked at the less often.
-WAITED_FOR_EVERY_S = 2.0
-WAITED_FOR = 1_000
+# Reading this many machines every 2 s takes 2.5 of the 20 calls a second that EC2 allows. More machines than this are
+# read less often.
+AWAITED = 1_000
 
 
-class Observer:
-    """The observe stage of one target, as one leader runs it."""
+class Observe(Stage):
+    """Reads the machines of one target in EC2: starting ones often, all of them now and then."""
 
-    def __init__(self, store: WorkerStore, target: Target, *, quiet_s: float) -> None:
-        """`quiet_s`: how often to look at what runs while nobody waits for its end."""
+    name = "observe"
+    least_gap_s = 0.1
+
+    def __init__(self, store: Store, target: Target, timings: Timings, *, quiet_s: float) -> None:
+        """`quiet_s`: how often to read running machines while no key waits for one of them to end."""
+        super().__init__()
+        self.topics = frozenset({wakeups.machines(str(target)), wakeups.launches(str(target))})
         self._store = store
         self._target = target
+        self._timings = timings
         self._quiet_s = quiet_s
-        self._swept_at = 0.0
-        self._looked_at = 0.0
-        self._nobody_waited_at = 0.0
+        self._confirm = Confirm(store, target, timings)
+        self._swept_at = -inf
+        self._looked_at = -inf
+        self._nobody_waited_at = -inf
+        self._known: dict[PuterKey, tuple[float, Versioned[Record]]] = {}
 
-    async def turn(self) -> None:
-        """Look at what is due; to be called again and again."""
-        now, target = self._store.now(), str(self._target)
-        if now - self._swept_at >= await self._sweep_every_s(now):
+    async def run_once(self) -> float:
+        """Read the machines that are due."""
+        now, name = self._store.now(), str(self._target)
+        if now >= await self._sweep_due(now):
             self._swept_at = self._looked_at = now
-            await observe(self._store, self._target, await self._store.live_keys(target))
-        elif now - self._looked_at >= STARTING_EVERY_S and (starting := await self._store.starting_keys(target)):
-            self._looked_at = now
-            await observe(self._store, self._target, starting)
-        else:
-            return
-        await self._let_started(await self._store.starting_keys(target))
+            await self._sweep()
+        elif now >= self._looked_at + self._timings.starting_s:
+            starting = await self._store.machines.starting(name)
+            if starting:
+                self._looked_at = now
+                await self.look_at(starting)
+        starting = await self._store.machines.starting(name)
+        if starting and self._looked_at == now:
+            await self._let_started(starting)
+        due = await self._sweep_due(now)
+        if starting:
+            due = min(due, self._looked_at + self._timings.starting_s)
+        return until_due(due, self._store.now(), at_most=self._timings.sweep_s)
+
+    async def _sweep(self) -> None:
+        live = await self._store.machines.live(str(self._target))
+        await self.look_at(live)
+        self._known = {key: self._known[key] for key in live if key in self._known}
+
+    async def look_at(self, keys: Sequence[PuterKey]) -> None:
+        """Read the machines of these keys in EC2, and update their records."""
+        living = [one for one in await self._records(keys) if one.value.phase in LIVE]
+        # Instances are read by id: EC2 drops the tags of an ended instance before it drops the instance.
+        shown = await self._target.describe([one.value.instance_id for one in living if one.value.instance_id])
+        if living:
+            # As long as a machine is alive, its target must not expire.
+            txn = Txn()
+            self._store.targets.put(txn, str(self._target), self._store.now())
+            self._store.machines.renew(txn, str(self._target), {one.value.namespace for one in living})
+            await self._store.commit(txn)
+        until = self._store.now() + self._timings.reread_s
+        looked_at = await self._confirm.carry_over(living, shown)
+        # The record of a key whose machine has ended is read again next time: it may have the next machine by then.
+        for one in living:
+            self._known.pop(one.value.key, None)
+        self._known |= {one.value.key: (until, one) for one in looked_at if one.value.phase in LIVE}
+
+    async def _records(self, keys: Sequence[PuterKey]) -> list[Versioned[Record]]:
+        """The records of these keys, as they were last read or written."""
+        now = self._store.now()
+        known = {key: one for key, (until, one) in self._known.items() if now < until}
+        unknown = [key for key in keys if key not in known]
+        read = dict(zip(unknown, await self._store.records.read(unknown), strict=True))
+        found = [known.get(key) or read[key].found() for key in keys]
+        return [one for one in found if one is not None]
 
     async def _let_started(self, starting: Sequence[PuterKey]) -> None:
-        """Look less often at those that run and have their address, or, as in a private subnet, will have none."""
-        now, records = self._store.now(), await self._store.records(starting)
-        started = [k for one in records if (k := one.kept) is not None and has_started(k.value, now)]
+        """Read machines less often once they run and have an address, or (in a private subnet) will get none."""
+        now, records = self._store.now(), await self._records(starting)
+        started = [one for one in records if has_started(one.value, now, address_s=self._timings.address_s)]
 
-        def put(txn: Txn, kept: Kept[Record]) -> None:
-            self._store.expect_record(txn, kept.value.key, kept)
-            self._store.put_started(txn, str(self._target), kept.value.key)
+        def put(txn: Txn, one: Versioned[Record]) -> None:
+            self._store.records.expect(txn, one.value.key, one)
+            self._store.machines.put_started(txn, str(self._target), one.value.key)
 
-        await self._store.commit_each(started, put)
+        written = {one.value.key for one in await self._store.commit_each(started, put)}
+        for one in started:
+            if one.value.key not in written:
+                self._known.pop(one.value.key, None)  # it has changed since
 
-    async def _sweep_every_s(self, now: float) -> float:
-        if not await self._store.launch_queues(str(self._target)):
+    async def _sweep_due(self, now: float) -> float:
+        """When all machines are read next: sooner while keys wait for one of them to end."""
+        if not await self._store.launch_queue.namespaces(str(self._target)):
             self._nobody_waited_at = now
-        if now - self._nobody_waited_at < WAITED_FOR_EVERY_S:
-            return self._quiet_s
-        many = await self._store.live_count(str(self._target))
-        return min(self._quiet_s, WAITED_FOR_EVERY_S * max(1.0, many / WAITED_FOR))
+            return self._swept_at + self._quiet_s
+        many = await self._store.machines.live_count(str(self._target))
+        often_s = min(self._quiet_s, self._timings.awaited_s * max(1.0, many / AWAITED))
+        return min(
+            self._swept_at + self._quiet_s,
+            max(self._swept_at + often_s, self._nobody_waited_at + self._timings.awaited_s),
+        )
 
 
-def has_started(record: Record, now: float) -> bool:
-    """Whether nothing of a machine's start is to be waited for any more. Pure."""
+def has_started(record: Record, now: float, *, address_s: float) -> bool:
+    """Whether a machine's start is complete: it runs, and has an address or will get none. Pure."""
     if record.phase is not Phase.RUNNING:
         return False
-    return record.public_ip is not None or now - (record.running_at or now) > ADDRESS_WITHIN_S
-
-
-async def observe(store: WorkerStore, target: Target, keys: Sequence[PuterKey]) -> None:
-    """Look at the machines of these keys."""
-    living = [k for one in await store.records(keys) if (k := one.kept) is not None and k.value.phase in LIVE]
-    # Known ids are requested: the tags of an ended instance fade before itself does.
-    ids = [kept.value.instance_id for kept in living if kept.value.instance_id]
-    shown = await target.describe(ids)
-    if living:
-        # As long as a machine lives, its target is not forgotten.
-        txn = Txn()
-        store.put_target(txn, str(target), store.now())
-        store.renew_sets(txn, str(target), {kept.value.namespace for kept in living})
-        await store.commit(txn)
-    await confirm(store, target, living, shown)
+    return record.public_ip is not None or now - (record.running_at or now) > address_s

@@ -1,4 +1,4 @@
-"""How the keys that wait in launch queues are put together into launches. Pure."""
+"""Groups the keys that wait in launch queues into launches. Pure."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from dataclasses import dataclass, field
 import msgspec
 
 from puter_client.contract.declaration import shared
-from puter_client.contract.duration import format_duration
 from puter_client.contract.key import PuterKey
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_worker.pacer import Budget
-from puter_worker.store.base import Kept
+from puter_worker.stages.batch_window import BatchWindow
+from puter_worker.store.versioned import Versioned
 from puter_worker.turns import take_turns
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the members of one RunInstances call have in common: the call gives all its instances the same.
+    """What the members of one RunInstances call must have in common, because all its instances get the same.
 
     Attributes:
-        namespace: whose machines they are.
-        owner: who requested them.
-        batch_id: the submission that requested them.
-        values: of every spec field that is not declared to be a member's own.
-        spec: of any of the members.
+        namespace: the namespace of their keys.
+        owner: the user who requested them.
+        batch_id: the batch that requested them.
+        values: the values of all spec fields that are not declared as a member's own.
+        spec: the spec of any member.
     """
 
     namespace: str
@@ -43,7 +43,7 @@ class Shape:
 
     @property
     def subnets(self) -> tuple[str, ...]:
-        """The subnets to try, in order; none is the default VPC's."""
+        """The subnets to try, in order; if there are none, the default VPC's are used."""
         return (self.spec.subnet, *self.spec.subnets) if self.spec.subnet else ()
 
     @property
@@ -53,24 +53,24 @@ class Shape:
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """One key on a launch queue, with what it is to be launched from."""
+    """One key in a launch queue, with its record and spec."""
 
-    stored: Kept[Record]
+    stored: Versioned[Record]
     spec: Spec
 
     @property
     def record(self) -> Record:
-        """Its record as read."""
+        """The key's record as it was read."""
         return self.stored.value
 
     @property
     def key(self) -> PuterKey:
-        """Its key."""
+        """The key."""
         return self.record.key
 
     @property
     def shape(self) -> Shape:
-        """What it shares with the others of its launch."""
+        """What the key shares with the other members of its launch."""
         values = (getattr(self.spec, name) for name in shared(type(self.spec)))
         return Shape(
             namespace=self.record.namespace,
@@ -82,16 +82,14 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 Unit = tuple[Waiting, ...]
-IDLE_S = 0.03
-LONGEST_WAIT_S = 0.3
 
 
 def units(waiting: Sequence[Waiting], *, calls_now: int, most: int) -> list[Unit]:
-    """The launches of these keys: one call a key where the calls suffice, else one for each group of a shape.
+    """The launches of these keys: one call for each key if there are enough calls, else one for each group of a shape.
 
-    `calls_now` is how many RunInstances calls may be made at once, `most` how many instances one may launch.
-    Units come in turns of their namespaces, so that a namespace with many does not hold up one with few; whose keys
-    stand first in `waiting` comes first.
+    `calls_now` is how many RunInstances calls may be sent now, `most` how many instances one call may launch.
+    Namespaces take turns, so that one with few keys does not wait for one with many; the namespace of the first key in
+    `waiting` comes first.
     """
     if len(waiting) <= calls_now:
         return in_turns([(w,) for w in waiting])
@@ -108,46 +106,43 @@ def units(waiting: Sequence[Waiting], *, calls_now: int, most: int) -> list[Unit
 
 
 def is_single(spec: Spec) -> bool:
-    """Whether it takes a call of its own.
+    """Whether a machine needs a call of its own.
 
-    Either no other may read its user data, or nobody could tell it from them: all Spot instances of a call have launch
-    index 0.
+    It does if no other machine may read its user data, and if it is a Spot instance: all Spot instances of one call
+    have launch index 0, so they could not be told apart.
     """
     return spec.alone or spec.spot
 
 
 def in_turns(of: Iterable[Unit]) -> list[Unit]:
-    """Units ordered so that namespaces take turns."""
+    """The units, ordered so that namespaces take turns."""
     return take_turns(of, lambda unit: unit[0].record.namespace)
 
 
-def is_ready(waiting: Sequence[Waiting], since: Mapping[str, float], now: float, *, most: int) -> bool:
-    """Whether the keys of one launch queue are launched now.
+def wait_s(waiting: Sequence[Waiting], since: Mapping[str, float], now: float, window: BatchWindow) -> float:
+    """How long the keys of one launch queue wait for more keys; 0: they are launched now.
 
-    They are if they fill a group, if somebody has waited for 0.3 s, or if nobody came for 30 ms and the batches of
-    those who wait are complete: a batch that is still coming in is worth the wait, for each launch costs a call
-    whose budget is two a second.
+    They are launched if they fill a group, if one has waited for the window's longest time, or if no key was added for
+    its idle time and the batches of all waiting keys are complete. It is worth waiting for the rest of a batch: each
+    launch costs a call, and EC2 allows two calls a second.
     """
-    if not waiting:
-        return False
-    times = [since[w.record.tag] for w in waiting]
-    if len(waiting) >= most or now - min(times) >= LONGEST_WAIT_S:
-        return True
-    expected = sum({w.record.batch_id: w.record.batch_size or 1 for w in waiting}.values())
-    return now - max(times) >= IDLE_S and len(waiting) >= expected
+    expected = sum({one.record.batch_id: one.record.batch_size or 1 for one in waiting}.values())
+    complete = len(waiting) >= expected
+    times = [since[one.record.tag] for one in waiting]
+    return (window if complete else window.without_idle()).wait_s(times, now)
 
 
 class Calls:
-    """Counts the calls that launch keys, as they wait one behind the other: those of a shape share theirs."""
+    """Counts the calls that are needed to launch keys in their order; keys of one shape share calls."""
 
     def __init__(self, most: int) -> None:
-        """`most`: instances that one call may launch."""
+        """`most`: the largest number of instances that one call may launch."""
         self._most = most
         self._begun = 0
-        self._of: dict[Shape, tuple[int, int]] = {}  # which call, and for how many keys yet
+        self._of: dict[Shape, tuple[int, int]] = {}  # number of the latest call, and how many keys it has so far
 
     def until(self, w: Waiting) -> int:
-        """With how many calls this key is launched, too."""
+        """How many calls are needed until this key is launched."""
         if is_single(w.spec):
             self._begun += 1
             return self._begun
@@ -160,13 +155,13 @@ class Calls:
 
 
 def estimate_s(budget: Budget, *, machines: int, calls: int) -> float:
-    """In how many seconds so many machines can have been launched with so many calls, within a budget."""
+    """In how many seconds so many machines can be launched with so many calls, within a budget."""
     by_calls = (calls - budget.calls) / budget.calls_rate
     by_machines = (machines - budget.machines) / budget.machines_rate
     return max(0.0, by_calls, by_machines)
 
 
-def about(seconds: float) -> str:
-    """An estimate as it is told: rounded up, so coarsely that it need not be told anew all the time."""
+def rounded_up(seconds: float) -> int:
+    """An estimate, rounded up so coarsely that records need not be written for every small change."""
     step = 5 if seconds < 60 else 30 if seconds < 600 else 300
-    return format_duration(max(1, -(-seconds // step)) * step)
+    return int(max(1, -(-seconds // step)) * step)

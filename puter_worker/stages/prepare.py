@@ -1,6 +1,6 @@
-"""From the keys of one launch to the very arguments of its RunInstances call, frozen before it is sent.
+"""Composes, from the keys of one launch, the exact arguments of its RunInstances call, frozen before it is sent.
 
-What it asks of EC2 (image, key pair, security group) is the same whoever asks, and may be asked twice.
+The image, key pair and security group that it reads or makes in EC2 are the same for every worker, so it may run twice.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import msgspec
 
 from puter_client.contract.spec import DEFAULT_GROUP_NAME, Spec
 from puter_worker.ec2 import tags
-from puter_worker.ec2.arguments import Launch, run_arguments
+from puter_worker.ec2.arguments import RunCall, run_arguments
 from puter_worker.ec2.userdata import Boot, Machine, compose
-from puter_worker.stages.backoffs import Place, capacity_name, quota_name
 from puter_worker.stages.plan import Unit, Waiting
-from puter_worker.store.intent import Intent, Member
+from puter_worker.store.intent import Intent, IntentMember, Place
 from puter_worker.target import Target
 
 _json = msgspec.json.Encoder(order="deterministic")
@@ -26,9 +25,9 @@ class Prepared(msgspec.Struct, frozen=True):
     """A launch that is ready to be stored.
 
     Attributes:
-        intent: what will be sent.
-        notices: what its owners should know, in plain words.
-        private_key_path: where this host keeps the key that EC2 made, if it did.
+        intent: the intent to send.
+        notices: what the owners of its machines should know, in plain words.
+        private_key_path: where this host keeps the private key, if EC2 made the key pair for it.
     """
 
     intent: Intent
@@ -40,8 +39,8 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
     """The intent that launches a unit in a place.
 
     Raises:
-        Ec2Error: image, key pair, subnet or group cannot be had as asked.
-        UserDataTooLarge, ManifestTooLarge: of a group, to be launched in smaller ones; of a single key, final.
+        StageError: the image, key pair, subnet or group is not available as requested.
+        UserDataTooLarge, ManifestTooLarge: a group must be launched in smaller groups; for a single key it is final.
     """
     spec = unit[0].spec
     image = await target.image(ami=spec.ami, os=spec.os, instance_type=place.instance_type)
@@ -55,7 +54,7 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
     )
     intent_id = secrets.token_hex(8)
     single = unit[0] if len(unit) == 1 else None
-    launch = Launch(
+    launch = RunCall(
         spec=spec,
         image=image,
         instance_type=place.instance_type,
@@ -73,9 +72,9 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
         intent_id=intent_id,
         target=str(target),
         namespace=unit[0].record.namespace,
-        members=tuple(Member(w.record.tag, w.record.request_number, w.record.generation) for w in unit),
-        capacity=capacity_name(place),
-        quota=quota_name(place.instance_type, spot=spec.spot),
+        members=tuple(IntentMember(w.record.tag, w.record.request_number, w.record.generation) for w in unit),
+        place=place,
+        spot=spec.spot,
         arguments=msgspec.Raw(_json.encode(run_arguments(launch))),
         made_at=now,
     )
@@ -117,7 +116,7 @@ def _user_data(unit: Unit, spec: Spec) -> bytes:
 
 
 def _token(target: Target, waiting: Waiting) -> str:
-    """A ClientToken that is the same for every launch of this generation and attempt, on whatever Redis.
+    """A ClientToken that is the same for every launch of this generation and attempt, even if Redis loses its data.
 
     At most 64 ASCII characters (EC2's user guide, "Ensuring idempotency").
     """

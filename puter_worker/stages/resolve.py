@@ -1,10 +1,10 @@
-"""resolve: looks keys up in EC2, many with one call: is the machine there already? A loop of the target's leader.
+"""resolve: looks up in EC2, many keys with one call, whether machines exist. A stage of the target's leader.
 
-May run twice: every new key is decided in a transaction that rests on its record, and is taken off the list in it;
-killed before, the key comes up again when its claim runs out. A living one is taken off when its parked requests are
-settled; one that is parked in that moment is seen to when its stage is run again. An empty look-up means unknown,
-not absent: what protects against a second launch is the record, its intent, the intent's tag and its token, never
-this look-up.
+May run twice: one transaction decides a new key and removes it from the look-ups, with its record's revision as a
+guard. If the worker is killed before it, the key is due again when its claim ends. A key with a living machine is
+removed after its parked requests are decided; a request that is parked at that moment is decided when the key's job
+runs again. An empty look-up means unknown, not absent: the record, its intent, the intent's tag and its token protect
+against a second launch, never this look-up.
 """
 
 from __future__ import annotations
@@ -15,217 +15,226 @@ from contextlib import suppress
 
 import structlog
 
+from puter_client.contract import transitions
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import PuterKey
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import LIVE, Phase
-from puter_client.contract.record import Record
+from puter_client.contract.record import EventKind, Record
 from puter_client.contract.request import UpRequest
 from puter_client.contract.spec import Spec
-from puter_worker.ec2.errors import Ec2Error
 from puter_worker.ec2.instances import TAGS_A_CALL, Instance
-from puter_worker.ec2.tags import LABELLED, key_of
-from puter_worker.stages import ensure, intake
-from puter_worker.stages.confirm import confirm, put_adopted
-from puter_worker.stages.facts import ALIVE, DEAD, choose
-from puter_worker.stages.settle import adopted
-from puter_worker.stages.waiting import reason_after
-from puter_worker.store.base import Kept, Stored
-from puter_worker.store.machines import Admission
+from puter_worker.ec2.tags import is_labelled
+from puter_worker.errors import StageError, reason_after
+from puter_worker.stages import ensure
+from puter_worker.stages.batch_window import BatchWindow
+from puter_worker.stages.confirm import Confirm, put_adopted
+from puter_worker.stages.decide import adopted
+from puter_worker.stages.draft import decide_parked, decode_request
+from puter_worker.stages.facts import ALIVE, DEAD, choose, generation_of
+from puter_worker.stages.stage import Stage
+from puter_worker.store import wakeups
+from puter_worker.store.ingress import IngressRule
+from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
-from puter_worker.store.workerstore import WorkerStore
+from puter_worker.store.versioned import Versioned
 from puter_worker.target import Target
+from puter_worker.timings import Timings
 
 _log = structlog.get_logger("puter.resolve")
-# A few calls' worth: what comes meanwhile waits for the end of it.
+# As many keys as two calls take; keys that come meanwhile wait until these are done.
 AT_ONCE = 2 * TAGS_A_CALL
-CLAIM_S = 12.0  # what a dead leader had claimed is another's within 15 s, its lease included
-LOOK_EVERY_S = 0.025
-# Look-ups that are not full begin at least so long apart: each costs a token however few keys it is for.
-APART_S = 0.2
-# A batch that is still coming in is worth the wait; so long after its latest key it is no longer.
-IDLE_S = 0.1
-LONGEST_WAIT_S = 1.0
-SETTLE_AT_ONCE = 20
-AGAIN_S = 2.0
-# For so long EC2 may still show a machine that the record knows to have ended.
-STALE_VIEW_S = 60.0
+DECIDE_AT_ONCE = 20
 
 
-class Resolver:
-    """The resolve stage of one target, as one leader runs it: no namespace's look-ups wait for another's."""
+class Resolve(Stage):
+    """Looks up the keys of one target; namespaces do not wait for each other's look-ups."""
 
-    def __init__(self, store: WorkerStore, target: Target) -> None:
+    name = "resolve"
+
+    def __init__(self, store: Store, target: Target, timings: Timings) -> None:
+        super().__init__()
+        self.topics = frozenset({wakeups.look_ups(str(target))})
         self._store = store
         self._target = target
+        self._timings = timings
+        self._window = BatchWindow(timings.look_up_idle_s, timings.look_up_longest_s, TAGS_A_CALL)
+        self._confirm = Confirm(store, target, timings)
         self._at_work: dict[str, asyncio.Task[None]] = {}
+        self._not_before: dict[str, float] = {}
 
-    async def turn(self) -> float:
-        """Begin with namespaces that nobody is at; after how long to look again. Raises what a look-up has raised."""
+    async def run_once(self) -> float:
+        """Begin look-ups for namespaces without a running one. Raises the error of a look-up that has failed."""
         for namespace, task in list(self._at_work.items()):
             if task.done():
                 del self._at_work[namespace]
                 task.result()
-        for namespace in await self._store.looking(str(self._target)):
-            if namespace not in self._at_work:
-                self._at_work[namespace] = asyncio.create_task(self._look_up(namespace))
-        return LOOK_EVERY_S
+        now, pause_s = self._store.now(), self._timings.sweep_s
+        for namespace, due in (await self._store.look_ups.namespaces(str(self._target))).items():
+            if namespace in self._at_work:
+                continue  # the end of its look-up wakes this stage
+            wait_s = max(due, self._not_before.get(namespace, 0.0)) - now
+            if wait_s <= 0:
+                wait_s = await self._begin(namespace, now)
+            pause_s = min(pause_s, wait_s)
+        self._not_before = {namespace: at for namespace, at in self._not_before.items() if at > now}
+        return pause_s
 
-    async def _look_up(self, namespace: str) -> None:
-        if await resolve(self._store, self._target, namespace):
-            await asyncio.sleep(APART_S)
+    async def _begin(self, namespace: str, now: float) -> float:
+        """Look up a namespace's due keys, unless they wait for more; returns the seconds until the next look."""
+        since = await self._store.look_ups.due(str(self._target), namespace, now, AT_ONCE)
+        keys = [PuterKey(namespace, tag) for tag in since]
+        full = len(keys) // TAGS_A_CALL * TAGS_A_CALL
+        if full < len(keys):
+            wait_s = self._window.wait_s(list(since.values())[full:], now)
+            if wait_s > 0 and not await self._none_is_missing(keys):
+                keys = keys[:full]
+                if not keys:
+                    return wait_s
+            else:
+                # Each call costs a token, however few keys it is for: calls that are not full keep a distance.
+                self._not_before[namespace] = now + self._timings.look_up_apart_s
+        if not keys:
+            return self._timings.sweep_s
+        task = self._at_work[namespace] = asyncio.create_task(self.look_up(namespace, keys))
+        task.add_done_callback(lambda _: self.wake())
+        return self._timings.sweep_s
+
+    async def _none_is_missing(self, keys: Sequence[PuterKey]) -> bool:
+        # The last key alone usually shows that more keys are to come.
+        records = self._store.records
+        latest = [one.value for one in await records.read(keys[-1:])]
+        if not all_there(latest, among=len(keys)):
+            return False
+        return all_there([one.value for one in await records.read(keys)], among=len(keys))
 
     async def drain(self) -> None:
-        """Wait until what is claimed is looked up."""
+        """Wait until the claimed keys are looked up."""
         if self._at_work:
             await asyncio.wait(self._at_work.values())
 
+    async def look_up(self, namespace: str, keys: Sequence[PuterKey]) -> None:
+        """Look up these keys of a namespace, which are due, and decide about each."""
+        until = self._store.now() + self._timings.look_up_claim_s
+        items = self._store.look_ups.of(str(self._target), namespace)
+        await items.claim_these([key.tag for key in keys], until)
+        stored = await self._store.records.read(keys)
+        found = [current for one in stored if (current := one.found()) is not None]
+        new = [
+            one for one in found if one.value.phase in (Phase.RESOLVING, Phase.LAUNCHING) and one.value.intent is None
+        ]
+        live = [one for one in found if one.value.phase in LIVE]
+        moved_on = set(keys) - {one.value.key for one in (*new, *live)}
+        for key, as_read in zip(keys, stored, strict=True):
+            if key in moved_on:
+                await decide_parked(self._store, key)
+                txn = Txn()
+                self._store.records.expect(txn, key, as_read)
+                self._store.look_ups.remove(txn, str(self._target), key)
+                await self._store.commit(txn)
+        await asyncio.gather(self._resolve_new(namespace, new), self._confirm_live(live))
 
-async def resolve(store: WorkerStore, target: Target, namespace: str) -> bool:
-    """Look up keys of a namespace that are due, up to AT_ONCE; whether a call was made that was not full."""
-    now = store.now()
-    since = await store.look_ups(str(target), namespace, now, AT_ONCE)
-    keys = [PuterKey(namespace, tag) for tag in since]
-    full = len(keys) // TAGS_A_CALL * TAGS_A_CALL
-    part = full < len(keys) and (waited_enough(since.values(), now) or await _none_is_missing(store, keys))
-    if keys := keys if part else keys[:full]:
-        await store.claim_look_ups(str(target), keys, now + CLAIM_S)
-        await _look_up(store, target, namespace, keys)
-    return part
+    async def _resolve_new(self, namespace: str, new: Sequence[Versioned[Record]]) -> None:
+        if not new:
+            return
+        try:
+            found = await self._target.look_up(namespace, [one.value.tag for one in new])
+        except StageError as error:
+            for one in new:
+                await ensure.refused(self._store, one, error)
+            return
+        specs = await self._store.records.specs([one.value.key for one in new])
+        look_ups = [(one, spec, choose(found[one.value.tag])) for one, spec in zip(new, specs, strict=True)]
+        # A key that has moved on meanwhile is left as it is.
+        await self._store.commit_each(look_ups, lambda txn, look_up: self._decide(txn, *look_up))
+
+    def _decide(self, txn: Txn, current: Versioned[Record], spec: Spec | None, instance: Instance | None) -> None:
+        """Adopt the machine if it exists, or put the key into the launch queue."""
+        record = current.value
+        if instance is not None and instance.state not in DEAD:
+            if self._is_stale_view(record, instance):
+                reason = f"EC2 still shows {instance.instance_id}, which has ended; looking again"
+                now = self._store.now()
+                self._store.records.put(txn, current, transitions.waiting(record, reason, now))
+                self._store.look_ups.add(txn, str(self._target), record.key, now + self._timings.look_up_again_s)
+                return
+            self._adopt(txn, current, spec, instance)
+        else:
+            self._queue(txn, current, instance)
+        self._store.look_ups.remove(txn, str(self._target), record.key)
+
+    def _is_stale_view(self, record: Record, instance: Instance) -> bool:
+        """Whether EC2 still shows an earlier generation as alive that has ended according to the record."""
+        young = self._store.now() - record.created_at < self._timings.stale_view_s
+        return generation_of(instance) < record.generation and instance.state in ALIVE and young
+
+    def _adopt(self, txn: Txn, current: Versioned[Record], spec: Spec | None, instance: Instance) -> None:
+        record, now = current.value, self._store.now()
+        of_it = record.replace(generation=generation_of(instance), labelled=is_labelled(instance.tags))
+        adoption = adopted(of_it, spec, instance, self._target.target_id, now, self._timings)
+        put_adopted(self._store, txn, current, adoption, tells=True)
+        if adoption.record.phase in LIVE:
+            cidrs = spec.ssh_from if spec else ()
+            rule = IngressRule(record.namespace, record.tag, cidrs, instance.vpc_id, instance.group_ids)
+            self._store.ingress.add(txn, rule, now)
+
+    def _queue(self, txn: Txn, current: Versioned[Record], ended: Instance | None) -> None:
+        record, now, target_id = current.value, self._store.now(), self._target.target_id
+        # The tags of ended machines show how far generations have got, if Redis has forgotten it.
+        following = max(record.generation, generation_of(ended) + 1) if ended else record.generation
+        queued = transitions.queued_for_launch(
+            record, now, generation=following, account_id=target_id.account, region=target_id.region
+        )
+        self._store.records.put(txn, current, queued, event=EventKind.LAUNCH_AWAITED)
+        self._store.launch_queue.add(txn, str(self._target), record.key, now)
+        if following != record.generation and record.batch_id:
+            row = BatchRow(outcome=Outcome.CREATED, generation=following, request_number=record.request_number)
+            self._store.batches.put_row(txn, record.key, record.batch_id, row)
+
+    async def _confirm_live(self, live: Sequence[Versioned[Record]]) -> None:
+        """Update old records by the ids of their instances, and decide the requests that are parked for this."""
+        ids = [one.value.instance_id for one in live if one.value.instance_id]
+        try:
+            shown = await self._target.describe(ids)
+        except StageError as error:
+            # The requests stay parked: nothing is launched because of an old record.
+            _log.warning("records.unconfirmed", target=str(self._target), count=len(live), code=error.code)
+            for one in live:
+                await self._tell_parked(one.value.key, f"{one.value.instance_id}: {reason_after(error)}")
+            return
+        await self._confirm.carry_over(live, shown)
+        at_once = asyncio.Semaphore(DECIDE_AT_ONCE)
+
+        async def decide_one(key: PuterKey) -> None:
+            async with at_once:
+                await decide_parked(self._store, key)
+                txn = Txn()
+                self._store.look_ups.remove(txn, str(self._target), key)
+                await self._store.commit(txn)
+
+        await asyncio.gather(*(decide_one(one.value.key) for one in live))
+
+    async def _tell_parked(self, key: PuterKey, why: str) -> None:
+        """Write into the batches of a key's parked requests what they wait for, and look the key up again later."""
+        txn = Txn()
+        for raw in (await self._store.requests.parked(key))[0]:
+            with suppress(InvalidInput):
+                request = decode_request(raw)
+                if isinstance(request, UpRequest):
+                    self._store.batches.put_row(txn, key, request.batch, BatchRow(message=why))
+        self._store.look_ups.remove(txn, str(self._target), key)
+        self._store.restarts.reschedule(txn, key, self._store.now() + self._timings.after_credentials_error_s)
+        await self._store.commit(txn)
 
 
-def waited_enough(since: Iterable[float], now: float) -> bool:
-    """Whether keys that are due since these times wait no longer for others to come. Pure."""
-    times = list(since)
-    return now - max(times) >= IDLE_S or now - min(times) >= LONGEST_WAIT_S
+def all_there(records: Iterable[Record | None], *, among: int) -> bool:
+    """Whether `among` keys are all keys of the batches of these records, so that no more will come. Pure.
 
-
-async def _none_is_missing(store: WorkerStore, keys: Sequence[PuterKey]) -> bool:
-    # The last one alone most often tells that others are to come.
-    latest = await store.records(keys[-1:])
-    return all_there(latest, among=len(keys)) and all_there(await store.records(keys), among=len(keys))
-
-
-def all_there(stored: Iterable[Stored[Record]], *, among: int) -> bool:
-    """Whether the batches of these keys, which are among so many, have no others that may still come. Pure.
-
-    Of those that live nobody knows how many are still to be confirmed.
+    Keys with living machines do not count: it is not known how many of them are still to be confirmed.
     """
     expected: dict[str | None, int] = {}
-    for record in (one.value for one in stored):
+    for record in records:
         if record is not None and record.phase not in LIVE:
             expected[record.batch_id] = record.batch_size or 1
     return bool(expected) and among >= sum(expected.values())
-
-
-async def _look_up(store: WorkerStore, target: Target, namespace: str, keys: Sequence[PuterKey]) -> None:
-    stored = await store.records(keys)
-    kept = [k for one in stored if (k := one.kept) is not None]
-    new = [k for k in kept if k.value.phase in (Phase.RESOLVING, Phase.LAUNCHING) and k.value.intent is None]
-    live = [k for k in kept if k.value.phase in LIVE]
-    moved_on = set(keys) - {k.value.key for k in (*new, *live)}
-    for key, as_read in zip(keys, stored, strict=True):
-        if key in moved_on:
-            await intake.settle_parked(store, key)
-            txn = Txn()
-            store.expect_record(txn, key, as_read)
-            store.put_off_look_up(txn, key, str(target))
-            await store.commit(txn)
-    await asyncio.gather(_resolve_new(store, target, namespace, new), _confirm_live(store, target, live))
-
-
-async def _resolve_new(store: WorkerStore, target: Target, namespace: str, new: Sequence[Kept[Record]]) -> None:
-    if not new:
-        return
-    try:
-        found = await target.look_up(namespace, [kept.value.tag for kept in new])
-    except Ec2Error as error:
-        for kept in new:
-            await ensure.refused(store, kept, error)
-        return
-    specs = await store.specs([kept.value.key for kept in new])
-    look_ups = [(kept, spec, choose(found[kept.value.tag])) for kept, spec in zip(new, specs, strict=True)]
-    # What has moved on meanwhile is left to whoever moved it.
-    await store.commit_each(look_ups, lambda txn, one: _decide(store, txn, target, *one))
-
-
-def _decide(
-    store: WorkerStore, txn: Txn, target: Target, kept: Kept[Record], spec: Spec | None, instance: Instance | None
-) -> None:
-    """Adopt what is there, or put the key in the launch queue."""
-    record, now = kept.value, store.now()
-    name = key_of(instance.tags, instance.ami_launch_index) if instance else None
-    generation = name[1] if name else 1
-    if instance is not None and instance.state not in DEAD:
-        if generation < record.generation and instance.state in ALIVE and now - record.created_at < STALE_VIEW_S:
-            waiting = record.replace(reason=f"EC2 still shows {instance.instance_id}, which has ended; looking again")
-            store.put_record(txn, kept, waiting)
-            store.put_on_look_up(txn, record.key, str(target), now + AGAIN_S)
-            return
-        of_it = record.replace(generation=generation, labelled=instance.tags.get(LABELLED) == "yes")
-        adoption = adopted(of_it, spec, instance, target.target_id, now)
-        put_adopted(store, txn, kept, adoption, tells=True)
-        if adoption.record.phase in LIVE:
-            cidrs = spec.ssh_from if spec else ()
-            door = Admission(record.namespace, record.tag, cidrs, instance.vpc_id, instance.group_ids)
-            store.put_admission(txn, door, now)
-    else:
-        # Tags of the dead tell how far generations have got, should Redis have forgotten it.
-        following = max(record.generation, generation + 1) if instance else record.generation
-        waiting = record.replace(
-            phase=Phase.LAUNCHING,
-            generation=following,
-            account_id=target.target_id.account,
-            region=target.target_id.region,
-            reason="waiting for its launch",
-            changed_at=now,
-        )
-        store.put_record(txn, kept, waiting, event="launch.awaited")
-        store.put_on_launch_queue(txn, waiting.key, str(target), now)
-        if following != record.generation:
-            _tell(store, txn, record, Outcome.CREATED, following)
-    store.put_off_look_up(txn, record.key, str(target))
-
-
-def _tell(store: WorkerStore, txn: Txn, record: Record, outcome: Outcome, generation: int) -> None:
-    if record.batch_id:
-        row = BatchRow(outcome=outcome, generation=generation, request_number=record.request_number)
-        store.put_row(txn, record.key, record.batch_id, row)
-
-
-async def _confirm_live(store: WorkerStore, target: Target, live: Sequence[Kept[Record]]) -> None:
-    """Bring old records up to date by the ids of their instances, and decide the requests that wait for it."""
-    ids = [kept.value.instance_id for kept in live if kept.value.instance_id]
-    try:
-        shown = await target.describe(ids)
-    except Ec2Error as error:
-        # The requests wait with what is known; nothing is launched on an old record.
-        _log.warning("records.unconfirmed", target=str(target), count=len(live), code=error.code)
-        for kept in live:
-            await _tell_parked(store, target, kept.value.key, f"{kept.value.instance_id}: {reason_after(error)}")
-        return
-    await confirm(store, target, live, shown)
-    at_once = asyncio.Semaphore(SETTLE_AT_ONCE)
-
-    async def settle(key: PuterKey) -> None:
-        async with at_once:
-            await intake.settle_parked(store, key)
-            txn = Txn()
-            store.put_off_look_up(txn, key, str(target))
-            await store.commit(txn)
-
-    await asyncio.gather(*(settle(kept.value.key) for kept in live))
-
-
-async def _tell_parked(store: WorkerStore, target: Target, key: PuterKey, why: str) -> None:
-    """Say in the batches of a key's parked requests what they wait for, and look again."""
-    txn = Txn()
-    for raw in (await store.parked(key))[0]:
-        with suppress(InvalidInput):
-            request = intake.decode_request(raw)
-            if isinstance(request, UpRequest):
-                store.put_row(txn, key, request.batch, BatchRow(message=why))
-    store.put_off_look_up(txn, key, str(target))
-    store.look_again(txn, key, store.now() + ensure.CREDENTIALS_AGAIN_S)
-    await store.commit(txn)

@@ -1,10 +1,10 @@
-"""The second half of launch: an intent is sent, its end found out, and its members told; by whoever holds its lease.
+"""The second part of launch: the worker that holds an intent's lease sends it, and handles its outcome.
 
-May run twice: what is sent is what is stored, under one ClientToken, so EC2 launches it once; members are told in
-transactions that rest on their records still naming the intent. Killed anywhere, the intent stays open, marked
-doubtful before anything was sent, and its lease runs out: `replay` first looks in EC2 for what bears its tag, and only
-if nothing does sends the same bytes again. EC2 may not show yet what is there: what a look-up misses is looked for a
-second time, at least 30 s later, before its keys are given back to the launch queue.
+May run twice: the stored bytes are sent, under one ClientToken, so EC2 launches them once; and the outcome is written
+only into records that still name the intent. May be killed anywhere: the intent stays open, was marked doubtful before
+anything was sent, and its lease ends. Then `replay` first looks in EC2 for instances with its tag, and sends the same
+bytes again only if there are none. EC2 may not show an instance yet: what a look-up misses is looked for a second time,
+at least 30 s later, before its keys are put back into the launch queue.
 """
 
 from __future__ import annotations
@@ -18,240 +18,276 @@ import msgspec
 import structlog
 
 from puter_worker.ec2 import instances as ec2
-from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.instances import Instance
-from puter_worker.stages.backoffs import after_no_capacity, after_quota, quota_reached, with_doubt
+from puter_worker.errors import Handling, StageError, is_final, reason_after
+from puter_worker.rates import RUN_INSTANCES
+from puter_worker.stages.backoffs import (
+    after_no_capacity,
+    after_quota,
+    capacity_name,
+    quota_family,
+    quota_name,
+    quota_reached,
+    with_doubt,
+)
 from puter_worker.stages.facts import DEAD, choose, generation_of
-from puter_worker.stages.members import fail, give_back, made_anew, put_off, tell
-from puter_worker.stages.waiting import is_final, reason_after
+from puter_worker.stages.members import Members
 from puter_worker.store.backoff import Backoff
-from puter_worker.store.base import Kept
 from puter_worker.store.intent import Intent
+from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
-from puter_worker.store.workerstore import WorkerStore
+from puter_worker.store.versioned import Versioned
 from puter_worker.target import Target
 from puter_worker.tasks import cancel_all
+from puter_worker.timings import Timings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 _log = structlog.get_logger("puter.launch")
-LEASE_S = 10.0
-RENEW_S = 3.0
-# EC2 gives no bound for how long a new instance may stay unseen; in practice seconds.
-SECOND_LOOK_AFTER_S = 30.0
-# Past this nobody can say what EC2 still remembers of a token.
-SAFE_TO_REPEAT_S = 900.0
-RETRY_S = 2.0  # and twice as long after each further send
-LONGEST_RETRY_S = 60.0
-# What a launch was prepared with is remembered for minutes; somebody may have deleted it.
+# The image, key pair and group of a launch are cached for minutes; a user may have deleted one meanwhile.
 GONE = frozenset({"InvalidKeyPair.NotFound", "InvalidGroup.NotFound", "InvalidAMIID.NotFound"})
 MOST_MADE_ANEW = 3
-CREDENTIALS_S = 5.0
 _HAS_ENDED = "an earlier machine of this name has ended; launching the next"
 
 
-async def send(
-    store: WorkerStore, target: Target, kept: Kept[Intent], *, leased_until: float, first: bool = True
-) -> None:
-    """Send a durable intent and tell its members what came of it.
+class Sender:
+    """Sends the intents of one target, and takes up those whose lease has ended."""
 
-    `leased_until`: when its lease, as this worker took it, runs out. `first`: this send is known to be the only one,
-    so a refusal means that nothing was launched.
-    """
-    intent = kept.value
-    if store.now() > leased_until:
-        # This process has stood still: whoever took the intent up may be about to conclude that nothing was launched.
-        return
-    async with _held(store, intent):
+    def __init__(self, store: Store, target: Target, timings: Timings) -> None:
+        self._store = store
+        self._target = target
+        self._timings = timings
+        self._members = Members(store, target, timings)
+
+    async def send(self, current: Versioned[Intent], *, leased_until: float, first: bool = True) -> None:
+        """Send a durable intent, and write the outcome into its members' records.
+
+        `leased_until`: when the lease that this worker took ends. `first`: this send is known to be the only one, so
+        a refusal means that nothing was launched.
+        """
+        intent = current.value
+        if self._store.now() > leased_until:
+            # This process was suspended: a worker that has taken the intent up may be about to conclude that nothing
+            # was launched.
+            return
+        async with self._held(intent):
+            try:
+                with structlog.contextvars.bound_contextvars(namespace=intent.namespace, intent=intent.intent_id):
+                    launched, request_id = await ec2.run_instances(self._target.caller, _arguments(intent))
+            except StageError as error:
+                await self._after_error(current, error, first=first)
+                return
+            found = by_member(intent, launched)
+            if first and found and all(instance.state in DEAD for instance in found.values()):
+                # The token was used before, by an intent that Redis has forgotten.
+                await self._members.queued_after(current, found, _HAS_ENDED)
+                return
+            await self._members.launched(intent, found, request_id=request_id)
+
+    async def replay(self, current: Versioned[Intent]) -> None:
+        """Take up an open intent whose lease has ended: find out its outcome, and continue from there."""
+        intent = current.value
+        now, txn = self._store.now(), Txn()
+        current = self._store.intents.put(txn, current, intent, lease_until=now + self._timings.intent_lease_s)
+        if await self._store.commit(txn):
+            return  # another worker has taken it up
+        _log.info("intent.taken_up", intent=intent.intent_id, members=len(intent.members), doubtful=intent.doubtful)
+        if intent.token_known:
+            await self._adopt_by_key(current)
+            return
+        async with self._held(intent):
+            try:
+                found = by_member(intent, await self._look_up(intent)) if intent.doubtful else {}
+            except StageError as error:
+                await self._delayed(current, intent, error)
+                return
+        if len(found) == len(intent.members):
+            await self._members.launched(intent, found)
+        elif found or intent.refused or now - intent.made_at > self._timings.safe_to_repeat_s:
+            await self._missed(current, found)
+        else:
+            await self._send_again(current)
+
+    async def _send_again(self, current: Versioned[Intent]) -> None:
+        intent, lease_s = current.value, self._timings.intent_lease_s
+        # The tokens for its machines were taken when it was first sent.
+        wait_s = await self._target.pacer.take_now(RUN_INSTANCES)
+        if wait_s > 0:
+            await self._store.intents.renew(intent, self._store.now() + wait_s)
+            return
+        txn, again = Txn(), intent.replace(doubtful=True, sends=intent.sends + 1)
+        leased_until = self._store.now() + lease_s
+        current = self._store.intents.put(txn, current, again, lease_until=leased_until)
+        broken, why = await self._store.commit_durably(txn)
+        if broken:
+            return
+        if why is not None:
+            reason = f"{why}; launches wait until this works"
+            await self._members.delayed(current, again, reason, self._timings.after_credentials_error_s)
+            return
+        await self.send(current, leased_until=leased_until, first=not intent.doubtful)
+
+    async def _after_error(self, current: Versioned[Intent], error: StageError, *, first: bool) -> None:
+        intent = current.value
+        # An error that is not doubtful means that this send had no effect; it says nothing about an earlier send.
+        certain = first and not error.doubtful
+        open_still = intent.replace(doubtful=not certain)
+        if error.code in GONE:
+            self._target.forget()  # a cached resource was deleted: it is read or made again
+        match error.handling:
+            case Handling.AGAIN | Handling.THROTTLED | Handling.DOUBTFUL:
+                # A refused launch of many machines costs as many tokens as one that succeeds.
+                pause_s = min(self._timings.send_again_longest_s, self._timings.send_again_s * 2**intent.sends)
+                await self._delayed(current, open_still, error, pause_s)
+            case Handling.CREDENTIALS:
+                await self._delayed(current, open_still, error, self._timings.after_credentials_error_s)
+            case Handling.IDEMPOTENT_MISMATCH:
+                known = intent.replace(doubtful=True, token_known=True)
+                await self._adopt_by_key(Versioned(known, current.rev))
+            case Handling.IDEMPOTENT_TERMINATED:
+                await self._after_its_end(current, certain=certain)
+            case _ if not certain:
+                await self._delayed(current, intent.replace(refused=error.code), error)
+            case _:
+                await self._after_refusal(current, error)
+
+    async def _after_refusal(self, current: Versioned[Intent], error: StageError) -> None:
+        """Handle a refusal after which it is certain that EC2 has launched nothing."""
+        intent, now = current.value, self._store.now()
+        if error.code in GONE and await self._members.made_anew(intent) < MOST_MADE_ANEW:
+            await self._members.queued_again(current, reason_after(error), error=error, anew=True)
+        elif is_final(error):
+            await self._members.failed(current, error)
+        elif error.handling is Handling.OTHER_ZONE:
+            why = f"no capacity for {intent.place} ({error.code})"
+            backoffs = await self._no_capacity(intent, why)
+            await self._members.queued_again(current, f"{why}, trying elsewhere", error=error, backoffs=backoffs)
+        elif error.handling in (Handling.QUOTA, Handling.SPLIT):
+            type_ = intent.place.instance_type
+            why, name = (
+                quota_reached(error.code, quota_family(type_, spot=intent.spot)),
+                quota_name(type_, spot=intent.spot),
+            )
+            before = (await self._store.backoffs.read(intent.target)).get(name)
+            backoff = after_quota(before, len(intent.members), now, why, self._timings)
+            await self._members.queued_again(current, why, error=error, backoffs={name: backoff})
+        else:
+            pause_s = self._timings.send_again_s
+            await self._members.queued_again(current, reason_after(error), pause_s=pause_s, error=error)
+
+    async def _delayed(
+        self, current: Versioned[Intent], intent: Intent, error: StageError, pause_s: float | None = None
+    ) -> None:
+        pause_s = self._timings.send_again_s if pause_s is None else pause_s
+        await self._members.delayed(current, intent, reason_after(error), pause_s, error=error)
+
+    async def _no_capacity(self, intent: Intent, why: str) -> dict[str, Backoff]:
+        """The backoffs that follow from a refusal for capacity, by name."""
+        before, now = await self._store.backoffs.read(intent.target), self._store.now()
+        name = capacity_name(intent.place)
+        taught = {name: after_no_capacity(before.get(name), now, why, self._timings)}
+        if intent.place.zone is None and intent.place.subnet is None:
+            # EC2 found no capacity in any zone that it tried: each zone is tried with one machine before a group.
+            with suppress(StageError):
+                for zone in await self._target.zones():
+                    name = capacity_name(msgspec.structs.replace(intent.place, zone=zone))
+                    if name not in before:
+                        taught[name] = with_doubt(now, why)
+        return taught
+
+    async def _adopt_by_key(self, current: Versioned[Intent]) -> None:
+        """The token is bound to a launch of an intent that Redis has forgotten: adopt its machines by their keys.
+
+        This intent itself has launched nothing. A machine that has ended is of a generation that Redis has forgotten,
+        so the request still needs a machine. If EC2 shows none, it may not show the token's machine yet.
+        """
+        intent = current.value
         try:
-            with structlog.contextvars.bound_contextvars(namespace=intent.namespace, intent=intent.intent_id):
-                launched, request_id = await ec2.run_instances(target.caller, _arguments(intent))
-        except Ec2Error as error:
-            await _after_error(store, target, kept, error, first=first)
+            found = await self._by_key(intent)
+        except StageError as error:
+            await self._delayed(current, intent, error)
             return
-        found = by_member(intent, launched)
-        if first and found and all(instance.state in DEAD for instance in found.values()):
-            # The token was used before, by an intent that Redis no longer knows.
-            await give_back(store, target, kept, _HAS_ENDED, 0.0, ended=found)
-            return
-        await tell(store, target, intent, found, request_id=request_id)
+        _log.warning("intent.token_known", intent=intent.intent_id, found=len(found))
+        living = {tag: instance for tag, instance in found.items() if instance.state not in DEAD}
+        if living:
+            await self._members.launched(intent, living)
+        elif len(found) == len(intent.members):
+            await self._members.queued_after(current, found, _HAS_ENDED)
+        elif not await self._looks_again(current):
+            await self._members.queued_again(current, "the earlier launch failed; retrying")
 
+    async def _after_its_end(self, current: Versioned[Intent], *, certain: bool) -> None:
+        """The instances that the token launched have ended.
 
-async def replay(store: WorkerStore, target: Target, kept: Kept[Intent]) -> None:
-    """Take up an open intent that nobody works on: find out what became of it, and go on from there."""
-    intent = kept.value
-    now, txn = store.now(), Txn()
-    kept = store.put_intent(txn, kept, intent, lease_until=now + LEASE_S)
-    if await store.commit(txn):
-        return  # somebody else has taken it up
-    _log.info("intent.taken_up", intent=intent.intent_id, members=len(intent.members), doubtful=intent.doubtful)
-    if intent.token_known:
-        await _adopt_by_key(store, target, kept)
-        return
-    async with _held(store, intent):
+        `certain`: this intent itself launched nothing, so they were of a generation that Redis has forgotten. Otherwise
+        they were the requested machines.
+        """
+        intent = current.value
         try:
-            found = by_member(intent, await _look_up(target, intent)) if intent.doubtful else {}
-        except Ec2Error as error:
-            await put_off(store, kept, intent, reason_after(error), RETRY_S, error=error)
+            found = await self._by_key(intent)
+        except StageError as error:
+            await self._delayed(current, intent.replace(doubtful=not certain), error)
             return
-    if len(found) == len(intent.members):
-        await tell(store, target, intent, found)
-    elif found or intent.refused or now - intent.made_at > SAFE_TO_REPEAT_S:
-        await _missed(store, target, kept, found)
-    else:
-        await _send_again(store, target, kept)
+        if certain and all(instance.state in DEAD for instance in found.values()):
+            await self._members.queued_after(current, found, _HAS_ENDED)
+        else:
+            await self._members.launched(intent, found, missing_ended=True)
 
+    async def _by_key(self, intent: Intent) -> dict[str, Instance]:
+        """The instances that EC2 shows for the members' keys, by tag, without ended ones of earlier generations."""
+        shown = await self._target.look_up(intent.namespace, [member.tag for member in intent.members])
+        found: dict[str, Instance] = {}
+        for member in intent.members:
+            of_it = [
+                i for i in shown[member.tag] if i.state not in DEAD or generation_of(i, unknown=0) >= member.generation
+            ]
+            instance = choose(of_it)
+            if instance is not None:
+                found[member.tag] = instance
+        return found
 
-async def _send_again(store: WorkerStore, target: Target, kept: Kept[Intent]) -> None:
-    intent = kept.value
-    # Its machines were taken from their bucket when it was first sent.
-    granted = await target.pacer.take([("RunInstances", 1)])
-    if granted.wait_s > 0:
-        await store.renew_intent(intent, store.now() + granted.wait_s)
-        return
-    txn, again = Txn(), intent.replace(doubtful=True, sends=intent.sends + 1)
-    leased_until = store.now() + LEASE_S
-    kept = store.put_intent(txn, kept, again, lease_until=leased_until)
-    broken, why = await store.commit_durably(txn)
-    if broken:
-        return
-    if why is not None:
-        await put_off(store, kept, again, f"{why}; nothing is launched before", CREDENTIALS_S)
-        return
-    await send(store, target, kept, leased_until=leased_until, first=not intent.doubtful)
+    async def _missed(self, current: Versioned[Intent], found: Mapping[str, Instance]) -> None:
+        """EC2 does not show the instances of some members, or of all: look again, or conclude that there are none."""
+        if not await self._looks_again(current):
+            await self._members.launched(current.value, found)
 
+    async def _looks_again(self, current: Versioned[Intent]) -> bool:
+        """Whether missing instances are looked for again before they count as absent; if so, the intent is delayed."""
+        intent, now = current.value, self._store.now()
+        if intent.missed_at is not None and now - intent.missed_at >= self._timings.second_look_s:
+            return False
+        looking = intent if intent.missed_at is not None else intent.replace(missed_at=now)
+        wait_s = self._timings.second_look_s if intent.missed_at is None else self._timings.send_again_s
+        reason = "EC2 does not show all machines of the launch yet; looking again"
+        await self._members.delayed(current, looking, reason, wait_s)
+        return True
 
-async def _after_error(store: WorkerStore, target: Target, kept: Kept[Intent], error: Ec2Error, *, first: bool) -> None:
-    intent = kept.value
-    # What is not doubtful says that this send had no effect; of an earlier one it says nothing.
-    certain = first and not error.doubtful
-    open_still = intent.replace(doubtful=not certain)
-    if error.code in GONE:
-        target.forget()  # what was remembered has been deleted since: it is made, or looked for, anew
-    match error.handling:
-        case Handling.AGAIN | Handling.THROTTLED | Handling.DOUBTFUL:
-            # A refused launch of many costs as much as a granted one.
-            pause_s = min(LONGEST_RETRY_S, RETRY_S * 2**intent.sends)
-            await put_off(store, kept, open_still, reason_after(error), pause_s, error=error)
-        case Handling.CREDENTIALS:
-            await put_off(store, kept, open_still, reason_after(error), CREDENTIALS_S, error=error)
-        case Handling.IDEMPOTENT_MISMATCH:
-            await _adopt_by_key(store, target, Kept(intent.replace(doubtful=True, token_known=True), kept.rev))
-        case Handling.IDEMPOTENT_TERMINATED:
-            await _after_its_end(store, target, kept, certain=certain)
-        case _ if not certain:
-            refused = intent.replace(refused=error.code)
-            await put_off(store, kept, refused, reason_after(error), RETRY_S, error=error)
-        case _ if error.code in GONE and await made_anew(store, intent) < MOST_MADE_ANEW:
-            await give_back(store, target, kept, reason_after(error), 0.0, error=error, anew=True)
-        case _ if is_final(error):
-            await fail(store, kept, error)
-        case Handling.OTHER_ZONE:
-            where = intent.capacity.removeprefix("capacity/").replace("/*", "").replace("/", " in ")
-            why = f"no capacity for {where} ({error.code})"
-            backoffs = await _no_capacity(store, target, intent, why)
-            await give_back(store, target, kept, f"{why}, trying elsewhere", 0.0, error=error, backoffs=backoffs)
-        case Handling.QUOTA | Handling.SPLIT:
-            why = quota_reached(error.code, intent.quota)
-            before = (await store.backoffs(intent.target)).get(intent.quota)
-            backoff = after_quota(before, len(intent.members), store.now(), why)
-            await give_back(store, target, kept, why, 0.0, error=error, backoffs={intent.quota: backoff})
-        case _:
-            await give_back(store, target, kept, reason_after(error), RETRY_S, error=error)
+    async def _look_up(self, intent: Intent) -> Sequence[Instance]:
+        return await ec2.find_by_intent(self._target.caller, intent.intent_id)
 
+    @asynccontextmanager
+    async def _held(self, intent: Intent) -> AsyncIterator[None]:
+        """Renew the intent's lease inside `async with`, so that no other worker takes it up while this one runs."""
 
-async def _no_capacity(store: WorkerStore, target: Target, intent: Intent, why: str) -> dict[str, Backoff]:
-    """What a refusal for want of capacity teaches."""
-    before, now = await store.backoffs(intent.target), store.now()
-    taught = {intent.capacity: after_no_capacity(before.get(intent.capacity), now, why)}
-    anywhere = intent.capacity.removesuffix("/*")
-    if anywhere != intent.capacity:
-        # EC2 found none wherever it looked: each zone is requested one machine first, not for a whole group.
-        with suppress(Ec2Error):
-            for zone in await target.zones():
-                name = f"{anywhere}/{zone}"
-                if name not in before:
-                    taught[name] = with_doubt(now, why)
-    return taught
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(self._timings.intent_renew_s)
+                try:
+                    await self._store.intents.renew(intent, self._store.now() + self._timings.intent_lease_s)
+                except self._store.errors as error:
+                    # If the lease ends meanwhile, another worker looks up and adopts, which is harmless (see above).
+                    _log.warning("lease.not_renewed", intent=intent.intent_id, error=type(error).__name__)
 
-
-async def _adopt_by_key(store: WorkerStore, target: Target, kept: Kept[Intent]) -> None:
-    """The token is bound to another launch, of an intent that Redis no longer knows: what it launched bears the keys.
-
-    This intent itself has launched nothing. A dead machine belongs to a generation that Redis has forgotten, and the
-    request still wants one; where none is to be seen, the one that the token stands for may not be shown yet.
-    """
-    intent = kept.value
-    try:
-        found = await _by_key(target, intent)
-    except Ec2Error as error:
-        await put_off(store, kept, intent, reason_after(error), RETRY_S, error=error)
-        return
-    _log.warning("intent.token_known", intent=intent.intent_id, found=len(found))
-    living = {tag: instance for tag, instance in found.items() if instance.state not in DEAD}
-    if living:
-        await tell(store, target, intent, living)
-    elif len(found) == len(intent.members):
-        await give_back(store, target, kept, _HAS_ENDED, 0.0, ended=found)
-    elif not await _looks_again(store, kept):
-        await give_back(store, target, kept, "its name was requested before, in vain; launching anew", 0.0)
-
-
-async def _after_its_end(store: WorkerStore, target: Target, kept: Kept[Intent], *, certain: bool) -> None:
-    """What the token launched has ended.
-
-    `certain`: this intent itself launched nothing, so it was a generation that Redis has forgotten. Otherwise it was
-    the very machine that was requested.
-    """
-    intent = kept.value
-    try:
-        found = await _by_key(target, intent)
-    except Ec2Error as error:
-        await put_off(store, kept, intent.replace(doubtful=not certain), reason_after(error), RETRY_S, error=error)
-        return
-    if certain and all(instance.state in DEAD for instance in found.values()):
-        await give_back(store, target, kept, _HAS_ENDED, 0.0, ended=found)
-    else:
-        await tell(store, target, intent, found, missing_ended=True)
-
-
-async def _by_key(target: Target, intent: Intent) -> dict[str, Instance]:
-    """What EC2 shows under the members' keys, by tag; of what has ended, no earlier generation."""
-    shown = await target.look_up(intent.namespace, [member.tag for member in intent.members])
-    found: dict[str, Instance] = {}
-    for member in intent.members:
-        of_it = [i for i in shown[member.tag] if i.state not in DEAD or generation_of(i) >= member.generation]
-        instance = choose(of_it)
-        if instance is not None:
-            found[member.tag] = instance
-    return found
-
-
-async def _missed(store: WorkerStore, target: Target, kept: Kept[Intent], found: Mapping[str, Instance]) -> None:
-    """Some members, or all, were not to be seen."""
-    if not await _looks_again(store, kept):
-        await tell(store, target, kept.value, found)
-
-
-async def _looks_again(store: WorkerStore, kept: Kept[Intent]) -> bool:
-    """Put an intent off to look a second time before concluding that what is not to be seen is not there."""
-    intent = kept.value
-    now = store.now()
-    if intent.missed_at is not None and now - intent.missed_at >= SECOND_LOOK_AFTER_S:
-        return False
-    looking = intent if intent.missed_at is not None else intent.replace(missed_at=now)
-    wait_s = SECOND_LOOK_AFTER_S if intent.missed_at is None else RETRY_S
-    await put_off(store, kept, looking, "not all of the launch is to be seen in EC2 yet; looking again", wait_s)
-    return True
-
-
-async def _look_up(target: Target, intent: Intent) -> Sequence[Instance]:
-    return await ec2.find_by_intent(target.caller, intent.intent_id)
+        renewing = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            await cancel_all([renewing])
 
 
 def by_member(intent: Intent, launched: Sequence[Instance]) -> dict[str, Instance]:
-    """The instances of an intent by the tag of their member; of a single one, whatever its index."""
+    """The instances of an intent by the tag of their member; for a single member any index is right. Pure."""
     if len(intent.members) == 1:
         instance = choose(list(launched))
         return {intent.members[0].tag: instance} if instance else {}
@@ -265,23 +301,3 @@ def by_member(intent: Intent, launched: Sequence[Instance]) -> dict[str, Instanc
 def _arguments(intent: Intent) -> dict[str, Any]:
     arguments: dict[str, Any] = msgspec.json.decode(intent.arguments)
     return arguments
-
-
-@asynccontextmanager
-async def _held(store: WorkerStore, intent: Intent) -> AsyncIterator[None]:
-    """Renew the intent's lease while inside, so that nobody else takes it up while this worker lives."""
-
-    async def renew() -> None:
-        while True:
-            await asyncio.sleep(RENEW_S)
-            try:
-                await store.renew_intent(intent, store.now() + LEASE_S)
-            except store.errors as error:
-                # If it runs out meanwhile, somebody else looks and adopts: harmless, see above.
-                _log.warning("lease.not_renewed", intent=intent.intent_id, error=type(error).__name__)
-
-    renewing = asyncio.create_task(renew())
-    try:
-        yield
-    finally:
-        await cancel_all([renewing])

@@ -1,1 +1,1 @@
-"""Redis as workers see it: every name, read and write of theirs."""
+"""Redis as workers use it: all their names, reads and writes."""

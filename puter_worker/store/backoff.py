@@ -1,4 +1,4 @@
-"""What capacity and quotas have taught, as it is stored; see `puter_worker.stages.backoffs`."""
+"""The backoff of a place or quota, as it is stored; see `puter_worker.stages.backoffs`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import msgspec
 
 
 class Backoff(msgspec.Struct, frozen=True):
-    """How much may be requested under one name.
+    """How much may be requested in one place, or under one quota.
 
     Attributes:
-        until: nothing before this time, seconds of Redis TIME.
-        most: then at most so many machines with one call.
-        why: what EC2 said, for people.
-        since: when EC2 first refused, of the refusals that nothing but refusals came after; None: it did not.
-        pause_s: how long to wait if the next try is refused, too; None: as long as is usual.
+        until: nothing is launched before this time, seconds of Redis TIME.
+        most: after it, one call launches at most this many machines.
+        why: what EC2 said, in plain words.
+        since: when the present run of refusals for capacity began; None: there is none.
+        pause_s: how long to wait if the next attempt is refused too; None: the default.
     """
 
     until: float

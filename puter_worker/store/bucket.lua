@@ -1,14 +1,14 @@
--- Takes tokens from several buckets at once, or from none: a call may cost one call and a hundred instances.
--- KEYS: buckets. ARGV: a name for the call ('' if it reaches EC2 at once), for how many seconds at most it is on its
--- way there; then, for each bucket, its size, its refill a second, what is left in it once it is no longer full, and
--- what is taken (less than nothing is given back).
--- Answers two texts: how many whole tokens the first bucket had to give, and the seconds to wait (0: they were taken).
--- A bucket remembers a slower rate that EC2's refusals taught it; it recovers by itself in time.
+-- Takes tokens from all of several buckets, or from none: one call may cost a call token and a hundred instance tokens.
+-- KEYS: the buckets. ARGV: a name for the call ('' if it reaches EC2 at once, '?' only to read), and for how many
+-- seconds at most it is in flight; then, for each bucket: its size, its refill a second, its
+-- reserve (tokens that stay in it unless it is full), and how many tokens to take (a negative number gives them back).
+-- Returns two texts: how many whole tokens the first bucket could give, and the seconds to wait (0: they were taken).
+-- After a refusal of EC2's a bucket has a lower rate ('factor') until 'slow_until'.
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
-local call, for_s = 'sent:' .. ARGV[1], tonumber(ARGV[2])
+local call, for_s, look = 'sent:' .. ARGV[1], tonumber(ARGV[2]), ARGV[1] == '?'
 
--- EC2's bucket is full until a call reaches it: as long as one is on its way, its tokens cannot come back.
+-- EC2's own bucket may be full until a call reaches it, so the tokens of a call in flight do not refill here yet.
 local function on_its_way(key)
   local sum, fields = 0, redis.call('HGETALL', key)
   for n = 1, #fields, 2 do
@@ -41,13 +41,14 @@ for i, key in ipairs(KEYS) do
   if i == 1 then
     first = math.floor(free)
   end
-  -- More than a bucket holds is let through when it is full, and owed: it could never be had otherwise.
+  -- A call that needs more than the bucket's size is let through when the bucket is full, and the rest is owed:
+  -- otherwise it could never be sent.
   local needed = math.min(amount, size)
   if amount > 0 and free < needed then
     wait = math.max(wait, (needed - free) / rate)
   end
 end
-for i, key in ipairs(KEYS) do
+for i, key in ipairs(look and {} or KEYS) do
   local taken = wait == 0 and tonumber(ARGV[4 * i + 2]) or 0
   redis.call('HSET', key, 'tokens', tostring(held[i] - taken), 'at', string.format('%.6f', now))
   if taken ~= 0 and ARGV[1] ~= '' then

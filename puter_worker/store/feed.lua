@@ -1,21 +1,23 @@
--- Gives tags of a namespace's backlog a place in arq's queue, as far as the namespace has room there.
--- KEYS: backlog, fed, backlogs, arq queue, moving. ARGV: namespace, now (ms), room of a namespace, restart after (s).
+-- Moves tags from a namespace's backlog into arq's queue, as many as the namespace has room for there.
+-- KEYS: backlog, places, backlogs, arq's queue, moving. ARGV: namespace, now (ms), room of a namespace, restart after
+-- (s), place kept for (s), job kept for (ms), backlog kept for (s), arq's prefixes of locks and of jobs.
 -- The job's body is what arq's own enqueue_job would store with a JSON serializer; the alphabets of namespaces
--- and tags hold nothing that JSON escapes.
+-- and tags have no character that JSON escapes.
 local now, fed = tonumber(ARGV[2]), 0
--- A place is given back when its job starts; one that was lost is free again after a minute.
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - 60000)
+-- A place becomes free when its job starts; the place of a job that was lost becomes free after a while.
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[5]) * 1000)
 local room = tonumber(ARGV[3]) - redis.call('ZCARD', KEYS[2])
 for _ = 1, math.min(room, redis.call('LLEN', KEYS[1])) do
   local tag = redis.call('LPOP', KEYS[1])
   local id = ARGV[1] .. '/' .. tag
-  if redis.call('EXISTS', 'arq:in-progress:' .. id) == 1 then
-    -- The job that runs now may have read the record before it changed, and its end takes its id out of the queue.
+  if redis.call('EXISTS', ARGV[8] .. id) == 1 then
+    -- The key's job is running. It may have read the record before it changed, and its end will remove the id from
+    -- the queue: keep the tag in the backlog.
     redis.call('RPUSH', KEYS[1], tag)
-    redis.call('EXPIRE', KEYS[1], 2678400)
+    redis.call('EXPIRE', KEYS[1], ARGV[7])
   else
     local body = '{"t":null,"f":"ensure_puter","a":["' .. ARGV[1] .. '","' .. tag .. '"],"k":{},"et":' .. ARGV[2] .. '}'
-    redis.call('SET', 'arq:job:' .. id, body, 'NX', 'PX', 86400000)
+    redis.call('SET', ARGV[9] .. id, body, 'NX', 'PX', ARGV[6])
     redis.call('ZADD', KEYS[4], 'NX', now, id)
     redis.call('ZADD', KEYS[2], now, tag)
     redis.call('ZADD', KEYS[5], 'XX', now / 1000 + tonumber(ARGV[4]), id)

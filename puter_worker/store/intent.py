@@ -1,4 +1,4 @@
-"""What a worker is about to launch: durable before the call, so that whoever finds it can repeat it."""
+"""What a worker is about to launch. It is durable before the call, so that any worker can repeat the call."""
 
 from __future__ import annotations
 
@@ -9,13 +9,31 @@ import msgspec
 from puter_client.contract.key import PuterKey
 
 
-class Member(msgspec.Struct, frozen=True):
-    """One key of an intent; its place in the list is its AmiLaunchIndex.
+class Place(msgspec.Struct, frozen=True):
+    """Which type to launch, and where.
 
     Attributes:
-        tag: of the key; the namespace is the intent's.
-        request_number: of the record for which it is launched.
-        generation: of the instance it becomes.
+        instance_type: such as `t3.micro`.
+        zone: the availability zone; None leaves the choice to EC2.
+        subnet: the subnet, if the request names any; it also decides the zone.
+    """
+
+    instance_type: str
+    zone: str | None = None
+    subnet: str | None = None
+
+    def __str__(self) -> str:
+        where = self.subnet or self.zone
+        return f"{self.instance_type} in {where}" if where else self.instance_type
+
+
+class IntentMember(msgspec.Struct, frozen=True):
+    """One key of an intent; its index in the list is its AmiLaunchIndex.
+
+    Attributes:
+        tag: the key's tag; the intent has the namespace.
+        request_number: the request number of the record when the intent was made.
+        generation: the generation of the instance to launch.
     """
 
     tag: str
@@ -24,32 +42,32 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One RunInstances call; its bytes never change once it is stored.
+    """One RunInstances call; its arguments never change after the intent is stored.
 
     Attributes:
         v: schema version.
-        intent_id: random; in the tag `puter:intent` of every instance it launches.
-        target: id of the target it is launched with.
-        namespace: of all its members.
-        members: the keys, in the order of their launch index.
-        capacity: name of the backoff of the place it launches in.
-        quota: name of the backoff of the quota it counts against.
-        arguments: the very arguments of RunInstances, as JSON; `UserData` in base64.
+        intent_id: random; the tag `puter:intent` of every instance that it launches has it.
+        target: the id of the target that it is sent to.
+        namespace: the namespace of all its members.
+        members: the keys, in the order of their launch indexes.
+        place: what it launches, and where.
+        spot: whether it launches Spot instances, which have quotas of their own.
+        arguments: the exact arguments of RunInstances, as JSON; `UserData` in base64.
         made_at: when it was stored, just before it was sent; seconds of Redis TIME.
         sends: how often it may have been sent.
-        doubtful: whether the end of some send is unknown.
-        refused: what EC2 said when it refused a later send of a doubtful intent.
+        doubtful: whether the outcome of any send is unknown.
+        refused: EC2's error code, if EC2 refused a later send of a doubtful intent.
         token_known: EC2 has bound the token to another launch, so this intent launches nothing.
-        missed_at: when a look-up, after a refusal or past the time of safe repetition, first found nothing.
+        missed_at: when a look-up first missed machines of it, after a refusal or when it may not be sent again.
     """
 
     v: Literal[1] = 1
     intent_id: str
     target: str
     namespace: str
-    members: tuple[Member, ...]
-    capacity: str
-    quota: str
+    members: tuple[IntentMember, ...]
+    place: Place
+    spot: bool = False
     arguments: msgspec.Raw
     made_at: float
     sends: int = 1

@@ -1,4 +1,4 @@
--- Takes a namespace off the ready set if its inbox is empty; a client rings in the same transaction in which it appends.
+-- Removes a namespace from the ready set if its inbox is empty. Clients add it in the transaction that appends to it.
 if redis.call('LLEN', KEYS[1]) == 0 then
   return redis.call('SREM', KEYS[2], ARGV[1])
 end

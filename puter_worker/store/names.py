@@ -1,23 +1,22 @@
-"""Names in Redis that only workers know, beside the published ones of `puter_client.store.names`."""
+"""Names in Redis that only workers use; `puter_client.store.names` has the published ones."""
 
 from __future__ import annotations
 
 from puter_client.contract.key import PuterKey
 
-QUEUE = "arq:queue"  # sorted set: arq's own
-JOB = "arq:job:"  # + job id: arq's own
-TARGETS = "puter:_targets"  # sorted set: target id → when it last had something to do
-MOVING = "puter:_moving"  # sorted set: key → when it shall be looked at again if nothing has moved it
-BACKLOGS = "puter:_backlogs"  # set: namespaces whose backlog holds something
-PARKED = "puter:_parked_keys"  # sorted set: keys with parked requests → when their stage runs again
-EPOCH = "puter:_epoch"  # hash: a random id, made when Redis was first seen empty, and how many launches since
+WAKE = "puter:_wake"  # channel: topics for which something was written, one a line
+TARGETS = "puter:_targets"  # sorted set: target id → when it last had work
+MOVING = "puter:_moving"  # sorted set: key → when its job runs again if no stage has moved it
+BACKLOGS = "puter:_backlogs"  # set: namespaces whose backlog is not empty
+PARKED = "puter:_parked_keys"  # sorted set: keys with parked requests → when their job runs again
+EPOCH = "puter:_epoch"  # hash: a random id, made when Redis was first seen empty, and the launches since then
 
-ADMISSIONS = "puter:_admissions"  # sorted set: JSON of [namespace, tag, CIDRs, …] → when to let them in
-TAKEN = "puter:_taken"  # hash: namespace → how often its inbox has been taken from
+INGRESS = "puter:_ingress"  # sorted set: JSON of [namespace, tag, CIDRs, …] → when the rules are due
+TAKEN = "puter:_taken"  # hash: namespace → how often requests were taken from its inbox
 
 
 def taking(namespace: str) -> str:
-    """String: a short lock, so that two intakes seldom read the same requests in vain."""
+    """String: a short lock, so that two intakes seldom read the same requests."""
     return f"puter:_taking:{namespace}"
 
 
@@ -27,7 +26,7 @@ def spec(key: PuterKey) -> str:
 
 
 def parked(key: PuterKey) -> str:
-    """List: requests for a key whose record must first be checked in EC2."""
+    """List: requests for a key whose record EC2 must confirm first."""
     return f"puter:_parked:{key}"
 
 
@@ -36,9 +35,9 @@ def backlog(namespace: str) -> str:
     return f"puter:_backlog:{namespace}"
 
 
-def fed(namespace: str) -> str:
-    """Sorted set: tags with a place in arq's queue, by the time they got it."""
-    return f"puter:_fed:{namespace}"
+def places(namespace: str) -> str:
+    """Sorted set: tags with a place in arq's queue → when they got it."""
+    return f"puter:_places:{namespace}"
 
 
 def looking(target: str) -> str:
@@ -47,12 +46,12 @@ def looking(target: str) -> str:
 
 
 def look_ups(target: str, namespace: str) -> str:
-    """Sorted set: tags to be looked up in EC2 → from when, or until when somebody is at it."""
+    """Sorted set: tags to be looked up in EC2 → from when; if claimed, when the claim ends."""
     return f"puter:_look_ups:{target}:{namespace}"
 
 
 def launch_queues(target: str) -> str:
-    """Set: namespaces with keys on a launch queue of the target."""
+    """Set: namespaces with keys in a launch queue of the target."""
     return f"puter:_launch_queues:{target}"
 
 
@@ -71,18 +70,13 @@ def parallel(namespace: str, batch_id: str) -> str:
     return f"puter:_parallel:{namespace}:{batch_id}"
 
 
-def intents(target: str) -> str:
-    """Sorted set: open intents of the target → until when somebody works on them."""
-    return f"puter:_intents:{target}"
-
-
 def intent(intent_id: str) -> str:
     """Hash of an intent: `doc` and `rev`."""
     return f"puter:_intent:{intent_id}"
 
 
 def live(target: str) -> str:
-    """Sorted set: keys of the target whose machine is alive, by the time it became so."""
+    """Sorted set: keys of the target whose machine is alive → when its phase last changed."""
     return f"puter:_live:{target}"
 
 
@@ -91,9 +85,13 @@ def starting(target: str) -> str:
     return f"puter:_starting:{target}"
 
 
-def labels(target: str) -> str:
-    """Sorted set: `<key>#<generation>` whose own tags are still to be written → until when somebody is at it."""
-    return f"puter:_labels:{target}"
+INTENTS = "intents"  # what is due: open intents
+LABELS = "labels"  # what is due: `<key>#<generation>` of machines whose own tags are still to be written
+
+
+def due(what: str, target: str) -> str:
+    """Sorted set: what a stage of the target has to do → when it is due; if claimed, when the claim ends."""
+    return f"puter:_due:{what}:{target}"
 
 
 def lease(target: str) -> str:

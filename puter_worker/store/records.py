@@ -1,144 +1,160 @@
-"""Records and batches: what is published, and the sets that follow from a record's phase."""
+"""Records: what is published about a key, and the sets that a key is in because of its record's phase."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
-from puter_client.contract.record import Event, Record
+from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY
+from puter_client.contract.record import Event, EventKind, Record
 from puter_client.contract.spec import Spec
+from puter_client.contract.transitions import check_transition
 from puter_client.store import names as public
 from puter_worker.store import names
-from puter_worker.store.base import KEEP_S, Base, Kept, Stored, decode, encode, next_rev
+from puter_worker.store.batches import Batches
+from puter_worker.store.database import Database
+from puter_worker.store.due_items import DueItems
+from puter_worker.store.labels import Labels
+from puter_worker.store.machines import Machines
 from puter_worker.store.txn import Txn
+from puter_worker.store.versioned import Versioned, decode, encode, next_rev
 
 KEEP_EVENTS = 200
-# What lies in an inbox or on a launch queue is taken up by its own loop; only should that fail is it restarted.
-NOT_RESTARTED_S = 600.0
 
 
-class Records(Base):
-    """Reads and guarded writes of records, specs and batches."""
+class Records:
+    """Reads and guarded writes of records and of the specs that they serve."""
 
-    async def records(self, keys: Sequence[PuterKey]) -> list[Stored[Record]]:
+    def __init__(self, db: Database, *, machines: Machines, labels: Labels, moving: DueItems, batches: Batches) -> None:
+        self._db = db
+        self._machines = machines
+        self._labels = labels
+        self._moving = moving
+        self._batches = batches
+
+    async def read(self, keys: Sequence[PuterKey]) -> list[Versioned[Record | None]]:
         """Records with their revisions, in the order of the keys."""
-        async with self.redis.pipeline(transaction=False) as pipe:
+        if not keys:
+            return []
+        async with self._db.redis.pipeline(transaction=False) as pipe:
             for key in keys:
                 pipe.hmget(public.record(key), "rev", "doc")
             answers = await pipe.execute()
         return [
-            Stored(decode(doc, Record, public.record(key)), rev) for key, (rev, doc) in zip(keys, answers, strict=True)
+            Versioned(decode(doc, Record, public.record(key)), rev)
+            for key, (rev, doc) in zip(keys, answers, strict=True)
         ]
 
-    async def record(self, key: PuterKey) -> Stored[Record]:
+    async def read_one(self, key: PuterKey) -> Versioned[Record | None]:
         """One record with its revision."""
-        return (await self.records([key]))[0]
+        return (await self.read([key]))[0]
 
     async def specs(self, keys: Sequence[PuterKey]) -> list[Spec | None]:
         """The specs that the keys' records serve, in the order of the keys."""
         if not keys:
             return []
-        raws = await self.redis.mget([names.spec(key) for key in keys])
+        raws = await self._db.redis.mget([names.spec(key) for key in keys])
         return [decode(raw, Spec, names.spec(key)) for key, raw in zip(keys, raws, strict=True)]
 
     def put_spec(self, txn: Txn, key: PuterKey, spec: Spec) -> None:
-        """Keep the spec that the key's record serves from now on."""
-        txn.do("SET", names.spec(key), encode(spec), "EX", KEEP_S)
+        """Store the spec that the key's record serves from now on."""
+        txn.do("SET", names.spec(key), encode(spec), "EX", self._db.timings.keep_s)
 
-    def expect_record(self, txn: Txn, key: PuterKey, as_read: Stored[Record] | Kept[Record]) -> None:
-        """The key's record is still as it was read."""
-        txn.expect(public.record(key), "rev", as_read.rev)
+    def expect(self, txn: Txn, key: PuterKey, as_read: Versioned[Record | None]) -> int:
+        """Guard: the key's record is still as it was read."""
+        return txn.expect(public.record(key), "rev", as_read.rev)
 
-    def put_record(
+    async def observed_at(self, keys: Iterable[PuterKey]) -> dict[PuterKey, float]:
+        """When EC2 last showed the machines of these keys, if it has; seconds of Redis TIME."""
+        by_namespace: dict[str, list[PuterKey]] = {}
+        for key in keys:
+            by_namespace.setdefault(key.namespace, []).append(key)
+        found: dict[PuterKey, float] = {}
+        for namespace, of_it in by_namespace.items():
+            raws = await self._db.redis.hmget(public.observed(namespace), [key.tag for key in of_it])
+            found |= {key: float(raw) for key, raw in zip(of_it, raws, strict=True) if raw is not None}
+        return found
+
+    def put_observed(self, txn: Txn, keys: Iterable[PuterKey], now: float) -> None:
+        """Note that EC2 has just shown the machines of these keys, and that nothing about them has changed.
+
+        This is one command for each namespace: otherwise a quiet worker would spend most of its time writing records.
+        """
+        by_namespace: dict[str, list[str | float]] = {}
+        for key in keys:
+            by_namespace.setdefault(key.namespace, []).extend((key.tag, now))
+        for namespace, words in by_namespace.items():
+            txn.do("HSET", public.observed(namespace), *words)
+            txn.keep(public.observed(namespace), self._db.timings.keep_s)
+
+    def put(
         self,
         txn: Txn,
-        old: Stored[Record] | Kept[Record],
+        old: Versioned[Record | None],
         new: Record,
         *,
-        event: str | None = None,
+        event: EventKind | None = None,
         request_id: str | None = None,
-        detail: dict[str, str] | None = None,
-    ) -> int:
-        """Write a record if it is still as read, and all that follows from it: indexes, timeline, channel.
+        detail: Mapping[str, str] | None = None,
+        through: Sequence[Record] = (),
+    ) -> Versioned[Record]:
+        """Write a record if it has not changed since it was read, with its indexes, its timeline and its channel.
 
-        Returns the number of its guard. This is the one place where a phase decides in which sets a key is.
+        `through`: the records in between, if several changes are written as one. Returns the record as it is after the
+        transaction. Only here does a phase decide which sets a key is in, and is a transition checked against the
+        contract.
+
+        Raises:
+            IllegalTransition: the contract does not allow the change: a defect.
         """
-        key, text = new.key, str(new.key)
-        guard = txn.expect(public.record(key), "rev", old.rev)
-        txn.do("HSET", public.record(key), "doc", encode(new), "rev", next_rev(old.rev))
-        txn.keep(public.record(key), KEEP_S + max(0, (new.ttl_s or 0)))
-        txn.keep(public.events(key), KEEP_S)
-        if event is None and old.value is not None and old.value.phase is new.phase:
-            return guard
-        was = old.value.phase if old.value else None
-        if was is not new.phase:
+        before = old.value
+        for after in (*through, new):
+            check_transition(before, after)
+            before = after
+        rev = next_rev(old.rev)
+        self.expect(txn, new.key, old)
+        keep_s = self._db.timings.keep_s
+        txn.do("HSET", public.record(new.key), "doc", encode(new), "rev", rev)
+        txn.keep(public.record(new.key), keep_s + max(0, (new.ttl_s or 0)))
+        txn.keep(public.events(new.key), keep_s)
+        if event is not None or old.value is None or old.value.phase is not new.phase:
             self._put_in_sets(txn, old.value, new)
-        if new.max_parallel is not None and new.batch_id is not None:
-            parallel = names.parallel(new.namespace, new.batch_id)
-            if new.intent is not None or new.phase in LIVE:
-                txn.do("SADD", parallel, new.tag)
-                txn.keep(parallel, KEEP_S)
-            else:
-                txn.do("SREM", parallel, new.tag)
-        if event:
-            line = Event(
-                at=new.changed_at,
-                event=event,
-                generation=new.generation,
-                phase=new.phase,
-                reason=new.reason,
-                request_id=request_id,
-                detail=detail or {},
-            )
-            txn.do("RPUSH", public.events(key), encode(line))
-            txn.do("LTRIM", public.events(key), -KEEP_EVENTS, -1)
-            txn.keep(public.events(key), KEEP_S)
-        txn.once("PUBLISH", public.channel(key.namespace), text.partition("/")[2])
-        return guard
+            self._batches.put_member(txn, new)
+            if event is not None:
+                self._put_event(txn, new, event, request_id, detail or {})
+            txn.once("PUBLISH", public.channel(new.namespace), new.tag)
+        return Versioned(new, str(rev).encode())
+
+    def _put_event(
+        self, txn: Txn, record: Record, event: EventKind, request_id: str | None, detail: Mapping[str, str]
+    ) -> None:
+        line = Event(
+            at=record.changed_at,
+            event=event,
+            generation=record.generation,
+            phase=record.phase,
+            reason=record.reason,
+            request_id=request_id,
+            detail=dict(detail),
+        )
+        txn.do("RPUSH", public.events(record.key), encode(line))
+        txn.do("LTRIM", public.events(record.key), -KEEP_EVENTS, -1)
 
     def _put_in_sets(self, txn: Txn, old: Record | None, new: Record) -> None:
-        key, index = str(new.key), public.index(new.namespace)
-        ended = new.phase in ENDED
-        txn.do("ZADD", index, new.changed_at if ended else "+inf", new.tag)
-        txn.keep(index, KEEP_S)
+        if old is not None and old.phase is new.phase:
+            return
+        index = public.index(new.namespace)
+        txn.do("ZADD", index, new.changed_at if new.phase in ENDED else "+inf", new.tag)
+        txn.keep(index, self._db.timings.keep_s)
         if new.phase in ON_ITS_WAY:
-            txn.do("ZADD", names.MOVING, new.changed_at + NOT_RESTARTED_S, key)
-            txn.keep(names.MOVING, KEEP_S)
+            self._moving.add(txn, str(new.key), new.changed_at + self._db.timings.unclaimed_s)
         else:
-            txn.do("ZREM", names.MOVING, key)
+            self._moving.remove(txn, str(new.key))
         if new.target and new.phase in LIVE:
-            txn.do("ZADD", names.live(new.target), new.changed_at, key)
-            txn.keep(names.live(new.target), KEEP_S)
-            self.put_target(txn, new.target, new.changed_at)
-            if new.phase is Phase.PENDING or new.public_ip is None:
-                txn.do("SADD", names.starting(new.target), key)
-                txn.keep(names.starting(new.target), KEEP_S)
-            else:
-                txn.do("SREM", names.starting(new.target), key)
+            self._machines.put(txn, new)
             if not new.labelled:
-                txn.do("ZADD", names.labels(new.target), "NX", new.changed_at, f"{key}#{new.generation}")
-                txn.keep(names.labels(new.target), KEEP_S)
+                self._labels.add(txn, new)
         elif old and old.target and old.phase in LIVE:
-            txn.do("ZREM", names.live(old.target), key)
-            txn.do("SREM", names.starting(old.target), key)
-            txn.do("ZREM", names.labels(old.target), f"{key}#{old.generation}")
-
-    def put_target(self, txn: Txn, target: str, now: float) -> None:
-        """The target has something to do: some worker shall lead it."""
-        txn.once("ZADD", names.TARGETS, now, target)
-        txn.keep(names.TARGETS, KEEP_S)
-
-    def put_batch(self, txn: Txn, info: BatchInfo) -> None:
-        """Keep the head of a batch, as it was first seen."""
-        name = public.batch(info.namespace, info.batch_id)
-        txn.once("HSETNX", name, public.BATCH_INFO, encode(info))
-        txn.keep(name, KEEP_S)
-        txn.once("ZADD", public.batches(info.namespace), "NX", info.created_at, info.batch_id)
-        txn.keep(public.batches(info.namespace), KEEP_S)
-
-    def put_row(self, txn: Txn, key: PuterKey, batch_id: str, row: BatchRow) -> None:
-        """Tell in a batch what became of its request for this key."""
-        txn.do("HSET", public.batch(key.namespace, batch_id), key.tag, encode(row))
-        txn.once("PUBLISH", public.channel(key.namespace), key.tag)
+            self._machines.remove(txn, old)
+            self._labels.remove(txn, old)
+            txn.do("HDEL", public.observed(old.namespace), old.tag)

@@ -1,15 +1,15 @@
--- Locks the jobs of arq's queue that are due and that nobody runs, for as long as they may run.
--- A job that runs gives its namespace's place in the queue to another. MachineRequest twice by the same, it answers the same.
--- KEYS: arq's queue. ARGV: now (ms), for how long to lock (ms), what a namespace's set of places begins with, a name
--- of whoever asks, ids. Answers id and score of each that is locked by whoever asks.
+-- Locks those of the given jobs that are due and that no worker runs, for as long as they may run.
+-- When a job starts, its namespace's place in the queue becomes free. A repeated call of one holder gets one answer.
+-- KEYS: arq's queue. ARGV: now (ms), how long to lock (ms), arq's prefix of locks, the prefix of the sets of places,
+-- the holder's name, then job ids. Returns the id and score of each job that the holder has locked.
 local locked = {}
-for n = 5, #ARGV do
-  local lock, score = 'arq:in-progress:' .. ARGV[n], redis.call('ZSCORE', KEYS[1], ARGV[n])
+for n = 6, #ARGV do
+  local lock, score = ARGV[3] .. ARGV[n], redis.call('ZSCORE', KEYS[1], ARGV[n])
   if score and tonumber(score) <= tonumber(ARGV[1])
-    and (redis.call('SET', lock, ARGV[4], 'NX', 'PX', ARGV[2]) or redis.call('GET', lock) == ARGV[4]) then
+    and (redis.call('SET', lock, ARGV[5], 'NX', 'PX', ARGV[2]) or redis.call('GET', lock) == ARGV[5]) then
     local namespace, tag = string.match(ARGV[n], '^([^/]*)/(.*)$')
     if namespace then
-      redis.call('ZREM', ARGV[3] .. namespace, tag)
+      redis.call('ZREM', ARGV[4] .. namespace, tag)
     end
     locked[#locked + 1] = ARGV[n]
     locked[#locked + 1] = score

@@ -1,10 +1,10 @@
--- Reads the head of an inbox without taking it: at most ARGV[1] requests and, beyond the first, ARGV[2] bytes.
--- A request of over ARGV[3] bytes is answered as an empty one: it is refused without being carried over.
+-- Reads the head of an inbox and leaves it there: at most ARGV[1] requests and, after the first, ARGV[2] bytes.
+-- A request of over ARGV[3] bytes is returned as an empty one: it is refused without its content being sent.
 -- KEYS: inbox, taking, taken. ARGV[4]: namespace; ARGV[5]: for how many ms no other intake reads it.
--- Answers the count of takings ('' if there was none), then the requests.
+-- Returns how often the inbox was taken from ('' if never), then the requests.
 local kind = redis.call('TYPE', KEYS[1])['ok']
 if kind ~= 'list' and kind ~= 'none' then
-  redis.call('UNLINK', KEYS[1])  -- clients append: whatever else lies there is nobody's request
+  redis.call('UNLINK', KEYS[1])  -- clients make a list: a key of another type holds no requests
 end
 local answer, bytes, at = {redis.call('HGET', KEYS[3], ARGV[4]) or ''}, 0, 0
 if redis.call('LLEN', KEYS[1]) == 0 or not redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[5]) then

@@ -1,27 +1,27 @@
--- Compare, then write. Redis runs nothing else meanwhile, so no guard can break between its test and the commands.
--- ARGV[1]: in MessagePack, {guards, commands}; a guard is {kind, key, field, expected}, a command a list of words.
--- A word that is {n} is ARGV[n]: Redis's MessagePack knows no bytes that are not text.
--- Answers the 1-based numbers of the guards that did not hold; nothing was written unless there are none.
--- A command that Redis refuses (out of memory, wrong type) ends the script there: what went before it stays written.
+-- Checks guards, then writes. Redis runs nothing else meanwhile, so no guard can change between check and commands.
+-- ARGV[1]: {guards, commands} in MessagePack; a guard is {kind, key, field, expected}, a command is a list of words.
+-- A word {n} stands for ARGV[n]: the MessagePack of Redis's Lua cannot carry bytes that are not text.
+-- Returns the 1-based numbers of the guards that did not hold; if there is one, nothing was written.
+-- If Redis refuses a command (out of memory, wrong type), the script ends there: earlier commands stay written.
 local guards, commands = unpack(cmsgpack.unpack(ARGV[1]))
 
 local holds = {
   ['hash'] = function(key, field, expected)  -- the field has this value
     return redis.call('HGET', key, field) == expected
   end,
-  ['no-hash'] = function(key, field)         -- the field is not there
+  ['no-hash'] = function(key, field)         -- the field does not exist
     return not redis.call('HGET', key, field)
   end,
   ['member'] = function(key, member)         -- the sorted set holds this member
     return redis.call('ZSCORE', key, member)
   end,
-  ['head'] = function(key, _, expected)      -- the list begins with exactly this
+  ['head'] = function(key, _, expected)      -- the first element of the list is this
     return redis.call('LINDEX', key, 0) == expected
   end,
-  ['size'] = function(key, _, expected)      -- the set holds that many
+  ['size'] = function(key, _, expected)      -- the set has this many members
     return redis.call('SCARD', key) == expected
   end,
-  ['length'] = function(key, _, expected)    -- the list is that long
+  ['length'] = function(key, _, expected)    -- the list has this length
     return redis.call('LLEN', key) == expected
   end,
 }

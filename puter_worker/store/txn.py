@@ -1,7 +1,7 @@
-"""Transactions: what must still be so, and what to write then; in one round trip.
+"""Transactions: guards that must hold, and the commands to carry out then, in one round trip.
 
-Decisions are made in Python on what was read; a transaction writes them only if nothing they rest on has
-changed meanwhile. Whoever loses the race reads again and decides anew, so two workers in one stage are harmless.
+Decisions are made in Python on what was read; a transaction writes them only if its guards show that nothing they
+depend on has changed. The worker that loses a race reads and decides again, so two workers in one stage are harmless.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from puter_worker.store.names import WAKE
+
 Word = str | bytes | int | float
-# All words but bytes go as one MessagePack: to write each as an argument of its own is most of what intake would do.
+# All words but bytes are sent as one MessagePack: writing each as its own argument would take most of intake's time.
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -21,35 +23,36 @@ class Txn:
     """Guards and commands of one transaction."""
 
     _guards: list[tuple[Word, ...]] = field(default_factory=list)
-    # By a number, or by themselves where there shall be one of a kind.
+    # The dict's key is a number, or the command itself if it is to be carried out only once.
     _commands: dict[tuple[Word, ...] | int, tuple[Word, ...]] = field(default_factory=dict)
     _kept: dict[str, int] = field(default_factory=dict)
+    _topics: dict[str, None] = field(default_factory=dict)
 
     @property
     def guards(self) -> int:
-        """How many; the answer of a commit counts them from 0."""
+        """How many guards there are; the answer of a commit numbers them from 0."""
         return len(self._guards)
 
     def expect(self, key: str, name: str, value: bytes | str | None) -> int:
-        """The hash's field has this value (None: is not there)."""
+        """Guard: the hash's field has this value (None: the field does not exist)."""
         if value is None:
             return self._guard("no-hash", key, name, "")
         return self._guard("hash", key, name, value)
 
     def expect_member(self, key: str, member: str) -> int:
-        """The sorted set holds this member."""
+        """Guard: the sorted set holds this member."""
         return self._guard("member", key, member, "")
 
     def expect_head(self, key: str, value: bytes) -> int:
-        """The list begins with exactly this value."""
+        """Guard: the list begins with exactly this value."""
         return self._guard("head", key, "", value)
 
     def expect_length(self, key: str, length: int) -> int:
-        """The list is that long."""
+        """Guard: the list has this length."""
         return self._guard("length", key, "", length)
 
     def expect_size(self, key: str, size: int) -> int:
-        """The set holds that many."""
+        """Guard: the set has this many members."""
         return self._guard("size", key, "", size)
 
     def _guard(self, *words: Word) -> int:
@@ -57,24 +60,29 @@ class Txn:
         return len(self._guards) - 1
 
     def do(self, *words: Word) -> None:
-        """A command to be carried out if all guards hold, after those before it."""
+        """Add a command, which is carried out if all guards hold, after the commands before it."""
         self._commands[len(self._commands)] = words
 
     def once(self, *words: Word) -> None:
-        """The same, but a command that was given in this way before is not given twice."""
+        """Add a command, unless the same one was added in this way before."""
         self._commands.setdefault(words, words)
 
     def keep(self, name: str, for_s: int) -> None:
-        """Let a key live for so long, from now on; it is there when all commands are carried out."""
+        """Let a key in Redis expire after this time; EXPIRE comes after all commands, when the key exists."""
         self._kept[name] = max(for_s, self._kept.get(name, 0))
+
+    def wake(self, topic: str) -> None:
+        """Tell all workers that something was written for the stages of this topic."""
+        self._topics[topic] = None
 
     @property
     def commands(self) -> list[tuple[Word, ...]]:
-        """What is carried out if all guards hold, in this order."""
-        return [*self._commands.values(), *(("EXPIRE", name, for_s) for name, for_s in self._kept.items())]
+        """The commands that are carried out if all guards hold, in this order."""
+        told: list[tuple[Word, ...]] = [("PUBLISH", WAKE, "\n".join(self._topics))] if self._topics else []
+        return [*self._commands.values(), *(("EXPIRE", name, for_s) for name, for_s in self._kept.items()), *told]
 
     def args(self) -> list[bytes]:
-        """What `txn.lua` takes as ARGV: guards and commands, then the bytes in them, which stand there as [place]."""
+        """The ARGV of `txn.lua`: guards and commands, in which [n] stands for bytes, then the bytes themselves."""
         args = [b""]
 
         def without_bytes(words: tuple[Word, ...]) -> Sequence[Word | tuple[int]]:

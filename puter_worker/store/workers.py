@@ -1,4 +1,4 @@
-"""Workers among themselves: leases, health, and what is left to do."""
+"""What workers tell each other: their health, and how far this Redis has got."""
 
 from __future__ import annotations
 
@@ -8,92 +8,62 @@ from puter_client.contract.health import WorkerHealth
 from puter_client.store import names as public
 from puter_worker.memory import Epoch
 from puter_worker.store import names
-from puter_worker.store.base import KEEP_S, Base, decode, encode
+from puter_worker.store.database import Database
 from puter_worker.store.txn import Txn
+from puter_worker.store.versioned import decode, encode
 
-HEALTH_TTL_S = 30
 
+class Workers:
+    """The health that workers publish."""
 
-class Workers(Base):
-    """Leases, and the health that workers announce."""
-
-    async def lease(self, name: str, holder: str, ttl_s: float) -> bool:
-        """Take or renew a lease; whether it is the holder's now."""
-        return bool(await self.scripts.lease(keys=[name], args=[holder, int(ttl_s * 1000)]))
-
-    async def release(self, name: str, holder: str) -> None:
-        """Give a lease up, if it is the holder's."""
-        await self.scripts.release(keys=[name], args=[holder])
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
     async def announce(self, health: WorkerHealth) -> None:
-        """Tell the world that this worker lives."""
-        async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.set(public.worker(health.worker_id), encode(health), ex=HEALTH_TTL_S)
+        """Publish that this worker runs, and its health."""
+        ttl_s = self._db.timings.health_ttl_s
+        async with self._db.redis.pipeline(transaction=True) as pipe:
+            pipe.set(public.worker(health.worker_id), encode(health), ex=ttl_s)
             pipe.zadd(public.WORKERS, {health.worker_id: health.seen_at})
-            pipe.zremrangebyscore(public.WORKERS, "-inf", health.seen_at - 10 * HEALTH_TTL_S)
-            pipe.expire(public.WORKERS, KEEP_S)
+            pipe.zremrangebyscore(public.WORKERS, "-inf", health.seen_at - 10 * ttl_s)
+            pipe.expire(public.WORKERS, self._db.timings.keep_s)
             await pipe.execute()
 
-    async def withdraw(self, worker_id: str) -> None:
-        """This worker has ended."""
-        async with self.redis.pipeline(transaction=True) as pipe:
+    async def remove(self, worker_id: str) -> None:
+        """Remove a worker that has ended."""
+        async with self._db.redis.pipeline(transaction=True) as pipe:
             pipe.delete(public.worker(worker_id))
             pipe.zrem(public.WORKERS, worker_id)
             await pipe.execute()
 
-    async def epoch(self) -> Epoch:
-        """How far this Redis has got; one that knows nothing begins a new epoch."""
-        epoch_id, launches = await self.redis.hmget(names.EPOCH, "id", "launches")
-        while epoch_id is None:
-            async with self.redis.pipeline(transaction=True) as pipe:
-                pipe.hsetnx(names.EPOCH, "id", secrets.token_hex(8))
-                pipe.expire(names.EPOCH, KEEP_S)
-                await pipe.execute()
-            epoch_id, launches = await self.redis.hmget(names.EPOCH, "id", "launches")
-        return Epoch(epoch_id.decode(), int(launches or 0))
-
-    def expect_epoch(self, txn: Txn, epoch: Epoch) -> None:
-        """Redis has forgotten nothing since it was asked how far it has got; one launch more."""
-        txn.expect(names.EPOCH, "id", epoch.epoch_id)
-        txn.do("HINCRBY", names.EPOCH, "launches", 1)
-        txn.keep(names.EPOCH, KEEP_S)
-
     async def offered_profiles(self) -> set[str]:
-        """AWS profiles that some living worker announces."""
-        ids = await self.redis.zrangebyscore(public.WORKERS, self.now() - HEALTH_TTL_S, "+inf")
-        raws = await self.redis.mget([public.worker(raw.decode()) for raw in ids]) if ids else []
+        """AWS profiles that at least one running worker offers."""
+        since = self._db.now() - self._db.timings.health_ttl_s
+        ids = await self._db.redis.zrangebyscore(public.WORKERS, since, "+inf")
+        raws = await self._db.redis.mget([public.worker(raw.decode()) for raw in ids]) if ids else []
         healths = (decode(raw, WorkerHealth, "health") for raw in raws)
         return {profile for health in healths if health and not health.draining for profile in health.profiles}
 
-    async def unfinished(self) -> int:
-        """How much is left to do: ready_namespaces inboxes, keys on their way, labels to write, doors to open."""
-        targets = await self.targets()
-        async with self.redis.pipeline(transaction=False) as pipe:
-            pipe.scard(public.READY)
-            pipe.scard(names.BACKLOGS)
-            pipe.zcard(names.MOVING)
-            pipe.zcard(names.PARKED)
-            pipe.zcard(names.QUEUE)
-            pipe.zcard(names.ADMISSIONS)
-            for target in targets:
-                pipe.zcard(names.labels(target))
-                pipe.zcard(names.intents(target))
-            return sum(await pipe.execute())
 
-    async def any_starting(self) -> bool:
-        """Whether some machine is launched but does not run yet, or may get its address yet."""
-        counts = [await self.redis.scard(names.starting(target)) for target in await self.targets()]
-        return any(counts)
+class Epochs:
+    """How far this Redis has got: a random id, made when it was first seen empty, and the launches since then."""
 
-    async def in_use(self) -> bool:
-        """Whether anything is alive or on its way."""
-        if await self.unfinished():
-            return True
-        for target in await self.targets():
-            if await self.redis.zcard(names.live(target)):
-                return True
-        return False
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
-    async def targets(self) -> list[str]:
-        """Ids of all targets that had something to do of late."""
-        return [raw.decode() for raw in await self.redis.zrangebyscore(names.TARGETS, self.now() - KEEP_S, "+inf")]
+    async def read(self) -> Epoch:
+        """How far this Redis has got; an empty Redis gets a new epoch."""
+        epoch_id, launches = await self._db.redis.hmget(names.EPOCH, "id", "launches")
+        while epoch_id is None:
+            async with self._db.redis.pipeline(transaction=True) as pipe:
+                pipe.hsetnx(names.EPOCH, "id", secrets.token_hex(8))
+                pipe.expire(names.EPOCH, self._db.timings.keep_s)
+                await pipe.execute()
+            epoch_id, launches = await self._db.redis.hmget(names.EPOCH, "id", "launches")
+        return Epoch(epoch_id.decode(), int(launches or 0))
+
+    def put_launch(self, txn: Txn, epoch: Epoch) -> None:
+        """Count one more launch. Guard: Redis still has this epoch, so it was not emptied since the epoch was read."""
+        txn.expect(names.EPOCH, "id", epoch.epoch_id)
+        txn.do("HINCRBY", names.EPOCH, "launches", 1)
+        txn.keep(names.EPOCH, self._db.timings.keep_s)

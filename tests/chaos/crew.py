@@ -10,7 +10,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.chaos.worker import HURRY, SPEED
+from tests.chaos.chaos_worker import HURRY, SPEED
 from tests.ec2sim.process import ROOT
 
 DRAIN_S = 40.0
@@ -57,7 +57,7 @@ class Crew:
         path = self._folder / f"worker-{self._started:03}.log"
         with path.open("wb") as log:
             worker = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.chaos.worker"),
+                *(sys.executable, "-m", "tests.chaos.chaos_worker"),
                 stdin=DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -68,9 +68,9 @@ def story(client: Any, key: PuterKey, instances: Sequence[Seen], ledger: Sequenc
 
 def open_intents(client: Any) -> Iterable[str]:
     """Intents that are not closed, and when they may be taken up."""
-    for intent_id, at in client.zrange(names.intents(TARGET), 0, -1, withscores=True):
+    for intent_id, at in client.zrange(names.due("intents", TARGET), 0, -1, withscores=True):
         doc = client.hget(names.intent(intent_id.decode()), "doc")
-        told = {k: v for k, v in (msgspec.json.decode(doc) if doc else {}).items() if k != "request"}
+        told = {k: v for k, v in (msgspec.json.decode(doc) if doc else {}).items() if k != "arguments"}
         yield f"{intent_id.decode()} from {_clock(at)}: {told}"
 
 

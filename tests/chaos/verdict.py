@@ -17,6 +17,7 @@ from puter_client.contract.record import Record
 from puter_client.store import names as public
 from puter_worker.ec2.tags import LABELLED, MANAGED, decode_manifest, key_of, own_tags
 from puter_worker.store import names
+from puter_worker.store.arq_adapter import QUEUE
 from tests.chaos.clients import Submission
 from tests.ec2sim.ledger import Entry
 from tests.ec2sim.reports import Seen
@@ -61,7 +62,8 @@ def left_to_do(client: Any, keys: Sequence[PuterKey]) -> list[str]:
     namespaces = {key.namespace for key in keys}
     lists = [public.inbox(n) for n in namespaces] + [names.backlog(n) for n in namespaces]
     sets = [public.READY, names.BACKLOGS]
-    sorted_sets = [names.intents(TARGET), names.labels(TARGET), names.MOVING, names.QUEUE, names.ADMISSIONS,
+    due = [names.due(what, TARGET) for what in ("intents", "labels")]
+    sorted_sets = [*due, names.MOVING, names.PARKED, QUEUE, names.INGRESS,
                    *(of(TARGET, n) for n in namespaces for of in (names.look_ups, names.launch_queue))]  # fmt: skip
     for name in lists:
         unmet[name] += client.llen(name)

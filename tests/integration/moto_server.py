@@ -19,6 +19,7 @@ import pytest
 
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.session import Sessions
+from puter_worker.timings import Timings
 
 REGION = "us-east-1"
 
@@ -80,7 +81,7 @@ def point_at(url: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 @pytest.fixture
 async def sessions(moto: str) -> AsyncIterator[Sessions]:
     """Sessions that talk to moto."""
-    opened = Sessions(version="0")
+    opened = Sessions(Timings(), version="0")
     yield opened
     await opened.aclose()
 

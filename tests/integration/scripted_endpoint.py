@@ -16,6 +16,7 @@ import pytest
 
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.session import Sessions
+from puter_worker.timings import Timings
 from tests.integration.moto_server import REGION, point_at
 
 REQUEST_ID = "11111111-2222-3333-4444-555555555555"
@@ -131,7 +132,7 @@ async def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
 @pytest.fixture
 async def told_sessions(told: Endpoint) -> AsyncIterator[Sessions]:
     """Sessions that talk to the endpoint."""
-    opened = Sessions(version="0")
+    opened = Sessions(Timings(), version="0")
     yield opened
     await opened.aclose()
 

@@ -1,6 +1,6 @@
 """Fixtures: as `workshop`, with the simulated EC2 instead of moto: limits, lag, lost answers, dry zones and quotas.
 
-What waits for AWS waits for a fraction of the time here (`swift`), and what the pacer lets through is as much faster
+What waits for AWS waits for a fraction of the time here (`SWIFT`), and what the pacer lets through is as much faster
 as the simulated buckets refill (`SPEED`).
 """
 
@@ -23,9 +23,8 @@ import pytest
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.record import Event, Record
 from puter_client.contract.request import Origin
-from puter_worker import lead, pacer, worker
-from puter_worker.pacer import Bucket
-from puter_worker.stages import backoffs, ensure, label, launch, observe, quarantine, resolve, send
+from puter_worker.rates import RUN_INSTANCES, Bucket, Rates
+from puter_worker.timings import Timings
 from puter_worker.worker import Worker
 from tests.ec2sim.client import ControlClient
 from tests.ec2sim.config import Fault, SimConfig
@@ -130,7 +129,7 @@ class Killed:
     async def kill(self) -> None:
         """End all that it does, at once."""
         self.dead = True
-        pool: Any = self._worker._redis.connection_pool
+        pool: Any = self._worker.store.db.redis.connection_pool
 
         async def cut_off(*_: Any, **__: Any) -> Any:
             raise ConnectionError("this worker is dead")
@@ -144,7 +143,7 @@ class Killed:
                 task.cancel()
             _, pending = await asyncio.wait(pending, timeout=0.02)
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._worker._sessions.aclose()
+        await self._worker.targets.sessions.aclose()
 
 
 @asynccontextmanager
@@ -152,7 +151,7 @@ async def doomed(shop: SimWorkshop, **settings: Any) -> AsyncIterator[Killed]:
     """A worker runs while inside, which the test kills; nothing else may begin meanwhile."""
     others = asyncio.all_tasks()
     ready = asyncio.Event()
-    worker = Worker(shop.settings(**settings), on_ready=ready.set)
+    worker = shop.worker(on_ready=ready.set, **settings)
     running = asyncio.create_task(worker.run())
     victim = Killed(worker, others)
     await asyncio.wait({running, asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
@@ -208,10 +207,10 @@ async def sim_workshop(
 ) -> AsyncIterator[SimWorkshop]:
     """A client, a Valkey and the simulated EC2, empty and calm; workers are started by the test."""
     point_at(sim_url, monkeypatch, tmp_path)
-    swift(monkeypatch)
     async with ControlClient(sim_url) as sim:
         await sim.reset(CALM)
         shop = SimWorkshop(valkey, sim_url, sim)
+        shop.timings, shop.rates = SWIFT, Rates().faster(SPEED)
         yield shop
         await shop.aclose()
         summary = await sim.summary()
@@ -219,42 +218,34 @@ async def sim_workshop(
         assert not [action for action in summary.counts if action.startswith(("Delete", "Terminate", "Revoke"))]
 
 
-def swift(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses that are made for AWS are short, and the pacer as fast as the simulated buckets."""
-    hasten(monkeypatch, SPEED)
-    for module, name, seconds in (
-        (send, "RETRY_S", 0.1),
-        (send, "CREDENTIALS_S", 0.1),
-        (send, "SECOND_LOOK_AFTER_S", 1.0),
-        (launch, "TRY_AGAIN_S", 0.1),
-        (launch, "PARALLEL_AGAIN_S", 0.1),
-        (launch, "PLACE_AGAIN_S", 0.2),
-        (label, "AGAIN_S", 0.2),
-        (observe, "STARTING_EVERY_S", 0.3),
-        (observe, "WAITED_FOR_EVERY_S", 0.3),
-        (lead, "REPLAY_EVERY_S", 0.1),
-        (lead, "AFTER_ERROR_S", 0.1),
-        (worker, "RESTART_EVERY_S", 0.1),
-        (worker, "LEAD_EVERY_S", 0.05),
-        (ensure, "AGAIN_S", 0.1),
-        (ensure, "CREDENTIALS_AGAIN_S", 0.1),
-        (resolve, "AGAIN_S", 0.2),
-        (quarantine, "IN_FLIGHT_S", 0.0),
-        (backoffs, "DRY_FOR_S", 1.0),
-        (backoffs, "QUOTA_FOR_S", 30.0),
-    ):
-        monkeypatch.setattr(module, name, seconds)
+# Pauses that are made for AWS are short.
+SWIFT = Timings(
+    send_again_s=0.1,
+    after_credentials_error_s=0.1,
+    second_look_s=1.0,
+    launch_again_s=0.1,
+    parallel_again_s=0.1,
+    place_again_s=0.2,
+    label_again_s=0.2,
+    starting_s=0.3,
+    awaited_s=0.3,
+    shut_s=0.1,
+    after_error_s=0.1,
+    lease_renew_s=0.5,
+    ensure_again_s=0.1,
+    look_up_again_s=0.2,
+    in_flight_s=0.0,
+    no_capacity_s=1.0,
+    quota_s=30.0,
+)
 
 
-def hasten(monkeypatch: pytest.MonkeyPatch, speed: float) -> None:
-    """Buckets of the published sizes that refill so many times as fast."""
-    for name, bucket in pacer.BUCKETS.items():
-        monkeypatch.setitem(pacer.BUCKETS, name, msgspec.structs.replace(bucket, rate=bucket.rate * speed))
-    describe = pacer._DESCRIBE
-    monkeypatch.setattr(pacer, "_DESCRIBE", msgspec.structs.replace(describe, rate=describe.rate * speed))
+def one_call_at_a_time(shop: Workshop) -> None:
+    """Two keys are a group already: there is never more than one launch's token at hand."""
+    shop.set_bucket(RUN_INSTANCES, Bucket(1, 2 * SPEED))
 
 
 @pytest.fixture
-def in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two keys are a group already: there is never more than one launch's token at hand."""
-    monkeypatch.setitem(pacer.BUCKETS, "RunInstances", Bucket(1, 2 * SPEED))
+def in_groups(sim_workshop: SimWorkshop) -> None:
+    """See one_call_at_a_time."""
+    one_call_at_a_time(sim_workshop)

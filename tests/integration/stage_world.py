@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 import pickletools
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 import pytest
 import redis
 
+from puter_client.client import MachineRequest
+from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Phase
-from puter_worker.ec2.calls import Caller
+from puter_worker.stages.ensure import Ensure
+from puter_worker.stages.ingress import Ingress
+from puter_worker.stages.intake import Intake
+from puter_worker.stages.label import LabelWriter
+from puter_worker.stages.observe import Observe
+from puter_worker.stages.resolve import Resolve
+from puter_worker.store import names, wakeups
 from puter_worker.store.txn import Txn
-from puter_worker.store.workerstore import WorkerStore
+from puter_worker.target import Target
 from puter_worker.worker import Worker
-from tests.integration.workshop import PATIENCE_S, Workshop
+from tests.integration.workshop import PATIENCE_S, Workshop, spec
 
 TARGET = "123456789012:us-east-1:"  # moto's account
 # What may stay for good: requests that nobody has taken, and what is to be done.
@@ -32,23 +40,31 @@ async def until(what: str, holds: Callable[[], bool], *, for_s: float = PATIENCE
         await asyncio.sleep(0.01)
 
 
+def wake_all(shop: Workshop) -> None:
+    """Every stage of every worker looks at once: for what was written behind their backs."""
+    with shop.server.client() as client:
+        client.publish(names.WAKE, wakeups.EVERYTHING)
+
+
 def time_passes(shop: Workshop) -> None:
-    """Everything in Redis that only waits for its time is due now: leases of the dead, locks, restarts."""
+    """Everything in Redis that only waits for its time is due now, and told: leases of the dead, locks, restarts."""
     with shop.server.client() as client:
         for pattern in ("puter:_lease:*", "puter:_taking:*", "arq:in-progress:*"):
             for key in client.scan_iter(pattern):
                 client.delete(key)
         for pattern in (
-            "puter:_moving",
-            "puter:_intents:*",
-            "puter:_labels:*",
-            "puter:_admissions",
+            names.MOVING,
+            names.PARKED,
+            names.INGRESS,
+            "puter:_due:intents:*",
+            "puter:_due:labels:*",
             "puter:_launch_queue:*",
             "puter:_look_ups:*",
         ):
             for key in client.scan_iter(pattern):
                 for member in client.zrange(key, 0, -1):
                     client.zadd(key, {member: 0}, xx=True)
+    wake_all(shop)
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
@@ -71,8 +87,8 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
 class Death:
     """Ends a worker as kill -9 would, at its N-th step: nothing it had in hand goes on, nothing is put in order.
 
-    A step is a write that others rest on (transactions, the feeding of arq's queue), or a call that changes
-    something in EC2. The worker dies just before its effect or just after it.
+    A step is a write that others rest on (transactions, the feeding of arq's queue, the locking of its jobs), or a
+    call that changes something in EC2. The worker dies just before its effect or just after it.
 
     Attributes:
         dead: set once it has died.
@@ -91,13 +107,13 @@ class Death:
     async def awaits(self, shop: Workshop, **settings: Any) -> AsyncIterator[None]:
         """A worker runs while inside, until its time has come."""
         self._others = asyncio.all_tasks()
-        self._worker = worker = Worker(shop.settings(**settings))
-        store: Any = worker.store
+        self._worker = worker = shop.worker(**settings)
+        store = worker.store
         for name in ("commit", "commit_durably"):
-            self._watch(store, name, lambda args, _: bool(args[0]))
-        for name in ("feed", "take"):
-            self._watch(store, name, lambda _, answer: bool(answer and answer != ([], None)), only_after=True)
-        targets: Any = worker._targets
+            self._watch(store.db, name, lambda args, _: bool(args[0]))
+        for owner, name in ((store.jobs, "feed"), (store.jobs, "lock"), (store.requests, "take")):
+            self._watch(owner, name, lambda _, answer: bool(answer and answer != ([], None)), only_after=True)
+        targets: Any = worker.targets
         get = targets.get
 
         def watched_get(target_id: Any) -> Any:
@@ -121,7 +137,7 @@ class Death:
 
     def _watch(
         self,
-        owner: WorkerStore | Caller,
+        owner: object,
         name: str,
         counts: Callable[[tuple[Any, ...], Any], bool],
         *,
@@ -147,7 +163,7 @@ class Death:
 
     def _die(self, name: str, args: tuple[Any, ...]) -> NoReturn:
         assert self._worker
-        self.at = f"{'after' if self._after else 'before'} {name} {_shown(args)} (feed and take: always after)"
+        self.at = f"{'after' if self._after else 'before'} {name} {_shown(args)} (feed, lock and take: always after)"
         me = asyncio.current_task()
         pool: Any = self._worker._redis.connection_pool
 
@@ -165,6 +181,84 @@ class Death:
 def _shown(args: tuple[Any, ...]) -> list[str]:
     words = [word for command in args[0].commands for word in command] if args and isinstance(args[0], Txn) else args
     return [word for word in words if isinstance(word, str)][:4]
+
+
+# -- a worker whose stages the test runs ----------------------------------------------------------------------------
+
+
+class Hands:
+    """A worker that does nothing by itself: the test runs its stages.
+
+    Attributes:
+        shop: its world.
+        worker: the worker.
+        store: its view of Redis.
+        targets: what it reaches in AWS.
+    """
+
+    def __init__(self, shop: Workshop, worker: Worker) -> None:
+        self.shop = shop
+        self.worker = worker
+        self.store = worker.store
+        self.targets = worker.targets
+
+    async def take_requests(self) -> None:
+        """intake: one helping of each namespace that has something."""
+        await Intake(self.store, self.shop.timings).run_once()
+
+    async def ensure(self, key: PuterKey) -> None:
+        """The job of a key."""
+        await Ensure(self.store, self.targets, self.shop.timings).run(key)
+
+    async def target(self) -> Target:
+        """The target of the tests' specs."""
+        return await self.targets.find(None, "us-east-1")
+
+    async def due_look_ups(self, target: Target) -> list[PuterKey]:
+        """Keys of `betty` that are due to be looked up."""
+        due = await self.store.look_ups.due(str(target), "betty", self.store.now(), most=500)
+        return [PuterKey("betty", tag) for tag in due]
+
+    async def look_up(self, target: Target, keys: Sequence[PuterKey] | None = None) -> None:
+        """resolve: these keys, or all of `betty` that are due for it, without waiting for others."""
+        keys = await self.due_look_ups(target) if keys is None else keys
+        assert keys, "nothing is to be looked up"
+        await Resolve(self.store, target, self.shop.timings).look_up("betty", keys)
+
+    def observer(self, target: Target) -> Observe:
+        """observe, as a leader has it."""
+        return Observe(self.store, target, self.shop.timings, quiet_s=600.0)
+
+    async def write_labels(self, target: Target) -> None:
+        """label: those that are due."""
+        await LabelWriter(self.store, target, self.shop.timings).write_due()
+
+    async def open_ingress(self) -> None:
+        """ingress: the rules that are due."""
+        await Ingress(self.store, self.targets, self.shop.timings).run_once()
+
+    async def until_looked_up(self) -> Target:
+        """Request the key `one`, and take it as far as its look-up; its target."""
+        await self.shop.client.submit([MachineRequest("one", spec())])
+        await self.take_requests()
+        await self.ensure(PuterKey("betty", "one"))
+        return await self.target()
+
+    def sorted(self, name: str) -> list[bytes]:
+        """What a sorted set holds."""
+        with self.shop.server.client() as behind:
+            return list(behind.zrange(name, 0, -1))
+
+
+@pytest.fixture
+async def hands(workshop: Workshop) -> AsyncIterator[Hands]:
+    """A worker whose stages the test runs."""
+    worker = workshop.worker()
+    await worker.store.db.sync_clock()
+    yield Hands(workshop, worker)
+    await worker._sessions.aclose()
+    await worker._redis.aclose()
+    await worker._redis.connection_pool.disconnect()
 
 
 # -- rules ----------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from puter_client.store import names as public
 from puter_client.store.clientstore import ClientStore
 from puter_client.view import View, WaitFor
 from puter_worker.store import names
+from puter_worker.store.arq_adapter import JOB_PREFIX, QUEUE
 from tests.integration.redis_servers import RedisServer, server_binaries
 from tests.integration.workshop import Workshop, spec
 
@@ -151,10 +152,12 @@ async def test_a_client_is_told_of_changes_in_its_namespace(guarded: Guarded) ->
         ("SMEMBERS", public.READY),
         ("HGET", public.record(PuterKey("ann", "one")), "doc"),
         ("GET", names.spec(PuterKey("betty", "one"))),
-        ("ZADD", names.QUEUE, 0, "betty/one"),
-        ("SET", "arq:job:betty/one", "x"),
+        ("ZADD", QUEUE, 0, "betty/one"),
+        ("SET", f"{JOB_PREFIX}betty/one", "x"),
         ("PUBLISH", public.channel("betty"), "one"),
+        ("PUBLISH", names.WAKE, ""),
         ("SUBSCRIBE", public.channel("ann")),
+        ("SUBSCRIBE", public.READY),
         ("EVAL", "return 1", 0),
         ("SCRIPT", "LOAD", "return 1"),
         ("FUNCTION", "LIST"),

@@ -16,34 +16,35 @@ from puter_client.client import PuterClient
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
-from puter_worker.store.base import Stored
+from puter_worker.clock import Clock
+from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
-from puter_worker.store.workerstore import WorkerStore
+from puter_worker.store.versioned import Versioned
+from puter_worker.timings import Timings
 from tests.integration.redis_servers import RedisServer
 
 HOUR_S = 3_600.0
 LIVING, ENDED_TODAY, ENDED_BEFORE = ["lives-3d", "waits-3d"], ["ended-23h", "failed-23h"], ["ended-25h", "failed-25h"]
 
 
-async def happened(store: WorkerStore, tag: str, *phases: tuple[Phase, float]) -> None:
+async def happened(store: Store, tag: str, *phases: tuple[Phase, float]) -> None:
     """Write a puter's phases as a worker would have, each so many hours ago."""
-    as_read: Stored[Record] = await store.record(PuterKey("betty", tag))
+    as_read: Versioned[Record | None] = await store.records.read_one(PuterKey("betty", tag))
     for phase, hours in phases:
         at = store.now() - hours * HOUR_S
         before = as_read.value or Record(namespace="betty", tag=tag, phase=phase, created_at=at, changed_at=at)
         txn = Txn()
         ended_at = at if phase in {Phase.TERMINATED, Phase.FAILED} else None
-        store.put_record(txn, as_read, before.replace(phase=phase, changed_at=at, ended_at=ended_at))
+        as_read = store.records.put(txn, as_read, before.replace(phase=phase, changed_at=at, ended_at=ended_at))
         assert await store.commit(txn) == []
-        as_read = await store.record(PuterKey("betty", tag))
 
 
 @pytest.fixture
 async def server(any_redis: RedisServer) -> AsyncIterator[RedisServer]:
     """Each kind of server, with puters that live and that ended, today and before."""
     redis = Redis.from_url(any_redis.url)
-    store = WorkerStore(redis)
-    await store.set_clock()
+    store = Store(redis, clock=Clock(), timings=Timings())
+    await store.db.sync_clock()
     await happened(store, "lives-3d", (Phase.PENDING, 73), (Phase.RUNNING, 72))
     await happened(store, "waits-3d", (Phase.QUEUED, 72))
     for hours in (23, 25):

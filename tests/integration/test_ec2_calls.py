@@ -10,9 +10,10 @@ from structlog.testing import capture_logs
 
 from puter_worker.ec2.answers import Answer, Images, Instances, ReservationAnswer
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.instances import console_output, run_instances
 from puter_worker.ec2.session import Sessions
+from puter_worker.errors import Ec2Error, Handling, NotReached, StageError, Unanswered
+from puter_worker.timings import Timings
 from tests.integration.moto_server import REGION
 from tests.integration.scripted_endpoint import (
     CLOSED,
@@ -38,8 +39,8 @@ def caller(told_caller: Caller) -> Caller:
     return told_caller
 
 
-async def error_of(caller: Caller) -> Ec2Error:
-    with pytest.raises(Ec2Error) as caught:
+async def error_of(caller: Caller) -> StageError:
+    with pytest.raises(StageError) as caught:
         await run_instances(caller, LAUNCH)
     return caught.value
 
@@ -67,15 +68,14 @@ async def test_an_end_that_tells_nothing_is_doubtful(told: Endpoint, caller: Cal
     assert (error.handling, error.doubtful) == (Handling.DOUBTFUL, True)
 
 
-async def test_silence_is_doubtful(told: Endpoint, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silence_is_doubtful(told: Endpoint) -> None:
     told.replies = [SILENT]
-    monkeypatch.setattr("puter_worker.ec2.session.READ_TIMEOUT_S", 0.2)
-    impatient = Sessions(version="0")
+    impatient = Sessions(Timings(sdk_read_s=0.2), version="0")
 
     error = await error_of(Caller(impatient, profile=None, region=REGION))
     await impatient.aclose()
 
-    assert (error.handling, error.doubtful) == (Handling.DOUBTFUL, True)
+    assert (type(error), error.handling, error.doubtful) == (Unanswered, Handling.DOUBTFUL, True)
 
 
 async def test_a_refused_connection_is_not_doubtful(monkeypatch: pytest.MonkeyPatch, caller: Caller) -> None:
@@ -85,7 +85,7 @@ async def test_a_refused_connection_is_not_doubtful(monkeypatch: pytest.MonkeyPa
 
         error = await error_of(caller)
 
-    assert (error.handling, error.doubtful) == (Handling.AGAIN, False)
+    assert (type(error), error.handling, error.doubtful) == (NotReached, Handling.AGAIN, False)
 
 
 async def test_a_refusal_keeps_what_ec2_said(told: Endpoint, caller: Caller) -> None:
@@ -93,8 +93,9 @@ async def test_a_refusal_keeps_what_ec2_said(told: Endpoint, caller: Caller) -> 
 
     error = await error_of(caller)
 
+    assert isinstance(error, Ec2Error)
     assert (error.code, error.message) == ("VcpuLimitExceeded", "You have requested more vCPU capacity")
-    assert (error.request_id, error.http_status) == (REQUEST_ID, 400)
+    assert error.request_id == REQUEST_ID
     assert error.handling is Handling.QUOTA
 
 
@@ -125,10 +126,10 @@ async def test_the_sdk_repeats_nothing_by_itself(told: Endpoint, caller: Caller,
 
 
 async def test_each_call_and_page_is_paced(told: Endpoint, sessions: Sessions) -> None:
-    paced: list[tuple[str, int]] = []
+    paced: list[str] = []
 
-    async def pace(action: str, weight: int) -> None:
-        paced.append((action, weight))
+    async def pace(action: str) -> None:
+        paced.append(action)
 
     caller = Caller(sessions, profile=None, region=REGION, pace=pace)
     told.replies = [
@@ -141,7 +142,7 @@ async def test_each_call_and_page_is_paced(told: Endpoint, sessions: Sessions) -
     pages = [page async for page in caller.pages("DescribeInstances", Instances, MaxResults=5)]
 
     assert len(pages) == 2
-    assert paced == [("RunInstances", 3), ("DescribeInstances", 1), ("DescribeInstances", 1)]
+    assert paced == ["RunInstances", "DescribeInstances", "DescribeInstances"]
     assert told.asked[-1]["NextToken"] == "more"
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from puter_worker.ec2.answers import Answer, GroupAnswer, Groups, Permission, Range4, Range6, Vpcs
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.groups import (
+    Pauses,
     SecurityGroup,
     default_subnets,
     ensure_group,
@@ -17,6 +17,8 @@ from puter_worker.ec2.groups import (
     permissions,
     vpc_of_subnet,
 )
+from puter_worker.errors import Ec2Error, Handling, NoDefaultVpc
+from puter_worker.timings import Timings
 from tests.integration.scripted_endpoint import Endpoint, answer, refusal
 
 HOME, OFFICE, SIX = "203.0.113.7/32", "198.51.100.0/24", "2001:db8::/32"
@@ -132,7 +134,7 @@ async def test_a_subnet_that_is_not_there_fails_the_request(caller: Caller) -> N
 async def test_no_default_vpc_is_an_error_with_a_remedy(told: Endpoint, told_caller: Caller) -> None:
     told.replies = [answer("DescribeVpcs", "<vpcSet/>")]
 
-    with pytest.raises(Ec2Error, match="give --subnet"):
+    with pytest.raises(NoDefaultVpc, match="give --subnet"):
         await ensured(told_caller, HOME)
 
 
@@ -153,12 +155,15 @@ async def at_once(_seconds: float) -> None:
     return None
 
 
+AT_ONCE = Pauses(Timings().group_seen_s, at_once)
+
+
 async def test_a_new_group_that_ec2_does_not_see_yet_is_requested_again(told: Endpoint, told_caller: Caller) -> None:
     unseen = refusal("InvalidGroup.NotFound")
     added = answer("AuthorizeSecurityGroupIngress")
     told.replies = [NONE, MADE, unseen, NONE, unseen, NONE, added]
 
-    group = await ensure_group(told_caller, name="puter-v1", vpc_id="vpc-1", cidrs=[HOME], tags={}, sleep=at_once)
+    group = await ensure_group(told_caller, name="puter-v1", vpc_id="vpc-1", cidrs=[HOME], tags={}, pauses=AT_ONCE)
 
     assert (group.group_id, group.notice, told.replies) == ("sg-1", None, [])
 
@@ -167,7 +172,7 @@ async def test_a_group_that_stays_out_of_sight_is_an_error_in_the_end(told: Endp
     told.replies = [NONE, MADE, *[refusal("InvalidGroup.NotFound"), NONE] * 5, refusal("InvalidGroup.NotFound")]
 
     with pytest.raises(Ec2Error) as caught:
-        await ensure_group(told_caller, name="puter-v1", vpc_id="vpc-1", cidrs=[HOME], tags={}, sleep=at_once)
+        await ensure_group(told_caller, name="puter-v1", vpc_id="vpc-1", cidrs=[HOME], tags={}, pauses=AT_ONCE)
 
     assert (caught.value.handling, told.replies) == (Handling.JUST_MADE, [])
 
@@ -176,7 +181,7 @@ async def test_a_group_that_somebody_made_meanwhile_is_used(told: Endpoint, told
     there = answer("DescribeSecurityGroups", group_answer(HOME))
     told.replies = [NONE, refusal("InvalidGroup.Duplicate"), NONE, there]
 
-    group = await ensure_group(told_caller, name="puter-v1", vpc_id="vpc-1", cidrs=[HOME], tags={}, sleep=at_once)
+    group = await ensure_group(told_caller, name="puter-v1", vpc_id="vpc-1", cidrs=[HOME], tags={}, pauses=AT_ONCE)
 
     assert (group.group_id, told.replies) == ("sg-1", [])
 
@@ -189,7 +194,7 @@ async def test_rules_beside_one_that_somebody_added_meanwhile_are_added(told: En
         answer("AuthorizeSecurityGroupIngress"),
     ]
 
-    await ensure_group(told_caller, name="puter-v1", vpc_id="vpc-1", cidrs=[HOME, OFFICE], tags={}, sleep=at_once)
+    await ensure_group(told_caller, name="puter-v1", vpc_id="vpc-1", cidrs=[HOME, OFFICE], tags={}, pauses=AT_ONCE)
 
     asked = told.asked[-1]
     assert [value for name, value in asked.items() if name.endswith("CidrIp")] == [OFFICE]

@@ -7,8 +7,8 @@ import pytest
 from puter_client.contract.os_image import Os
 from puter_worker.ec2.answers import ImageAnswer
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.errors import Ec2Error, Handling
 from puter_worker.ec2.images import architecture_of, describe_image, latest_image, pick_newest
+from puter_worker.errors import Ec2Error, Handling, NoImage, UnusableInstanceType
 
 
 @pytest.mark.parametrize("architecture", ["x86_64", "arm64"])
@@ -24,7 +24,7 @@ async def test_the_newest_image_is_of_the_kind_requested(
 
 
 async def test_a_processor_without_images_is_an_error_with_a_remedy(caller: Caller) -> None:
-    with pytest.raises(Ec2Error, match="us-east-1 has no al2023 image for riscv: name one with --ami"):
+    with pytest.raises(NoImage, match="us-east-1 has no al2023 image for riscv: name one with --ami"):
         await latest_image(caller, Os.AL2023, "riscv")
 
 
@@ -47,7 +47,7 @@ async def test_an_instance_type_tells_its_processor(caller: Caller, instance_typ
 
 
 async def test_a_type_for_neither_processor_is_refused(caller: Caller) -> None:
-    with pytest.raises(Ec2Error, match=r"mac1.metal is for x86_64_mac: name a type"):
+    with pytest.raises(UnusableInstanceType, match=r"mac1.metal is for x86_64_mac: name a type"):
         await architecture_of(caller, "mac1.metal")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import aioboto3
@@ -13,7 +14,7 @@ import pytest
 from puter_client.contract.key import PuterKey
 from puter_client.contract.os_image import Os
 from puter_client.contract.spec import Spec
-from puter_worker.ec2.arguments import Launch, run_arguments
+from puter_worker.ec2.arguments import RunCall, run_arguments
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.groups import default_subnets, ensure_group
 from puter_worker.ec2.images import latest_image
@@ -33,11 +34,11 @@ from puter_worker.ec2.tags import birth_tags, encode_manifest, key_of, own_tags
 from tests.integration.moto_server import REGION
 
 
-async def launch_of(caller: Caller, **changes: Any) -> Launch:
+async def launch_of(caller: Caller, **changes: Any) -> RunCall:
     """One group member's launch unless changed, in moto's default network."""
     image = await latest_image(caller, Os.AL2023, "x86_64")
     group = await ensure_group(caller, name="puter-v1", vpc_id=None, cidrs=[], tags={})
-    launch = Launch(
+    launch = RunCall(
         spec=Spec(),
         image=image,
         instance_type="t3.micro",
@@ -63,11 +64,17 @@ async def attribute(instance_id: str, name: str) -> Any:
         return await client.describe_instance_attribute(InstanceId=instance_id, Attribute=name)  # type: ignore[arg-type]
 
 
+async def described(instances: Sequence[Instance]) -> Any:
+    async with aioboto3.Session().client("ec2", region_name=REGION) as client:
+        return await client.describe_instances(InstanceIds=[instance.instance_id for instance in instances])
+
+
 async def test_a_group_comes_back_by_launch_index(caller: Caller) -> None:
     instances = await launched(caller, max_count=5)
 
     assert [instance.ami_launch_index for instance in instances] == [0, 1, 2, 3, 4]
-    assert {instance.client_token for instance in instances} == {"token-1"}
+    tokens = [i["ClientToken"] for r in (await described(instances))["Reservations"] for i in r["Instances"]]
+    assert set(tokens) == {"token-1"}
 
 
 async def test_a_launch_has_a_request_id(caller: Caller) -> None:

@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from puter_worker.ec2.answers import KeyPairAnswer, KeyPairs
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.errors import Ec2Error, Handling
-from puter_worker.ec2.keypairs import Held, create_key_pair, decide, default_names, ensure_key_pair
+from puter_worker.ec2.keypairs import Held, choose_key_pair, create_key_pair, default_names, ensure_key_pair
+from puter_worker.errors import Ec2Error, Handling, KeyPairMismatch, NoPublicKey
 from tests.integration.scripted_endpoint import Endpoint, answer, refusal
 
 TAGS = {"puter:owner": "me"}
@@ -81,7 +81,7 @@ async def test_the_name_of_its_own_is_used_again(caller: Caller) -> None:
 async def test_another_key_under_a_chosen_name_is_an_error(caller: Caller) -> None:
     await imported(caller, "team", OTHERS)
 
-    with pytest.raises(Ec2Error) as caught:
+    with pytest.raises(KeyPairMismatch) as caught:
         await ensure_key_pair(caller, key_name="team", public_key=MINE, tags=TAGS)
 
     assert (caught.value.code, caught.value.handling) == ("KeyPairMismatch", Handling.FAIL)
@@ -98,14 +98,14 @@ async def test_a_chosen_name_that_only_ec2_knows_is_used_with_a_warning(caller: 
 
 
 async def test_a_chosen_name_that_nobody_has_a_key_for_is_an_error(caller: Caller) -> None:
-    with pytest.raises(Ec2Error, match="give one with --public-key"):
+    with pytest.raises(NoPublicKey, match="give one with --public-key"):
         await ensure_key_pair(caller, key_name="team", public_key=None, tags=TAGS)
 
 
 async def test_the_default_name_is_never_used_without_a_key_to_compare(caller: Caller) -> None:
     await imported(caller, "puter-v1", OTHERS)
 
-    with pytest.raises(Ec2Error) as caught:
+    with pytest.raises(NoPublicKey) as caught:
         await ensure_key_pair(caller, key_name=None, public_key=None, tags=TAGS)
 
     assert caught.value.code == "NoPublicKey"
@@ -114,14 +114,14 @@ async def test_the_default_name_is_never_used_without_a_key_to_compare(caller: C
 def test_a_key_that_ec2_does_not_tell_is_not_taken_for_ones_own() -> None:
     held = Held(key_pair_id="key-1", public_key=None)
 
-    assert decide("puter-v1", MINE, held, explicit=False, last=False).act == "next"
+    assert choose_key_pair("puter-v1", MINE, held, explicit=False, last=False).act == "next"
 
 
 def test_keys_that_cannot_be_read_do_not_agree() -> None:
     held = Held(key_pair_id="key-1", public_key="ssh-ed25519 A")
 
-    with pytest.raises(Ec2Error, match="holds another key"):
-        decide("team", "ssh-ed25519 B", held, explicit=True, last=True)
+    with pytest.raises(KeyPairMismatch, match="holds another key"):
+        choose_key_pair("team", "ssh-ed25519 B", held, explicit=True, last=True)
 
 
 def test_a_name_of_ones_own_is_told_by_the_key_alone() -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import cast
 
 import pytest
+from redis.asyncio import Redis
 
+from puter_worker.clock import Clock
 from puter_worker.ec2.answers import Vpcs
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.errors import Ec2Error, Handling, ProfileMissing, WrongAccount
 from puter_worker.ec2.session import Sessions
-from puter_worker.store.workerstore import WorkerStore
+from puter_worker.errors import CredentialsError, Handling, ProfileMissing, WrongAccount
+from puter_worker.store.store import Store
 from puter_worker.target import TargetId, Targets
+from puter_worker.timings import Timings
 from tests.integration.moto_server import REGION
 
 KEYS = "aws_access_key_id = testing\naws_secret_access_key = testing\n"
@@ -58,9 +60,15 @@ async def test_where_nobody_names_a_region_it_is_us_east_1(sessions: Sessions) -
     assert (await found(sessions, None, None)).region == "us-east-1"
 
 
+def targets_of(sessions: Sessions) -> Targets:
+    """Targets of a worker whose Redis is not asked for anything."""
+    timings = Timings()
+    return Targets(Store(Redis(), clock=Clock(), timings=timings), sessions, timings)
+
+
 async def found(sessions: Sessions, profile: str | None, region: str | None) -> TargetId:
     """The target that a request is launched with."""
-    targets = Targets(cast("WorkerStore", None), sessions)
+    targets = targets_of(sessions)
     return (await targets.find(profile, region)).target_id
 
 
@@ -94,7 +102,7 @@ async def test_no_credentials_are_waited_for(sessions: Sessions, monkeypatch: py
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
 
-    with pytest.raises(Ec2Error) as caught:
+    with pytest.raises(CredentialsError) as caught:
         await Caller(sessions, profile=None, region=REGION).call("DescribeVpcs", Vpcs)
 
     assert caught.value.handling is Handling.CREDENTIALS
@@ -102,7 +110,7 @@ async def test_no_credentials_are_waited_for(sessions: Sessions, monkeypatch: py
 
 async def test_credentials_that_come_later_are_used(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    with pytest.raises(Ec2Error):
+    with pytest.raises(CredentialsError):
         await sessions.account_id(None, REGION)
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
@@ -136,7 +144,7 @@ ELSEWHERE = "210987654321"
 
 
 async def test_nothing_is_asked_of_another_account(sessions: Sessions) -> None:
-    with pytest.raises(WrongAccount, match=f"account 123456789012's now, not {ELSEWHERE}'s") as caught:
+    with pytest.raises(WrongAccount, match=f"now belong to account 123456789012, not {ELSEWHERE}") as caught:
         await Caller(sessions, profile=None, region=REGION, account=ELSEWHERE).call("DescribeVpcs", Vpcs)
 
     assert caught.value.handling is Handling.CREDENTIALS
@@ -160,7 +168,7 @@ async def test_credentials_that_have_become_another_accounts_are_not_used_and_re
 
 
 async def test_a_host_takes_up_its_own_accounts_targets_alone(sessions: Sessions) -> None:
-    targets = Targets(cast("WorkerStore", None), sessions)
+    targets = targets_of(sessions)
 
     assert await targets.reaches(TargetId("123456789012", REGION))
     assert not await targets.reaches(TargetId(ELSEWHERE, REGION))
@@ -171,12 +179,12 @@ async def test_where_an_account_cannot_be_told_the_calls_say_why(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    targets = Targets(cast("WorkerStore", None), sessions)
+    targets = targets_of(sessions)
     asked: list[str] = []
 
     async def account_id(_self: Sessions, _profile: str | None, region: str) -> str:
         asked.append(region)
-        raise Ec2Error("NoCredentials", "there are none", handling=Handling.CREDENTIALS)
+        raise CredentialsError("there are none")
 
     monkeypatch.setattr(Sessions, "account_id", account_id)
 

@@ -12,9 +12,7 @@ from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import ENDED, Phase
 from puter_client.contract.request import Origin
 from puter_client.view import View
-from puter_worker import pacer
-from puter_worker.pacer import Bucket
-from puter_worker.worker import Worker
+from puter_worker.rates import RUN_INSTANCES, Bucket
 from tests.integration.stage_world import one_machine_each, redis_keeps_its_rules, time_passes, until
 from tests.integration.workshop import Workshop, spec
 
@@ -34,7 +32,7 @@ async def test_a_burst_worker_ends_when_nothing_is_left(workshop: Workshop) -> N
     batch = await submitted(workshop, 5)
     ready = asyncio.Event()
     async with asyncio.timeout(30):
-        await Worker(workshop.settings(burst=True), on_ready=ready.set).run()
+        await workshop.worker(burst=True, on_ready=ready.set).run()
 
     _, views = await workshop.client.batch(batch)
     assert ready.is_set()
@@ -44,7 +42,7 @@ async def test_a_burst_worker_ends_when_nothing_is_left(workshop: Workshop) -> N
 
 async def test_a_burst_worker_with_nothing_to_do_ends_at_once(workshop: Workshop) -> None:
     async with asyncio.timeout(10):
-        await Worker(workshop.settings(burst=True)).run()
+        await workshop.worker(burst=True).run()
 
     assert await workshop.client.workers() == []
 
@@ -85,8 +83,8 @@ async def test_a_worker_ends_though_a_cancellation_is_swallowed(workshop: Worksh
                 swallowed.set()
         return []
 
-    worker = Worker(workshop.settings())
-    worker.store.ready_namespaces = ready_namespaces  # type: ignore[method-assign]
+    worker = workshop.worker()
+    worker.store.requests.ready = ready_namespaces  # type: ignore[method-assign]
     running = asyncio.create_task(worker.run())
     await inside.wait()
     worker.stop()
@@ -120,10 +118,8 @@ async def test_requests_of_two_namespaces_do_not_meet(workshop: Workshop) -> Non
     await one_machine_each(workshop, "betty", ["one"])
 
 
-async def test_what_was_launched_in_a_group_gets_its_own_tags(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(pacer.BUCKETS, "RunInstances", Bucket(1, 2))  # so two are launched with one call
+async def test_what_was_launched_in_a_group_gets_its_own_tags(workshop: Workshop) -> None:
+    workshop.set_bucket(RUN_INSTANCES, Bucket(1, 2))  # so two are launched with one call
     async with workshop.working(pace=True, max_group=100):
         batch = await submitted(workshop, 2)
         await until("the one that moto launches of a group has its own tags", lambda: bool(own_tags(workshop)))

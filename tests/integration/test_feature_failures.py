@@ -14,7 +14,7 @@ from puter_client.contract.spec import Spec
 from puter_client.view import View, WaitFor
 from puter_worker.ec2 import instances as ec2
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.errors import Ec2Error, Handling
+from puter_worker.errors import Ec2Error, Handling
 from tests.integration.stage_world import redis_keeps_its_rules
 from tests.integration.workshop import Workshop, spec
 
@@ -48,7 +48,7 @@ async def test_what_cannot_be_launched_fails_alone(workshop: Workshop) -> None:
     assert {tag: error.code for tag, error in errors.items()} == {
         "ami": "InvalidAMIID.NotFound",
         "type": "InvalidInstanceType",
-        "profile": "ProfileNotFound",
+        "profile": "ProfileMissing",
         "subnet": "InvalidSubnetID.NotFound",
     }
     assert "ami-00000000000000bad" in errors["ami"].message
@@ -123,9 +123,7 @@ async def test_without_credentials_a_request_waits_and_says_how_to_sign_in(
 async def test_credentials_that_expire_before_the_launch_are_waited_for(
     workshop: Workshop, checks: list[Check]
 ) -> None:
-    expired = Ec2Error(
-        "RequestExpired", "expired: sign in (such as `aws sso login`)", handling=Handling.CREDENTIALS, http_status=400
-    )
+    expired = Ec2Error("RequestExpired", "expired: sign in (such as `aws sso login`)", handling=Handling.CREDENTIALS)
     checks.append(lambda _: expired)
     async with workshop.working():
         waiting = asyncio.Event()

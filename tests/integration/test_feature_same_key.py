@@ -18,7 +18,6 @@ from puter_client.contract.request import Origin
 from puter_client.contract.result import Result
 from puter_client.store import names as public
 from puter_client.view import View, WaitFor
-from puter_worker.stages import quarantine
 from tests.integration.stage_world import redis_keeps_its_rules, until
 from tests.integration.workshop import Workshop, spec
 
@@ -164,19 +163,18 @@ async def test_a_machine_that_redis_has_forgotten_is_found_in_ec2(workshop: Work
     [
         ({"instance_type": "c5.large"}, Outcome.CONFLICT, "instance-type"),
         ({"instance_type": "c5.large", "instance_types": ("t3.micro",)}, Outcome.EXISTING, None),
-        ({"run": "make"}, Outcome.EXISTING, "may be another workload"),
+        ({"run": "make"}, Outcome.EXISTING, "it may run another workload"),
     ],
 )
 async def test_what_ec2_shows_of_a_forgotten_machine_is_compared(
     workshop: Workshop,
-    monkeypatch: pytest.MonkeyPatch,
     remembers: bool,
     requested: dict[str, Any],
     outcome: Outcome,
     told: str | None,
 ) -> None:
     """Found by the request's look-up, or by a worker that remembers its launch and looks at all machines first."""
-    monkeypatch.setattr(quarantine, "IN_FLIGHT_S", 0.0)
+    workshop.hurry(in_flight_s=0.0)
     async with AsyncExitStack() as first:
         await first.enter_async_context(workshop.working(quarantine_s=0.2))
         await workshop.request("one")

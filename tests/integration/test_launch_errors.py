@@ -14,8 +14,6 @@ from puter_client.cli.loglines import lines_of
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.view import WaitFor
-from puter_worker.ec2 import session
-from puter_worker.stages import backoffs
 from puter_worker.stages.send import MOST_MADE_ANEW
 from tests.ec2sim.config import Fault
 from tests.integration.sim_workshop import SimWorkshop, eventually, sim_url, sim_workshop
@@ -76,9 +74,9 @@ PATIENCE_WITH_EC2_S = 0.4
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(sim_workshop: SimWorkshop) -> None:
     """Puter gives up on an answer soon."""
-    monkeypatch.setattr(session, "READ_TIMEOUT_S", PATIENCE_WITH_EC2_S)
+    sim_workshop.hurry(sdk_read_s=PATIENCE_WITH_EC2_S)
 
 
 async def launched(shop: SimWorkshop) -> Record:
@@ -160,14 +158,12 @@ async def test_without_room_it_is_requested_elsewhere_with_a_new_token(sim_works
 
 
 @pytest.mark.parametrize(("code", "words"), QUOTAS.items(), ids=QUOTAS)
-async def test_a_quota_is_waited_for(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch, code: str, words: str
-) -> None:
-    monkeypatch.setattr(backoffs, "QUOTA_FOR_S", 0.5)
+async def test_a_quota_is_waited_for(sim_workshop: SimWorkshop, code: str, words: str) -> None:
+    sim_workshop.hurry(quota_s=0.5)
     await sim_workshop.faults(Fault(action="RunInstances", code=code))
     async with sim_workshop.working():
         await sim_workshop.submit("one")
-        await eventually("the reason is told", lambda: says(sim_workshop, words, "0 live"))
+        await eventually("the reason is told", lambda: says(sim_workshop, words, "0 machines live"))
         (waiting,) = await sim_workshop.records("one")
         await sim_workshop.faults()
         await launched(sim_workshop)

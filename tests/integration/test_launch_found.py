@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
-import pytest
+import msgspec
 
 from puter_client.contract.key import PuterKey
 from puter_client.contract.os_image import Os
 from puter_client.contract.phase import Phase
 from puter_client.contract.spec import DEFAULT_GROUP_NAME
 from puter_worker.ec2.tags import MANAGED, birth_tags, encode_manifest, specification
-from puter_worker.stages import resolve as stage
-from puter_worker.stages import settle
-from puter_worker.stages.admit import admit
-from puter_worker.stages.ensure import ensure
-from puter_worker.stages.intake import intake
-from puter_worker.stages.resolve import resolve
+from puter_worker.stages.ensure import Ensure
+from puter_worker.stages.ingress import Ingress
+from puter_worker.stages.intake import Intake
+from puter_worker.stages.resolve import Resolve
 from puter_worker.target import Target
+from puter_worker.timings import Timings
 from puter_worker.worker import Worker
 from tests.integration.sim_workshop import SimWorkshop, sim_url, sim_workshop
 from tests.integration.workshop import SPEC
@@ -28,30 +27,17 @@ __all__ = ["sim_url", "sim_workshop"]
 TAGS = [f"live-{n}" for n in range(1_000)]
 
 
-@pytest.fixture
-async def idle(sim_workshop: SimWorkshop) -> AsyncIterator[Worker]:
-    """A worker whose stages run when the test says so."""
-    worker = Worker(sim_workshop.settings())
-    await worker.store.set_clock()
-    yield worker
-    await worker._sessions.aclose()
-    await worker._redis.aclose()
-    await worker._redis.connection_pool.disconnect()
-
-
 async def test_a_thousand_machines_are_found_with_ten_calls_forgotten_or_not_seen_for_long(
-    sim_workshop: SimWorkshop, idle: Worker, monkeypatch: pytest.MonkeyPatch
+    sim_workshop: SimWorkshop,
 ) -> None:
-    target = await idle._targets.find(None, "us-east-1")
-    await launch_unseen(sim_workshop, target)
-
-    await requested(sim_workshop, idle)
-    await resolved(idle, target)
-    await admit(idle.store, idle._targets)
+    async with sim_workshop.idle() as idle:
+        await launch_unseen(sim_workshop, await idle.targets.find(None, "us-east-1"))
+        await found(sim_workshop, idle)
+        await Ingress(idle.store, idle.targets, sim_workshop.timings).run_once()
     forgotten = len(await sim_workshop.calls("DescribeInstances"))
-    monkeypatch.setattr(settle, "FRESH_S", 0.0)
-    await requested(sim_workshop, idle)
-    await resolved(idle, target)
+    sim_workshop.hurry(fresh_s=0.0)
+    async with sim_workshop.idle() as idle:
+        await found(sim_workshop, idle)
     not_seen = len(await sim_workshop.calls("DescribeInstances")) - forgotten
 
     assert max(forgotten, not_seen) <= 10, (forgotten, not_seen)
@@ -60,27 +46,36 @@ async def test_a_thousand_machines_are_found_with_ten_calls_forgotten_or_not_see
 
 
 async def test_a_call_is_made_for_part_of_a_batch_only_when_it_is_full_or_nobody_comes_any_more(
-    sim_workshop: SimWorkshop, idle: Worker, monkeypatch: pytest.MonkeyPatch
+    sim_workshop: SimWorkshop,
 ) -> None:
-    monkeypatch.setattr(stage, "IDLE_S", 3_600.0)
-    monkeypatch.setattr(stage, "LONGEST_WAIT_S", 3_600.0)
-    target = await idle._targets.find(None, "us-east-1")
-    await taken_in(sim_workshop, idle, TAGS[:250])
-    looked_up: list[int] = []
-    for coming in (TAGS[:150], TAGS[150:230], TAGS[230:249]):
-        await ensured(idle, coming)
-        await resolve(idle.store, target, "betty")
-        looked_up.append(await on_launch_queue(sim_workshop))
-    monkeypatch.setattr(stage, "IDLE_S", 0.0)
-    await resolve(idle.store, target, "betty")
+    patient = msgspec.structs.replace(sim_workshop.timings, look_up_idle_s=3_600.0, look_up_longest_s=3_600.0)
+    async with sim_workshop.idle() as idle:
+        target = await idle.targets.find(None, "us-east-1")
+        await taken_in(sim_workshop, idle, TAGS[:250])
+        looked_up: list[int] = []
+        for coming in (TAGS[:150], TAGS[150:230], TAGS[230:249]):
+            await ensured(sim_workshop, idle, coming)
+            await look_up(idle, target, patient)
+            looked_up.append(await on_launch_queue(sim_workshop))
+        await look_up(idle, target, msgspec.structs.replace(patient, look_up_idle_s=0.0))
 
     assert [*looked_up, await on_launch_queue(sim_workshop)] == [0, 198, 198, 249]
 
 
-async def resolved(idle: Worker, target: Target) -> None:
-    """All that waits to be looked up is."""
-    while await idle.store.look_ups(str(target), "betty", idle.store.now(), 1):
-        await resolve(idle.store, target, "betty")
+async def found(shop: SimWorkshop, idle: Worker) -> None:
+    """Every machine is requested, and all that waits to be looked up is."""
+    target = await idle.targets.find(None, "us-east-1")
+    await taken_in(shop, idle, TAGS)
+    await ensured(shop, idle, TAGS)
+    while await idle.store.look_ups.due(str(target), "betty", idle.store.now(), 1):
+        await look_up(idle, target, shop.timings)
+
+
+async def look_up(idle: Worker, target: Target, timings: Timings) -> None:
+    """A leader that has just begun looks at what is due."""
+    stage = Resolve(idle.store, target, timings)
+    await stage.run_once()
+    await stage.drain()
 
 
 async def on_launch_queue(shop: SimWorkshop) -> int:
@@ -105,21 +100,16 @@ async def launch_unseen(shop: SimWorkshop, target: Target) -> None:
         )
 
 
-async def requested(shop: SimWorkshop, idle: Worker) -> None:
-    """Every machine is requested, and waits for the target's look-up."""
-    await taken_in(shop, idle, TAGS)
-    await ensured(idle, TAGS)
-
-
 async def taken_in(shop: SimWorkshop, idle: Worker, tags: Sequence[str]) -> None:
     """One batch is past intake."""
     await shop.submit(*tags)
-    while await intake(idle.store, ["betty"]):
-        pass
+    intake = Intake(idle.store, shop.timings)
+    while await idle.store.requests.ready():
+        await intake.run_once()
 
 
-async def ensured(idle: Worker, tags: Sequence[str]) -> None:
+async def ensured(shop: SimWorkshop, idle: Worker, tags: Sequence[str]) -> None:
     """These tags wait for the target's look-up."""
+    ensure = Ensure(idle.store, idle.targets, shop.timings)
     for start in range(0, len(tags), 50):
-        keys = [PuterKey("betty", tag) for tag in tags[start : start + 50]]
-        await asyncio.gather(*(ensure(idle.store, idle._targets, key) for key in keys))
+        await asyncio.gather(*(ensure.run(PuterKey("betty", tag)) for tag in tags[start : start + 50]))

@@ -17,11 +17,11 @@ from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Phase
 from puter_client.contract.request import Origin
 from puter_client.view import WaitFor
-from puter_worker import pacer
 from puter_worker.ec2.tags import own_tags
-from puter_worker.pacer import INSTANCES, Bucket
+from puter_worker.rates import INSTANCES, Bucket
 from puter_worker.stages import label as label_stage
-from puter_worker.stages import launch, observe
+from puter_worker.stages import launch_unit
+from puter_worker.stages.launch_unit import LaunchUnit, UnitLauncher
 from puter_worker.stages.plan import Unit
 from puter_worker.store import names
 from tests.ec2sim.config import Fault
@@ -31,7 +31,6 @@ from tests.integration.sim_workshop import (
     TARGET,
     SimWorkshop,
     eventually,
-    hasten,
     in_groups,
     sim_url,
     sim_workshop,
@@ -92,11 +91,11 @@ async def all_labelled(shop: SimWorkshop, *tags: str) -> None:
 
 
 async def test_two_hundred_of_two_workers_are_launched_in_groups_with_no_call_refused(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    sim_workshop: SimWorkshop, tmp_path: Path
 ) -> None:
     # In quick motion the headroom of the pacer's buckets is milliseconds, less than this process stands still at times.
     await sim_workshop.sim.configure(speed=SLOWLY)
-    hasten(monkeypatch, SLOWLY / SPEED)
+    sim_workshop.rates = sim_workshop.rates.faster(SLOWLY / SPEED)
     runs = {tag: f"render {tag}" for tag in TAGS}
     async with sim_workshop.working(), sim_workshop.working():
         batch = await submit_workloads(sim_workshop, runs)
@@ -196,12 +195,10 @@ async def test_a_group_whose_user_data_does_not_fit_is_launched_in_parts(
 
 
 @pytest.mark.usefixtures("in_groups")
-async def test_parts_of_a_group_cost_no_more_of_the_budget_than_their_machines(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_parts_of_a_group_cost_no_more_of_the_budget_than_their_machines(sim_workshop: SimWorkshop) -> None:
     dice = random.Random(1)
     runs = {tag: "render " + "".join(dice.choices(LETTERS, k=3_000)) for tag in TAGS[:24]}
-    monkeypatch.setitem(pacer.BUCKETS, INSTANCES, Bucket(500, 0.001))
+    sim_workshop.set_bucket(INSTANCES, Bucket(500, 0.001))
     async with sim_workshop.working():
         batch = await submit_workloads(sim_workshop, runs)
         await sim_workshop.client.wait(batch_id=batch, tags=list(runs), wait=WaitFor.LAUNCHED, timeout_s=30)
@@ -247,19 +244,21 @@ async def test_a_workload_that_fits_no_machine_fails_alone(sim_workshop: SimWork
 async def test_a_key_that_cannot_be_composed_holds_up_nobody(
     sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    whole = getattr(launch, step)
+    owner: Any = UnitLauncher if step == "open_intent" else launch_unit
+    whole = getattr(owner, step)
 
-    async def broken(to: Any, of: Any, *given: Any) -> Any:
-        unit: Unit = given[0] if step == "open_intent" else of
-        if any(w.key.tag == "odd" for w in unit):
+    async def broken(of: Any, launch: Any, *given: Any) -> Any:
+        unit: Unit = launch.unit if isinstance(launch, LaunchUnit) else launch
+        if any(one.key.tag == "odd" for one in unit):
             raise RuntimeError("nobody has thought of this")
-        return await whole(to, of, *given)
+        return await whole(of, launch, *given)
 
     async def told() -> bool:
-        return any("a defect of Puter's (RuntimeError)" in why for why in await sim_workshop.reasons("odd"))
+        why = "an internal error in Puter (RuntimeError) prevents its launch, see the worker's log"
+        return any(why in reason for reason in await sim_workshop.reasons("odd"))
 
-    monkeypatch.setattr(launch, step, broken)
-    monkeypatch.setattr(launch, "TRY_AGAIN_S", 60.0)
+    monkeypatch.setattr(owner, step, broken)
+    sim_workshop.hurry(launch_again_s=60.0)
     with capture_logs() as logs:  # to show its tracebacks takes seconds
         async with sim_workshop.working():
             await sim_workshop.submit(*TAGS[:6], "odd", *TAGS[6:12])
@@ -348,7 +347,7 @@ async def test_an_address_that_comes_after_its_machine_runs_is_told_soon(sim_wor
             return record.public_ip is not None
 
         async def started() -> bool:
-            return not await worker.store.any_starting()
+            return not await worker.store.activity.any_starting()
 
         await eventually("its address is told", told)
         await eventually("it is no longer looked at so often", started)
@@ -357,15 +356,13 @@ async def test_an_address_that_comes_after_its_machine_runs_is_told_soon(sim_wor
     assert view.record.public_ip is None
 
 
-async def test_an_address_that_does_not_come_is_not_waited_for_long(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(observe, "ADDRESS_WITHIN_S", 1.0)
+async def test_an_address_that_does_not_come_is_not_waited_for_long(sim_workshop: SimWorkshop) -> None:
+    sim_workshop.hurry(address_s=1.0)
     await sim_workshop.sim.configure(address_s=[3_600.0, 3_600.0])
     async with sim_workshop.working(quiet_sweep_s=3_600.0) as worker:
         await sim_workshop.request("one")
 
         async def started() -> bool:
-            return not await worker.store.any_starting()
+            return not await worker.store.activity.any_starting()
 
         await eventually("it is no longer looked at so often", started)

@@ -11,12 +11,15 @@ import pytest
 from puter_client.client import PuterClient
 from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
-from puter_worker import lead, pacer
-from puter_worker.pacer import INSTANCES, Bucket, Pacer
-from puter_worker.stages import explain, launch
+from puter_worker.pacer import Pacer
+from puter_worker.rates import CREATE_TAGS, INSTANCES, RUN_INSTANCES, Bucket
+from puter_worker.stages.explain import RATE_LIMIT
+from puter_worker.stages.launch_unit import UnitLauncher
 from puter_worker.store import names
-from puter_worker.store.workerstore import WorkerStore
+from puter_worker.store.due_items import DueByNamespace
+from puter_worker.store.token_buckets import TokenBuckets
 from puter_worker.target import Target
+from puter_worker.worker import Worker
 from tests.ec2sim.config import Fault
 from tests.ec2sim.ledger import Entry
 from tests.integration.sim_workshop import (
@@ -53,13 +56,13 @@ async def test_launches_that_take_long_to_be_sent_ask_no_more_than_ec2_allows(
     sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """EC2's bucket is full until the first of them arrives: what comes back here meanwhile does not there."""
-    in_time = launch.open_intent
+    in_time = UnitLauncher.open_intent
 
     async def late(*args: Any) -> Any:
         await asyncio.sleep(0.3)  # a dozen tokens' time, with the workshop's hurry
         return await in_time(*args)
 
-    monkeypatch.setattr(launch, "open_intent", late)
+    monkeypatch.setattr(UnitLauncher, "open_intent", late)
     async with sim_workshop.working(max_group=10):
         batch = await sim_workshop.submit(*TAGS)
         await sim_workshop.client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=60)
@@ -74,12 +77,12 @@ async def test_launches_that_take_long_to_be_sent_ask_no_more_than_ec2_allows(
 @pytest.fixture
 def the_many_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis lists namespaces in any order; here in the one that is worst for who comes later."""
-    launch_queues = WorkerStore.launch_queues
+    namespaces = DueByNamespace.namespaces
 
-    async def by_name(store: WorkerStore, target: str) -> list[str]:
-        return sorted(await launch_queues(store, target))
+    async def by_name(of: DueByNamespace, target: str) -> dict[str, float]:
+        return dict(sorted((await namespaces(of, target)).items()))
 
-    monkeypatch.setattr(WorkerStore, "launch_queues", by_name)
+    monkeypatch.setattr(DueByNamespace, "namespaces", by_name)
 
 
 async def launched_before_the_one(shop: SimWorkshop, *, max_group: int = 100, **fields: Any) -> list[Entry]:
@@ -96,18 +99,16 @@ async def launched_before_the_one(shop: SimWorkshop, *, max_group: int = 100, **
 @pytest.mark.usefixtures("the_many_first")
 @pytest.mark.parametrize("spot", [False, True], ids=["in a group", "singly"])
 async def test_one_namespaces_many_groups_do_not_hold_up_anothers_one_key(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch, *, spot: bool
+    sim_workshop: SimWorkshop, *, spot: bool
 ) -> None:
-    monkeypatch.setitem(pacer.BUCKETS, "RunInstances", Bucket(1, 5))
+    sim_workshop.set_bucket(RUN_INSTANCES, Bucket(1, 5))
 
     assert len(await launched_before_the_one(sim_workshop, max_group=5, spot=spot)) <= 2
 
 
 @pytest.mark.usefixtures("the_many_first")
-async def test_one_namespaces_many_machines_do_not_hold_up_anothers_one(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(pacer.BUCKETS, INSTANCES, Bucket(20, 5))
+async def test_one_namespaces_many_machines_do_not_hold_up_anothers_one(sim_workshop: SimWorkshop) -> None:
+    sim_workshop.set_bucket(INSTANCES, Bucket(20, 5))
 
     before = await launched_before_the_one(sim_workshop)
     assert sum(len(call.effect) for call in before) <= 3
@@ -146,47 +147,33 @@ async def some_launch(shop: SimWorkshop) -> bool:
 # -- the budget ---
 
 
-async def test_who_waits_for_the_budget_is_told_so_with_an_estimate(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(explain, "AFTER_S", 0.2)
-    monkeypatch.setattr(explain, "EVERY_S", 0.2)
-    monkeypatch.setitem(pacer.BUCKETS, "RunInstances", Bucket(1, 0.01))  # one call in 100 s
+async def test_who_waits_for_the_budget_is_told_so_with_an_estimate(sim_workshop: SimWorkshop) -> None:
+    sim_workshop.hurry(explain_after_s=0.2, explain_s=0.2)
+    sim_workshop.set_bucket(RUN_INSTANCES, Bucket(1, 0.01))  # one call in 100 s
     async with sim_workshop.working(max_group=5):
         await sim_workshop.submit(*TAGS[:20])
 
         async def told() -> bool:
-            return sum("API rate limit" in reason for reason in await sim_workshop.reasons(*TAGS[:20])) == 15
+            return (await sim_workshop.reasons(*TAGS[:20])).count(RATE_LIMIT) == 15
 
         await eventually("all are told who are not of the first call", told)
-        reasons = Counter(reason for reason in await sim_workshop.reasons(*TAGS[:20]) if "rate limit" in reason)
+        records = await sim_workshop.records(*TAGS[:20])
 
     # The second, third and fourth call are due in 100, 200 and 300 s; told is what they are in coarse steps.
-    about = {"2m": 5, "3m30s": 5, "5m": 5}
-    assert reasons == {f"waiting for EC2's API rate limit, about {told}": many for told, many in about.items()}
+    assert RATE_LIMIT == "waiting for EC2's API rate limit"
+    assert Counter(r.estimate_s for r in records if r.reason == RATE_LIMIT) == {120: 5, 210: 5, 300: 5}
 
 
 @pytest.mark.usefixtures("in_groups")
-async def test_who_waits_for_something_else_is_not_told_that_it_is_the_budget(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_waits_for_something_else_is_not_told_that_it_is_the_budget(sim_workshop: SimWorkshop) -> None:
     """One machine is requested, to see whether there is capacity again; the others wait for what comes of it."""
-    explained: list[float] = []
-
-    async def watched(*args: Any, **kwargs: Any) -> float:
-        pause_s = await explain.explain(*args, **kwargs)
-        explained.append(pause_s)
-        return pause_s
-
-    monkeypatch.setattr(lead, "explain", watched)
-    monkeypatch.setattr(explain, "AFTER_S", 0.1)
-    monkeypatch.setattr(explain, "EVERY_S", 0.1)
+    sim_workshop.hurry(explain_after_s=0.1, explain_s=0.1, health_s=0.05)
     await sim_workshop.faults(no_capacity(times=1), Fault(action="RunInstances", delay_s=3.0, skip=1))
     async with sim_workshop.working():
         await sim_workshop.submit(*TAGS[:20])
         await eventually("there is no capacity", lambda: refused(sim_workshop))
-        explained.clear()
-        await eventually("what they wait for has been looked at", lambda: several(explained))
+        before = await explained(sim_workshop)
+        await eventually("what they wait for has been looked at", lambda: explained_since(sim_workshop, before))
         reasons = await sim_workshop.reasons(*TAGS[:20])
         await sim_workshop.faults()
         await sim_workshop.request(*TAGS[:20], wait=WaitFor.LAUNCHED)
@@ -198,8 +185,14 @@ async def refused(shop: SimWorkshop) -> bool:
     return bool(await shop.refused("InsufficientInstanceCapacity"))
 
 
-async def several(of: list[float]) -> bool:
-    return len(of) >= 5
+async def explained(shop: SimWorkshop) -> int:
+    """How often waits have been explained, as the worker's health tells."""
+    (worker,) = await shop.client.workers()
+    return sum(stage.runs for stage in worker.stages if stage.name.startswith("explain "))
+
+
+async def explained_since(shop: SimWorkshop, before: int) -> bool:
+    return await explained(shop) >= before + 6  # one of them may have begun before
 
 
 async def test_what_was_refused_as_too_much_is_slowed_down_and_comes_through(sim_workshop: SimWorkshop) -> None:
@@ -213,10 +206,8 @@ async def test_what_was_refused_as_too_much_is_slowed_down_and_comes_through(sim
     await sim_workshop.one_each(*TAGS)
 
 
-async def test_a_launch_that_is_repeated_takes_its_machines_from_the_budget_once(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    once(monkeypatch, INSTANCES, 500)
+async def test_a_launch_that_is_repeated_takes_its_machines_from_the_budget_once(sim_workshop: SimWorkshop) -> None:
+    once(sim_workshop, INSTANCES, 500)
     await sim_workshop.faults(Fault(action="RunInstances", code="RequestLimitExceeded", times=4))
     async with sim_workshop.working():
         await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
@@ -224,11 +215,9 @@ async def test_a_launch_that_is_repeated_takes_its_machines_from_the_budget_once
     assert tokens(sim_workshop, INSTANCES) >= 400
 
 
-async def test_a_launch_that_cannot_be_prepared_costs_nothing_of_the_budget(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    once(monkeypatch, INSTANCES, 500)
-    once(monkeypatch, "RunInstances", 3)
+async def test_a_launch_that_cannot_be_prepared_costs_nothing_of_the_budget(sim_workshop: SimWorkshop) -> None:
+    once(sim_workshop, INSTANCES, 500)
+    once(sim_workshop, RUN_INSTANCES, 3)
     await sim_workshop.faults(Fault(action="DescribeKeyPairs", code="ExpiredToken"))
     async with sim_workshop.working():
         await sim_workshop.submit(*TAGS[:20])
@@ -243,53 +232,58 @@ async def test_a_launch_that_cannot_be_prepared_costs_nothing_of_the_budget(
             return len(records) == 20 and all(record.phase is Phase.LAUNCHING for record in records)
 
         await eventually("all wait", all_wait)
-    assert (tokens(sim_workshop, "RunInstances"), tokens(sim_workshop, INSTANCES)) == pytest.approx((3, 500), abs=0.1)
+    assert (tokens(sim_workshop, RUN_INSTANCES), tokens(sim_workshop, INSTANCES)) == pytest.approx((3, 500), abs=0.1)
 
 
-def once(monkeypatch: pytest.MonkeyPatch, name: str, amount: int) -> None:
+def once(shop: SimWorkshop, name: str, amount: int) -> None:
     """A bucket holds just so many tokens, and hardly any comes back."""
-    monkeypatch.setitem(pacer.BUCKETS, name, Bucket(amount, 0.001))
+    shop.set_bucket(name, Bucket(amount, 0.001))
 
 
 # -- the pacer by itself ---
 
 
-async def test_two_workers_never_take_more_than_the_bucket_holds(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def buckets_of(shop: SimWorkshop, worker: Worker) -> TokenBuckets:
+    """The target's buckets, as a worker's pacer counts them."""
+    return worker.store.token_buckets(TARGET[:12], "us-east-1", shop.rates)
+
+
+def pacer_of(shop: SimWorkshop, worker: Worker) -> Pacer:
+    """The target's pacer of a worker."""
+    clock = worker.store.db.clock
+    return Pacer(buckets_of(shop, worker), rates=shop.rates, clock=clock, timings=shop.timings)
+
+
+async def test_two_workers_never_take_more_than_the_bucket_holds(sim_workshop: SimWorkshop) -> None:
+    once(sim_workshop, CREATE_TAGS, 10)
     async with sim_workshop.working() as one, sim_workshop.working() as other:
-        once(monkeypatch, "CreateTags", 10)
-        pacers = [Pacer(worker.store, TARGET[:12], "us-east-1") for worker in (one, other)]
-        granted = await asyncio.gather(*(pacers[n % 2].take([("CreateTags", 1)]) for n in range(40)))
+        pacers = [pacer_of(sim_workshop, worker) for worker in (one, other)]
+        waits_s = await asyncio.gather(*(pacers[n % 2].take_now(CREATE_TAGS) for n in range(40)))
 
-    assert sum(one.wait_s == 0 for one in granted) == 10
+    assert waits_s.count(0.0) == 10
 
 
-async def test_several_buckets_give_together_or_not_at_all(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_several_buckets_give_together_or_not_at_all(sim_workshop: SimWorkshop) -> None:
+    once(sim_workshop, RUN_INSTANCES, 3)
+    once(sim_workshop, INSTANCES, 100)
     async with sim_workshop.working() as worker:
-        once(monkeypatch, "RunInstances", 3)
-        once(monkeypatch, INSTANCES, 100)
-        shared = Pacer(worker.store, TARGET[:12], "us-east-1")
-        await shared.take([(INSTANCES, 60)])
-        granted = await shared.take([("RunInstances", 1), (INSTANCES, 50)])
+        shared = buckets_of(sim_workshop, worker)
+        await shared.reserve({INSTANCES: 60})
+        wait_s = await shared.reserve({RUN_INSTANCES: 1, INSTANCES: 50})
 
-    assert granted.wait_s > 0
-    assert (tokens(sim_workshop, "RunInstances"), tokens(sim_workshop, INSTANCES)) == pytest.approx((3, 40), abs=0.1)
+    assert wait_s > 0
+    assert (tokens(sim_workshop, RUN_INSTANCES), tokens(sim_workshop, INSTANCES)) == pytest.approx((3, 40), abs=0.1)
 
 
-async def test_a_bucket_that_was_slowed_down_recovers(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pacer, "SLOW_FOR_S", 0.2)
+async def test_a_bucket_that_was_slowed_down_recovers(sim_workshop: SimWorkshop) -> None:
+    sim_workshop.hurry(slow_s=0.2)
     async with sim_workshop.working() as worker:
-        slowed = Pacer(worker.store, TARGET[:12], "us-east-1")
-        await slowed.slow_down("RunInstances")
-        slow = await slowed.take([("RunInstances", 4)])
+        slowed = buckets_of(sim_workshop, worker)
+        await pacer_of(sim_workshop, worker).slow_down(RUN_INSTANCES)
+        slow_s = await slowed.reserve({RUN_INSTANCES: 4})
 
         async def full_again() -> bool:
-            return (await slowed.take([("RunInstances", 4)])).wait_s == 0
+            return await slowed.reserve({RUN_INSTANCES: 4}) == 0
 
         await eventually("it gives as much as before", full_again)
-    assert slow.wait_s > 0
+    assert slow_s > 0

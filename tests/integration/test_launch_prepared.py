@@ -19,7 +19,6 @@ from puter_client.contract.record import Record
 from puter_client.view import WaitFor
 from puter_worker.ec2.answers import AnswerType
 from puter_worker.ec2.calls import Action, Caller
-from puter_worker.stages import admit
 from puter_worker.store import names
 from tests.ec2sim.config import Fault
 from tests.ec2sim.groups import MAX_RULES
@@ -226,7 +225,7 @@ async def test_a_full_group_lets_the_machine_run_and_says_who_cannot_reach_it(si
     assert view.record
     assert (view.phase, view.record.error) == (Phase.RUNNING, None)
     assert let_in(sim_workshop) == full
-    assert f"is full (EC2 allows 60 rules unless told otherwise): it does not let ssh in from {HOME}" in await notices(
+    assert f"is full (EC2's default limit is 60 rules): it does not let ssh in from {HOME}" in await notices(
         sim_workshop
     )
 
@@ -242,7 +241,7 @@ async def test_a_group_that_is_full_meanwhile_leaves_a_running_machine_alone(sim
     assert view.outcome is Outcome.EXISTING
     assert (await sim_workshop.record("one")).instance_id == before.instance_id
     assert "RulesPerSecurityGroupLimitExceeded" in await codes(sim_workshop, "AuthorizeSecurityGroupIngress")
-    (made,) = [line for line in logs if line["event"] == "admission.made"]
+    (made,) = [line for line in logs if line["event"] == "ingress.opened"]
     assert f"it does not let ssh in from {OFFICE}" in made["notice"]
 
 
@@ -275,7 +274,7 @@ async def test_without_the_permission_to_make_a_key_the_request_fails_and_leaves
     sim_workshop: SimWorkshop, tmp_path: Path
 ) -> None:
     await sim_workshop.faults(Fault(action="CreateKeyPair", code="UnauthorizedOperation"))
-    async with sim_workshop.working(embedded=tmp_path):
+    async with sim_workshop.working(local_engine=tmp_path):
         (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED, public_key=None)
 
     assert view.record
@@ -288,7 +287,7 @@ async def test_without_the_permission_to_make_a_key_the_request_fails_and_leaves
 
 async def test_a_key_that_ec2_made_is_kept_by_its_owner_alone(sim_workshop: SimWorkshop, tmp_path: Path) -> None:
     await sim_workshop.faults(Fault(action="CreateKeyPair", code="ExpiredToken", times=1))
-    async with sim_workshop.working(embedded=tmp_path):
+    async with sim_workshop.working(local_engine=tmp_path):
         (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED, public_key=None)
 
     (kept,) = (tmp_path / "private_keys").glob("*.pem")
@@ -309,7 +308,7 @@ async def running(shop: SimWorkshop) -> Record:
 async def nobody_waits_at_the_door(shop: SimWorkshop) -> bool:
     """Whether there is no address left to be let in."""
     with shop.server.client() as behind:
-        return not behind.exists(names.ADMISSIONS)
+        return not behind.exists(names.INGRESS)
 
 
 async def moved_to_another_group(shop: SimWorkshop) -> tuple[str, str]:
@@ -333,14 +332,12 @@ async def test_without_the_permission_to_add_a_group_the_machine_runs_on_as_it_i
     assert (record.phase, record.instance_id, record.error) == (Phase.RUNNING, instance_id, None)
     assert [one.group_ids for one in await sim_workshop.living()] == [(other,)]
     assert await codes(sim_workshop, "ModifyInstanceAttribute") == ["OK", "UnauthorizedOperation"]
-    (refused,) = [line for line in logs if line["event"] == "admission.refused"]
+    (refused,) = [line for line in logs if line["event"] == "ingress.refused"]
     assert (refused["tag"], refused["code"], refused["final"]) == ("one", "UnauthorizedOperation", True)
 
 
-async def test_a_group_that_cannot_be_added_without_credentials_is_added_later(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(admit, "CLAIM_S", 0.3)
+async def test_a_group_that_cannot_be_added_without_credentials_is_added_later(sim_workshop: SimWorkshop) -> None:
+    sim_workshop.hurry(ingress_claim_s=0.3)
     async with sim_workshop.working():
         _, other = await moved_to_another_group(sim_workshop)
         await sim_workshop.faults(Fault(action="ModifyInstanceAttribute", code="ExpiredToken", times=2))

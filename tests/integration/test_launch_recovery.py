@@ -8,8 +8,7 @@ import pytest
 
 from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
-from puter_worker import lead
-from puter_worker.stages import launch, quarantine, send
+from puter_worker.stages.explain import SHUT
 from puter_worker.store import names
 from tests.ec2sim.config import Fault
 from tests.integration.sim_workshop import (
@@ -64,9 +63,9 @@ async def test_a_group_whose_launch_breaks_off_is_launched_once(sim_workshop: Si
 
 @pytest.mark.usefixtures("in_groups")
 async def test_a_launch_whose_answer_was_lost_and_that_ec2_does_not_show_yet_is_launched_once(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+    sim_workshop: SimWorkshop,
 ) -> None:
-    monkeypatch.setattr(send, "SECOND_LOOK_AFTER_S", 2.0)
+    sim_workshop.hurry(second_look_s=2.0)
     await sim_workshop.sim.configure(list_lag_s=[0.3, 1.0], id_lag_s=[0.3, 1.0], flapping=0.3)
     await sim_workshop.faults(Fault(action="RunInstances", drop=True, when="after", times=2))
     async with sim_workshop.working():
@@ -75,10 +74,8 @@ async def test_a_launch_whose_answer_was_lost_and_that_ec2_does_not_show_yet_is_
     await sim_workshop.one_each(*TAGS)
 
 
-async def test_a_refusal_after_a_lost_answer_launches_nothing_twice(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(send, "SECOND_LOOK_AFTER_S", 1.5)
+async def test_a_refusal_after_a_lost_answer_launches_nothing_twice(sim_workshop: SimWorkshop) -> None:
+    sim_workshop.hurry(second_look_s=1.5)
     await sim_workshop.sim.configure(list_lag_s=[0.7, 0.7])
     await sim_workshop.faults(
         Fault(action="RunInstances", drop=True, when="after", times=1),
@@ -106,9 +103,9 @@ async def test_a_refusal_after_a_call_that_was_lost_goes_back_to_the_launch_queu
 
 
 async def test_a_token_that_a_forgotten_launch_has_used_leads_to_its_machine(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+    sim_workshop: SimWorkshop,
 ) -> None:
-    monkeypatch.setattr(send, "SECOND_LOOK_AFTER_S", 2.0)
+    sim_workshop.hurry(second_look_s=2.0)
     await sim_workshop.sim.configure(list_lag_s=[1.0, 1.0])
     async with sim_workshop.working():
         await sim_workshop.request("one", wait=WaitFor.LAUNCHED)
@@ -160,9 +157,9 @@ async def test_a_token_of_a_forgotten_machine_that_has_ended_makes_the_next_gene
 
 @pytest.mark.parametrize("dead_token", ["error", "instances"])
 async def test_a_machine_that_ended_before_its_launch_was_known_is_not_launched_again(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch, dead_token: str
+    sim_workshop: SimWorkshop, dead_token: str
 ) -> None:
-    monkeypatch.setattr(send, "RETRY_S", 1.0)
+    sim_workshop.hurry(send_again_s=1.0)
     await sim_workshop.sim.configure(dead_token=dead_token, tags_fade_s=0.0)
     await sim_workshop.faults(Fault(action="RunInstances", drop=True, when="after", times=1))
     async with sim_workshop.working():
@@ -239,9 +236,9 @@ async def test_a_launch_that_is_on_its_way_when_redis_is_emptied_is_not_repeated
 
 @pytest.mark.usefixtures("in_groups")
 async def test_a_launch_that_reaches_ec2_long_after_redis_is_emptied_is_not_repeated(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+    sim_workshop: SimWorkshop,
 ) -> None:
-    monkeypatch.setattr(quarantine, "IN_FLIGHT_S", 4.0)
+    sim_workshop.hurry(in_flight_s=4.0, explain_s=0.2, explain_after_s=0.2)
     await sim_workshop.sim.configure(list_lag_s=[0.5, 0.5])
     await sim_workshop.faults(Fault(action="RunInstances", when="before", delay_s=3.0, times=1))
     async with sim_workshop.working(quarantine_s=1.0):
@@ -251,8 +248,8 @@ async def test_a_launch_that_reaches_ec2_long_after_redis_is_emptied_is_not_repe
         await sim_workshop.submit(*TAGS)
 
         async def why() -> bool:
-            told = await sim_workshop.reasons(*TAGS)
-            return any(reason.startswith("waiting until EC2 shows what Redis has forgotten, about ") for reason in told)
+            records = await sim_workshop.records(*TAGS)
+            return any(record.reason == SHUT and record.estimate_s for record in records)
 
         await eventually("it says what it waits for", why)
         await sim_workshop.client.wait(tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=30)
@@ -262,7 +259,7 @@ async def test_a_launch_that_reaches_ec2_long_after_redis_is_emptied_is_not_repe
 
 async def intents(shop: SimWorkshop) -> bool:
     with shop.server.client() as behind:
-        return bool(behind.zcard(names.intents(TARGET)))
+        return bool(behind.zcard(names.due("intents", TARGET)))
 
 
 async def test_a_redis_put_back_learns_of_what_was_launched_since(sim_workshop: SimWorkshop, tmp_path: Path) -> None:
@@ -297,16 +294,9 @@ async def ended(shop: SimWorkshop, tag: str) -> bool:
 
 
 @pytest.fixture
-def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_leases(sim_workshop: SimWorkshop) -> None:
     """Who dies is soon missed."""
-    for module, name, seconds in (
-        (lead, "LEASE_S", 0.6),
-        (lead, "RENEW_S", 0.2),
-        (send, "LEASE_S", 0.6),
-        (send, "RENEW_S", 0.2),
-        (launch, "LEASE_S", 0.6),
-    ):
-        monkeypatch.setattr(module, name, seconds)
+    sim_workshop.hurry(lease_s=0.6, lease_renew_s=0.2, intent_lease_s=0.6, intent_renew_s=0.2)
 
 
 @pytest.mark.usefixtures("in_groups", "short_leases")

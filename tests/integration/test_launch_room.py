@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from puter_client.client import MachineRequest
 from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
-from puter_worker.stages import backoffs, intake
+from puter_worker.stages import draft
 from tests.ec2sim.config import Capacity, Fault
 from tests.ec2sim.ledger import Entry
 from tests.integration.sim_workshop import (
@@ -40,7 +41,7 @@ async def limit(shop: SimWorkshop, **limits: object) -> None:
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request may give up sooner than a user may say."""
-    monkeypatch.setattr(intake, "recheck_spec", lambda _: None)
+    monkeypatch.setattr(draft, "recheck_spec", lambda _: None)
 
 
 async def counts(shop: SimWorkshop) -> list[tuple[int, str]]:
@@ -50,6 +51,11 @@ async def counts(shop: SimWorkshop) -> list[tuple[int, str]]:
 
 async def live_count(shop: SimWorkshop) -> int:
     return len(await shop.living())
+
+
+def default_subnets(shop: SimWorkshop) -> list[dict[str, Any]]:
+    """Subnets of the default VPC, one a zone."""
+    return list(shop.ec2.describe_subnets(Filters=[{"Name": "default-for-az", "Values": ["true"]}])["Subnets"])
 
 
 # -- capacity ---
@@ -69,9 +75,7 @@ async def test_after_a_refusal_each_zone_is_tried_by_itself_with_a_token_of_its_
 
 
 async def test_the_next_of_several_subnets_is_tried_where_the_first_is_full(sim_workshop: SimWorkshop) -> None:
-    first, second, *_ = sim_workshop.ec2.describe_subnets(Filters=[{"Name": "default-for-az", "Values": ["true"]}])[
-        "Subnets"
-    ]
+    first, second, *_ = default_subnets(sim_workshop)
     await limit(sim_workshop, capacity=(Capacity(zone=first["AvailabilityZone"], slots=0),))
     async with sim_workshop.working():
         await sim_workshop.request(
@@ -104,7 +108,7 @@ async def test_what_is_short_everywhere_for_too_long_fails(
 
     assert view.record is not None
     assert view.record.error is not None
-    assert (view.record.phase, view.record.error.code) == (Phase.FAILED, "InsufficientInstanceCapacity")
+    assert (view.record.phase, view.record.error.code) == (Phase.FAILED, "NoCapacity")
     assert "gave up after" in view.record.error.message
 
 
@@ -124,14 +128,11 @@ async def test_what_is_short_everywhere_says_so_while_it_waits(sim_workshop: Sim
 
 
 @pytest.mark.usefixtures("in_groups")
-async def test_a_place_that_was_dry_is_probed_with_one_and_then_with_twice_as_many(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(backoffs, "places", lambda types, zones, subnets: [backoffs.Place(types[0])])
-    monkeypatch.setattr("puter_worker.stages.launch.places", backoffs.places)
+async def test_a_place_that_was_dry_is_probed_with_one_and_then_with_twice_as_many(sim_workshop: SimWorkshop) -> None:
+    the_only_place = default_subnets(sim_workshop)[0]["SubnetId"]
     await sim_workshop.faults(no_capacity(times=1))
     async with sim_workshop.working():
-        await sim_workshop.request(*TAGS[:16], wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS[:16], wait=WaitFor.LAUNCHED, subnet=the_only_place)
 
     refused, *granted = await counts(sim_workshop)
     assert refused == (16, "InsufficientInstanceCapacity")
@@ -235,11 +236,9 @@ async def test_under_a_quota_that_refuses_whole_groups_all_that_fits_is_launched
 
 
 @pytest.mark.parametrize("shutdown_s", [0.0, 3.0])
-async def test_when_a_machine_ends_the_next_one_is_launched(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch, shutdown_s: float
-) -> None:
+async def test_when_a_machine_ends_the_next_one_is_launched(sim_workshop: SimWorkshop, shutdown_s: float) -> None:
     """Also if its place under the quota is free only some time after it is seen to shut down."""
-    monkeypatch.setattr(backoffs, "QUOTA_FOR_S", 3_600.0)  # nothing else than the end lets it try again
+    sim_workshop.hurry(quota_s=3_600.0)  # nothing else than the end lets it try again
     await limit(sim_workshop, vcpu_quota={"standard": 4}, shutdown_s=[shutdown_s, shutdown_s])
     tags = TAGS[:4]
     async with sim_workshop.working():
@@ -275,7 +274,7 @@ async def test_nobody_gives_up_on_capacity_while_a_quota_is_what_holds_it(
     sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient(monkeypatch)
-    monkeypatch.setattr(backoffs, "DRY_FOR_S", 20.0)
+    sim_workshop.hurry(no_capacity_s=20.0)
     await sim_workshop.faults(no_capacity(times=4), Fault(action="RunInstances", code="VcpuLimitExceeded"))
     async with sim_workshop.working():
         await sim_workshop.submit("one", give_up_after_s=2)
@@ -294,7 +293,7 @@ async def refused_times(shop: SimWorkshop, times: int) -> bool:
 async def wait_for_quota(shop: SimWorkshop, many: int, *, live: int) -> bool:
     """Whether so many of the requests say that they wait for a quota, and how many machines live."""
     reasons = await shop.reasons(*TAGS[:16], "one")
-    told = [r for r in reasons if r == f"vCPU quota reached, {live} live; next as machines end"]
+    told = [r for r in reasons if r == f"vCPU quota reached, {live} machines live; waiting for machines to end"]
     return len(told) == many
 
 

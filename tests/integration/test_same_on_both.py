@@ -22,17 +22,15 @@ from puter_client.contract.record import Event
 from puter_client.contract.request import Origin
 from puter_client.contract.spec import Spec
 from puter_client.view import View, WaitFor
-from puter_worker import pacer
 from puter_worker.ec2 import instances as ec2
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.instances import run_instances
 from puter_worker.ec2.tags import MANIFEST, decode_manifest
-from puter_worker.pacer import Bucket
-from puter_worker.stages import plan
+from puter_worker.rates import Rates
 from tests.ec2sim.client import ControlClient
 from tests.integration.moto_server import point_at, reset_moto
 from tests.integration.redis_servers import RedisServer
-from tests.integration.sim_workshop import CALM, SPEED, SimWorkshop, eventually, sim_url, swift
+from tests.integration.sim_workshop import CALM, SPEED, SWIFT, SimWorkshop, eventually, one_call_at_a_time, sim_url
 from tests.integration.workshop import PATIENCE_S, Workshop, spec
 
 __all__ = ["sim_url"]
@@ -106,6 +104,10 @@ class Numbered:
 
 async def story(shop: Workshop) -> Told:
     """The same requests and the same fates, whatever stands for EC2."""
+    shop.timings, shop.rates = SWIFT, Rates().faster(SPEED)
+    one_call_at_a_time(shop)
+    # However slow this host is, the batch is launched as one.
+    shop.hurry(batch_longest_s=PATIENCE_S)
     answers: dict[str, list[View]] = {}
     async with shop.working(pace=True, max_group=100):
         answers["a machine"] = await shop.request("one")
@@ -228,11 +230,6 @@ def both(
 ) -> Iterator[tuple[Told, Told]]:
     """What the story came to on moto, and on the simulated EC2."""
     with pytest.MonkeyPatch.context() as patch:
-        swift(patch)
-        # Two keys are a group already: there is never more than one launch's token at hand.
-        patch.setitem(pacer.BUCKETS, "RunInstances", Bucket(1, 2 * SPEED))
-        # However slow this host is, the batch is launched as one.
-        patch.setattr(plan, "LONGEST_WAIT_S", PATIENCE_S)
 
         def tale(tell: Callable[[RedisServer, str], Awaitable[Told]], url: str, folder: Path) -> Told:
             with valkey_server.client() as client:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
+import msgspec
 import pytest
 
 from puter_client.client import MachineRequest
 from puter_client.contract.request import Origin
-from puter_worker import lead, pacer, worker
 from puter_worker.ec2.session import Sessions
-from puter_worker.pacer import Bucket
-from puter_worker.stages import send
+from puter_worker.rates import RUN_INSTANCES, Bucket
+from puter_worker.timings import Timings
+from puter_worker.worker import Worker
+from tests.integration.redis_servers import RedisServer
 from tests.integration.stage_world import Death, end, one_machine_each, redis_keeps_its_rules, time_passes
 from tests.integration.workshop import PATIENCE_S, Workshop, spec
 
@@ -28,15 +31,11 @@ MANY = 80
 @pytest.mark.parametrize(("grouped", "after"), [(False, True), (True, False)], ids=["singly-after", "grouped-before"])
 # The dead leave their connections open.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-async def test_a_worker_may_die_at_any_step(
-    workshop: Workshop, one_session: Sessions, grouped: bool, after: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker, "Sessions", lambda version: one_session)
-    monkeypatch.setitem(pacer.BUCKETS, "RunInstances", Bucket(1, 20))  # paced, two are launched with one call
+async def test_a_worker_may_die_at_any_step(workshop: Workshop, grouped: bool, after: bool) -> None:
+    buckets = {**workshop.rates.buckets, RUN_INSTANCES: Bucket(1, 20)}  # paced, two are launched with one call
+    workshop.rates = msgspec.structs.replace(workshop.rates, buckets=buckets)
     # moto launches but one of a group: the others are looked for twice, and then launched anew.
-    monkeypatch.setattr(send, "SECOND_LOOK_AFTER_S", 0.1)
-    monkeypatch.setattr(send, "RETRY_S", 0.1)
-    monkeypatch.setattr(lead, "REPLAY_EVERY_S", 0.1)
+    workshop.hurry(second_look_s=0.1, send_again_s=0.1, shut_s=0.1)
     step, died = 0, True
     while died:
         step += 1
@@ -45,16 +44,31 @@ async def test_a_worker_may_die_at_any_step(
     assert step > FEW, "the worker died at hardly any step"
 
 
+class SharingWorkshop(Workshop):
+    """A workshop whose workers share their sessions: making them takes most of a short life."""
+
+    def __init__(self, server: RedisServer, endpoint: str, sessions: Sessions) -> None:
+        super().__init__(server, endpoint)
+        self._sessions = sessions
+
+    def worker(self, *, on_ready: Callable[[], None] = lambda: None, **changes: Any) -> Worker:
+        settings = self.settings(**changes)
+        return Worker(settings, timings=self.timings, rates=self.rates, sessions=self._sessions, on_ready=on_ready)
+
+
 @pytest.fixture
-async def one_session(moto: str) -> AsyncIterator[Sessions]:
-    """Sessions that all workers of a test share: making them takes most of a short life."""
+async def workshop(valkey: RedisServer, moto: str) -> AsyncIterator[Workshop]:
+    """As everywhere, with sessions that all workers of a test share."""
 
     class Shared(Sessions):
         async def aclose(self) -> None:
             """Nobody's to close."""
 
-    shared = Shared(version="0")
-    yield shared
+    shared = Shared(Timings(), version="0")
+    shop = SharingWorkshop(valkey, moto, shared)
+    yield shop
+    await shop.client.aclose()
+    shop.ec2.close()
     await Sessions.aclose(shared)
 
 

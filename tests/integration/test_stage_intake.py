@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.batch import BatchRow
@@ -15,12 +16,11 @@ from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
 from puter_client.contract.request import MAX_REQUEST_BYTES, Origin, UpRequest
 from puter_client.store import names as public
-from puter_worker.stages.intake import intake
-from puter_worker.store.workerstore import WorkerStore
-from tests.integration.stage_world import redis_keeps_its_rules, until
+from puter_worker.store import names
+from tests.integration.stage_world import Hands, hands, redis_keeps_its_rules, until
 from tests.integration.workshop import Workshop, spec
 
-__all__ = ["redis_keeps_its_rules"]
+__all__ = ["hands", "redis_keeps_its_rules"]
 pytestmark = pytest.mark.usefixtures("redis_keeps_its_rules")
 
 GOOD = UpRequest(tag="bad", spec=spec(), batch="b-1", size=1, user="mallory", origin=Origin.UP)
@@ -59,12 +59,12 @@ REFUSED = {
 
 @pytest.mark.parametrize("raw", NOT_REQUESTS.values(), ids=NOT_REQUESTS)
 async def test_what_is_no_request_is_dropped_and_the_next_one_taken(
-    workshop: Workshop, store: WorkerStore, raw: bytes
+    workshop: Workshop, hands: Hands, raw: bytes
 ) -> None:
     append(workshop, "betty", raw)
     await workshop.client.submit([MachineRequest("good", spec())])
 
-    assert await intake(store, ["betty"]) == 2
+    assert await taken(hands) == 2
 
     assert (await workshop.record("good")).phase is Phase.QUEUED
     assert left(workshop, "betty") == 0
@@ -72,11 +72,11 @@ async def test_what_is_no_request_is_dropped_and_the_next_one_taken(
 
 @pytest.mark.parametrize("raw", REFUSED.values(), ids=REFUSED)
 async def test_a_request_that_cannot_be_used_is_refused_in_its_batch(
-    workshop: Workshop, store: WorkerStore, raw: bytes
+    workshop: Workshop, hands: Hands, raw: bytes
 ) -> None:
     append(workshop, "betty", raw)
 
-    await intake(store, ["betty"])
+    await hands.take_requests()
 
     (view,) = (await workshop.client.batch("b-1"))[1]
     assert view.tag == "bad"
@@ -87,29 +87,29 @@ async def test_a_request_that_cannot_be_used_is_refused_in_its_batch(
 
 
 @pytest.mark.parametrize("tag", ["", "../x", "a/b", "a b", "_info", "x" * 129, "ü", "a\n"])
-async def test_a_bad_tag_is_nobodys(workshop: Workshop, store: WorkerStore, tag: str) -> None:
+async def test_a_bad_tag_is_nobodys(workshop: Workshop, hands: Hands, tag: str) -> None:
     append(workshop, "betty", request(tag=tag))
 
-    assert await intake(store, ["betty"]) == 1
+    assert await taken(hands) == 1
 
     assert left(workshop, "betty") == 0
     assert await workshop.client.recent() == []
 
 
-async def test_a_refusal_quotes_no_secret(workshop: Workshop, store: WorkerStore) -> None:
+async def test_a_refusal_quotes_no_secret(workshop: Workshop, hands: Hands) -> None:
     append(workshop, "betty", request(spec={"run": "make", "env": {"PASSWORD": "hunter2", "a b": "hunter2"}}))
 
-    await intake(store, ["betty"])
+    await hands.take_requests()
 
     (view,) = (await workshop.client.batch("b-1"))[1]
     assert view.outcome is Outcome.REFUSED
     assert "hunter2" not in str(view.to_json())
 
 
-async def test_the_namespace_of_a_request_is_its_inboxs(workshop: Workshop, store: WorkerStore) -> None:
+async def test_the_namespace_of_a_request_is_its_inboxs(workshop: Workshop, hands: Hands) -> None:
     append(workshop, "betty", request(namespace="anna"))
 
-    await intake(store, ["betty"])
+    await hands.take_requests()
 
     anna = workshop.client_of("anna")
     assert await anna.recent() == []
@@ -128,73 +128,91 @@ async def test_nobodys_bad_requests_stop_anybody_elses(workshop: Workshop, anna:
 
 
 async def test_many_requests_of_one_namespace_do_not_hold_up_anothers_one(
-    workshop: Workshop, store: WorkerStore, anna: PuterClient
+    workshop: Workshop, hands: Hands, anna: PuterClient
 ) -> None:
     await workshop.client.submit([MachineRequest(f"t-{n}", spec()) for n in range(1_200)])
     await anna.submit([MachineRequest("one", spec())])
 
-    await intake(store, ["betty", "anna"])
+    await hands.take_requests()
 
     (view,) = await anna.views(["one"])
     assert view.record
     assert left(workshop, "betty") == 700
 
 
-async def test_of_two_intakes_one_takes_a_request(workshop: Workshop, store: WorkerStore) -> None:
+async def test_of_two_intakes_one_takes_a_request(workshop: Workshop, hands: Hands) -> None:
     await workshop.client.submit([MachineRequest(f"t-{n}", spec()) for n in range(300)])
-    with workshop.server.client() as behind:
-        for _ in range(5):  # the short lock is but a courtesy: without it, too, one of them writes
-            await asyncio.gather(*(_take_unlocked(behind, store) for _ in range(4)))
+    read = await _read_the_same(hands, intakes=4)
 
+    assert read == [300] * 4
     assert left(workshop, "betty") == 0
     records = [view.record for view in await workshop.client.views([f"t-{n}" for n in range(300)])]
     assert {record and record.request_number for record in records} == {1}
 
 
-async def _take_unlocked(behind: Any, store: WorkerStore) -> None:
-    behind.delete("puter:_taking:betty")
-    await intake(store, ["betty"])
+async def _read_the_same(hands: Hands, *, intakes: int) -> list[int]:
+    """Run intakes that all read before one of them writes, past the short lock; how many requests each read."""
+    requests, in_turn, all_have_read = hands.store.requests, asyncio.Lock(), asyncio.Barrier(intakes)
+    take, read = requests.take, []
+
+    async def unlocked(namespace: str) -> tuple[list[bytes], bytes | None]:
+        async with in_turn:
+            await requests.give_back(namespace)
+            raws, count = await take(namespace)
+        read.append(len(raws))
+        await all_have_read.wait()
+        return raws, count
+
+    requests.take = unlocked  # type: ignore[method-assign]
+    await asyncio.gather(*(hands.take_requests() for _ in range(intakes)))
+    requests.take = take  # type: ignore[method-assign]
+    return read
 
 
-async def test_an_intake_that_was_overtaken_trims_nothing(workshop: Workshop, store: WorkerStore) -> None:
+async def _take_unlocked(behind: Any, hands: Hands) -> None:
+    behind.delete(names.taking("betty"))
+    await hands.take_requests()
+
+
+async def test_an_intake_that_was_overtaken_trims_nothing(workshop: Workshop, hands: Hands) -> None:
     append(workshop, "betty", b"{")  # writes no record: only the count of takings tells that it is gone
-    commit = store.commit
+    commit = hands.store.db.commit
 
     async def overtaken(txn: Any) -> list[int]:
-        store.commit = commit  # type: ignore[method-assign]
+        hands.store.db.commit = commit  # type: ignore[method-assign]
         with workshop.server.client() as behind:
-            await _take_unlocked(behind, store)
+            await _take_unlocked(behind, hands)
         await workshop.client.submit([MachineRequest("one", spec())])
         return await commit(txn)
 
-    store.commit = overtaken  # type: ignore[method-assign]
+    hands.store.db.commit = overtaken  # type: ignore[method-assign]
 
-    assert await intake(store, ["betty"]) == 0
+    assert await taken(hands) == 1  # by the one that came between
     assert left(workshop, "betty") == 1
 
 
-async def test_a_request_that_comes_while_another_is_settled_is_kept(workshop: Workshop, store: WorkerStore) -> None:
+async def test_a_request_that_comes_while_another_is_settled_is_kept(workshop: Workshop, hands: Hands) -> None:
     await workshop.client.submit([MachineRequest("one", spec())])
-    commit = store.commit
+    commit = hands.store.db.commit
 
     async def late(txn: Any) -> list[int]:
-        store.commit = commit  # type: ignore[method-assign]
+        hands.store.db.commit = commit  # type: ignore[method-assign]
         await workshop.client.submit([MachineRequest("two", spec())])
         return await commit(txn)
 
-    store.commit = late  # type: ignore[method-assign]
+    hands.store.db.commit = late  # type: ignore[method-assign]
 
-    await intake(store, ["betty"])
+    await hands.take_requests()
     assert ready_namespaces(workshop) == {b"betty"}
-    await intake(store, ["betty"])
+    await hands.take_requests()
 
     assert (await workshop.record("two")).phase is Phase.QUEUED
 
 
-async def test_rows_of_a_batch_are_there_as_soon_as_its_head_is(workshop: Workshop, store: WorkerStore) -> None:
+async def test_rows_of_a_batch_are_there_as_soon_as_its_head_is(workshop: Workshop, hands: Hands) -> None:
     batch = await workshop.client.submit([MachineRequest("one", spec()), MachineRequest("two", spec())])
 
-    await intake(store, ["betty"])
+    await hands.take_requests()
 
     info, views = await workshop.client.batch(batch)
     assert info
@@ -226,12 +244,12 @@ async def test_a_cancel_after_the_launch_loses(workshop: Workshop) -> None:
     assert len(workshop.instances("running")) == 1
 
 
-async def test_a_batchs_cancel_withdraws_its_own_requests_only(workshop: Workshop, store: WorkerStore) -> None:
+async def test_a_batchs_cancel_withdraws_its_own_requests_only(workshop: Workshop, hands: Hands) -> None:
     first = await workshop.client.submit([MachineRequest("one", spec())])
     second = await workshop.client.submit([MachineRequest("one", spec()), MachineRequest("two", spec())])
     await workshop.client.cancel(["one", "two"], batch_id=second)
 
-    await intake(store, ["betty"])
+    await hands.take_requests()
 
     one, two = await workshop.client.views(["one", "two"])
     assert (one.phase, two.phase) == (Phase.QUEUED, Phase.CANCELLED)
@@ -239,19 +257,55 @@ async def test_a_batchs_cancel_withdraws_its_own_requests_only(workshop: Worksho
     assert one.record.batch_id == first
 
 
+async def test_requests_and_cancels_of_one_key_that_come_together_follow_one_another(
+    workshop: Workshop, hands: Hands
+) -> None:
+    first = await workshop.client.submit([MachineRequest("one", spec())])
+    await workshop.client.cancel(["one"])
+    second = await workshop.client.submit([MachineRequest("one", spec())])
+    await workshop.client.cancel(["one"], batch_id=second)
+    third = await workshop.client.submit([MachineRequest("one", spec())])
+
+    assert await taken(hands) == 5
+
+    record = await workshop.record("one")
+    assert (record.phase, record.request_number, record.batch_id) == (Phase.QUEUED, 3, third)
+    rows = [(await workshop.client.batch(batch))[1][0].row for batch in (first, second, third)]
+    assert [row and (row.outcome, row.request_number) for row in rows] == [
+        (Outcome.CANCELLED, 1),
+        (Outcome.CANCELLED, 2),
+        (Outcome.CREATED, 3),
+    ]
+
+
+async def test_a_defect_that_one_namespace_meets_stops_no_other(
+    hands: Hands, workshop: Workshop, anna: PuterClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = hands.store.requests.take
+
+    async def take_but_of_betty(namespace: str) -> Any:
+        if namespace == "betty":
+            raise KeyError("a defect")
+        return await take(namespace)
+
+    monkeypatch.setattr(hands.store.requests, "take", take_but_of_betty)
+    for client in (workshop.client, anna):
+        await client.submit([MachineRequest("one", spec())])
+
+    with pytest.raises(KeyError, match="a defect"):
+        await hands.take_requests()
+
+    assert (left(workshop, "betty"), left(workshop, "anna")) == (1, 0)
+
+
 # -- behind the scenes -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-async def store(workshop: Workshop) -> AsyncIterator[WorkerStore]:
-    """A worker's view of Redis, without a worker."""
-    from redis.asyncio import Redis
-
-    redis = Redis.from_url(workshop.server.url)
-    opened = WorkerStore(redis)
-    await opened.set_clock()
-    yield opened
-    await redis.aclose()
+async def taken(hands: Hands) -> int:
+    """How many requests the intake takes, as it tells."""
+    with capture_logs() as logs:
+        await hands.take_requests()
+    return sum(line["count"] for line in logs if line["event"] == "requests.taken")
 
 
 @pytest.fixture

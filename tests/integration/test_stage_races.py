@@ -3,41 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-from redis.asyncio import Redis
 
 from puter_client.client import MachineRequest
+from puter_client.contract import transitions
 from puter_client.contract.key import PuterKey
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
+from puter_client.contract.record import ErrorInfo, EventKind
 from puter_client.store import names as public
-from puter_worker.stages.admit import admit
-from puter_worker.stages.ensure import ensure
-from puter_worker.stages.intake import intake
-from puter_worker.stages.label import label
-from puter_worker.stages.observe import observe
-from puter_worker.stages.resolve import resolve
 from puter_worker.store import names
+from puter_worker.store.targets import Leases
 from puter_worker.store.txn import Txn
-from puter_worker.store.workerstore import WorkerStore
-from puter_worker.target import Target
-from puter_worker.worker import Worker
-from tests.integration.stage_world import TARGET, one_machine_each, redis_keeps_its_rules, time_passes, until
+from tests.integration.stage_world import (
+    TARGET,
+    Hands,
+    hands,
+    one_machine_each,
+    redis_keeps_its_rules,
+    until,
+)
 from tests.integration.workshop import Workshop, spec
 
-__all__ = ["redis_keeps_its_rules"]
+__all__ = ["hands", "redis_keeps_its_rules"]
 pytestmark = pytest.mark.usefixtures("redis_keeps_its_rules")
 KEY = PuterKey("betty", "one")
 TAGS = [f"t-{n}" for n in range(12)]
 
 
 async def test_many_leaders_launch_each_key_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def lease(*_: object) -> bool:
-        return True
+    async def take(*_: object) -> float:
+        return 0.0
 
-    monkeypatch.setattr(WorkerStore, "lease", lease)
+    monkeypatch.setattr(Leases, "take", take)
     batch = await workshop.client.submit([MachineRequest(tag, spec()) for tag in TAGS])
     async with workshop.working(), workshop.working(), workshop.working():
         await workshop.client.wait(batch_id=batch, tags=TAGS, timeout_s=40)
@@ -47,9 +46,9 @@ async def test_many_leaders_launch_each_key_once(workshop: Workshop, monkeypatch
 
 async def test_a_job_that_runs_five_times_at_once_moves_its_key_once(hands: Hands) -> None:
     await hands.shop.client.submit([MachineRequest("one", spec())])
-    await intake(hands.store, ["betty"])
+    await hands.take_requests()
 
-    await asyncio.gather(*(ensure(hands.store, hands.worker._targets, KEY) for _ in range(5)))
+    await asyncio.gather(*(hands.ensure(KEY) for _ in range(5)))
 
     record = await hands.shop.record("one")
     assert record.phase is Phase.RESOLVING
@@ -59,11 +58,9 @@ async def test_a_job_that_runs_five_times_at_once_moves_its_key_once(hands: Hand
 async def test_two_look_ups_put_a_key_on_its_launch_queue_once(hands: Hands) -> None:
     target = await hands.until_looked_up()
 
-    async def again() -> None:
-        time_passes(hands.shop)
-        await resolve(hands.store, target, "betty")
+    due = await hands.due_look_ups(target)
 
-    await asyncio.gather(*(again() for _ in range(4)))
+    await asyncio.gather(*(hands.look_up(target, due) for _ in range(4)))
 
     events = [event.event for event in await hands.shop.client.events("one")]
     assert events.count("launch.awaited") == 1
@@ -77,50 +74,67 @@ async def test_a_look_up_leaves_a_request_alone_that_was_withdrawn_meanwhile(han
 
     async def meanwhile(*args: object) -> object:
         await hands.shop.client.cancel(["one"])
-        await intake(hands.store, ["betty"])
+        await hands.take_requests()
         return await look_up(*args)  # type: ignore[arg-type]
 
     target.look_up = meanwhile  # type: ignore[method-assign,assignment]
 
-    await resolve(hands.store, target, "betty")
+    await hands.look_up(target)
 
     assert (await hands.shop.record("one")).phase is Phase.CANCELLED
     assert hands.sorted(names.launch_queue(TARGET, "betty")) == []
 
 
-async def test_observing_twice_at_once_tells_an_end_once(workshop: Workshop) -> None:
-    async with workshop.working(quiet_sweep_s=600.0) as worker:
+async def test_observing_twice_at_once_tells_an_end_once(workshop: Workshop, hands: Hands) -> None:
+    async with workshop.working(quiet_sweep_s=600.0):
         (view,) = await workshop.request("one")
         assert view.record
         workshop.ec2.terminate_instances(InstanceIds=[view.record.instance_id])
-        (target,) = worker._targets._targets.values()
-        await asyncio.gather(*(observe(worker.store, target, [KEY]) for _ in range(4)))
+        target = await hands.target()
+        await asyncio.gather(*(hands.observer(target).look_at([KEY]) for _ in range(4)))
         events = [event.event for event in await workshop.client.events("one")]
 
     assert events.count("instance.terminated") == 1
 
 
-async def test_labelling_and_admitting_twice_at_once_is_harmless(workshop: Workshop) -> None:
-    async with workshop.working() as worker:
+async def test_an_observer_that_saw_a_machine_end_looks_at_the_next_one_of_its_key(
+    workshop: Workshop, hands: Hands
+) -> None:
+    observer = hands.observer(await hands.target())
+    for generation in (1, 2):
+        async with workshop.working():
+            (view,) = await workshop.request("one")
+        assert view.record
+        workshop.ec2.terminate_instances(InstanceIds=[view.record.instance_id])
+
+        await observer.look_at([KEY])
+
+        record = await workshop.record("one")
+        assert (record.phase, record.generation) == (Phase.TERMINATED, generation)
+
+
+async def test_labelling_and_letting_in_twice_at_once_is_harmless(workshop: Workshop, hands: Hands) -> None:
+    async with workshop.working():
         await workshop.request("one")
         with workshop.server.client() as behind:
-            behind.zadd(names.labels(TARGET), {"betty/one#1": 0})
-        await asyncio.gather(*(label(worker.store, next(iter(worker._targets._targets.values()))) for _ in range(3)))
+            behind.zadd(names.due("labels", TARGET), {"betty/one#1": 0})
+        target = await hands.target()
+        await asyncio.gather(*(hands.write_labels(target) for _ in range(3)))
         await workshop.request("one", ssh_from=("198.51.100.0/24",))
-        await asyncio.gather(*(admit(worker.store, worker._targets) for _ in range(3)))
+        await asyncio.gather(*(hands.open_ingress() for _ in range(3)))
         with workshop.server.client() as behind:
-            await until("nothing is left to do", lambda: not behind.exists(names.labels(TARGET), names.ADMISSIONS))
+            await until("nothing is left to do", lambda: not behind.exists(names.due("labels", TARGET), names.INGRESS))
 
     (instance,) = workshop.instances()
     assert workshop.tags(instance["InstanceId"])["puter:tag"] == "one"
 
 
-async def test_a_label_of_an_earlier_generation_is_dropped(workshop: Workshop) -> None:
-    async with workshop.working() as worker:
+async def test_a_label_of_an_earlier_generation_is_dropped(workshop: Workshop, hands: Hands) -> None:
+    async with workshop.working():
         await workshop.request("one")
         with workshop.server.client() as behind:
-            behind.zadd(names.labels(TARGET), {"betty/one#7": 0})
-        await label(worker.store, next(iter(worker._targets._targets.values())))
+            behind.zadd(names.due("labels", TARGET), {"betty/one#7": 0})
+        await hands.write_labels(await hands.target())
 
     (instance,) = workshop.instances()
     assert workshop.tags(instance["InstanceId"])["puter:generation"] == "1"
@@ -128,13 +142,16 @@ async def test_a_label_of_an_earlier_generation_is_dropped(workshop: Workshop) -
 
 async def test_what_was_read_too_long_ago_is_not_written(hands: Hands) -> None:
     await hands.shop.client.submit([MachineRequest("one", spec())])
-    await intake(hands.store, ["betty"])
-    stale = (await hands.store.record(KEY)).kept
+    await hands.take_requests()
+    stale = (await hands.store.records.read_one(KEY)).found()
     assert stale
-    await ensure(hands.store, hands.worker._targets, KEY)
+    await hands.ensure(KEY)
     now, txn = hands.store.now(), Txn()
-    hands.store.put_record(txn, stale, stale.value.replace(phase=Phase.FAILED), event="puter.failed")
-    hands.store.put_on_launch_queue(txn, KEY, TARGET, now)
+    failed = transitions.failed(
+        stale.value, ErrorInfo(code="Old", message="decided on what was read too long ago"), now
+    )
+    hands.store.records.put(txn, stale, failed, event=EventKind.PUTER_FAILED)
+    hands.store.launch_queue.add(txn, TARGET, KEY, now)
 
     assert await hands.store.commit(txn) == [0]
 
@@ -152,47 +169,5 @@ async def test_nothing_is_launched_where_a_record_cannot_be_read(workshop: Works
         (view,) = await workshop.request("one")
 
     assert view.outcome is Outcome.REFUSED
-    assert "use another tag, or workers of the version that wrote it" in (view.reason or "")
+    assert "use another tag, or run workers of the version that wrote it" in (view.reason or "")
     assert len(workshop.instances()) == 1
-
-
-# -- by hand ---------------------------------------------------------------------------------------------------------
-
-
-class Hands:
-    """A worker that does nothing by itself: the test runs its stages.
-
-    Attributes:
-        shop: its world.
-        worker: the worker.
-        store: its view of Redis.
-    """
-
-    def __init__(self, shop: Workshop, worker: Worker) -> None:
-        self.shop = shop
-        self.worker = worker
-        self.store = worker.store
-
-    async def until_looked_up(self) -> Target:
-        """Request the key `one`, and take it as far as its look-up; its target."""
-        await self.shop.client.submit([MachineRequest("one", spec())])
-        await intake(self.store, ["betty"])
-        await ensure(self.store, self.worker._targets, KEY)
-        return await self.worker._targets.find(None, "us-east-1")
-
-    def sorted(self, name: str) -> list[bytes]:
-        """What a sorted set holds."""
-        with self.shop.server.client() as behind:
-            return list(behind.zrange(name, 0, -1))
-
-
-@pytest.fixture
-async def hands(workshop: Workshop) -> AsyncIterator[Hands]:
-    """A worker whose stages the test runs."""
-    worker = Worker(workshop.settings())
-    await worker.store.set_clock()
-    yield Hands(workshop, worker)
-    await worker._sessions.aclose()
-    redis: Redis = worker._redis
-    await redis.aclose()
-    await redis.connection_pool.disconnect()

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from math import inf
 
 import pytest
 from redis.asyncio import Redis
 
 from puter_client.contract.key import PuterKey
-from puter_worker.pacer import INSTANCES, SLOW_FOR_S, Granted, Pacer, Reservation
+from puter_worker.clock import Clock
+from puter_worker.pacer import Budget, Pacer, Reservation
+from puter_worker.rates import CREATE_TAGS, INSTANCES, RUN_INSTANCES, Rates
 from puter_worker.store import names
-from puter_worker.store.base import encode
-from puter_worker.store.machines import Admission
+from puter_worker.store.arq_adapter import LOCK_PREFIX, QUEUE
+from puter_worker.store.ingress import IngressRule
+from puter_worker.store.store import Store
+from puter_worker.store.token_buckets import TokenBuckets
 from puter_worker.store.txn import Txn
-from puter_worker.store.workerstore import WorkerStore
+from puter_worker.timings import Timings
 from tests.integration.redis_servers import RedisServer
 
 
+def store_of(redis: Redis, timings: Timings | None = None) -> Store:
+    """A worker's view of Redis."""
+    return Store(redis, clock=Clock(), timings=timings or Timings())
+
+
 @pytest.fixture
-async def store(any_redis: RedisServer) -> AsyncIterator[WorkerStore]:
+async def store(any_redis: RedisServer) -> AsyncIterator[Store]:
     """A worker's view of each kind of server."""
     redis = Redis.from_url(any_redis.url)
-    opened = WorkerStore(redis)
-    await opened.set_clock()
+    opened = store_of(redis)
+    await opened.db.sync_clock()
     yield opened
     await redis.aclose()
 
@@ -31,11 +41,11 @@ async def store(any_redis: RedisServer) -> AsyncIterator[WorkerStore]:
 # -- transactions ----------------------------------------------------------------------------------------------------
 
 
-async def test_all_is_written_if_all_holds(store: WorkerStore) -> None:
-    await store.redis.hset("h", "f", "1")
-    await store.redis.zadd("z", {"m": 1})
-    await store.redis.rpush("l", "first", "second")
-    await store.redis.sadd("s", "x")
+async def test_all_is_written_if_all_holds(store: Store) -> None:
+    await store.db.redis.hset("h", "f", "1")
+    await store.db.redis.zadd("z", {"m": 1})
+    await store.db.redis.rpush("l", "first", "second")
+    await store.db.redis.sadd("s", "x")
     txn = Txn()
     txn.expect("h", "f", b"1")
     txn.expect("h", "g", None)
@@ -47,11 +57,11 @@ async def test_all_is_written_if_all_holds(store: WorkerStore) -> None:
 
     assert await store.commit(txn) == []
 
-    assert await store.redis.get("written") == b"yes"
-    assert await store.redis.lrange("list", 0, -1) == [b"a", b"b", b"c"]
+    assert await store.db.redis.get("written") == b"yes"
+    assert await store.db.redis.lrange("list", 0, -1) == [b"a", b"b", b"c"]
 
 
-async def test_nothing_is_written_if_anything_does_not_hold_and_each_is_named(store: WorkerStore) -> None:
+async def test_nothing_is_written_if_anything_does_not_hold_and_each_is_named(store: Store) -> None:
     txn = Txn()
     txn.expect("h", "f", b"1")
     txn.expect("h", "f", None)
@@ -61,11 +71,11 @@ async def test_nothing_is_written_if_anything_does_not_hold_and_each_is_named(st
 
     assert await store.commit(txn) == [0, 2, 3]
 
-    assert await store.redis.get("written") is None
+    assert await store.db.redis.get("written") is None
 
 
-async def test_of_many_that_rest_on_the_same_one_writes(store: WorkerStore) -> None:
-    await store.redis.hset("h", "rev", 1)
+async def test_of_many_that_rest_on_the_same_one_writes(store: Store) -> None:
+    await store.db.redis.hset("h", "rev", 1)
 
     def txn(writer: int) -> Txn:
         made = Txn()
@@ -77,19 +87,19 @@ async def test_of_many_that_rest_on_the_same_one_writes(store: WorkerStore) -> N
     answers = await asyncio.gather(*(store.commit(txn(n)) for n in range(20)))
 
     assert sorted(answers) == [[], *[[0]] * 19]
-    assert await store.redis.llen("writers") == 1
+    assert await store.db.redis.llen("writers") == 1
 
 
-async def test_any_bytes_can_be_written(store: WorkerStore) -> None:
+async def test_any_bytes_can_be_written(store: Store) -> None:
     value, txn = bytes(range(256)), Txn()
     txn.do("SET", "b", value)
 
     await store.commit(txn)
 
-    assert await store.redis.get("b") == value
+    assert await store.db.redis.get("b") == value
 
 
-async def test_a_transaction_of_five_hundred_records_fits(store: WorkerStore) -> None:
+async def test_a_transaction_of_five_hundred_records_fits(store: Store) -> None:
     txn = Txn()
     for n in range(500):
         txn.expect(f"h{n}", "rev", None)
@@ -98,20 +108,20 @@ async def test_a_transaction_of_five_hundred_records_fits(store: WorkerStore) ->
 
     assert await store.commit(txn) == []
 
-    assert await store.redis.hlen("h499") == 10
+    assert await store.db.redis.hlen("h499") == 10
 
 
 # -- durability ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_durable_write_is_confirmed(store: WorkerStore) -> None:
+async def test_a_durable_write_is_confirmed(store: Store) -> None:
     txn = Txn()
     txn.do("SET", "a", "1")
 
     assert await store.commit_durably(txn) == ([], None)
 
 
-async def test_a_durable_write_that_does_not_hold_is_not_done(store: WorkerStore) -> None:
+async def test_a_durable_write_that_does_not_hold_is_not_done(store: Store) -> None:
     txn = Txn()
     txn.expect("h", "f", b"1")
     txn.do("SET", "a", "1")
@@ -119,15 +129,15 @@ async def test_a_durable_write_that_does_not_hold_is_not_done(store: WorkerStore
     broken, _ = await store.commit_durably(txn)
 
     assert broken == [0]
-    assert await store.redis.get("a") is None
+    assert await store.db.redis.get("a") is None
 
 
 async def test_a_durable_write_survives_a_kill(valkey: RedisServer) -> None:
-    store = WorkerStore(Redis.from_url(valkey.url))
+    store = store_of(Redis.from_url(valkey.url))
     txn = Txn()
     txn.do("SET", "a", "1")
     await store.commit_durably(txn)
-    await store.redis.aclose()
+    await store.db.redis.aclose()
     valkey.kill()
     valkey.start()
 
@@ -135,71 +145,74 @@ async def test_a_durable_write_survives_a_kill(valkey: RedisServer) -> None:
         assert behind.get("a") == b"1"
 
 
-async def test_a_redis_that_keeps_nothing_on_disk_is_told_what_to_set(store: WorkerStore) -> None:
-    await store.redis.config_set("appendonly", "no")
+async def test_a_redis_that_keeps_nothing_on_disk_is_told_what_to_set(store: Store) -> None:
+    await store.db.redis.config_set("appendonly", "no")
     txn = Txn()
     txn.do("SET", "a", "1")
     try:
         broken, why = await store.commit_durably(txn)
     finally:
-        await store.redis.config_set("appendonly", "yes")
+        await store.db.redis.config_set("appendonly", "yes")
 
     assert broken == []
     assert why
     assert "appendonly yes" in why
 
 
-async def test_scripts_come_back_when_redis_has_forgotten_them(store: WorkerStore) -> None:
+async def test_scripts_come_back_when_redis_has_forgotten_them(store: Store) -> None:
     await store.commit(Txn())
-    await store.redis.script_flush()
+    await store.db.redis.script_flush()
     txn = Txn()
     txn.do("SET", "a", "1")
 
     assert await store.commit_durably(txn) == ([], None)
-    assert await store.redis.get("a") == b"1"
+    assert await store.db.redis.get("a") == b"1"
 
 
 # -- leases ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_lease_is_one_holders_until_it_gives_it_up(store: WorkerStore) -> None:
-    taken = [await store.lease("puter:_lease:x", holder, 30.0) for holder in ("a", "b", "a")]
-    await store.release("puter:_lease:x", "b")
-    still = await store.lease("puter:_lease:x", "b", 30.0)
-    await store.release("puter:_lease:x", "a")
+async def test_a_lease_is_one_holders_until_it_gives_it_up(store: Store) -> None:
+    taken = [await store.leases.take("x", holder) for holder in ("a", "b", "a")]
+    await store.leases.release("x", "b")
+    still = await store.leases.take("x", "b")
+    await store.leases.release("x", "a")
 
-    assert taken == [True, False, True]
-    assert not still
-    assert await store.lease("puter:_lease:x", "b", 30.0)
+    assert (taken[0], taken[2]) == (0, 0)
+    assert 0 < taken[1] <= store.timings.lease_s
+    assert still > 0
+    assert await store.leases.take("x", "b") == 0
 
 
-async def test_what_is_claimed_is_not_claimed_again_before_its_time(store: WorkerStore) -> None:
-    for tag in ("one", "two"):
-        await store.redis.zadd(names.ADMISSIONS, {encode(Admission("betty", tag, ())): 0})
-    await store.redis.zadd(names.ADMISSIONS, {encode(Admission("betty", "later", ())): store.now() + 60})
+async def test_what_is_claimed_is_not_claimed_again_before_its_time(store: Store) -> None:
+    txn, now = Txn(), store.now()
+    for tag, at in (("one", 0), ("two", 0), ("later", now + 60)):
+        store.ingress.add(txn, IngressRule("betty", tag, ()), at)
+    await store.commit(txn)
 
-    first = await store.claim_admissions(1, store.now() + 60)
-    second = await store.claim_admissions(10, store.now() + 60)
-    third = await store.claim_admissions(10, store.now() + 60)
+    first = await store.ingress.claim(1, now + 60)
+    second = await store.ingress.claim(10, now + 60)
+    third = await store.ingress.claim(10, now + 60)
 
     assert [[one.tag for one in some] for some in (first, second, third)] == [["one"], ["two"], []]
 
 
-async def test_a_look_up_that_is_claimed_is_nobody_elses_before_its_time(store: WorkerStore) -> None:
-    one, two, over = (PuterKey("betty", tag) for tag in ("one", "two", "over"))
-    look_ups = names.look_ups("f", "betty")
-    await store.redis.zadd(look_ups, {one.tag: 1, two.tag: 2, "later": store.now() + 60})
+async def test_a_look_up_that_is_claimed_is_nobody_elses_before_its_time(store: Store) -> None:
+    look_ups, now, txn = store.look_ups.of("f", "betty"), store.now(), Txn()
+    for tag, at in (("one", 1), ("two", 2), ("later", now + 60)):
+        store.look_ups.add(txn, "f", PuterKey("betty", tag), at)
+    await store.commit(txn)
 
-    before = await store.look_ups("f", "betty", store.now(), 10)
-    await store.claim_look_ups("f", [one, over], store.now() + 60)
+    before = await store.look_ups.due("f", "betty", now, 10)
+    await look_ups.claim_these(["one", "over"], now + 60)
 
     assert before == {"one": 1.0, "two": 2.0}
-    assert await store.look_ups("f", "betty", store.now(), 10) == {"two": 2.0}
-    assert await store.redis.zscore(look_ups, over.tag) is None
+    assert await store.look_ups.due("f", "betty", now, 10) == {"two": 2.0}
+    assert await store.db.redis.zscore(look_ups.name, "over") is None
 
 
-async def test_of_many_writes_those_that_rest_on_what_has_moved_on_are_left_out(store: WorkerStore) -> None:
-    await store.redis.hset("moved", "rev", 2)
+async def test_of_many_writes_those_that_rest_on_what_has_moved_on_are_left_out(store: Store) -> None:
+    await store.db.redis.hset("moved", "rev", 2)
 
     def put(txn: Txn, name: str) -> None:
         if name != "free":
@@ -210,7 +223,7 @@ async def test_of_many_writes_those_that_rest_on_what_has_moved_on_are_left_out(
     written = await store.commit_each(["free", "one", "moved", "two", "late", "three"], put)
 
     assert written == ["free", "one", "two", "three"]
-    assert [await store.redis.hget(name, "rev") for name in ("one", "moved", "late", "three")] == [
+    assert [await store.db.redis.hget(name, "rev") for name in ("one", "moved", "late", "three")] == [
         b"1",
         b"2",
         None,
@@ -221,63 +234,82 @@ async def test_of_many_writes_those_that_rest_on_what_has_moved_on_are_left_out(
 # -- buckets ---------------------------------------------------------------------------------------------------------
 
 
-def pacer(store: WorkerStore) -> Pacer:
-    return Pacer(store, "123456789012", "us-east-1")
+def buckets(store: Store, *, account: str = "123456789012", region: str = "us-east-1") -> TokenBuckets:
+    return store.token_buckets(account, region, Rates())
 
 
-async def test_a_bucket_gives_what_it_holds_and_then_says_how_long_to_wait(store: WorkerStore) -> None:
-    granted = [await pacer(store).take([("RunInstances", 1)]) for _ in range(5)]
-
-    assert [one.wait_s for one in granted[:4]] == [0, 0, 0, 0]
-    assert [one.before for one in granted[:4]] == [4, 3, 2, 1]
-    assert 0 < granted[4].wait_s <= 0.5
+def pacer(store: Store) -> Pacer:
+    return Pacer(buckets(store), rates=Rates(), clock=store.db.clock, timings=store.timings)
 
 
-async def test_tokens_come_back_at_the_published_rate(store: WorkerStore) -> None:
-    bucket = names.bucket("123456789012", "us-east-1", "RunInstances")
-    await store.redis.hset(bucket, mapping={"tokens": "0", "at": str(store.now() - 1.1)})
-
-    granted = await pacer(store).take([("RunInstances", 0)])
-
-    assert granted.before == 2
+async def holds(store: Store, action: str, tokens: int, *, since_s: float = 0.0) -> None:
+    """Let an action's bucket have held so many tokens for so long."""
+    bucket = names.bucket("123456789012", "us-east-1", action)
+    await store.db.redis.hset(bucket, mapping={"tokens": str(tokens), "at": str(store.now() - since_s)})
 
 
-async def test_of_several_buckets_all_give_or_none(store: WorkerStore) -> None:
-    instances = names.bucket("123456789012", "us-east-1", INSTANCES)
-    await store.redis.hset(instances, mapping={"tokens": "10", "at": str(store.now())})
+async def test_a_bucket_gives_what_it_holds_and_then_says_how_long_to_wait(store: Store) -> None:
+    waits, before = [], []
+    for _ in range(5):
+        before.append(await pacer(store).available(RUN_INSTANCES))
+        waits.append(await pacer(store).take_now(RUN_INSTANCES))
 
-    refused = await pacer(store).take([("RunInstances", 1), (INSTANCES, 100)])
-    after = await pacer(store).take([("RunInstances", 0)])
-
-    assert 45 < refused.wait_s <= 46.5  # three are left in it once it is not full
-    assert after.before == 4
-
-
-async def test_more_than_a_bucket_holds_is_given_when_it_is_full_and_owed(store: WorkerStore) -> None:
-    assert (await pacer(store).take([("RunInstances", 6)])).wait_s == 0
-
-    assert (await pacer(store).take([("RunInstances", 1)])).wait_s > 1
+    assert waits[:4] == [0, 0, 0, 0]
+    assert before[:4] == [4, 3, 2, 1]
+    assert 0 < waits[4] <= 0.5
 
 
-async def test_a_full_bucket_is_given_whole_and_of_another_the_reserve_is_left(store: WorkerStore) -> None:
-    full = await pacer(store).take([(INSTANCES, 1_000)])
-    with_reserve = names.bucket("123456789012", "us-east-1", INSTANCES)
-    await store.redis.hset(with_reserve, mapping={"tokens": "100", "at": str(store.now())})
-    rest = await pacer(store).take([(INSTANCES, 0)])
+async def test_tokens_come_back_at_the_published_rate(store: Store) -> None:
+    await holds(store, RUN_INSTANCES, 0, since_s=1.1)
 
-    assert (full.wait_s, full.before) == (0.0, 1_000)
-    assert rest.before == 97
+    assert await pacer(store).available(RUN_INSTANCES) == 2
 
 
-async def waits(store: WorkerStore, seconds: float) -> int:
+async def test_looking_at_a_bucket_takes_nothing_and_says_how_long_to_wait(store: Store) -> None:
+    await holds(store, RUN_INSTANCES, 1)
+
+    looks = [await buckets(store).available(RUN_INSTANCES, 2) for _ in range(2)]
+
+    assert [tokens for tokens, _ in looks] == [1, 1]
+    assert all(0 < wait_s <= 0.5 for _, wait_s in looks)
+    assert await buckets(store).available(RUN_INSTANCES) == (1, 0.0)
+
+
+async def test_of_several_buckets_all_give_or_none(store: Store) -> None:
+    await holds(store, INSTANCES, 10)
+
+    refused = await buckets(store).reserve({RUN_INSTANCES: 1, INSTANCES: 100})
+    after = await pacer(store).available(RUN_INSTANCES)
+
+    assert 45 < refused <= 46.5  # three are left in it once it is not full
+    assert after == 4
+
+
+async def test_more_than_a_bucket_holds_is_given_when_it_is_full_and_owed(store: Store) -> None:
+    assert await buckets(store).reserve({RUN_INSTANCES: 6}) == 0
+
+    assert await buckets(store).reserve({RUN_INSTANCES: 1}) > 1
+
+
+async def test_a_full_bucket_is_given_whole_and_of_another_the_reserve_is_left(store: Store) -> None:
+    full = await pacer(store).available(INSTANCES)
+    wait_s = await buckets(store).reserve({INSTANCES: 1_000})
+    await holds(store, INSTANCES, 100)
+
+    assert (wait_s, full) == (0.0, 1_000)
+    assert await pacer(store).available(INSTANCES) == 97
+
+
+async def waits(store: Store, seconds: float) -> int:
     """What the bucket of RunInstances has to give after so long."""
-    bucket = names.bucket("123456789012", "us-east-1", "RunInstances")
-    await store.redis.hset(bucket, mapping={"at": store.now() - seconds})
-    return (await pacer(store).take([("RunInstances", 0)])).before
+    bucket = names.bucket("123456789012", "us-east-1", RUN_INSTANCES)
+    await store.db.redis.hset(bucket, mapping={"at": store.now() - seconds})
+    await buckets(store).refund({RUN_INSTANCES: 0})  # counts what has come back until now
+    return await pacer(store).available(RUN_INSTANCES)
 
 
-async def test_tokens_reserved_come_back_only_when_their_call_has_arrived(store: WorkerStore) -> None:
-    first, second = [await pacer(store).reserve({"RunInstances": 2}) for _ in range(2)]
+async def test_tokens_reserved_come_back_only_when_their_call_has_arrived(store: Store) -> None:
+    first, second = [await pacer(store).reserve({RUN_INSTANCES: 2}) for _ in range(2)]
     assert isinstance(first, Reservation)
     assert isinstance(second, Reservation)
     left = []
@@ -291,69 +323,73 @@ async def test_tokens_reserved_come_back_only_when_their_call_has_arrived(store:
     assert left == [0, 0, 2, 4]
 
 
-async def test_tokens_reserved_are_given_back_at_once(store: WorkerStore) -> None:
-    reservation = await pacer(store).reserve({"RunInstances": 1, INSTANCES: 100})
+async def test_tokens_reserved_are_given_back_at_once(store: Store) -> None:
+    reservation = await pacer(store).reserve({RUN_INSTANCES: 1, INSTANCES: 100})
     assert isinstance(reservation, Reservation)
     async with reservation:
         await reservation.refund({INSTANCES: 40})
-        some = (await pacer(store).take([(INSTANCES, 0)])).before
+        some = await pacer(store).available(INSTANCES)
         await reservation.refund()
-        all_of_them = (await pacer(store).take([(INSTANCES, 0)])).before
+        all_of_them = await pacer(store).available(INSTANCES)
         assert await waits(store, 0) == 4
 
     assert (some, all_of_them) == (937, 1_000)
 
 
-async def test_tokens_reserved_that_are_not_there_are_not_owed(store: WorkerStore) -> None:
-    taken = [await pacer(store).reserve({"RunInstances": 1}) for _ in range(5)]
+async def test_tokens_reserved_that_are_not_there_are_not_owed(store: Store) -> None:
+    taken = [await pacer(store).reserve({RUN_INSTANCES: 1}) for _ in range(5)]
 
     assert [isinstance(one, Reservation) for one in taken] == [True] * 4 + [False]
     assert isinstance(taken[-1], float)
     assert await waits(store, 0) == 0
 
 
-async def test_a_call_of_a_worker_that_died_is_not_waited_for(
-    store: WorkerStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("puter_worker.pacer.ARRIVES_WITHIN_S", -1.0)
-    await pacer(store).reserve({"RunInstances": 4})
+async def test_a_call_of_a_worker_that_died_is_not_waited_for(store: Store) -> None:
+    hasty = store_of(store.db.redis, Timings(arrives_s=-1.0))
+    await pacer(hasty).reserve({RUN_INSTANCES: 4})
 
-    assert await waits(store, 60) == 4
+    assert await waits(hasty, 60) == 4
 
 
-async def test_all_workers_spend_from_one_bucket(store: WorkerStore) -> None:
-    granted = await asyncio.gather(*(pacer(store).take([("RunInstances", 1)]) for _ in range(20)))
+async def test_all_workers_spend_from_one_bucket(store: Store) -> None:
+    waits = await asyncio.gather(*(pacer(store).take_now(RUN_INSTANCES) for _ in range(20)))
 
-    assert len([one for one in granted if one.wait_s == 0]) == 4
+    assert len([wait_s for wait_s in waits if wait_s == 0]) == 4
 
 
-async def test_accounts_and_regions_have_buckets_of_their_own(store: WorkerStore) -> None:
+async def test_accounts_and_regions_have_buckets_of_their_own(store: Store) -> None:
     for _ in range(4):
-        await pacer(store).take([("RunInstances", 1)])
+        await pacer(store).take_now(RUN_INSTANCES)
 
-    elsewhere = [Pacer(store, "123456789012", "eu-west-1"), Pacer(store, "210987654321", "us-east-1")]
+    elsewhere = [buckets(store, region="eu-west-1"), buckets(store, account="210987654321")]
 
-    assert [(await one.take([("RunInstances", 1)])).wait_s for one in elsewhere] == [0, 0]
-
-
-async def test_a_refusal_empties_the_bucket_and_halves_its_rate_for_a_while(store: WorkerStore) -> None:
-    await pacer(store).slow_down("CreateTags")
-
-    slowed = await pacer(store).take([("CreateTags", 1)])
-    bucket = names.bucket("123456789012", "us-east-1", "CreateTags")
-    await store.redis.hset(bucket, mapping={"at": store.now() - SLOW_FOR_S, "slow_until": store.now() - 1})
-    recovered = await pacer(store).take([("CreateTags", 0)])
-
-    assert slowed.wait_s == pytest.approx(1 / (10 * 0.5), abs=0.05)
-    assert recovered.before == 95
+    assert [await one.reserve({RUN_INSTANCES: 1}) for one in elsewhere] == [0, 0]
 
 
-async def test_without_limits_nothing_is_asked_of_redis(store: WorkerStore) -> None:
-    free = Pacer(store, "123456789012", "us-east-1", unlimited=True)
+async def test_a_refusal_empties_the_bucket_and_halves_its_rate_for_a_while(store: Store) -> None:
+    full_rate = await buckets(store).rate(CREATE_TAGS)
+    await pacer(store).slow_down(CREATE_TAGS)
 
-    assert await free.take([("RunInstances", 10_000), (INSTANCES, 10_000)]) == Granted(0.0, 4)
-    assert await free.take_one("CreateTags", until=0.0)
-    assert await store.redis.dbsize() == 0
+    slowed, rate = await pacer(store).take_now(CREATE_TAGS), await buckets(store).rate(CREATE_TAGS)
+    bucket = names.bucket("123456789012", "us-east-1", CREATE_TAGS)
+    over = {"at": store.now() - store.timings.slow_s, "slow_until": store.now() - 1}
+    await store.db.redis.hset(bucket, mapping=over)
+    recovered = await pacer(store).available(CREATE_TAGS)
+
+    assert slowed == pytest.approx(1 / (10 * 0.5), abs=0.05)
+    assert recovered == 95
+    assert (full_rate, rate, await buckets(store).rate(CREATE_TAGS)) == (10, 5, 10)
+
+
+async def test_without_limits_nothing_is_asked_of_redis(store: Store) -> None:
+    free = Pacer(None, rates=Rates(), clock=store.db.clock, timings=store.timings)
+
+    assert isinstance(await free.reserve({RUN_INSTANCES: 10_000, INSTANCES: 10_000}), Reservation)
+    assert await free.available(RUN_INSTANCES) == 4
+    assert await free.budget() == Budget(4, inf, 1_000, inf)
+    assert await free.take_now(RUN_INSTANCES) == 0
+    assert await free.reserve_one(CREATE_TAGS, until=0.0)
+    assert await store.db.redis.dbsize() == 0
 
 
 # -- arq's jobs ------------------------------------------------------------------------------------------------------
@@ -361,42 +397,65 @@ async def test_without_limits_nothing_is_asked_of_redis(store: WorkerStore) -> N
 NOW_MS = 1_000_000
 
 
-async def queued(store: WorkerStore, **scores: int) -> None:
-    await store.redis.zadd(names.QUEUE, {job_id.replace("__", "/"): score for job_id, score in scores.items()})
+class At(Clock):
+    """A clock that stands still."""
+
+    def now(self) -> float:
+        return NOW_MS / 1000
 
 
-async def test_jobs_that_are_due_are_locked_for_one_who_asks(store: WorkerStore) -> None:
-    await queued(store, betty__one=NOW_MS, betty__two=NOW_MS - 5, betty__later=NOW_MS + 1)
+@pytest.fixture
+def then(store: Store) -> Store:
+    """The same view, at a given time."""
+    return Store(store.db.redis, clock=At(), timings=Timings(job_lock_s=12.0))
+
+
+async def queued(store: Store, **scores: int) -> None:
+    await store.db.redis.zadd(QUEUE, {job_id.replace("__", "/"): score for job_id, score in scores.items()})
+
+
+async def test_jobs_that_are_due_are_locked_for_one_who_asks(then: Store) -> None:
+    await queued(then, betty__one=NOW_MS, betty__two=NOW_MS - 5, betty__later=NOW_MS + 1)
     asked = ["betty/one", "betty/two", "betty/later", "betty/gone"]
 
-    first = await store.lock_jobs(asked, now_ms=NOW_MS, for_s=12)
-    second = await store.lock_jobs(asked, now_ms=NOW_MS, for_s=12)
+    first = await then.jobs.lock(asked)
+    second = await then.jobs.lock(asked)
 
     assert (first, second) == ({"betty/one": NOW_MS, "betty/two": NOW_MS - 5}, {})
-    assert 11_000 < await store.redis.pttl("arq:in-progress:betty/one") <= 12_000
+    assert 11_000 < await then.db.redis.pttl(f"{LOCK_PREFIX}betty/one") <= 12_000
 
 
-async def test_a_lock_whose_answer_was_lost_is_given_to_who_asks_again(store: WorkerStore) -> None:
-    await queued(store, betty__one=NOW_MS)
-    args = [NOW_MS, 12_000, names.fed(""), "whoever asks", "betty/one"]
+async def test_a_lock_whose_answer_was_lost_is_given_to_who_asks_again(then: Store) -> None:
+    await queued(then, betty__one=NOW_MS)
 
-    answers = [await store.scripts.start(keys=[names.QUEUE], args=args) for _ in range(2)]
+    answers = [
+        await then.db.scripts.start(
+            QUEUE,
+            ["betty/one"],
+            now_ms=NOW_MS,
+            lock_ms=12_000,
+            lock_prefix=LOCK_PREFIX,
+            places_prefix=names.places(""),
+            holder="whoever asks",
+        )
+        for _ in range(2)
+    ]
 
-    assert answers[0] == answers[1] == [b"betty/one", str(NOW_MS).encode()]
+    assert answers[0] == answers[1] == {"betty/one": NOW_MS}
 
 
-async def test_a_job_that_starts_gives_its_place_to_another(store: WorkerStore) -> None:
-    await queued(store, betty__one=NOW_MS)
-    await store.redis.zadd(names.fed("betty"), {"one": 1, "two": 1})
+async def test_a_job_that_starts_gives_its_place_to_another(then: Store) -> None:
+    await queued(then, betty__one=NOW_MS)
+    await then.db.redis.zadd(names.places("betty"), {"one": 1, "two": 1})
 
-    await store.lock_jobs(["betty/one"], now_ms=NOW_MS, for_s=12)
+    await then.jobs.lock(["betty/one"])
 
-    assert await store.redis.zrange(names.fed("betty"), 0, -1) == [b"two"]
+    assert await then.db.redis.zrange(names.places("betty"), 0, -1) == [b"two"]
 
 
-async def test_a_job_of_somebody_elses_in_the_queue_stops_nobody(store: WorkerStore) -> None:
-    await store.redis.zadd(names.QUEUE, {"foreign": 1, "betty/one": 1})
+async def test_a_job_of_somebody_elses_in_the_queue_stops_nobody(then: Store) -> None:
+    await then.db.redis.zadd(QUEUE, {"foreign": 1, "betty/one": 1})
 
-    locked = await store.lock_jobs(["foreign", "betty/one"], now_ms=NOW_MS, for_s=12)
+    locked = await then.jobs.lock(["foreign", "betty/one"])
 
     assert locked == {"foreign": 1, "betty/one": 1}  # arq itself fails what it does not know

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +17,9 @@ from puter_client.contract.request import Origin
 from puter_client.contract.spec import Spec
 from puter_client.store.clientstore import ClientStore
 from puter_client.view import View, WaitFor
-from puter_worker.settings import Settings
+from puter_worker.rates import Bucket, Rates
+from puter_worker.settings import WorkerSettings
+from puter_worker.timings import Timings
 from puter_worker.worker import Worker
 from tests.integration.redis_servers import RedisServer
 
@@ -37,6 +39,8 @@ class Workshop:
     Attributes:
         server: the Redis.
         client: a client in namespace `betty`.
+        timings: of workers.
+        rates: that their pacers keep to.
         ec2: a plain boto3 client, for looking at what EC2 holds.
     """
 
@@ -46,16 +50,30 @@ class Workshop:
         self.client = self.client_of("betty")
         self.ec2: Any = boto3.client("ec2", region_name="us-east-1", endpoint_url=endpoint)
         self._workers = 0
+        self.timings = Timings()
+        self.rates = Rates()
+
+    def hurry(self, **changes: Any) -> None:
+        """Workers that are started from now on have these timings instead."""
+        self.timings = msgspec.structs.replace(self.timings, **changes)
+
+    def set_bucket(self, action: str, bucket: Bucket) -> None:
+        """Pacers of workers that are started from now on have this bucket instead."""
+        self.rates = msgspec.structs.replace(self.rates, buckets={**self.rates.buckets, action: bucket})
+
+    def worker(self, *, on_ready: Callable[[], None] = lambda: None, **changes: Any) -> Worker:
+        """A worker with the workshop's timings and rates, and these settings."""
+        return Worker(self.settings(**changes), timings=self.timings, rates=self.rates, on_ready=on_ready)
 
     def client_of(self, namespace: str) -> PuterClient:
         """A client in another namespace."""
         return PuterClient(ClientStore.connect(self.server.url), namespace=namespace, user="betty")
 
-    def settings(self, **changes: Any) -> Settings:
+    def settings(self, **changes: Any) -> WorkerSettings:
         """A worker's settings; moto has no rates to pace for, and of a group's call it grants one machine."""
         self._workers += 1
         name = f"here:{self._workers}:test"
-        calm = Settings(
+        calm = WorkerSettings(
             redis_url=self.server.url,
             worker_id=name,
             host="here",
@@ -70,7 +88,7 @@ class Workshop:
     async def working(self, **changes: Any) -> AsyncIterator[Worker]:
         """A worker runs while inside."""
         ready = asyncio.Event()
-        worker = Worker(self.settings(**changes), on_ready=ready.set)
+        worker = self.worker(on_ready=ready.set, **changes)
         running = asyncio.create_task(worker.run())
         await asyncio.wait({running, asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
         try:
@@ -78,6 +96,18 @@ class Workshop:
         finally:
             worker.stop()
             await running
+
+    @asynccontextmanager
+    async def idle(self, **changes: Any) -> AsyncIterator[Worker]:
+        """A worker that does nothing: its stages run when the test says so."""
+        worker = self.worker(**changes)
+        await worker.store.db.sync_clock()
+        try:
+            yield worker
+        finally:
+            await worker.targets.sessions.aclose()
+            await worker.store.db.redis.aclose()
+            await worker.store.db.redis.connection_pool.disconnect()
 
     async def request(
         self,

@@ -16,8 +16,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from puter_client.contract.key import PuterKey
-from puter_worker.ec2.errors import Ec2Error, Handling, ec2_error
+from puter_worker.ec2.errors import stage_error
 from puter_worker.ec2.tags import key_of
+from puter_worker.errors import NotReached, StageError, Unanswered
 from tests.model.steps import HandLoop
 
 EPOCH_S = 1_700_000_000.0
@@ -106,7 +107,7 @@ class Cloud:
         """One call and its answer, as the SDK gives it.
 
         Raises:
-            Ec2Error: refused.
+            StageError: refused.
         """
         self.calls.append(action)
         answer: dict[str, Any] = getattr(self, f"_{action}")(params)
@@ -186,14 +187,12 @@ def _value(machine: Machine, name: str, now: float) -> str | None:
     return machine.shown_tags(now).get(name.removeprefix("tag:"))
 
 
-def refusal(code: str, status: int) -> Ec2Error:
+def refusal(code: str, status: int) -> StageError:
     """An error, as the worker reads it from EC2's answer."""
     told: Any = {"Error": {"Code": code, "Message": "as asked"}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return ec2_error(ClientError(told, "RunInstances"))
+    return stage_error(ClientError(told, "RunInstances"))
 
 
-def unanswered(doubtful: bool) -> Ec2Error:
+def unanswered(doubtful: bool) -> StageError:
     """A call whose end is unknown, or that never reached EC2."""
-    if doubtful:
-        return Ec2Error("ReadTimeout", "EC2 did not answer in time", handling=Handling.DOUBTFUL, doubtful=True)
-    return Ec2Error("ConnectTimeout", "EC2 was not reached", handling=Handling.AGAIN)
+    return Unanswered("EC2 did not answer in time") if doubtful else NotReached("EC2 was not reached")

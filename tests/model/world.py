@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, cast
-from unittest import mock
 
 import msgspec
 import redis
@@ -17,26 +17,30 @@ from puter_client.contract.record import Record
 from puter_client.contract.request import CancelRequest, Origin, Request, UpRequest
 from puter_client.contract.spec import Spec
 from puter_client.store import names as public
+from puter_worker.clock import Clock
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.errors import Ec2Error
 from puter_worker.ec2.groups import SecurityGroup
 from puter_worker.ec2.images import Image
 from puter_worker.ec2.keypairs import KeyPair
+from puter_worker.errors import StageError
 from puter_worker.memory import Memory
-from puter_worker.pacer import BUCKETS, INSTANCES, Granted, Reservation
-from puter_worker.stages import quarantine
-from puter_worker.stages.ensure import ensure
-from puter_worker.stages.intake import intake
-from puter_worker.stages.label import label
-from puter_worker.stages.launch import Launcher
-from puter_worker.stages.observe import Observer
+from puter_worker.pacer import Budget, Pacer
+from puter_worker.rates import MOST_INSTANCES, Rates
+from puter_worker.stages.ensure import Ensure
+from puter_worker.stages.intake import Intake
+from puter_worker.stages.label import LabelWriter
+from puter_worker.stages.launch import Launch
+from puter_worker.stages.observe import Observe
 from puter_worker.stages.quarantine import Quarantine
-from puter_worker.stages.resolve import resolve
-from puter_worker.stages.send import replay
+from puter_worker.stages.resolve import AT_ONCE, Resolve
+from puter_worker.stages.restart import Restart
+from puter_worker.stages.send import Sender
 from puter_worker.store import names
-from puter_worker.store.base import NEEDS_NOTHING
-from puter_worker.store.workerstore import WorkerStore
+from puter_worker.store.arq_adapter import JOB_PREFIX, LOCK_PREFIX, QUEUE
+from puter_worker.store.database import NEEDS_NOTHING
+from puter_worker.store.store import Store
 from puter_worker.target import Target, TargetId
+from puter_worker.timings import Timings
 from tests.model.cloud import EPOCH_S, Cloud, unanswered
 from tests.model.stepped_redis import SteppedRedis
 from tests.model.steps import Call, Fate, Steps
@@ -47,34 +51,30 @@ HOSTS = ("one", "two")
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPx8Tn8wJmVvLq1uwRWhGtg5zT8p7xyk8vJ4k8jVvq3Z me"
 # A call to EC2 that was not carried out by then never is.
 IN_FLIGHT_S = 5.0
-JOB_LOCK_S = 12.0
+TIMINGS = Timings()
 # As long as a launch queue waits for more keys.
 GATHERING_S = 0.35
-_AHEAD = "arq:in-progress:"
 
 
-class VirtualTime:
-    """The part of the module `time` that the quarantine uses."""
+class HandClock(Clock):
+    """All clocks of all hosts: the loop's, which is set by hand."""
 
     def __init__(self, steps: Steps) -> None:
+        super().__init__()
         self._steps = steps
-
-    def time(self) -> float:
-        return EPOCH_S + self._steps.loop.at
-
-    monotonic = time
-
-
-class _Store(WorkerStore):
-    """The workers' store with the model's clock; what it writes is durable at once."""
-
-    def __init__(self, server: redis.Redis, steps: Steps) -> None:
-        super().__init__(cast("Any", SteppedRedis(steps, server)))
-        self._steps = steps
-        self._durability = NEEDS_NOTHING
 
     def now(self) -> float:
         return EPOCH_S + self._steps.loop.at
+
+    host_now = now
+    monotonic = now
+
+
+def _store(server: redis.Redis, steps: Steps) -> Store:
+    """The workers' store with the model's clock; what it writes is durable at once."""
+    store = Store(cast("Any", SteppedRedis(steps, server)), clock=HandClock(steps), timings=TIMINGS)
+    store.db.durability = NEEDS_NOTHING
+    return store
 
 
 class _Caller(Caller):
@@ -90,23 +90,15 @@ class _Caller(Caller):
         return answer
 
 
-class _Pacer:
+class _Pacer(Pacer):
     """A pacer that permits a fixed number of calls: enough for each key, or so few that keys are launched together."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, clock: Clock) -> None:
+        super().__init__(None, rates=Rates(), clock=clock, timings=TIMINGS)
         self._world = world
 
-    async def take(self, amounts: Sequence[tuple[str, int]], **_: object) -> Granted:
-        return Granted(0.0, self._world.calls_now if amounts[0][0] == "RunInstances" else int(BUCKETS[INSTANCES].size))
-
-    async def take_one(self, _action: str, *, until: float) -> bool:
-        return until > 0
-
-    async def reserve(self, amounts: Mapping[str, int]) -> Reservation:
-        return Reservation(cast("Any", self), "", amounts)
-
-    async def arrived(self, *_: object, **__: object) -> None:
-        return None
+    async def budget(self) -> Budget:
+        return Budget(self._world.calls_now, inf, MOST_INSTANCES, inf)
 
 
 class _Target(Target):
@@ -150,8 +142,8 @@ class Process:
     host: str
     target: Target
     gate: Quarantine
-    launcher: Launcher
-    observer: Observer
+    launch: Launch
+    observe: Observe
     memory: Memory
     running: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
     turn: int = 0
@@ -173,32 +165,30 @@ class World:
         self.server: Any = server
         self.steps = Steps()
         self.cloud = Cloud(self.steps.loop)
-        self.store = _Store(server, self.steps)
+        self.store = _store(server, self.steps)
         self.calls_now = 1
         self.only: frozenset[str] = frozenset()
         self._memories: dict[str, Memory] = {}
         self._lives = dict.fromkeys(HOSTS, 0)
         self._batches = 0
         self.processes = {host: self._process(host) for host in HOSTS}
-        self._clock = mock.patch.object(quarantine, "time", VirtualTime(self.steps))
-        self._clock.start()
 
     def close(self) -> None:
         """End it."""
         self.steps.close()
-        self._clock.stop()
 
     def _process(self, host: str) -> Process:
         self._lives[host] += 1
-        target = _Target(TARGET, _Caller(self.steps, self.cloud), cast("Any", _Pacer(self)))
+        store, clock = self.store, self.store.db.clock
+        target = _Target(TARGET, _Caller(self.steps, self.cloud), _Pacer(self, clock), TIMINGS)
         memory, name = Memory(None), str(TARGET)
         if host in self._memories and (known := self._memories[host].of(name)) is not None:
             memory.keep(name, known)  # as from the state folder
         self._memories[host] = memory
-        gate = Quarantine(self.store, target, memory, quarantine_s=10.0)
-        launcher = Launcher(self.store, target, gate, most=100)
-        observer = Observer(self.store, target, quiet_s=25.0)
-        return Process(f"{host}-{self._lives[host]}", host, target, gate, launcher, observer, memory)
+        gate = Quarantine(store, target, memory, clock=clock, timings=TIMINGS, quarantine_s=10.0)
+        launch = Launch(store, target, gate, TIMINGS, most=100)
+        observe = Observe(store, target, TIMINGS, quiet_s=25.0)
+        return Process(f"{host}-{self._lives[host]}", host, target, gate, launch, observe, memory)
 
     # -- clients ------------------------------------------------------------------------------------------------
 
@@ -228,28 +218,30 @@ class World:
     # -- processes ----------------------------------------------------------------------------------------------
 
     def stages(self, process: Process) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
-        """What a worker's loops do in one turn, by name."""
+        """What a worker's stages do in one run, by name."""
         store, target = self.store, process.target
 
         async def take_in() -> None:
-            await intake(store, await store.ready_namespaces())
-            await store.feed()
+            await Intake(store, TIMINGS).run_once()
+            await store.jobs.feed()
 
         async def restart() -> None:
-            await store.restart_stuck()
-            await store.feed()
+            await Restart(store, TIMINGS).run_once()
+            await store.jobs.feed()
 
         async def look_up() -> None:
-            for namespace in await store.looking(str(target)):
-                await resolve(store, target, namespace)
+            for namespace in await store.look_ups.namespaces(str(target)):
+                tags = await store.look_ups.due(str(target), namespace, store.now(), AT_ONCE)
+                if tags:
+                    await Resolve(store, target, TIMINGS).look_up(namespace, [PuterKey(namespace, tag) for tag in tags])
 
         async def take_up() -> None:
             if await process.gate.open():
-                found = await store.open_intents(str(target), store.now())
-                await asyncio.gather(*(replay(store, target, kept) for kept in found))
+                found = await store.intents.unattended(str(target), store.now())
+                await asyncio.gather(*(Sender(store, target, TIMINGS).replay(intent) for intent in found))
 
         async def remember() -> None:
-            shown, known = await store.epoch(), process.memory.of(str(target))
+            shown, known = await store.epochs.read(), process.memory.of(str(target))
             if known is None or not known.contradicts(shown):
                 process.memory.saw(str(target), shown, store.now())
 
@@ -259,23 +251,24 @@ class World:
             "restart": restart,
             "ensure": lambda: self._ensure(process),
             "resolve": look_up,
-            "launch": process.launcher.turn,
+            "launch": process.launch.run_once,
             "replay": take_up,
-            "label": lambda: label(store, target),
-            "observe": process.observer.turn,
+            "label": LabelWriter(store, target, TIMINGS).write_due,
+            "observe": process.observe.run_once,
         }
 
     async def _ensure(self, process: Process) -> None:
         """arq's part: each job once at a time, under a lock that outlives its worker for a while."""
-        for raw in self.server.zrange(names.QUEUE, 0, -1):
+        ensure = Ensure(self.store, cast("Any", _Targets(process.target)), TIMINGS)
+        for raw in self.server.zrange(QUEUE, 0, -1):
             job = raw.decode()
-            if not self.server.set(_AHEAD + job, self.store.now() + JOB_LOCK_S, nx=True):
+            if not self.server.set(LOCK_PREFIX + job, self.store.now() + TIMINGS.job_lock_s, nx=True):
                 continue
-            self.server.zrem(names.fed(job.partition("/")[0]), job.partition("/")[2])
             key = PuterKey.parse(job)
-            await ensure(self.store, cast("Any", _Targets(process.target)), key)
-            self.server.zrem(names.QUEUE, job)
-            self.server.delete(names.JOB + job, _AHEAD + job)
+            self.server.zrem(names.places(key.namespace), key.tag)
+            await ensure.run(key)
+            self.server.zrem(QUEUE, job)
+            self.server.delete(JOB_PREFIX + job, LOCK_PREFIX + job)
 
     def work(self, host: str, most: int) -> Call | None:
         """Run a worker until it has made `most` calls, but no further than one turn of each stage.
@@ -326,7 +319,7 @@ class World:
         return None
 
     def _intents(self) -> list[Any]:
-        ids = self.server.zrange(names.intents(str(TARGET)), 0, -1)
+        ids = self.server.zrange(names.due("intents", str(TARGET)), 0, -1)
         return [(raw, self.server.hget(names.intent(raw.decode()), "rev")) for raw in ids]
 
     def _begin(self, process: Process, name: str, turn: Callable[[], Coroutine[Any, Any, Any]]) -> None:
@@ -342,7 +335,7 @@ class World:
 
     def _check(self, error: BaseException) -> None:
         """A stage may end with an error of Redis or EC2, but never with an internal error."""
-        if not isinstance(error, (*self.store.errors, Ec2Error)):
+        if not isinstance(error, (*self.store.errors, StageError)):
             raise error
 
     def crash(self, host: str, *, delivered: bool) -> None:
@@ -367,7 +360,7 @@ class World:
             if call.what == "ec2" and not call.done and until - call.sent_at > IN_FLIGHT_S:
                 self.steps.let(call, Fate.REFUSED)
         self.server.delete(*(names.taking(key.namespace) for key in KEYS))
-        for name in self.server.keys(_AHEAD + "*"):
+        for name in self.server.keys(LOCK_PREFIX + "*"):
             if float(self.server.get(name)) < self.store.now():
                 self.server.delete(name)
 
@@ -420,5 +413,5 @@ class World:
         return (
             not under_way
             and not self.server.llen(public.inbox("ann"))
-            and not self.server.zcard(names.intents(str(TARGET)))
+            and not self.server.zcard(names.due("intents", str(TARGET)))
         )

@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 
 from puter_worker.stages.backoffs import (
-    DRY_FOR_S,
     FREE,
-    QUOTA_FOR_S,
-    Place,
     after_an_end,
     after_no_capacity,
     after_quota,
@@ -16,12 +13,16 @@ from puter_worker.stages.backoffs import (
     capacity_name,
     choose_place,
     places,
+    quota_family,
     quota_name,
     quota_reached,
 )
 from puter_worker.store.backoff import Backoff
+from puter_worker.store.intent import Place
+from puter_worker.timings import Timings
 
 NOW = 1_000.0
+TIMINGS = Timings()
 ANYWHERE, IN_A, IN_B = Place("t3.micro"), Place("t3.micro", zone="a"), Place("t3.micro", zone="b")
 QUOTA = quota_name("t3.micro", spot=False)
 
@@ -46,7 +47,7 @@ def test_subnets_that_are_named_leave_no_other_place() -> None:
 
 
 def test_without_backoffs_the_first_place_is_free() -> None:
-    choice = choose_place([ANYWHERE, IN_A], {}, NOW, spot=False)
+    choice = choose_place([ANYWHERE, IN_A], {}, NOW, spot=False, timings=TIMINGS)
 
     assert (choice.place, choice.most) == (ANYWHERE, FREE)
 
@@ -54,11 +55,11 @@ def test_without_backoffs_the_first_place_is_free() -> None:
 def test_a_dry_place_is_passed_over() -> None:
     backoffs = {capacity_name(ANYWHERE): held()}
 
-    assert choose_place([ANYWHERE, IN_A], backoffs, NOW, spot=False).place == IN_A
+    assert choose_place([ANYWHERE, IN_A], backoffs, NOW, spot=False, timings=TIMINGS).place == IN_A
 
 
 def test_a_place_whose_time_has_come_is_probed_with_as_many_as_its_backoff_lets() -> None:
-    choice = choose_place([IN_A], {capacity_name(IN_A): held(until=NOW, most=4)}, NOW, spot=False)
+    choice = choose_place([IN_A], {capacity_name(IN_A): held(until=NOW, most=4)}, NOW, spot=False, timings=TIMINGS)
 
     assert (choice.place, choice.most) == (IN_A, 4)
 
@@ -66,19 +67,19 @@ def test_a_place_whose_time_has_come_is_probed_with_as_many_as_its_backoff_lets(
 def test_of_two_backoffs_the_tighter_counts() -> None:
     backoffs = {capacity_name(IN_A): held(until=NOW, most=8), QUOTA: held(until=NOW, most=2)}
 
-    assert choose_place([IN_A], backoffs, NOW, spot=False).most == 2
+    assert choose_place([IN_A], backoffs, NOW, spot=False, timings=TIMINGS).most == 2
 
 
 def test_if_all_must_be_left_alone_the_soonest_tells_how_long() -> None:
     backoffs = {capacity_name(IN_A): held(NOW + 9, why="a"), capacity_name(IN_B): held(NOW + 5, why="b")}
 
-    choice = choose_place([IN_A, IN_B], backoffs, NOW, spot=False)
+    choice = choose_place([IN_A, IN_B], backoffs, NOW, spot=False, timings=TIMINGS)
 
     assert (choice.place, choice.wait_s, choice.why, choice.quota) == (None, 5.0, "b", False)
 
 
 def test_a_quota_holds_every_place_of_its_family() -> None:
-    choice = choose_place([ANYWHERE, IN_A], {QUOTA: held(why="quota")}, NOW, spot=False)
+    choice = choose_place([ANYWHERE, IN_A], {QUOTA: held(why="quota")}, NOW, spot=False, timings=TIMINGS)
 
     assert (choice.place, choice.why, choice.quota) == (None, "quota", True)
 
@@ -86,15 +87,15 @@ def test_a_quota_holds_every_place_of_its_family() -> None:
 def test_a_type_of_another_family_is_not_held() -> None:
     gpu = Place("g5.xlarge")
 
-    assert choose_place([ANYWHERE, gpu], {QUOTA: held()}, NOW, spot=False).place == gpu
+    assert choose_place([ANYWHERE, gpu], {QUOTA: held()}, NOW, spot=False, timings=TIMINGS).place == gpu
 
 
 def test_the_quota_of_spot_is_another() -> None:
-    assert choose_place([ANYWHERE], {QUOTA: held()}, NOW, spot=True).place == ANYWHERE
+    assert choose_place([ANYWHERE], {QUOTA: held()}, NOW, spot=True, timings=TIMINGS).place == ANYWHERE
 
 
 def test_with_no_place_at_all_there_is_something_to_say() -> None:
-    choice = choose_place([], {}, NOW, spot=False)
+    choice = choose_place([], {}, NOW, spot=False, timings=TIMINGS)
 
     assert choice.place is None
     assert choice.why
@@ -132,7 +133,7 @@ def dry(since: float | None) -> Backoff:
 def test_there_is_no_capacity_since_the_last_of_all_places_refused() -> None:
     backoffs = {capacity_name(IN_A): dry(NOW - 90), capacity_name(IN_B): dry(NOW - 20)}
 
-    assert choose_place([IN_A, IN_B], backoffs, NOW, spot=False).dry_since == NOW - 20
+    assert choose_place([IN_A, IN_B], backoffs, NOW, spot=False, timings=TIMINGS).dry_since == NOW - 20
 
 
 @pytest.mark.parametrize(
@@ -143,38 +144,38 @@ def test_there_is_no_capacity_since_the_last_of_all_places_refused() -> None:
 def test_it_is_not_capacity_alone_that_is_waited_for(other: dict[str, Backoff]) -> None:
     backoffs = {capacity_name(IN_A): dry(NOW - 90), **other}
 
-    assert choose_place([IN_A, IN_B], backoffs, NOW, spot=False).dry_since is None
+    assert choose_place([IN_A, IN_B], backoffs, NOW, spot=False, timings=TIMINGS).dry_since is None
 
 
 # -- how many ---
 
 
 def test_a_dry_place_is_left_alone_and_then_probed_with_one() -> None:
-    assert after_no_capacity(None, NOW, "dry") == Backoff(NOW + DRY_FOR_S, 1, "dry", since=NOW)
+    assert after_no_capacity(None, NOW, "dry", TIMINGS) == Backoff(NOW + TIMINGS.no_capacity_s, 1, "dry", since=NOW)
 
 
 def test_a_place_is_dry_since_the_first_refusal_after_a_success() -> None:
-    first = after_no_capacity(None, NOW, "dry")
-    again = after_no_capacity(first, NOW + 70, "dry")
+    first = after_no_capacity(None, NOW, "dry", TIMINGS)
+    again = after_no_capacity(first, NOW + 70, "dry", TIMINGS)
     success = after_success(again, 1)
-    after = after_no_capacity(success, NOW + 90, "dry")
+    after = after_no_capacity(success, NOW + 90, "dry", TIMINGS)
 
     assert (again.since, after.since) == (NOW, NOW + 90)
 
 
 def test_a_group_that_a_quota_refused_is_halved_at_once() -> None:
-    assert after_quota(None, 9, NOW, "full") == Backoff(NOW, 4, "full")
+    assert after_quota(None, 9, NOW, "full", TIMINGS) == Backoff(NOW, 4, "full")
 
 
 def test_one_machine_that_a_quota_refused_waits() -> None:
-    assert after_quota(None, 1, NOW, "full").until == NOW + QUOTA_FOR_S
+    assert after_quota(None, 1, NOW, "full", TIMINGS).until == NOW + TIMINGS.quota_s
 
 
 def test_a_quota_under_which_a_machine_has_ended_is_tried_at_once_and_then_less_and_less_often() -> None:
-    backoff = after_an_end(Backoff(NOW + QUOTA_FOR_S, 1, "full"))
+    backoff = after_an_end(Backoff(NOW + TIMINGS.quota_s, 1, "full"), TIMINGS)
     pauses = [backoff.until]
     for _ in range(7):
-        backoff = after_quota(backoff, 1, NOW, "full")
+        backoff = after_quota(backoff, 1, NOW, "full", TIMINGS)
         pauses.append(backoff.until - NOW)
 
     assert pauses == [0, 2, 4, 8, 16, 32, 60, 60]
@@ -206,8 +207,8 @@ def test_a_backoff_that_lets_a_whole_group_through_is_off() -> None:
         ("InstanceLimitExceeded", "p4d.24xlarge", False, "instance quota of P types reached"),
         ("MaxSpotInstanceCountExceeded", "t3.micro", True, "Spot quota reached"),
         ("PendingVerification", "t3.micro", False, "AWS is still verifying the account"),
-        ("ResourceCountExceeded", "t3.micro", False, "EC2 takes no more at once (ResourceCountExceeded)"),
+        ("ResourceCountExceeded", "t3.micro", False, "EC2 limit reached (ResourceCountExceeded)"),
     ],
 )
 def test_a_quota_is_told_in_plain_words(code: str, instance_type: str, spot: bool, told: str) -> None:
-    assert quota_reached(code, quota_name(instance_type, spot=spot)) == told
+    assert quota_reached(code, quota_family(instance_type, spot=spot)) == told

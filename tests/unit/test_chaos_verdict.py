@@ -16,6 +16,7 @@ from puter_client.contract.record import Record
 from puter_client.store import names as public
 from puter_worker.ec2.tags import MANAGED, NAMESPACE, encode_manifest, own_tags
 from puter_worker.store import names
+from puter_worker.store.arq_adapter import QUEUE
 from tests.chaos.clients import Submission
 from tests.chaos.verdict import TARGET, Finding, for_good, judge, left_to_do
 from tests.ec2sim.ledger import Entry
@@ -294,7 +295,7 @@ def test_a_key_without_ttl_is_found() -> None:
 
 def test_what_is_to_be_done_may_stay_for_good() -> None:
     redis = Redis()
-    for name in (public.inbox("ann"), public.READY, names.BACKLOGS, names.QUEUE):
+    for name in (public.inbox("ann"), public.READY, names.BACKLOGS, QUEUE):
         redis.put(name, {}, ttl_s=-1)
     assert for_good(redis) == []
 
@@ -323,11 +324,11 @@ def test_a_run_is_over_when_every_record_is_as_requested(changes: dict[str, Any]
 @pytest.mark.parametrize(
     "name",
     [
-        *(public.inbox("ann"), public.READY, names.backlog("bob"), names.BACKLOGS, names.QUEUE, names.MOVING),
+        *(public.inbox("ann"), public.READY, names.backlog("bob"), names.BACKLOGS, QUEUE, names.MOVING, names.PARKED),
         *(
-            names.ADMISSIONS,
-            names.intents(TARGET),
-            names.labels(TARGET),
+            names.INGRESS,
+            names.due("intents", TARGET),
+            names.due("labels", TARGET),
             names.look_ups(TARGET, "ann"),
             names.launch_queue(TARGET, "ann"),
         ),

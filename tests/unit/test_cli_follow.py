@@ -201,7 +201,7 @@ class TestSuccess:
 
     def test_one_that_stays_says_so(self) -> None:
         stays = view(**self.RUNNING | {"ttl_s": None, "expires_at": None})
-        assert "lives     until somebody ends it" in success(stays, settings(), NOW)
+        assert "runs      until somebody ends it" in success(stays, settings(), NOW)
 
     def test_one_without_an_address_says_how_to_wait_for_it(self) -> None:
         lines = success(view(phase=Phase.LAUNCHING, reason="asking EC2"), settings(), NOW)

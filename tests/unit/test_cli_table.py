@@ -92,14 +92,14 @@ class TestTable:
     @pytest.mark.parametrize(
         ("width", "end"),
         [
-            (80, "waiting for EC2's API rate limit, about 1m 10s"),
-            (68, "  waiting for EC2's API…, about 1m 10s"),
-            (54, "  waiting…, about 1m 10s"),
+            (80, "waiting for EC2's API rate limit, about 1m10s"),
+            (67, "  waiting for EC2's API…, about 1m10s"),
+            (53, "  waiting…, about 1m10s"),
             (40, "  waiting…"),
         ],
     )
     def test_an_estimate_is_the_last_to_be_cut(self, width: int, end: str) -> None:
-        waiting = view(phase=Phase.LAUNCHING, reason="waiting for EC2's API rate limit, about 1m 10s")
+        waiting = view(phase=Phase.LAUNCHING, reason="waiting for EC2's API rate limit", estimate_s=70)
         text = table([line_of(waiting, NOW)], width)[1]
         assert text.endswith(end)
         assert len(text) <= width

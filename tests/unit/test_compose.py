@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 from puter_client.contract.duration import parse_duration_s
-from puter_worker.settings import Settings
+from puter_worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 REDIS, WORKER = COMPOSE["services"]["redis"], COMPOSE["services"]["worker"]
 SERVICES = pytest.mark.parametrize("service", COMPOSE["services"].values(), ids=COMPOSE["services"])
-DRAIN_S = Settings(redis_url="", worker_id="", host="").drain_s
+DRAIN_S = WorkerSettings(redis_url="", worker_id="", host="").drain_s
 
 
 def test_it_is_as_the_compose_specification_has_it() -> None:

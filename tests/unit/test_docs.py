@@ -17,6 +17,7 @@ import pytest
 from puter_client.cli.app import puter
 from puter_client.cli.group import COMMANDS
 from puter_client.contract.key import PuterKey
+from puter_client.contract.record import EventKind
 from puter_client.store import names as public
 from puter_client.view import View
 from puter_worker.store import names
@@ -87,7 +88,7 @@ def test_every_page_of_the_docs_is_reached_from_the_readme() -> None:
 
 
 def test_the_readme_begins_with_the_two_commands_that_need_no_account() -> None:
-    _, first = blocks("bash")[0]
+    first = next(text for name, text in blocks("bash") if name == "README.md")
 
     assert re.findall(r"^make \w+", first, re.MULTILINE) == ["make demo", "make test"]
 
@@ -149,19 +150,20 @@ def test_every_event_that_operations_explains_is_logged() -> None:
     section = OPERATIONS.partition("## Logs")[2].partition("\n## ")[0]
     events = {event for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for event in row.split(", ")}
     sources = "".join(path.read_text() for path in (ROOT / "puter_worker").rglob("*.py"))
-    # What became of an instance is logged under its phase.
+    # What became of an instance is logged under the name of its timeline's event.
     events = {event.strip("`") for event in events if re.fullmatch(r"`[a-z]+\.[a-z_]+`", event)}
-    phases = {"instance.running", "instance.terminated", "instance.failed"}
+    shown = {"instance.running", "instance.terminated", "instance.failed", "instance.overdue"}
 
-    assert phases <= events
-    assert {event for event in events - phases if f'"{event}"' not in sources} == set()
+    assert shown <= events & set(EventKind)
+    assert {event for event in events - shown if f'"{event}"' not in sources} == set()
 
 
 def redis_names(module: ModuleType) -> set[str]:
     """Every name that a module of names makes, with what varies in angle brackets."""
     key = PuterKey("<namespace>", "<tag>")
     given = {"namespace": "<namespace>", "key": key, "target": "<target>", "intent_id": "<intent>", "name": "<action>",
-             "batch_id": "<batch>", "worker_id": "<worker>", "account": "<account>", "region": "<region>"}  # fmt: skip
+             "batch_id": "<batch>", "what": "<what>", "worker_id": "<worker>", "account": "<account>",
+             "region": "<region>"}  # fmt: skip
     made = {
         function(**{parameter: given[parameter] for parameter in inspect.signature(function).parameters})
         for function in vars(module).values()

@@ -12,12 +12,12 @@ import pytest
 from puter_client.contract.declaration import Declared, declared
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.spec import Spec
-from puter_worker.ec2.arguments import Launch, run_arguments
+from puter_worker.ec2.arguments import RunCall, run_arguments
 from puter_worker.ec2.images import Image
 from puter_worker.ec2.tags import birth_tags, encode_manifest
 
 TAGS = birth_tags(namespace="lab", intent="i1", batch=None, owner="me", expires_at=None)
-LAUNCH = Launch(
+LAUNCH = RunCall(
     spec=Spec(),
     image=Image(image_id="ami-1", name="al", architecture="x86_64", root_device_name="/dev/xvdz"),
     instance_type="t3.micro",

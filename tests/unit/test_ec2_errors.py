@@ -11,15 +11,19 @@ from botocore import exceptions as sdk
 from botocore.parsers import ResponseParserError
 
 from puter_client.contract.errors import PuterError
-from puter_worker.ec2.errors import (
-    HANDLING,
+from puter_worker.ec2.errors import HANDLING, handling_of, is_of_a_call, stage_error
+from puter_worker.errors import (
+    CredentialsError,
     Ec2Error,
     Handling,
+    InvalidCall,
+    NoImage,
+    NotReached,
     ProfileMissing,
-    ec2_error,
+    StageError,
+    Unanswered,
+    UnknownRegion,
     fit_for_users,
-    handling_of,
-    is_of_a_call,
 )
 
 
@@ -89,7 +93,7 @@ def test_each_code_has_one_row() -> None:
 def test_a_refusal_is_doubtful_only_if_the_server_failed_for_no_known_reason(
     code: str, status: int, doubtful: bool
 ) -> None:
-    assert ec2_error(refused(code, status)).doubtful is doubtful
+    assert stage_error(refused(code, status)).doubtful is doubtful
 
 
 HERE = ConnectionKey("ec2.test", 443, True, True, None, None, None, None)
@@ -97,43 +101,56 @@ URL = "https://user:hunter2@ec2.test/path?X-Amz-Signature=abc"
 
 
 @pytest.mark.parametrize(
-    ("error", "handling", "doubtful"),
+    ("error", "kind", "handling", "doubtful"),
     [
-        (sdk.ReadTimeoutError(endpoint_url=URL, error=None), Handling.DOUBTFUL, True),
-        (sdk.ConnectionClosedError(endpoint_url=URL, error=None, request=None), Handling.DOUBTFUL, True),
-        (sdk.HTTPClientError(error="?"), Handling.DOUBTFUL, True),
-        (sdk.EndpointConnectionError(endpoint_url=URL, error=ConnectionResetError()), Handling.DOUBTFUL, True),
-        (sdk.EndpointConnectionError(endpoint_url=URL, error=aiohttp.ClientOSError()), Handling.DOUBTFUL, True),
-        (ResponseParserError("<html>"), Handling.DOUBTFUL, True),
-        (TimeoutError(), Handling.DOUBTFUL, True),
-        (ConnectionResetError(), Handling.DOUBTFUL, True),
-        (aiohttp.ServerDisconnectedError(), Handling.DOUBTFUL, True),
+        (sdk.ReadTimeoutError(endpoint_url=URL, error=None), Unanswered, Handling.DOUBTFUL, True),
+        (sdk.ConnectionClosedError(endpoint_url=URL, error=None, request=None), Unanswered, Handling.DOUBTFUL, True),
+        (sdk.HTTPClientError(error="?"), Unanswered, Handling.DOUBTFUL, True),
+        (
+            sdk.EndpointConnectionError(endpoint_url=URL, error=ConnectionResetError()),
+            Unanswered,
+            Handling.DOUBTFUL,
+            True,
+        ),
+        (
+            sdk.EndpointConnectionError(endpoint_url=URL, error=aiohttp.ClientOSError()),
+            Unanswered,
+            Handling.DOUBTFUL,
+            True,
+        ),
+        (ResponseParserError("<html>"), Unanswered, Handling.DOUBTFUL, True),
+        (TimeoutError(), Unanswered, Handling.DOUBTFUL, True),
+        (ConnectionResetError(), Unanswered, Handling.DOUBTFUL, True),
+        (aiohttp.ServerDisconnectedError(), Unanswered, Handling.DOUBTFUL, True),
         (
             sdk.EndpointConnectionError(
                 endpoint_url=URL, error=aiohttp.ClientConnectorError(HERE, ConnectionRefusedError())
             ),
+            NotReached,
             Handling.AGAIN,
             False,
         ),
-        (sdk.EndpointConnectionError(endpoint_url=URL, error=socket.gaierror()), Handling.AGAIN, False),
-        (sdk.ConnectTimeoutError(endpoint_url=URL, error=None), Handling.AGAIN, False),
-        (sdk.SSLError(endpoint_url=URL, error=OSError()), Handling.AGAIN, False),
-        (sdk.NoCredentialsError(), Handling.CREDENTIALS, False),
-        (sdk.PartialCredentialsError(provider="env", cred_var="x"), Handling.CREDENTIALS, False),
-        (sdk.TokenRetrievalError(provider="sso", error_msg="expired"), Handling.CREDENTIALS, False),
-        (sdk.UnauthorizedSSOTokenError(), Handling.CREDENTIALS, False),
-        (sdk.SSOTokenLoadError(error_msg="none"), Handling.CREDENTIALS, False),
-        (RuntimeError("the refreshed credentials are still expired."), Handling.CREDENTIALS, False),
-        (refused("AccessDenied", 403, operation="AssumeRole"), Handling.CREDENTIALS, False),
-        (sdk.NoRegionError(), Handling.FAIL, False),
-        (sdk.ParamValidationError(report="UserData, value: hunter2"), Handling.FAIL, False),
+        (sdk.EndpointConnectionError(endpoint_url=URL, error=socket.gaierror()), NotReached, Handling.AGAIN, False),
+        (sdk.ConnectTimeoutError(endpoint_url=URL, error=None), NotReached, Handling.AGAIN, False),
+        (sdk.SSLError(endpoint_url=URL, error=OSError()), NotReached, Handling.AGAIN, False),
+        (sdk.NoCredentialsError(), CredentialsError, Handling.CREDENTIALS, False),
+        (sdk.PartialCredentialsError(provider="env", cred_var="x"), CredentialsError, Handling.CREDENTIALS, False),
+        (sdk.TokenRetrievalError(provider="sso", error_msg="expired"), CredentialsError, Handling.CREDENTIALS, False),
+        (sdk.UnauthorizedSSOTokenError(), CredentialsError, Handling.CREDENTIALS, False),
+        (sdk.SSOTokenLoadError(error_msg="none"), CredentialsError, Handling.CREDENTIALS, False),
+        (RuntimeError("the refreshed credentials are still expired."), CredentialsError, Handling.CREDENTIALS, False),
+        (refused("AccessDenied", 403, operation="AssumeRole"), Ec2Error, Handling.CREDENTIALS, False),
+        (sdk.NoRegionError(), UnknownRegion, Handling.FAIL, False),
+        (sdk.ParamValidationError(report="UserData, value: hunter2"), InvalidCall, Handling.FAIL, False),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else getattr(value, "__name__", str(value)),
 )
-def test_an_end_without_an_answer_is_understood(error: Exception, handling: Handling, doubtful: bool) -> None:
+def test_an_end_without_an_answer_is_understood(
+    error: Exception, kind: type[StageError], handling: Handling, doubtful: bool
+) -> None:
     assert is_of_a_call(error)
-    told = ec2_error(error, profile="lab")
-    assert (told.handling, told.doubtful) == (handling, doubtful)
+    told = stage_error(error, profile="lab")
+    assert (type(told), told.handling, told.doubtful) == (kind, handling, doubtful)
 
 
 @pytest.mark.parametrize(
@@ -150,25 +167,25 @@ def test_an_end_without_an_answer_is_understood(error: Exception, handling: Hand
     ids=lambda error: type(error).__name__,
 )
 def test_an_error_shows_no_secret(error: Exception) -> None:
-    told = ec2_error(error)
+    told = stage_error(error)
     shown = f"{told} {told.message} {told!r}"
     assert "hunter2" not in shown
     assert "Signature" not in shown
 
 
 def test_a_missing_profile_is_an_error_of_its_own() -> None:
-    told = ec2_error(sdk.ProfileNotFound(profile="lab"))
+    told = stage_error(sdk.ProfileNotFound(profile="lab"))
     assert isinstance(told, ProfileMissing)
     assert "'lab'" in told.message
 
 
 def test_credentials_come_with_what_to_do_about_them() -> None:
-    assert "aws sso login --profile lab" in ec2_error(sdk.NoCredentialsError(), profile="lab").message
+    assert "aws sso login --profile lab" in stage_error(sdk.NoCredentialsError(), profile="lab").message
 
 
 def test_an_encoded_reason_of_a_denial_is_left_out_for_a_remedy() -> None:
     message = f"You are not authorized. Encoded authorization failure message: {'Ab3_' * 200}"
-    told = ec2_error(refused("UnauthorizedOperation", 403, message))
+    told = stage_error(refused("UnauthorizedOperation", 403, message))
     assert told.message.startswith("You are not authorized. Give the worker's role")
     assert "Ab3_" not in told.message
 
@@ -185,16 +202,16 @@ def test_a_defect_keeps_its_traceback() -> None:
 
 
 def test_an_error_of_ours_is_left_as_it_is() -> None:
-    ours = Ec2Error("NoImage", "none")
-    assert ec2_error(ours) is ours
+    ours = NoImage("none")
+    assert stage_error(ours) is ours
 
 
 def test_an_error_is_one_of_puters() -> None:
-    told = ec2_error(refused("Blocked"))
+    told = stage_error(refused("Blocked"))
     assert isinstance(told, PuterError)
     assert (told.code, told.request_id, str(told)) == ("Blocked", "req-1", "Blocked: no")
 
 
 def test_a_refusal_that_is_not_in_ec2s_form_is_doubtful() -> None:
-    told = ec2_error(sdk.ClientError({}, "RunInstances"))
+    told = stage_error(sdk.ClientError({}, "RunInstances"))
     assert (told.code, told.handling, told.doubtful) == ("Unknown", Handling.DOUBTFUL, True)

@@ -16,13 +16,13 @@ from puter_worker.ec2.tags import (
     MANAGED,
     MAX_MANIFEST_TAGS,
     MAX_MEMBERS,
-    ManifestTooLarge,
     birth_tags,
     decode_manifest,
     encode_manifest,
     key_of,
     own_tags,
 )
+from puter_worker.errors import ManifestTooLarge
 
 GROUP = birth_tags(namespace="lab", intent="i1", batch="b1", owner="me", expires_at=1_767_225_600.0)
 MEMBERS = st.lists(

@@ -10,18 +10,14 @@ from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_worker.ec2.instances import Instance
-from puter_worker.stages.facts import (
-    FORGOTTEN_AFTER_S,
-    OVERDUE_AFTER_S,
-    choose,
-    gone,
-    seen_otherwise,
-    with_instance,
-)
+from puter_worker.stages.facts import choose, gone, seen_otherwise, with_instance
 from puter_worker.target import TargetId
+from puter_worker.timings import Timings
 
 TARGET = TargetId("123456789012", "us-east-1")
 NOW = 1_000_000.0
+TIMINGS = Timings()
+FORGOTTEN_S = TIMINGS.forgotten_s
 
 
 def record(phase: Phase = Phase.LAUNCHING, **changes: Any) -> Record:
@@ -61,27 +57,29 @@ def test_of_nothing_nothing_counts() -> None:
 
 
 def test_a_pending_instance_makes_a_record_pending() -> None:
-    known = with_instance(record(), instance("pending"), TARGET, NOW)
+    known = with_instance(record(), instance("pending"), TARGET, NOW, TIMINGS)
 
     assert (known.phase, known.instance_id, known.intent, known.observed_at) == (Phase.PENDING, "i-1", None, NOW)
     assert (known.launched_at, known.expires_at) == (NOW - 10, NOW - 10 + 3_600)
 
 
 def test_a_running_instance_makes_a_record_running_and_tells_since_when() -> None:
-    known = with_instance(record(Phase.PENDING), instance(public_ip="192.0.2.1"), TARGET, NOW)
+    known = with_instance(record(Phase.PENDING), instance(public_ip="192.0.2.1"), TARGET, NOW, TIMINGS)
 
     assert (known.phase, known.running_at, known.public_ip) == (Phase.RUNNING, NOW, "192.0.2.1")
 
 
 def test_what_has_run_does_not_become_pending_again() -> None:
-    known = with_instance(record(Phase.RUNNING, running_at=1.0), instance("pending"), TARGET, NOW)
+    known = with_instance(record(Phase.RUNNING, running_at=1.0), instance("pending"), TARGET, NOW, TIMINGS)
 
     assert (known.phase, known.running_at) == (Phase.RUNNING, 1.0)
 
 
 @pytest.mark.parametrize("state", ["shutting-down", "terminated"])
 def test_what_has_run_and_is_dead_has_terminated(state: str) -> None:
-    known = with_instance(record(Phase.RUNNING, running_at=1.0, public_ip="192.0.2.1"), instance(state), TARGET, NOW)
+    known = with_instance(
+        record(Phase.RUNNING, running_at=1.0, public_ip="192.0.2.1"), instance(state), TARGET, NOW, TIMINGS
+    )
 
     assert (known.phase, known.ended_at, known.error) == (Phase.TERMINATED, NOW, None)
     assert known.public_ip == "192.0.2.1"
@@ -89,7 +87,7 @@ def test_what_has_run_and_is_dead_has_terminated(state: str) -> None:
 
 def test_what_never_ran_has_failed_for_ec2s_reason() -> None:
     dead = instance("terminated", state_reason_code="Client.VolumeLimitExceeded", state_reason="Volume limit exceeded")
-    known = with_instance(record(Phase.PENDING), dead, TARGET, NOW)
+    known = with_instance(record(Phase.PENDING), dead, TARGET, NOW, TIMINGS)
 
     assert known.error
     assert (known.phase, known.error.code) == (Phase.FAILED, "Client.VolumeLimitExceeded")
@@ -100,14 +98,14 @@ def test_what_never_ran_has_failed_for_ec2s_reason() -> None:
     "code", ["Client.InstanceInitiatedShutdown", "Client.UserInitiatedShutdown", "Server.SpotInstanceTermination"]
 )
 def test_what_ended_itself_before_it_was_seen_to_run_has_not_failed(code: str) -> None:
-    known = with_instance(record(Phase.PENDING), instance("terminated", state_reason_code=code), TARGET, NOW)
+    known = with_instance(record(Phase.PENDING), instance("terminated", state_reason_code=code), TARGET, NOW, TIMINGS)
 
     assert known.phase is Phase.TERMINATED
 
 
 @pytest.mark.parametrize("state", ["stopping", "stopped"])
 def test_what_is_stopped_has_failed_and_says_what_to_do(state: str) -> None:
-    known = with_instance(record(Phase.RUNNING), instance(state), TARGET, NOW)
+    known = with_instance(record(Phase.RUNNING), instance(state), TARGET, NOW, TIMINGS)
 
     assert known.error
     assert (known.phase, known.error.code) == (Phase.FAILED, "InstanceStopped")
@@ -115,9 +113,9 @@ def test_what_is_stopped_has_failed_and_says_what_to_do(state: str) -> None:
 
 
 def test_what_outlives_its_end_is_overdue() -> None:
-    launched = NOW - 3_600 - OVERDUE_AFTER_S
-    late = with_instance(record(Phase.RUNNING, launched_at=launched - 1), instance(), TARGET, NOW)
-    on_time = with_instance(record(Phase.RUNNING, launched_at=launched + 1), instance(), TARGET, NOW)
+    launched = NOW - 3_600 - TIMINGS.overdue_s
+    late = with_instance(record(Phase.RUNNING, launched_at=launched - 1), instance(), TARGET, NOW, TIMINGS)
+    on_time = with_instance(record(Phase.RUNNING, launched_at=launched + 1), instance(), TARGET, NOW, TIMINGS)
 
     assert (late.overdue, on_time.overdue) == (True, False)
     assert late.reason
@@ -126,25 +124,32 @@ def test_what_outlives_its_end_is_overdue() -> None:
 
 
 def test_what_has_no_end_is_never_overdue() -> None:
-    known = with_instance(record(Phase.RUNNING, launched_at=1.0, ttl_s=None), instance(), TARGET, NOW)
+    known = with_instance(record(Phase.RUNNING, launched_at=1.0, ttl_s=None), instance(), TARGET, NOW, TIMINGS)
 
     assert (known.overdue, known.expires_at) == (False, None)
 
 
 def test_nothing_moves_while_nothing_changes() -> None:
-    old = with_instance(record(Phase.PENDING), instance(), TARGET, NOW)
+    old = with_instance(record(Phase.PENDING), instance(), TARGET, NOW, TIMINGS)
 
-    assert with_instance(old, instance(), TARGET, NOW + 5) == old.replace(observed_at=NOW + 5)
+    assert with_instance(old, instance(), TARGET, NOW + 5, TIMINGS) == old.replace(observed_at=NOW + 5)
 
 
 def test_absence_means_nothing_until_ec2_would_have_forgotten_it() -> None:
-    assert gone(record(Phase.RUNNING, observed_at=NOW - FORGOTTEN_AFTER_S + 1), NOW) is None
-    assert gone(record(Phase.RUNNING, observed_at=None), NOW) is None
+    assert gone(record(Phase.RUNNING, observed_at=NOW - FORGOTTEN_S + 1), None, NOW, TIMINGS) is None
+    assert gone(record(Phase.RUNNING, observed_at=None), None, NOW, TIMINGS) is None
 
-    ended = gone(record(Phase.RUNNING, observed_at=NOW - FORGOTTEN_AFTER_S - 1), NOW)
+    ended = gone(record(Phase.RUNNING, observed_at=NOW - FORGOTTEN_S - 1), None, NOW, TIMINGS)
 
     assert ended
     assert (ended.phase, ended.ended_at) == (Phase.TERMINATED, NOW)
+
+
+def test_what_was_seen_since_its_record_was_written_is_not_forgotten() -> None:
+    old = record(Phase.RUNNING, observed_at=NOW - FORGOTTEN_S - 1)
+
+    assert gone(old, NOW - FORGOTTEN_S + 1, NOW, TIMINGS) is None
+    assert gone(old, NOW - FORGOTTEN_S - 1, NOW, TIMINGS)
 
 
 @pytest.mark.parametrize(

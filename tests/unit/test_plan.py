@@ -14,8 +14,10 @@ from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_worker.pacer import Budget
-from puter_worker.stages.plan import Calls, Waiting, about, estimate_s, in_turns, is_ready, units
-from puter_worker.store.base import Kept
+from puter_worker.stages.batch_window import BatchWindow
+from puter_worker.stages.plan import Calls, Waiting, estimate_s, in_turns, rounded_up, units, wait_s
+from puter_worker.store.versioned import Versioned
+from puter_worker.timings import Timings
 
 
 def waiting(
@@ -31,7 +33,7 @@ def waiting(
         batch_size=size,
         owner=owner,
     )
-    return Waiting(Kept(record, b"1"), Spec(**fields))
+    return Waiting(Versioned(record, b"1"), Spec(**fields))
 
 
 def many(count: int, **fields: Any) -> list[Waiting]:
@@ -138,28 +140,40 @@ def test_every_key_is_in_one_launch_and_none_is_too_large(
     assert all(len({w.shape for w in unit}) == 1 for unit in planned)
 
 
+TIMINGS = Timings()
+
+
+def window(most: int) -> BatchWindow:
+    """How long a launch of at most so many machines is waited for."""
+    return BatchWindow(TIMINGS.batch_idle_s, TIMINGS.batch_longest_s, most)
+
+
 @pytest.mark.parametrize(
-    ("count", "since", "now", "ready"),
+    ("count", "since", "now", "waits"),
     [
-        (0, [], 1.0, False),
-        (1, [1.0], 1.031, True),
-        (1, [1.0], 1.01, False),  # somebody may come yet
-        (2, [0.69, 1.0], 1.0, True),  # somebody has waited for 0.3 s
-        (3, [1.0, 1.0, 1.0], 1.0, True),  # a full group
+        (1, [1.0], 1.031, 0.0),
+        (1, [1.0], 1.01, 0.02),  # somebody may come yet
+        (2, [0.69, 1.0], 1.0, 0.0),  # somebody has waited for 0.3 s
+        (2, [0.71, 1.0], 1.0, 0.01),  # somebody has waited for nearly as long
+        (3, [1.0, 1.0, 1.0], 1.0, 0.0),  # a full group
     ],
 )
-def test_a_launch_queue_waits_a_moment_for_more(count: int, since: list[float], now: float, *, ready: bool) -> None:
+def test_a_launch_queue_waits_a_moment_for_more(count: int, since: list[float], now: float, *, waits: float) -> None:
     times = {f"t-{n}": at for n, at in enumerate(since)}
 
-    assert is_ready(many(count, size=count), times, now, most=3) == ready
+    assert wait_s(many(count, size=count), times, now, window(3)) == pytest.approx(waits)
+
+
+def test_a_launch_queue_without_keys_waits_for_nobody() -> None:
+    assert wait_s([], {}, 1.0, window(3)) == 0.0
 
 
 def test_a_batch_that_is_still_coming_in_is_waited_for() -> None:
     some = many(2, size=3)
     times = {"t-0": 1.0, "t-1": 1.0}
 
-    assert not is_ready(some, times, 1.2, most=100)
-    assert is_ready(some, times, 1.31, most=100)
+    assert wait_s(some, times, 1.2, window(100)) == pytest.approx(0.1)
+    assert wait_s(some, times, 1.31, window(100)) == 0.0
 
 
 BURST = Budget(calls=4, calls_rate=2.0, machines=1_000, machines_rate=2.0)
@@ -181,8 +195,6 @@ def test_the_estimate_counts_what_is_spent_and_what_is_slowed_down() -> None:
     assert estimate_s(spent, machines=9_000, calls=90) == pytest.approx(9_000)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "told"), [(0.0, "5s"), (5.1, "10s"), (61.0, "1m30s"), (3_601.0, "1h5m"), (4_500.0, "1h15m")]
-)
-def test_an_estimate_is_told_coarsely_and_never_too_short(seconds: float, told: str) -> None:
-    assert about(seconds) == told
+@pytest.mark.parametrize(("seconds", "told"), [(0.0, 5), (5.1, 10), (61.0, 90), (3_601.0, 3_900), (4_500.0, 4_500)])
+def test_an_estimate_is_told_coarsely_and_never_too_short(seconds: float, told: int) -> None:
+    assert rounded_up(seconds) == told

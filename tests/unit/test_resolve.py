@@ -6,15 +6,19 @@ import pytest
 
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
-from puter_worker.stages.resolve import all_there, waited_enough
-from puter_worker.store.base import Stored
+from puter_worker.ec2.instances import TAGS_A_CALL
+from puter_worker.stages.batch_window import BatchWindow
+from puter_worker.stages.resolve import all_there
+from puter_worker.timings import Timings
+
+TIMINGS = Timings()
+WINDOW = BatchWindow(TIMINGS.look_up_idle_s, TIMINGS.look_up_longest_s, TAGS_A_CALL)
 
 
-def stored(tag: str, *, batch_id: str | None, size: int | None, phase: Phase = Phase.RESOLVING) -> Stored[Record]:
-    record = Record(
+def record(tag: str, *, batch_id: str | None, size: int | None, phase: Phase = Phase.RESOLVING) -> Record:
+    return Record(
         namespace="betty", tag=tag, phase=phase, created_at=0, changed_at=0, batch_id=batch_id, batch_size=size
     )
-    return Stored(record, b"1")
 
 
 @pytest.mark.parametrize(
@@ -27,28 +31,28 @@ def stored(tag: str, *, batch_id: str | None, size: int | None, phase: Phase = P
     ],
 )
 def test_keys_wait_for_others_but_not_for_long(since: list[float], now: float, *, enough: bool) -> None:
-    assert waited_enough(since, now) == enough
+    assert (WINDOW.wait_s(since, now) <= 0) == enough
 
 
 def test_a_batch_is_waited_for_until_it_is_there() -> None:
-    two = [stored(f"t-{n}", batch_id="b", size=3) for n in range(2)]
+    two = [record(f"t-{n}", batch_id="b", size=3) for n in range(2)]
 
     assert not all_there(two, among=2)
-    assert all_there([*two, stored("t-2", batch_id="b", size=3)], among=3)
+    assert all_there([*two, record("t-2", batch_id="b", size=3)], among=3)
 
 
 def test_one_batch_is_not_there_because_another_is() -> None:
-    two = [stored("a", batch_id="one", size=1), stored("b", batch_id="many", size=100)]
+    two = [record("a", batch_id="one", size=1), record("b", batch_id="many", size=100)]
 
     assert not all_there(two, among=2)
 
 
 def test_who_has_no_batch_and_who_lives_already_wait_for_nobody() -> None:
-    assert all_there([stored("a", batch_id=None, size=None)], among=1)
-    lives = stored("a", batch_id="b", size=100, phase=Phase.RUNNING)
-    assert all_there([lives, stored("b", batch_id="c", size=1), Stored(None, None)], among=3)
+    assert all_there([record("a", batch_id=None, size=None)], among=1)
+    lives = record("a", batch_id="b", size=100, phase=Phase.RUNNING)
+    assert all_there([lives, record("b", batch_id="c", size=1), None], among=3)
 
 
 def test_how_many_that_live_are_still_to_come_nobody_knows() -> None:
-    lives = stored("a", batch_id="b", size=1, phase=Phase.RUNNING)
+    lives = record("a", batch_id="b", size=1, phase=Phase.RUNNING)
     assert not all_there([lives, lives], among=2)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from puter_worker.store.names import WAKE
 from puter_worker.store.txn import Txn
 
 
@@ -78,3 +79,21 @@ def test_a_key_is_kept_for_the_longest_that_is_requested_after_it_is_written() -
 
     assert txn
     assert handed_over(txn)[1] == [["SET", "k", "v"], ["EXPIRE", "k", 20]]
+
+
+def test_whom_a_transaction_wakes_is_told_once_each_and_after_all_is_written() -> None:
+    txn = Txn()
+    txn.wake("jobs")
+    txn.keep("k", 10)
+    txn.wake("moving")
+    txn.wake("jobs")
+    txn.do("SET", "k", "v")
+
+    assert handed_over(txn)[1] == [["SET", "k", "v"], ["EXPIRE", "k", 10], ["PUBLISH", WAKE, "jobs\nmoving"]]
+
+
+def test_a_transaction_that_writes_nothing_need_not_wake_anybody() -> None:
+    txn = Txn()
+    txn.wake("jobs")
+
+    assert not txn

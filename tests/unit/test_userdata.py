@@ -16,7 +16,8 @@ from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import PuterKey
 from puter_client.contract.os_image import Os
 from puter_client.contract.userdata import check_user_data
-from puter_worker.ec2.userdata import Boot, Machine, UserDataTooLarge, compose
+from puter_worker.ec2.userdata import Boot, Machine, compose
+from puter_worker.errors import UserDataTooLarge
 
 BOOT = Boot(os=Os.AL2023, ttl_s=3600)
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=80)
@@ -128,7 +129,7 @@ def test_what_does_not_fit_is_refused_with_its_size_and_a_remedy() -> None:
 
     assert refused.value.excess == refused.value.size - 16_384 > 0
     assert str(refused.value).endswith(
-        f" {refused.value.size:,} bytes gzipped, {refused.value.excess:,} more than the 16,384 that EC2 takes: "
+        f" {refused.value.size:,} bytes gzipped, {refused.value.excess:,} more than the 16,384 that EC2 accepts: "
         "shorten user_data, or fetch it from within the machine"
     )
 

@@ -13,21 +13,20 @@ from pathlib import Path
 import pytest
 import structlog
 
-from puter_worker import logs
-from puter_worker.logs import set_up_logs
+from puter_worker.logs import MAX_BYTES, set_up_logs
 
 NAME = "puter.of_a_test"
 LIMIT_BYTES = 1_000
 
 
 @contextmanager
-def logging_into(folder: Path) -> Iterator[None]:
+def logging_into(folder: Path, max_bytes: int) -> Iterator[None]:
     """The process logs as a worker does, and afterwards as before."""
     loggers = [logging.getLogger(name) for name in (None, "puter", "puter_worker", "arq")]
     levels = [logger.level for logger in loggers]
     root = logging.getLogger()
     handlers, configured, configuration = root.handlers[:], structlog.is_configured(), structlog.get_config()
-    set_up_logs(folder)
+    set_up_logs(folder, max_bytes=max_bytes)
     try:
         yield
     finally:
@@ -41,14 +40,9 @@ def logging_into(folder: Path) -> Iterator[None]:
             structlog.configure(**configuration)
 
 
-@pytest.fixture
-def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "MAX_BYTES", LIMIT_BYTES)
-
-
-def write(folder: Path, lines: int) -> None:
-    """Log so many lines of about 150 bytes, every other through structlog, with their numbers."""
-    with logging_into(folder):
+def write(folder: Path, lines: int, *, max_bytes: int = LIMIT_BYTES) -> None:
+    """Log so many lines of about 150 bytes, every other through structlog, with their numbers; into small files."""
+    with logging_into(folder, max_bytes):
         for number in range(lines):
             if number % 2:
                 structlog.get_logger(NAME).info("line.written", number=number)
@@ -67,7 +61,6 @@ def numbers(folder: Path) -> list[int]:
     return [line["number"] if "number" in line else int(line["event"].rpartition(" ")[2]) for line in told]
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_file_that_has_grown_is_put_aside(tmp_path: Path) -> None:
     write(tmp_path, 10)
 
@@ -75,7 +68,6 @@ def test_a_file_that_has_grown_is_put_aside(tmp_path: Path) -> None:
     assert all(0 < path.stat().st_size <= LIMIT_BYTES for path in files(tmp_path))
 
 
-@pytest.mark.usefixtures("small_files")
 def test_no_line_is_lost_between_two_files(tmp_path: Path) -> None:
     write(tmp_path, 20)
 
@@ -83,7 +75,6 @@ def test_no_line_is_lost_between_two_files(tmp_path: Path) -> None:
     assert numbers(tmp_path) == list(range(20))
 
 
-@pytest.mark.usefixtures("small_files")
 def test_five_older_files_are_kept_with_the_latest_lines(tmp_path: Path) -> None:
     write(tmp_path, 200)
 
@@ -92,7 +83,6 @@ def test_five_older_files_are_kept_with_the_latest_lines(tmp_path: Path) -> None
     assert kept == list(range(200 - len(kept), 200))
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_worker_that_starts_again_writes_on(tmp_path: Path) -> None:
     write(tmp_path, 4)
     write(tmp_path, 4)
@@ -100,7 +90,6 @@ def test_a_worker_that_starts_again_writes_on(tmp_path: Path) -> None:
     assert numbers(tmp_path) == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
-@pytest.mark.usefixtures("small_files")
 def test_nobody_else_can_read_any_of_its_files(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
@@ -116,6 +105,6 @@ def test_a_file_has_grown_at_20_mb(tmp_path: Path, grown_to: int, put_aside: boo
     (tmp_path / "worker.jsonl").touch(0o600)
     os.truncate(tmp_path / "worker.jsonl", grown_to)  # a hole: it takes no room on the disk
 
-    write(tmp_path, 1)
+    write(tmp_path, 1, max_bytes=MAX_BYTES)
 
     assert (tmp_path / "worker.jsonl.1").exists() is put_aside

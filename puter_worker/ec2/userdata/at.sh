@@ -24,15 +24,15 @@ until command -v at >/dev/null; do
 done
 { systemctl enable atd && systemctl start atd; } || keep_timer 'atd could not be started'
 
-# `at` knows whole minutes and drops the rest: the next one, so that no machine ends early.
+# `at` drops seconds: take the next whole minute, so that no machine ends early.
 minute=$((($(cat "$state/deadline") + 59) / 60 * 60))
-cd / || keep_timer 'no root folder'
+cd / || keep_timer 'cannot change to /'
 job=$(echo 'shutdown -h now' | TZ=UTC0 LC_ALL=C at -t "$(date -u -d "@$minute" +%Y%m%d%H%M)" 2>&1 |
     sed -n 's/^job \([0-9][0-9]*\) at .*/\1/p')
-{ [ -n "$job" ] && at -l | grep -q "^${job}[[:space:]]"; } || keep_timer 'at did not take the job'
+{ [ -n "$job" ] && at -l | grep -q "^${job}[[:space:]]"; } || keep_timer 'at did not accept the job'
 
 umask 077
-{ echo "$job" >"$state/at-job.new" && mv -f "$state/at-job.new" "$state/at-job"; } || keep_timer 'no room on the disk'
+{ echo "$job" >"$state/at-job.new" && mv -f "$state/at-job.new" "$state/at-job"; } || keep_timer 'cannot write to disk'
 systemctl disable "$timer"
 systemctl stop "$timer"
-echo "puter: this machine ends itself by job $job of at (see it: sudo atq; cancel it: sudo atrm $job)"
+echo "puter: job $job of at ends this machine at its deadline (show: sudo atq; cancel: sudo atrm $job)"

@@ -1,4 +1,4 @@
-"""Puter's part and the user's, for one machine or for all machines of one launch."""
+"""Composes Puter's part and the user's part, for one machine or for all machines of one launch."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ import shlex
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
-from typing import ClassVar
 
 import msgspec
 
-from puter_client.contract.errors import PuterError
 from puter_client.contract.fields import USER_DATA_LIMIT_BYTES
 from puter_client.contract.key import PuterKey
 from puter_client.contract.os_image import Os
 from puter_client.contract.userdata import PUTERS, Part, parts_of
 from puter_worker.ec2.userdata.mime import render
+from puter_worker.errors import UserDataTooLarge
 
 _TASK = """\
 #!/bin/sh
-# Puter: what this machine is to do, as it was given.
+# Puter: stores this machine's workload, and starts it once.
 cd "${{PUTER_ROOT:-}}/var/lib/puter" || exit 1
 [ ! -e workload.started ] || exit 0
 umask 077
@@ -34,7 +33,7 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
     """What all machines of one launch share.
 
     Attributes:
-        os: says by which commands software is installed.
+        os: decides which commands install software.
         ttl_s: seconds from the first boot until a machine ends itself; None is never.
     """
 
@@ -43,14 +42,14 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """One machine's own.
+    """What one machine has of its own.
 
     Attributes:
-        key: whose machine it is.
-        generation: which instance of that key.
-        run: the workload, a shell command; None is none.
-        env: the workload's environment; names as a shell knows them.
-        user_data: the user's own part, of a form that check_user_data takes.
+        key: the machine's key.
+        generation: the machine's generation.
+        run: the workload, a shell command; None is no workload.
+        env: the workload's environment; the names are valid in a shell.
+        user_data: the user's own part, which `check_user_data` has accepted.
     """
 
     key: PuterKey
@@ -60,48 +59,23 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     user_data: str | None
 
     def __repr__(self) -> str:
-        # run, env and user data may carry secrets, and a repr ends in logs.
+        # run, env and user data may hold secrets, and logs may show a repr.
         return f"Machine(key={str(self.key)!r}, generation={self.generation})"
-
-
-class UserDataTooLarge(PuterError):
-    """EC2 would not take it: more than 16,384 bytes before base64, gzipped as well.
-
-    Attributes:
-        size: its bytes in the smaller form.
-        excess: how many of them are too many.
-    """
-
-    code: ClassVar[str] = "UserDataTooLarge"
-    exit_code: ClassVar[int] = 2
-
-    def __init__(self, size: int, machines: Sequence[Machine]) -> None:
-        self.size = size
-        self.excess = size - USER_DATA_LIMIT_BYTES
-        if len(machines) == 1:
-            whose = str(machines[0].key)
-            remedy = f"shorten {_largest_field(machines[0])}, or fetch it from within the machine"
-        else:
-            whose, remedy = f"{len(machines)} machines", "launch them in smaller groups"
-        super().__init__(
-            f"user data of {whose} has {size:,} bytes gzipped, {self.excess:,} more than the "
-            f"{USER_DATA_LIMIT_BYTES:,} that EC2 takes: {remedy}"
-        )
 
 
 def compose(boot: Boot, machines: Sequence[Machine]) -> bytes:
     """User data for RunInstances, before base64; the same arguments give the same bytes.
 
-    For several machines, each member's own parts bear cloud-init's Launch-Index header: its place in `machines`.
-    A caller that groups needs no sizes beforehand: it halves a group for which this raises UserDataTooLarge.
+    For several machines, each member's own parts have cloud-init's Launch-Index header: the index in `machines`.
+    A caller that makes groups need not compute sizes: it halves a group for which this raises UserDataTooLarge.
 
     Args:
-        boot: what they share.
+        boot: what the machines share.
         machines: at least one, in the order of their launch indexes.
 
     Raises:
-        UserDataTooLarge: it does not fit into what EC2 takes.
-        InvalidInput: somebody's user_data cannot be used, see check_user_data.
+        UserDataTooLarge: it is over EC2's limit.
+        InvalidInput: a machine's user_data cannot be used, see `check_user_data`.
     """
     if not machines:
         raise ValueError("no machines")
@@ -110,8 +84,22 @@ def compose(boot: Boot, machines: Sequence[Machine]) -> bytes:
         return plain
     smaller = min(plain, gzip.compress(plain, mtime=0), key=len)
     if len(smaller) > USER_DATA_LIMIT_BYTES:
-        raise UserDataTooLarge(len(smaller), machines)
+        raise _too_large(len(smaller), machines)
     return smaller
+
+
+def _too_large(size: int, machines: Sequence[Machine]) -> UserDataTooLarge:
+    excess = size - USER_DATA_LIMIT_BYTES
+    if len(machines) == 1:
+        whose = str(machines[0].key)
+        remedy = f"shorten {_largest_field(machines[0])}, or fetch it from within the machine"
+    else:
+        whose, remedy = f"{len(machines)} machines", "launch them in smaller groups"
+    message = (
+        f"user data of {whose} has {size:,} bytes gzipped, {excess:,} more than the "
+        f"{USER_DATA_LIMIT_BYTES:,} that EC2 accepts: {remedy}"
+    )
+    return UserDataTooLarge(message, size=size, excess=excess)
 
 
 def _common(boot: Boot, machines: Sequence[Machine]) -> list[Part]:
@@ -131,7 +119,7 @@ def _members(machines: Sequence[Machine]) -> list[Part]:
     for index, machine in enumerate(machines):
         if machine.run is not None:
             parts.append(_for_index(_task(machine, machine.run), index, machines))
-    # What all have needs no index, and is there once instead of a hundred times.
+    # A part that is the same for all machines needs no index, and is sent once instead of a hundred times.
     if len({machine.user_data for machine in machines}) == 1:
         return [*parts, *_own(machines[0])]
     for index, machine in enumerate(machines):

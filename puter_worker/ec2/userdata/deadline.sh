@@ -1,5 +1,5 @@
 #!/bin/sh
-# Puter: when this machine ends itself. cloud-init runs this at every boot, before all that may fail later.
+# Puter: sets when this machine ends itself. cloud-init runs this at every boot, before anything that may fail.
 set -u
 ttl_s='@ttl_s@'
 root=${PUTER_ROOT:-}
@@ -16,7 +16,7 @@ drop_timer() {
 arm_timer() {
     mkdir -p "$units" && put "$units/puter-deadline.service" <<UNIT &&
 [Unit]
-Description=The end of this machine, set by Puter
+Description=Shuts this machine down at its deadline (Puter)
 
 [Service]
 Type=oneshot
@@ -24,7 +24,7 @@ ExecStart=/bin/sh -c 'shutdown -h now'
 UNIT
         put "$units/$timer" <<UNIT &&
 [Unit]
-Description=The deadline of this machine, set by Puter
+Description=Deadline of this machine (Puter)
 
 [Timer]
 OnCalendar=$(date -u -d "@$deadline" '+%Y-%m-%d %H:%M:%S') UTC
@@ -40,7 +40,7 @@ UNIT
 umask 022
 mkdir -p "$state"
 
-# An image made of a puter's disk brings that puter's state along; none of it is this machine's.
+# An image of another machine's disk contains that machine's state: remove it.
 instance=${INSTANCE_ID:-unknown}
 if [ "$(cat "$state/instance" 2>/dev/null)" != "$instance" ]; then
     [ -s "$state/at-job" ] && atrm "$(cat "$state/at-job")" 2>/dev/null
@@ -64,7 +64,7 @@ esac
 
 job=$(cat "$state/at-job" 2>/dev/null)
 if [ -n "$job" ] && listed=$(at -l 2>/dev/null); then
-    # `at` is the one handle. A job that is gone from its list was cancelled by the machine's owner: leave it so.
+    # The job of `at` alone decides. If it is gone from the list, the machine's owner has cancelled it: set no other.
     drop_timer
     if echo "$listed" | grep -q "^${job}[[:space:]]"; then
         systemctl enable atd
@@ -76,7 +76,7 @@ fi
 
 rm -f "$state/at-job"
 if ! arm_timer; then
-    # Needs no disk and no unit; it holds until the next boot, which comes by here again.
+    # This needs no disk and no unit. It holds until the next boot, which runs this script again.
     minutes=$(((deadline - now + 59) / 60))
     [ "$minutes" -gt 0 ] || minutes=0
     shutdown -h "+$minutes"

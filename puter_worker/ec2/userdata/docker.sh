@@ -1,5 +1,6 @@
 #!/bin/sh
-# Puter: Docker, and ec2-user in its group. Early in a boot mirrors and locks of package managers may not be ready.
+# Puter: installs Docker, with ec2-user in its group. It tries 3 times: early in a boot, package mirrors may not be
+# reachable, and the package manager's lock may be held.
 set -u
 os='@os@'
 
@@ -15,7 +16,7 @@ tries=0
 until install_docker && systemctl enable docker && systemctl start docker; do
     tries=$((tries + 1))
     if [ "$tries" -ge 3 ]; then
-        echo 'puter: Docker could not be installed and started'
+        echo 'puter: Docker could not be installed or started'
         exit 1
     fi
     sleep 10

@@ -14,7 +14,7 @@ import msgspec
 
 from puter_client.contract.userdata import Part
 
-# cloud-init decodes the whole message as text before it parses it: what is not plain ASCII would arrive altered.
+# cloud-init decodes the whole message as text before it parses it, which would change bytes that are not plain ASCII.
 _PLAIN = re.compile(rb"[\t\n\x20-\x7e]*")
 
 

@@ -1,9 +1,9 @@
 #!/bin/bash
 # Puter: runs this machine's workload, once, as ec2-user, when Docker is up.
-#   (no argument)          cloud-init's call: put this file in place
-#   start NAME GENERATION  begin the workload in the background
-#   run NAME GENERATION    the systemd unit: wait for its end and record it
-#   task                   as ec2-user: become the workload
+#   (no argument)          called by cloud-init: install this file
+#   start NAME GENERATION  start the workload in the background
+#   run NAME GENERATION    called by the systemd unit: run the workload and record its exit code
+#   task                   called as ec2-user: become the workload
 set -u
 umask 022
 root=${PUTER_ROOT:-}
@@ -14,7 +14,7 @@ unit=puter-workload.service
 name=${2:-} generation=${3:-}
 
 say() {
-    # A login prompt may stand on the console's line: begin a new one.
+    # The console's current line may hold a login prompt: begin a new line.
     { printf '\nputer: workload %s generation %s %s\n' "$name" "$generation" "$1" >>"$root/dev/console"; } 2>/dev/null
     return 0
 }
@@ -42,13 +42,13 @@ ExecStart=$self run $name $generation
 TimeoutStopSec=30s
 UNIT
         if ! { systemctl daemon-reload && systemctl --no-block start "$unit"; }; then
-            say 'did not run: systemd did not start it'
+            say 'did not run: systemd could not start it'
             record 70 # EX_SOFTWARE of sysexits.h
             exit 1
         fi
         ;;
     run)
-        # At a shutdown systemd signals the workload and this shell alike; this one stays to record how it ended.
+        # At a shutdown systemd sends SIGTERM to the workload and this shell; the shell stays to record the exit code.
         trap : TERM
         mkdir -p "$logs" && touch "$logs/workload.log" && chown ec2-user "$logs/workload.log"
         chmod 640 "$logs/workload.log"

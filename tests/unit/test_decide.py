@@ -13,12 +13,14 @@ from puter_client.contract.record import Record
 from puter_client.contract.request import CancelRequest, Origin, UpRequest
 from puter_client.contract.result import Result
 from puter_client.contract.spec import Spec, spec_digest
-from puter_worker.stages.settle import FRESH_S, cancelled, is_stale, settle
+from puter_worker.stages.decide import after_cancel, decide, is_stale
+from puter_worker.timings import Timings
 
 KEY = PuterKey("betty", "one")
 SPEC = Spec(region="us-east-1")
 OTHER = Spec(region="us-east-1", instance_type="c5.large", run="make")
 NOW = 1_000_000.0
+FRESH_S = Timings().fresh_s
 LIVING = (Phase.PENDING, Phase.RUNNING)
 
 
@@ -56,9 +58,9 @@ def request(
 
 def outcome(old: Record | None, new: UpRequest, served: Spec | None = SPEC) -> tuple[Outcome | None, int | None]:
     """Outcome and generation that the request's row tells."""
-    verdict = settle(old, served, new, KEY, NOW)
-    assert (verdict.record is not None) == (verdict.row.outcome is Outcome.CREATED)
-    return verdict.row.outcome, verdict.row.generation
+    decision = decide(old, served, new, KEY, NOW)
+    assert (decision.record is not None) == (decision.row.outcome is Outcome.CREATED)
+    return decision.row.outcome, decision.row.generation
 
 
 @pytest.mark.parametrize("spec", [SPEC, OTHER], ids=["same", "other"])
@@ -134,13 +136,13 @@ def test_another_spec_runs_whatever_became_of_the_ended_workload(origin: Origin,
 
 
 def test_a_conflict_names_the_fields_that_differ_and_says_what_to_do() -> None:
-    message = settle(record(Phase.RUNNING), SPEC, request(OTHER), KEY, NOW).row.message
+    message = decide(record(Phase.RUNNING), SPEC, request(OTHER), KEY, NOW).row.message
 
     assert message == "running with another instance-type, run: use another tag, or wait until it has ended"
 
 
 def test_a_conflict_with_a_spec_that_is_lost_is_still_told() -> None:
-    message = settle(record(Phase.RUNNING), None, request(OTHER), KEY, NOW).row.message
+    message = decide(record(Phase.RUNNING), None, request(OTHER), KEY, NOW).row.message
 
     assert message
     assert "its specification" in message
@@ -157,7 +159,7 @@ def test_what_is_not_compared_does_not_conflict(same: dict[str, Any]) -> None:
 
 def test_a_new_record_says_what_was_requested_and_forgets_the_old_machine() -> None:
     old = record(Phase.TERMINATED, intent=None, error=None, public_ip="192.0.2.1", attempt=2, labelled=True)
-    new = settle(old, SPEC, request(OTHER), KEY, NOW).record
+    new = decide(old, SPEC, request(OTHER), KEY, NOW).record
 
     assert new
     assert (new.request_number, new.generation, new.attempt) == (5, 4, 0)
@@ -167,7 +169,7 @@ def test_a_new_record_says_what_was_requested_and_forgets_the_old_machine() -> N
 
 
 def test_each_launch_of_a_generation_has_its_own_token() -> None:
-    new = settle(record(Phase.FAILED, attempt=2), SPEC, request(), KEY, NOW).record
+    new = decide(record(Phase.FAILED, attempt=2), SPEC, request(), KEY, NOW).record
 
     assert new
     assert (new.generation, new.attempt) == (3, 3)
@@ -175,12 +177,22 @@ def test_each_launch_of_a_generation_has_its_own_token() -> None:
 
 @pytest.mark.parametrize("phase", Phase)
 def test_only_a_living_record_can_be_too_old_to_answer_from(phase: Phase) -> None:
-    assert is_stale(record(phase, observed_at=NOW - FRESH_S - 1), NOW) == (phase in LIVING)
-    assert not is_stale(record(phase, observed_at=NOW - FRESH_S + 1), NOW)
+    old, young = (record(phase, observed_at=NOW - FRESH_S + since) for since in (-1, 1))
+
+    assert is_stale(old, None, NOW, fresh_s=FRESH_S) == (phase in LIVING)
+    assert not is_stale(young, None, NOW, fresh_s=FRESH_S)
+
+
+@pytest.mark.parametrize("phase", LIVING)
+def test_what_ec2_has_shown_since_the_record_was_written_counts_for_its_age(phase: Phase) -> None:
+    old = record(phase, observed_at=NOW - FRESH_S - 1)
+
+    assert not is_stale(old, NOW - FRESH_S + 1, NOW, fresh_s=FRESH_S)
+    assert is_stale(old, NOW - FRESH_S - 1, NOW, fresh_s=FRESH_S)
 
 
 def test_nothing_known_is_not_old() -> None:
-    assert not is_stale(None, NOW)
+    assert not is_stale(None, None, NOW, fresh_s=FRESH_S)
 
 
 # -- cancel ----------------------------------------------------------------------------------------------------------
@@ -188,7 +200,7 @@ def test_nothing_known_is_not_old() -> None:
 
 @pytest.mark.parametrize("phase", sorted(ON_ITS_WAY))
 def test_what_was_not_asked_of_ec2_can_be_withdrawn(phase: Phase) -> None:
-    gone = cancelled(record(phase), CancelRequest(tag="one", user="anna"), NOW)
+    gone = after_cancel(record(phase), CancelRequest(tag="one", user="anna"), NOW)
 
     assert gone
     assert (gone.phase, gone.reason, gone.ended_at) == (Phase.CANCELLED, "cancelled by anna", NOW)
@@ -196,22 +208,22 @@ def test_what_was_not_asked_of_ec2_can_be_withdrawn(phase: Phase) -> None:
 
 @pytest.mark.parametrize("phase", sorted(set(Phase) - ON_ITS_WAY))
 def test_what_is_there_or_has_ended_cannot_be_withdrawn(phase: Phase) -> None:
-    assert cancelled(record(phase), CancelRequest(tag="one", user="anna"), NOW) is None
+    assert after_cancel(record(phase), CancelRequest(tag="one", user="anna"), NOW) is None
 
 
 def test_what_was_asked_of_ec2_cannot_be_withdrawn() -> None:
-    assert cancelled(record(Phase.LAUNCHING, intent="4711"), CancelRequest(tag="one", user="anna"), NOW) is None
+    assert after_cancel(record(Phase.LAUNCHING, intent="4711"), CancelRequest(tag="one", user="anna"), NOW) is None
 
 
 @pytest.mark.parametrize(("batch", "withdrawn"), [("b-old", True), ("b-other", False), (None, True)])
 def test_a_batch_withdraws_its_own_request_only(batch: str | None, *, withdrawn: bool) -> None:
-    gone = cancelled(record(Phase.QUEUED), CancelRequest(tag="one", user="anna", batch=batch), NOW)
+    gone = after_cancel(record(Phase.QUEUED), CancelRequest(tag="one", user="anna", batch=batch), NOW)
 
     assert (gone is not None) == withdrawn
 
 
 def test_a_key_that_nobody_requested_cannot_be_withdrawn() -> None:
-    assert cancelled(None, CancelRequest(tag="one", user="anna"), NOW) is None
+    assert after_cancel(None, CancelRequest(tag="one", user="anna"), NOW) is None
 
 
 # -- found in EC2 by a Redis that had forgotten it ---
@@ -225,18 +237,18 @@ def found(**changes: Any) -> Record:
 
 def test_the_first_request_for_a_forgotten_machine_takes_it_with_its_key() -> None:
     asked = Spec(private_key_path="/keys/puter-v1.pem")
-    verdict = settle(found(), None, request(asked), KEY, NOW)
+    decision = decide(found(), None, request(asked), KEY, NOW)
 
-    assert (verdict.row.outcome, verdict.record) == (Outcome.EXISTING, None)
-    assert verdict.taken == found(spec_digest=spec_digest(asked), private_key_path="/keys/puter-v1.pem")
+    assert (decision.row.outcome, decision.record) == (Outcome.EXISTING, None)
+    assert decision.taken == found(spec_digest=spec_digest(asked), private_key_path="/keys/puter-v1.pem")
 
 
 def test_a_key_of_another_name_is_not_said_to_open_it() -> None:
     asked = Spec(key_name="mine", private_key_path="/keys/mine.pem")
-    verdict = settle(found(), None, request(asked), KEY, NOW)
+    decision = decide(found(), None, request(asked), KEY, NOW)
 
-    assert verdict.taken
-    assert verdict.taken.private_key_path is None
+    assert decision.taken
+    assert decision.taken.private_key_path is None
 
 
 @pytest.mark.parametrize(
@@ -245,13 +257,13 @@ def test_a_key_of_another_name_is_not_said_to_open_it() -> None:
     ids=["type", "image"],
 )
 def test_a_forgotten_machine_that_is_another_than_requested_is_a_conflict(asked: Spec, named: str) -> None:
-    verdict = settle(found(), None, request(asked), KEY, NOW)
+    decision = decide(found(), None, request(asked), KEY, NOW)
 
-    assert (verdict.row.outcome, verdict.taken) == (Outcome.CONFLICT, None)
-    assert f"running with another {named}:" in (verdict.row.message or "")
+    assert (decision.row.outcome, decision.taken) == (Outcome.CONFLICT, None)
+    assert f"running with another {named}:" in (decision.row.message or "")
 
 
 def test_what_a_forgotten_machine_runs_is_not_promised() -> None:
-    verdict = settle(found(), None, request(Spec(run="make")), KEY, NOW)
+    decision = decide(found(), None, request(Spec(run="make")), KEY, NOW)
 
-    assert (verdict.row.outcome, verdict.row.message is not None) == (Outcome.EXISTING, True)
+    assert (decision.row.outcome, decision.row.message is not None) == (Outcome.EXISTING, True)

@@ -1,0 +1,146 @@
+"""How a record may change: the one table of transitions, and the changes themselves by name.
+
+`Records.put` of the workers' store checks every write of a record against the table. docs/architecture.md shows it;
+tests/unit/test_transitions.py compares the two. Within one request a phase never moves back; a key that has ended
+begins again with the next request, or with a machine of a later generation that EC2 shows. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from puter_client.contract.errors import PuterError
+from puter_client.contract.phase import ENDED, LIVE, Phase
+from puter_client.contract.record import ErrorInfo, Record
+
+_FOUND = frozenset({Phase.PENDING, Phase.RUNNING, Phase.TERMINATED, Phase.FAILED})
+
+ALLOWED: Mapping[Phase | None, frozenset[Phase]] = MappingProxyType(
+    {
+        # An unknown key: its first request comes, or EC2 shows a machine that Redis has forgotten.
+        None: frozenset({Phase.QUEUED}) | _FOUND,
+        Phase.QUEUED: frozenset({Phase.RESOLVING, Phase.CANCELLED}) | _FOUND,
+        Phase.RESOLVING: frozenset({Phase.LAUNCHING, Phase.CANCELLED}) | _FOUND,
+        Phase.LAUNCHING: frozenset({Phase.CANCELLED}) | _FOUND,
+        Phase.PENDING: frozenset({Phase.RUNNING, Phase.TERMINATED, Phase.FAILED}),
+        Phase.RUNNING: frozenset({Phase.TERMINATED, Phase.FAILED}),
+        # A key that has ended begins again: with a request, or with a later generation that EC2 shows.
+        Phase.TERMINATED: frozenset({Phase.QUEUED}) | _FOUND,
+        Phase.FAILED: frozenset({Phase.QUEUED}) | _FOUND,
+        Phase.CANCELLED: frozenset({Phase.QUEUED}) | _FOUND,
+    }
+)
+"""A record's phase (None: there is no record) → the phases that may follow it. A phase may always stay the same."""
+
+
+class IllegalTransition(PuterError):
+    """A write would change a record in a way that the contract does not allow: a defect of the code that writes it."""
+
+
+def check_transition(old: Record | None, new: Record) -> None:
+    """Check that a record may change in this way.
+
+    Raises:
+        IllegalTransition: the change is not allowed.
+    """
+    was = old.phase if old is not None else None
+    if was is not new.phase and new.phase not in ALLOWED[was]:
+        raise IllegalTransition(f"{new.key}: {was.value if was else 'no record'} → {new.phase.value} is not allowed")
+    if old is None:
+        return
+    if new.request_number < old.request_number:
+        raise IllegalTransition(f"{new.key}: request {new.request_number} is older than request {old.request_number}")
+    if old.phase in ENDED and new.phase in LIVE and new.generation <= old.generation:
+        raise IllegalTransition(f"{new.key}: generation {new.generation} has ended, it cannot be {new.phase.value}")
+
+
+def resolving(record: Record, target: str, now: float) -> Record:
+    """The request's target is known; EC2 is asked whether the machine exists already."""
+    return record.replace(
+        phase=Phase.RESOLVING, target=target, reason="checking whether the machine exists", changed_at=now
+    )
+
+
+def waiting(
+    record: Record,
+    reason: str,
+    now: float,
+    *,
+    phase: Phase | None = None,
+    estimate_s: int | None = None,
+    **known: Any,
+) -> Record:
+    """The key waits, for this reason; `changed_at` does not change if phase and reason stay the same.
+
+    `phase`: None keeps the record's phase; `estimate_s`: how long the wait is expected to be, if that is known;
+    `known`: further fields to set.
+    """
+    phase = phase or record.phase
+    same = record.reason == reason and record.phase is phase
+    changed_at = record.changed_at if same else now
+    return record.replace(phase=phase, reason=reason, changed_at=changed_at, estimate_s=estimate_s, **known)
+
+
+def queued_for_launch(record: Record, now: float, *, generation: int, account_id: str, region: str) -> Record:
+    """EC2 shows no machine for the key, so the key waits for its launch."""
+    return record.replace(
+        phase=Phase.LAUNCHING,
+        generation=generation,
+        account_id=account_id,
+        region=region,
+        reason="waiting for launch",
+        estimate_s=None,
+        changed_at=now,
+    )
+
+
+def launching(record: Record, intent: str, now: float, *, private_key_path: str | None) -> Record:
+    """The key is a member of an intent: the call to EC2 for it is sent next."""
+    path = private_key_path or record.private_key_path
+    return record.replace(
+        intent=intent, reason="launching in EC2", estimate_s=None, changed_at=now, private_key_path=path
+    )
+
+
+def back_in_queue(record: Record, reason: str, now: float, **changes: Any) -> Record:
+    """The intent has launched nothing for the key: the key waits for the next launch, which needs another token."""
+    return record.replace(intent=None, attempt=record.attempt + 1, reason=reason, changed_at=now, **changes)
+
+
+def pending(record: Record, now: float) -> Record:
+    """The machine is launched."""
+    return record.replace(phase=Phase.PENDING, changed_at=now)
+
+
+def running(record: Record, now: float) -> Record:
+    """The machine runs."""
+    return record.replace(phase=Phase.RUNNING, running_at=now, changed_at=now)
+
+
+def terminated(record: Record, reason: str, now: float) -> Record:
+    """The machine has ended."""
+    return record.replace(
+        phase=Phase.TERMINATED, reason=reason, intent=None, ended_at=now, changed_at=now, overdue=False
+    )
+
+
+def failed(record: Record, error: ErrorInfo, now: float) -> Record:
+    """The request cannot be served, for this reason."""
+    return record.replace(
+        phase=Phase.FAILED,
+        reason=error.message,
+        error=error,
+        intent=None,
+        estimate_s=None,
+        ended_at=now,
+        changed_at=now,
+    )
+
+
+def cancelled(record: Record, user: str, now: float) -> Record:
+    """The request was cancelled before anything was launched for it."""
+    return record.replace(
+        phase=Phase.CANCELLED, reason=f"cancelled by {user}", estimate_s=None, changed_at=now, ended_at=now
+    )

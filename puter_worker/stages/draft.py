@@ -1,0 +1,228 @@
+"""Decides requests in one transaction: for intake when they come, and later for those that were parked.
+
+Each record that they change is written only if it has not changed since it was read. The caller adds a guard of its own
+(how often the inbox was taken from, or the length of the parked list), so no request is decided twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
+import structlog
+
+from puter_client.contract.batch import BatchInfo, BatchRow
+from puter_client.contract.errors import InvalidInput
+from puter_client.contract.fields import recheck_spec
+from puter_client.contract.key import PuterKey, check_tag
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.record import EventKind, Record
+from puter_client.contract.request import MAX_BATCH_ID, CancelRequest, Origin, Request, UpRequest
+from puter_client.contract.spec import Spec
+from puter_worker.stages.decide import after_cancel, decide, is_stale
+from puter_worker.store.ingress import IngressRule
+from puter_worker.store.store import Store
+from puter_worker.store.txn import Txn
+from puter_worker.store.versioned import Versioned
+
+_log = structlog.get_logger("puter.intake")
+_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_BATCH_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9-]{{0,{MAX_BATCH_ID - 1}}}")
+_UNREADABLE = "its record is of another version of Puter: use another tag, or run workers of the version that wrote it"
+_USER = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
+
+
+class _Addressee(msgspec.Struct):
+    """The parts of a refused request that are needed to report the refusal to its sender."""
+
+    tag: str = ""
+    batch: str = ""
+    size: int = 0
+    user: str = ""
+
+
+_addressee = msgspec.json.Decoder(_Addressee)
+
+
+class Draft:
+    """One transaction that is being composed: the new records, and the old ones as they were read.
+
+    Attributes:
+        txn: the transaction; the caller may add its own guards.
+        outcomes: how many requests had which outcome.
+    """
+
+    def __init__(self, store: Store, namespace: str) -> None:
+        self.txn = Txn()
+        self.outcomes: dict[str, int] = {}
+        self._store = store
+        self._namespace = namespace
+        self._now = store.now()
+        self._read: dict[PuterKey, Versioned[Record | None]] = {}
+        self._observed_at: dict[PuterKey, float] = {}
+        self._served: dict[PuterKey, Spec | None] = {}
+        self._new: dict[PuterKey, list[Record]] = defaultdict(list)  # what the requests make of it, one by one
+
+    async def read(self, keys: Sequence[PuterKey]) -> None:
+        """Read what is needed to decide about these keys."""
+        distinct, records = list(dict.fromkeys(keys)), self._store.records
+        self._read = dict(zip(distinct, await records.read(distinct), strict=True))
+        known = [key for key, stored in self._read.items() if stored.value is not None]
+        self._served = dict(zip(known, await records.specs(known), strict=True))
+        old = [key for key in known if is_stale(self._record(key), None, self._now, fresh_s=self._fresh_s)]
+        self._observed_at = await records.observed_at(old) if old else {}
+
+    @property
+    def _fresh_s(self) -> float:
+        return self._store.timings.fresh_s
+
+    def _record(self, key: PuterKey) -> Record | None:
+        """The key's record after the requests that were decided so far."""
+        return self._new[key][-1] if key in self._new else self._read[key].value
+
+    def must_wait(self, key: PuterKey) -> bool:
+        """Whether EC2 must confirm the key's record before a request is decided."""
+        return is_stale(self._record(key), self._observed_at.get(key), self._now, fresh_s=self._fresh_s)
+
+    def park(self, key: PuterKey, request: Request, raw: bytes) -> None:
+        """Park the request until EC2 has confirmed the key's record."""
+        if isinstance(request, UpRequest):
+            self._put_row(key, request, BatchRow())
+        self._store.requests.park(self.txn, key, raw, self._now)
+        self._count("parked")
+
+    def add(self, key: PuterKey, request: Request) -> None:
+        """Decide one request."""
+        stored = self._read[key]
+        if stored.rev is not None and stored.value is None:
+            # The record does not decode: its machine may exist, so nothing is launched.
+            _log.error("request.refused", namespace=key.namespace, tag=key.tag, why=_UNREADABLE)
+            self._count(Outcome.REFUSED)
+            if isinstance(request, UpRequest):
+                self._put_row(key, request, BatchRow(outcome=Outcome.REFUSED, message=_UNREADABLE))
+        elif isinstance(request, CancelRequest):
+            self._cancel(key, request)
+        else:
+            self._up(key, request)
+
+    def _cancel(self, key: PuterKey, request: CancelRequest) -> None:
+        changed = after_cancel(self._record(key), request, self._now)
+        self._count("cancel" if changed else "cancel too late")
+        if changed is None:
+            return
+        self._new[key].append(changed)
+        if changed.target:
+            self._store.launch_queue.remove(self.txn, changed.target, key)
+        if changed.batch_id:
+            row = BatchRow(
+                outcome=Outcome.CANCELLED, generation=changed.generation, request_number=changed.request_number
+            )
+            self._store.batches.put_row(self.txn, key, changed.batch_id, row)
+
+    def _up(self, key: PuterKey, request: UpRequest) -> None:
+        served = self._served.get(key)
+        decision = decide(self._record(key), served, request, key, self._now)
+        self._put_row(key, request, decision.row)
+        outcome = decision.row.outcome
+        self._count(str(outcome))
+        if (record := decision.record or decision.taken) is not None:
+            self._new[key].append(record)
+            self._served[key] = request.spec
+            self._store.records.put_spec(self.txn, key, request.spec)
+        if decision.record:
+            self._store.jobs.enqueue(self.txn, key)
+        if outcome in (Outcome.EXISTING, Outcome.JOINED):
+            self._let_in(key, request, outcome, served)
+
+    def _let_in(self, key: PuterKey, request: UpRequest, outcome: Outcome, served: Spec | None) -> None:
+        """Add ingress rules for addresses that the machine does not let in yet."""
+        cidrs = set(request.spec.ssh_from)
+        # `up` is for a user who is about to sign in: the rule also restores a security group that somebody has removed.
+        up_again = outcome is Outcome.EXISTING and request.origin is Origin.UP
+        if not up_again:
+            cidrs -= set(served.ssh_from if served else ())
+        if cidrs or up_again:
+            rule = IngressRule(key.namespace, key.tag, tuple(sorted(cidrs)))
+            self._store.ingress.add(self.txn, rule, self._now)
+
+    def refuse(self, raw: bytes, why: str) -> None:
+        """Refuse a request that cannot be used; if its batch can be read, the batch gets a row with the reason."""
+        _log.warning("request.refused", namespace=self._namespace, why=why, bytes=len(raw))
+        try:
+            to = _addressee.decode(raw)
+            key = PuterKey(self._namespace, check_tag(to.tag))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidInput):
+            return
+        if not _BATCH_ID.fullmatch(to.batch):
+            return
+        owner = to.user if _USER.fullmatch(to.user) else "?"
+        info = BatchInfo(batch_id=to.batch, namespace=self._namespace, size=to.size, owner=owner, created_at=self._now)
+        self._store.batches.put(self.txn, info)
+        self._store.batches.put_row(self.txn, key, to.batch, BatchRow(outcome=Outcome.REFUSED, message=why))
+
+    async def commit(self) -> bool:
+        """Write what was decided, with guards on all records that were read; returns whether it was written."""
+        for key, (*through, record) in self._new.items():
+            event = EventKind.REQUEST_CANCELLED if record.ended_at else EventKind.REQUEST_ACCEPTED
+            detail = {"batch": record.batch_id or "", "owner": record.owner or ""}
+            self._store.records.put(self.txn, self._read[key], record, event=event, detail=detail, through=through)
+        return not await self._store.commit(self.txn)
+
+    def _put_row(self, key: PuterKey, request: UpRequest, row: BatchRow) -> None:
+        info = BatchInfo(
+            batch_id=request.batch,
+            namespace=key.namespace,
+            size=request.size,
+            owner=request.user,
+            created_at=self._now,
+        )
+        self._store.batches.put(self.txn, info)
+        self._store.batches.put_row(self.txn, key, request.batch, row)
+
+    def _count(self, outcome: str) -> None:
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+
+async def decide_parked(store: Store, key: PuterKey) -> None:
+    """Decide the parked requests of a key, after EC2 has confirmed the key's record as far as it can.
+
+    May run twice: if two workers read the same requests, the second one's transaction fails, and it reads again.
+    """
+    while True:
+        raws, rest = await store.requests.parked(key)
+        if not raws:
+            return
+        draft = Draft(store, key.namespace)
+        await draft.read([key])
+        store.requests.remove_parked(draft.txn, key, raws, rest=rest)
+        for raw in raws:
+            try:
+                request = decode_request(raw)
+            except InvalidInput as error:  # parked by a worker of another version
+                draft.refuse(raw, str(error))
+            else:
+                draft.add(key, request)
+        await draft.commit()
+
+
+def decode_request(raw: bytes) -> Request:
+    """The request that a client appended. It is checked again here, because a client is not trusted.
+
+    Raises:
+        InvalidInput: it is not a request of this version, or one of its values cannot be used.
+    """
+    try:
+        request = _decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidInput("not a request that this worker's version can read") from None
+    check_tag(request.tag)
+    if isinstance(request, UpRequest):
+        recheck_spec(request.spec)
+        if request.max_parallel is not None and request.max_parallel < 1:
+            raise InvalidInput(f"max_parallel {request.max_parallel}: must be 1 or more")
+    for name, text, pattern in (("batch", request.batch, _BATCH_ID), ("user", request.user, _USER)):
+        if text is not None and not pattern.fullmatch(text):
+            raise InvalidInput(f"{name}: not a name that a client of Puter makes")
+    return request

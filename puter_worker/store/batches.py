@@ -1,0 +1,52 @@
+"""Batches: their heads, the outcome of each request, and which of their keys count against max_parallel."""
+
+from __future__ import annotations
+
+from puter_client.contract.batch import BatchInfo, BatchRow
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import LIVE
+from puter_client.contract.record import Record
+from puter_client.store import names as public
+from puter_worker.store import names
+from puter_worker.store.database import Database
+from puter_worker.store.txn import Txn
+from puter_worker.store.versioned import encode
+
+
+class Batches:
+    """What is published about batches, and the live sets of batches with max_parallel."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def put(self, txn: Txn, info: BatchInfo) -> None:
+        """Store the head of a batch; one that is stored already does not change."""
+        name, keep_s = public.batch(info.namespace, info.batch_id), self._db.timings.keep_s
+        txn.once("HSETNX", name, public.BATCH_INFO, encode(info))
+        txn.keep(name, keep_s)
+        txn.once("ZADD", public.batches(info.namespace), "NX", info.created_at, info.batch_id)
+        txn.keep(public.batches(info.namespace), keep_s)
+
+    def put_row(self, txn: Txn, key: PuterKey, batch_id: str, row: BatchRow) -> None:
+        """Write the outcome of a batch's request for this key into the batch's row."""
+        txn.do("HSET", public.batch(key.namespace, batch_id), key.tag, encode(row))
+        txn.once("PUBLISH", public.channel(key.namespace), key.tag)
+
+    def put_member(self, txn: Txn, record: Record) -> None:
+        """Add the key to its batch's live set, or remove it; only batches with max_parallel have a live set."""
+        if record.max_parallel is None or record.batch_id is None:
+            return
+        live = names.parallel(record.namespace, record.batch_id)
+        if record.intent is not None or record.phase in LIVE:
+            txn.do("SADD", live, record.tag)
+            txn.keep(live, self._db.timings.keep_s)
+        else:
+            txn.do("SREM", live, record.tag)
+
+    async def live_count(self, namespace: str, batch_id: str) -> int:
+        """How many tags of a batch with max_parallel are launched or alive."""
+        return int(await self._db.redis.scard(names.parallel(namespace, batch_id)))
+
+    def expect_live_count(self, txn: Txn, namespace: str, batch_id: str, count: int) -> int:
+        """Guard: the batch's live set still has `count` members."""
+        return txn.expect_size(names.parallel(namespace, batch_id), count)

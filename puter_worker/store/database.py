@@ -1,0 +1,125 @@
+"""The workers' connection to Redis: guarded transactions, durability, errors."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from redis.exceptions import RedisError, ResponseError
+
+from puter_worker.clock import Clock
+from puter_worker.store.scripts import Scripts
+from puter_worker.store.txn import Txn
+from puter_worker.timings import Timings
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+# Redis serves no other client while a transaction runs, so transactions are short.
+WRITE_AT_ONCE = 50
+NEEDS_NOTHING = "nothing"  # every write is on disk before it is answered
+
+T = TypeVar("T")
+
+
+class Database:
+    """The connection and context that every part of the store shares.
+
+    Attributes:
+        redis: the client; only the parts of the store use it.
+        scripts: the Lua scripts.
+        clock: the estimate of Redis TIME.
+        timings: intervals and retention.
+        refusals: the errors for a command that Redis has understood and refused.
+        errors: the errors for a Redis that does not answer; the command may have been carried out.
+    """
+
+    refusals: ClassVar[tuple[type[Exception], ...]] = (ResponseError,)
+    errors: ClassVar[tuple[type[Exception], ...]] = (RedisError, OSError)
+
+    def __init__(self, redis: Redis, *, clock: Clock, timings: Timings) -> None:
+        self.redis: Any = redis
+        self.scripts = Scripts(redis)
+        self.clock = clock
+        self.timings = timings
+        self.durability: str | None = None
+
+    async def sync_clock(self) -> None:
+        """Measure the difference between this host's clock and Redis TIME; call this from time to time."""
+        sent_at = time.time()
+        seconds, micros = await self.redis.time()
+        self.clock.learn(seconds + micros / 1e6, sent_at=sent_at, answered_at=time.time())
+
+    def now(self) -> float:
+        """Redis TIME, in seconds since 1970."""
+        return self.clock.now()
+
+    async def commit(self, txn: Txn) -> list[int]:
+        """Carry a transaction out; returns the numbers of broken guards (if there are any, nothing was written)."""
+        broken = await self.scripts.txn(txn.args())
+        return [int(number) - 1 for number in broken]
+
+    async def commit_each(self, items: Sequence[T], put: Callable[[Txn, T], None]) -> list[T]:
+        """Write many items in few transactions; each item has guards of its own.
+
+        `put` adds one item to a transaction. An item whose guard is broken is not written; returns those written.
+        """
+        written: list[T] = []
+        for start in range(0, len(items), WRITE_AT_ONCE):
+            left = list(items[start : start + WRITE_AT_ONCE])
+            while left:
+                txn, ends = Txn(), []
+                for item in left:
+                    put(txn, item)
+                    ends.append(txn.guards)
+                broken = await self.commit(txn)
+                moved_on = {bisect_right(ends, guard) for guard in broken}
+                left = [item for number, item in enumerate(left) if number not in moved_on]
+                if not broken:
+                    written += left
+                    break
+        return written
+
+    async def commit_durably(self, txn: Txn) -> tuple[list[int], str | None]:
+        """Carry a transaction out, and wait until it is sure to survive a crash of Redis.
+
+        Returns the broken guards, and why the write is not durable (None: it is).
+        """
+        durability = self.durability or await self._how_to_be_durable()
+        if durability.startswith("!"):
+            return await self.commit(txn), durability[1:]
+        self.durability = durability
+        if durability == NEEDS_NOTHING:
+            return await self.commit(txn), None
+        # WAIT and WAITAOF cover the writes of their own connection, and a pipeline uses one connection.
+        async with self.redis.pipeline(transaction=False) as pipe:
+            await self.scripts.txn(txn.args(), pipeline=pipe)
+            pipe.execute_command(*durability.split())
+            broken, reached = await pipe.execute(raise_on_error=False)
+        for answer in (broken, reached):
+            if isinstance(answer, Exception):
+                self.durability = None
+                raise answer
+        confirmed = reached[0] if isinstance(reached, list) else reached
+        why = None if confirmed >= 1 else "Redis did not confirm within 2 s that the launch is on disk"
+        return [int(number) - 1 for number in broken], why
+
+    async def _how_to_be_durable(self) -> str:
+        """The command that confirms durability, or NEEDS_NOTHING, or "!" followed by what is wrong."""
+        info = await self.redis.info("persistence")
+        server = await self.redis.info("server")
+        replicas = (await self.redis.info("replication")).get("connected_slaves", 0)
+        if info.get("aof_enabled"):
+            version = str(server.get("valkey_version") or server.get("redis_version", "0"))
+            if tuple(int(part) for part in version.split(".")[:2]) >= (7, 2):
+                return "WAITAOF 1 0 2000"
+            try:
+                if (await self.redis.config_get("appendfsync")).get("appendfsync") == "always":
+                    return NEEDS_NOTHING
+            except ResponseError:  # the ACL does not allow CONFIG; a replica may do
+                pass
+        if int(replicas) >= 1:
+            return "WAIT 1 2000"
+        return "!Redis keeps nothing on disk: set appendonly yes and appendfsync always, or give it a replica"

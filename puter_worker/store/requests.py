@@ -1,0 +1,104 @@
+"""Requests: those that clients append to inboxes, and those parked until EC2 has confirmed their key's record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+from redis.exceptions import ResponseError
+
+from puter_client.contract.key import PuterKey
+from puter_client.contract.request import MAX_REQUEST_BYTES
+from puter_client.store import names as public
+from puter_worker.store import names
+from puter_worker.store.arq_adapter import JobQueue
+from puter_worker.store.database import Database
+from puter_worker.store.due_items import DueItems
+from puter_worker.store.txn import Txn
+
+_log = structlog.get_logger("puter.store")
+TAKE_REQUESTS = 500
+TAKE_BYTES = 1_000_000
+
+
+class Requests:
+    """Inboxes, the ready set, and parked requests.
+
+    Attributes:
+        parked_keys: keys with parked requests, by the time at which their job runs again.
+    """
+
+    def __init__(self, db: Database, jobs: JobQueue) -> None:
+        self._db = db
+        self._jobs = jobs
+        self.parked_keys = DueItems(db, names.PARKED, topic=None)
+
+    async def ready(self) -> list[str]:
+        """Namespaces whose inbox may hold requests. Clients write them: bytes that are not UTF-8 become surrogates."""
+        try:
+            raws = await self._db.redis.smembers(public.READY)
+        except ResponseError:
+            # A client made it a key of another type, which would stop every intake. The next request makes it again.
+            _log.error("ready_set.removed", why="it was not a set")
+            await self._db.redis.unlink(public.READY)
+            return []
+        return [raw.decode(errors="surrogateescape") for raw in raws]
+
+    async def drop_ready(self, namespace: str) -> None:
+        """Remove a namespace from the ready set, whatever its inbox holds."""
+        await self._db.redis.srem(public.READY, namespace.encode(errors="surrogateescape"))
+
+    async def leave_ready(self, namespace: str) -> None:
+        """Remove a namespace from the ready set if its inbox is empty."""
+        await self._db.scripts.leave_ready(public.inbox(namespace), public.READY, namespace)
+
+    async def take(self, namespace: str) -> tuple[list[bytes], bytes | None]:
+        """Read the head of an inbox and leave it there: at most 500 requests and about 1 MB; too large ones are empty.
+
+        Returns the requests, and how often the inbox was taken from, which `put_taken` needs as its guard. There are
+        no requests while another intake reads the inbox.
+        """
+        return await self._db.scripts.take(
+            [public.inbox(namespace), names.taking(namespace), names.TAKEN],
+            most=TAKE_REQUESTS,
+            most_bytes=TAKE_BYTES,
+            largest=MAX_REQUEST_BYTES,
+            namespace=namespace,
+            for_ms=int(self._db.timings.taking_s * 1000),
+        )
+
+    async def give_back(self, namespace: str) -> None:
+        """End the reading of an inbox: its requests stay there, and any intake may read them."""
+        await self._db.redis.unlink(names.taking(namespace))
+
+    def put_taken(self, txn: Txn, namespace: str, count: bytes | None, requests: int) -> None:
+        """Trim the requests that were read; if two intakes have read the same ones, the second transaction fails."""
+        txn.expect(names.TAKEN, namespace, count)
+        txn.do("HINCRBY", names.TAKEN, namespace, 1)
+        txn.keep(names.TAKEN, self._db.timings.keep_s)
+        txn.do("LTRIM", public.inbox(namespace), requests, -1)
+        txn.do("UNLINK", names.taking(namespace))
+
+    def park(self, txn: Txn, key: PuterKey, request: bytes, now: float) -> None:
+        """Keep a request with its key until EC2 has confirmed the key's record; the key's job runs now."""
+        txn.do("RPUSH", names.parked(key), request)
+        txn.keep(names.parked(key), self._db.timings.keep_s)
+        self.parked_keys.add(txn, str(key), now + self._db.timings.restart_s)
+        self._jobs.enqueue(txn, key)
+
+    async def parked(self, key: PuterKey) -> tuple[list[bytes], bool]:
+        """The key's parked requests, at most TAKE_REQUESTS, and whether there are more."""
+        requests: list[bytes] = await self._db.redis.lrange(names.parked(key), 0, TAKE_REQUESTS)
+        return requests[:TAKE_REQUESTS], len(requests) > TAKE_REQUESTS
+
+    def remove_parked(self, txn: Txn, key: PuterKey, requests: Sequence[bytes], *, rest: bool) -> None:
+        """Trim the key's parked requests that were decided, if no other worker has decided any of them.
+
+        `rest`: whether more are parked.
+        """
+        if rest:
+            txn.expect_head(names.parked(key), requests[0])
+        else:
+            txn.expect_length(names.parked(key), len(requests))
+            self.parked_keys.remove(txn, str(key))
+        txn.do("LTRIM", names.parked(key), len(requests), -1)

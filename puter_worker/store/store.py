@@ -1,0 +1,108 @@
+"""The workers' store: the only part of the worker that uses Redis. It has a few small objects on one connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from puter_worker.clock import Clock
+from puter_worker.rates import Rates
+from puter_worker.store import names, wakeups
+from puter_worker.store.activity import Activity
+from puter_worker.store.arq_adapter import JobQueue
+from puter_worker.store.backoffs import Backoffs
+from puter_worker.store.batches import Batches
+from puter_worker.store.database import Database
+from puter_worker.store.due_items import DueByNamespace, DueItems
+from puter_worker.store.ingress import IngressRules
+from puter_worker.store.intents import Intents
+from puter_worker.store.labels import Labels
+from puter_worker.store.machines import Machines
+from puter_worker.store.records import Records
+from puter_worker.store.requests import Requests
+from puter_worker.store.restarts import Restarts
+from puter_worker.store.targets import Leases, TargetIndex
+from puter_worker.store.token_buckets import TokenBuckets
+from puter_worker.store.txn import Txn
+from puter_worker.store.workers import Epochs, Workers
+from puter_worker.timings import Timings
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+T = TypeVar("T")
+
+
+class Store:
+    """All that workers read and write in Redis.
+
+    Attributes:
+        db: the connection; its errors and refusals.
+        requests: inboxes, the ready set, parked requests.
+        records: records and the specs that they serve.
+        batches: heads, rows and live sets of batches.
+        jobs: arq's queue.
+        restarts: keys whose job runs again if no stage moves them.
+        targets: targets that have work.
+        leases: the leader of each target.
+        look_ups: keys to be looked up in EC2.
+        launch_queue: keys that wait for launch.
+        intents: open intents.
+        backoffs: the backoffs of places and quotas.
+        machines: machines that are alive.
+        labels: machines whose own tags are not written yet.
+        ingress: rules that let further addresses reach existing machines.
+        workers: the health of workers.
+        epochs: how far this Redis has got.
+        activity: whether anything is left to do.
+        wakeups: messages for stages.
+    """
+
+    def __init__(self, redis: Redis, *, clock: Clock, timings: Timings) -> None:
+        self.db = db = Database(redis, clock=clock, timings=timings)
+        self.timings = timings
+        self.errors = db.errors
+        self.refusals = db.refusals
+        self.targets = TargetIndex(db)
+        self.leases = Leases(db)
+        self.machines = Machines(db, self.targets)
+        self.labels = Labels(db)
+        self.batches = Batches(db)
+        moving = DueItems(db, names.MOVING, topic=None)
+        self.records = Records(db, machines=self.machines, labels=self.labels, moving=moving, batches=self.batches)
+        self.jobs = JobQueue(db)
+        self.requests = Requests(db, self.jobs)
+        self.restarts = Restarts(db, self.jobs, moving=moving, parked=self.requests.parked_keys)
+        self.look_ups = DueByNamespace(
+            db, self.targets, groups=names.looking, items=names.look_ups, topic=wakeups.look_ups
+        )
+        self.launch_queue = DueByNamespace(
+            db, self.targets, groups=names.launch_queues, items=names.launch_queue, topic=wakeups.launches
+        )
+        self.intents = Intents(db)
+        self.backoffs = Backoffs(db)
+        self.ingress = IngressRules(db)
+        self.workers = Workers(db)
+        self.epochs = Epochs(db)
+        self.activity = Activity(db, self.targets, self.machines)
+        self.wakeups = wakeups.Wakeups(db)
+
+    def now(self) -> float:
+        """Redis TIME, in seconds since 1970."""
+        return self.db.clock.now()
+
+    def token_buckets(self, account: str, region: str, rates: Rates) -> TokenBuckets:
+        """The token buckets of an account and region."""
+        return TokenBuckets(self.db, account, region, rates)
+
+    async def commit(self, txn: Txn) -> list[int]:
+        """See Database.commit."""
+        return await self.db.commit(txn)
+
+    async def commit_each(self, items: Sequence[T], put: Callable[[Txn, T], None]) -> list[T]:
+        """See Database.commit_each."""
+        return await self.db.commit_each(items, put)
+
+    async def commit_durably(self, txn: Txn) -> tuple[list[int], str | None]:
+        """See Database.commit_durably."""
+        return await self.db.commit_durably(txn)

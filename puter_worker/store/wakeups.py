@@ -1,0 +1,72 @@
+"""Messages that wake stages: they name the topics for which something was written.
+
+A message is a hint to look, never the state itself: a stage that gets no message runs by itself every few seconds.
+A transaction names the topics that it writes for; clients publish an empty message when they append requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from puter_client.store import names as public
+from puter_worker.store import names
+from puter_worker.store.database import Database
+
+# Topics that belong to no target.
+REQUESTS = "requests"
+JOBS = "jobs"
+TARGETS = "targets"
+MOVING = "moving"
+INGRESS = "ingress"
+LABELS = "labels"
+# Sent to all stages when the subscription begins, or begins again: messages may have been missed before.
+EVERYTHING = ""
+# How long one read of the subscription waits; between two reads, redis-py checks whether the connection works.
+QUIET_S = 15.0
+
+
+def look_ups(target: str) -> str:
+    """Topic: keys of the target are to be looked up."""
+    return f"look_ups {target}"
+
+
+def launches(target: str) -> str:
+    """Topic: keys of the target wait for launch, or may be launched sooner than planned."""
+    return f"launches {target}"
+
+
+def intents(target: str) -> str:
+    """Topic: intents of the target were opened, or are due to be taken up."""
+    return f"intents {target}"
+
+
+def machines(target: str) -> str:
+    """Topic: machines of the target have been launched."""
+    return f"machines {target}"
+
+
+class Wakeups:
+    """The one subscription of a worker."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def topics(self) -> AsyncIterator[str]:
+        """Topics as messages name them, EVERYTHING first. Raises the database's errors when the connection is lost."""
+        pubsub: Any = self._db.redis.pubsub()
+        async with aclosing(pubsub):
+            await pubsub.subscribe(public.READY, names.WAKE)
+            while True:
+                # Without a time-out here, the connection's own time-out would end a quiet subscription.
+                message = await pubsub.get_message(timeout=QUIET_S)
+                if message is None:
+                    continue
+                if message["type"] == "subscribe":
+                    yield EVERYTHING  # also after redis-py has reconnected by itself
+                elif message["channel"] == public.READY.encode():
+                    yield REQUESTS
+                else:
+                    for topic in bytes(message["data"]).decode(errors="replace").split("\n"):
+                        yield topic
