@@ -24,7 +24,7 @@ check: lint types
 	@$(BIN)/pytest -q -n 2 tests/unit
 
 test: lint types
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(BIN)/pytest -n 4 --dist worksteal
 
 # Every test in one process, and the lines that none of them ran; the report is in .coverage-html.
 coverage: venv

@@ -59,6 +59,8 @@ class Runner:
                             running.stage.wake()
             except Database.errors as error:
                 _log.warning("redis.unavailable", stage="wakeups", error=type(error).__name__)
+            except Exception:  # noqa: BLE001 - without messages stages would only look every sweep_s
+                _log.exception("stage.failed", stage="wakeups")
             await asyncio.sleep(self._timings.after_error_s)
 
     def start(self, stages: Iterable[Stage], *, where: str = "") -> None:
