@@ -76,17 +76,22 @@ class Runner:
         If a run were cancelled, no worker could take up what it has claimed until the claim runs out.
         """
         ending = [running for running in self._running if running.stage in stages]
-        tasks = [running.task for running in ending if running.task is not None]
         for running in ending:
             running.ended.set()
             running.stage.wake()
+        # Each drains as soon as its own run ends: a slow call of one stage must not take the time of the others.
+        endings = [asyncio.create_task(self._end(running)) for running in ending]
         try:
-            if tasks:
-                await asyncio.wait(tasks)
-            await asyncio.gather(*(running.stage.drain() for running in ending))
+            await asyncio.gather(*endings)
         finally:
-            await cancel_all(tasks)
+            await cancel_all([*endings, *(running.task for running in ending if running.task is not None)])
             self._running = [running for running in self._running if running not in ending]
+
+    @staticmethod
+    async def _end(running: _Running) -> None:
+        if running.task is not None:
+            await asyncio.wait([running.task])
+        await running.stage.drain()
 
     def health(self) -> tuple[StageHealth, ...]:
         """The health of each stage."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -156,12 +157,13 @@ class Target:
         if future is None or loop.time() > until:
             future = asyncio.ensure_future(make())
             self._cache[name] = (loop.time() + (self._timings.target_cache_s if for_s is None else for_s), future)
-        try:
-            return await asyncio.shield(future)
-        except BaseException:
-            if future.done() and self._cache.get(name, (0.0, None))[1] is future:
-                del self._cache[name]
-            raise
+            future.add_done_callback(partial(self._drop_failure, name))
+        return await asyncio.shield(future)
+
+    def _drop_failure(self, name: Hashable, future: asyncio.Future[Any]) -> None:
+        failed = future.cancelled() or future.exception() is not None
+        if failed and self._cache.get(name, (0.0, None))[1] is future:
+            del self._cache[name]
 
 
 class Targets:

@@ -1,9 +1,9 @@
-"""Ending asyncio tasks for good."""
+"""Waiting for asyncio tasks, and ending them for good."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from puter_worker.timings import Timings
 
@@ -19,3 +19,10 @@ async def cancel_all(tasks: Iterable[asyncio.Task[None]], *, again_s: float = Ti
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=again_s)
+
+
+async def wait_for_all(work: Iterable[Awaitable[None]]) -> None:
+    """Wait until all have ended, then raise the first error: one that fails leaves none of the others unattended."""
+    for outcome in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome

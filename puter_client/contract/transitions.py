@@ -83,10 +83,13 @@ def waiting(
     return record.replace(phase=phase, reason=reason, changed_at=changed_at, estimate_s=estimate_s, **known)
 
 
-def queued_for_launch(record: Record, now: float, *, generation: int, account_id: str, region: str) -> Record:
+def queued_for_launch(
+    record: Record, target: str, now: float, *, generation: int, account_id: str, region: str
+) -> Record:
     """EC2 shows no machine for the key, so the key waits for its launch."""
     return record.replace(
         phase=Phase.LAUNCHING,
+        target=target,
         generation=generation,
         account_id=account_id,
         region=region,

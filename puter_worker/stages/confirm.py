@@ -17,6 +17,7 @@ from puter_worker.ec2.instances import Instance
 from puter_worker.stages.backoffs import QUOTA_PREFIX, after_an_end
 from puter_worker.stages.decide import Adoption
 from puter_worker.stages.facts import gone, with_instance
+from puter_worker.store import wakeups
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned
@@ -110,6 +111,7 @@ class Confirm:
             if name.startswith(QUOTA_PREFIX):
                 self._store.backoffs.put(txn, target, name, after_an_end(backoff, self._timings))
         if txn:
+            txn.wake(wakeups.launches(target))
             await self._store.commit(txn)
 
 

@@ -115,6 +115,7 @@ class Draft:
         self._new[key].append(changed)
         if changed.target:
             self._store.launch_queue.remove(self.txn, changed.target, key)
+            self._store.look_ups.remove(self.txn, changed.target, key)
         if changed.batch_id:
             row = BatchRow(
                 outcome=Outcome.CANCELLED, generation=changed.generation, request_number=changed.request_number

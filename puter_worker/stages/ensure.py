@@ -98,7 +98,9 @@ class Ensure:
 
     async def _look_up(self, current: Versioned[Record], target: TargetId) -> None:
         record, now, txn = current.value, self._store.now(), Txn()
-        if record.phase is Phase.QUEUED:
+        if record.phase in LIVE:
+            self._store.records.expect(txn, record.key, current)
+        else:
             self._store.records.put(txn, current, transitions.resolving(record, str(target), now))
         self._store.look_ups.add(txn, str(target), record.key, now)
         await self._store.commit(txn)

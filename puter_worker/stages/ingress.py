@@ -25,6 +25,7 @@ from puter_worker.store.ingress import IngressRule
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
 from puter_worker.target import Target, TargetId, Targets
+from puter_worker.tasks import wait_for_all
 from puter_worker.timings import Timings
 
 _log = structlog.get_logger("puter.ingress")
@@ -61,7 +62,7 @@ class Ingress(Stage):
         openings: dict[str, list[Opening]] = defaultdict(list)
         for opening in await self._openings(claimed):
             openings[opening.record.target or ""].append(opening)
-        await asyncio.gather(*(self._open_all(text, of_target, until) for text, of_target in openings.items()))
+        await wait_for_all(self._open_all(text, of_target, until) for text, of_target in openings.items())
         due = await self._store.ingress.items.next_due()
         return until_due(due, self._store.now(), at_most=self._timings.sweep_s)
 

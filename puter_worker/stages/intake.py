@@ -18,6 +18,7 @@ from puter_client.contract.request import Request
 from puter_worker.stages.draft import Draft, decode_request
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
+from puter_worker.store.database import is_wrong_type
 from puter_worker.store.store import Store
 from puter_worker.timings import Timings
 
@@ -44,9 +45,9 @@ class Intake(Stage):
         for namespace in namespaces:
             try:
                 await self._take_checked(namespace)
-            except self._store.errors:
-                raise  # Redis does not answer, so the other namespaces would fail too
-            except Exception as error:  # noqa: BLE001 - what fails for one namespace must not stop the others
+            except Exception as error:
+                if isinstance(error, self._store.errors) and not isinstance(error, self._store.refusals):
+                    raise  # Redis does not answer, so the other namespaces would fail too
                 failures.append(error)
         if failures:
             raise failures[0]  # the runner logs it, and pauses this stage
@@ -62,7 +63,9 @@ class Intake(Stage):
         try:
             await self._take(namespace)
         except self._store.refusals as error:
-            # A broken inbox of one client must not stop the others.
+            if not is_wrong_type(error):
+                raise  # a full Redis, for example: the requests stay in the inbox, and are taken later
+            # A client has put something else in place of its inbox: this must not stop the others.
             _log.error("inbox.refused", namespace=namespace, error=type(error).__name__)
             await requests.drop_ready(namespace)
 

@@ -142,7 +142,7 @@ class Launch(Stage):
         """The keys that may be launched now under max_parallel of their batches; the others wait."""
         allowed: list[Waiting] = []
         room: dict[tuple[str, str], int] = {}
-        txn, now = Txn(), self._store.now()
+        others: list[Waiting] = []
         for one in waiting:
             most, batch_id = one.record.max_parallel, one.record.batch_id
             if most is None or batch_id is None:
@@ -157,29 +157,32 @@ class Launch(Stage):
                 room[batch] -= 1
                 allowed.append(one)
             else:
-                reason = f"waiting for one of the batch's {most} machines to end (max_parallel)"
-                put_waiting(self._store, txn, one, reason, now)
-                self._store.launch_queue.add(txn, str(self._target), one.key, now + self._timings.parallel_again_s)
-        if txn:
-            await self._store.commit(txn)
+                others.append(one)
+        await self._store.commit_each(others, self._put_beside_others)
         return allowed
+
+    def _put_beside_others(self, txn: Txn, one: Waiting) -> None:
+        reason = f"waiting for one of the batch's {one.record.max_parallel} machines to end (max_parallel)"
+        put_waiting(self._store, txn, one, reason, self._store.now() + self._timings.parallel_again_s)
 
     async def _wait_for_place(self, unit: Unit, choice: Choice) -> None:
         """No place may be tried now: the keys wait, or fail if they have waited for capacity long enough."""
-        now, txn, target = self._store.now(), Txn(), str(self._target)
+        target = str(self._target)
         live = await self._store.machines.live_count(target)
-        for one in unit:
+
+        def put(txn: Txn, one: Waiting) -> None:
+            now = self._store.now()
             # Waiting for a quota, or for tokens while there is capacity, does not count as waiting for capacity.
             since = None if choice.dry_since is None else max(choice.dry_since, one.record.short_since or now)
             if since is not None and now - since >= one.spec.give_up_after_s:
                 error = NoCapacity(f"{choice.why}; gave up after {format_duration(now - since)}")
                 put_failed(self._store, txn, target, one.stored, error, now)
-                continue
+                return
             reason = f"{choice.why}, {live} machines live; waiting for machines to end" if choice.quota else choice.why
-            put_waiting(self._store, txn, one, reason, now, short_since=since)
             at = now + min(choice.wait_s, self._timings.place_again_s)
-            self._store.launch_queue.add(txn, target, one.key, at)
-        await self._store.commit(txn)
+            put_waiting(self._store, txn, one, reason, at, short_since=since)
+
+        await self._store.commit_each(unit, put)
 
     def _begin(self, launch: LaunchUnit, names: set[str], *, probe: bool) -> None:
         unit = launch.unit

@@ -139,8 +139,8 @@ class UnitLauncher:
             if is_final(error):
                 put_failed(self._store, txn, target, one.stored, error, now)
                 return
-            put_waiting(self._store, txn, one, reason, now, short_since=one.record.short_since)
-            self._store.launch_queue.add(txn, target, one.key, now + self._timings.launch_again_s)
+            at = now + self._timings.launch_again_s
+            put_waiting(self._store, txn, one, reason, at, short_since=one.record.short_since)
 
         left: Sequence[Waiting] = launch.unit
         while left:

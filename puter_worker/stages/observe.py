@@ -51,13 +51,13 @@ class Observe(Stage):
         """Read the machines that are due."""
         now, name = self._store.now(), str(self._target)
         if now >= await self._sweep_due(now):
-            self._swept_at = self._looked_at = now
             await self._sweep()
+            self._swept_at = self._looked_at = now
         elif now >= self._looked_at + self._timings.starting_s:
             starting = await self._store.machines.starting(name)
             if starting:
-                self._looked_at = now
                 await self.look_at(starting)
+                self._looked_at = now
         starting = await self._store.machines.starting(name)
         if starting and self._looked_at == now:
             await self._let_started(starting)
@@ -73,6 +73,13 @@ class Observe(Stage):
 
     async def look_at(self, keys: Sequence[PuterKey]) -> None:
         """Read the machines of these keys in EC2, and update their records."""
+        try:
+            await self._look_at(keys)
+        except BaseException:
+            self._known.clear()  # some may have been written
+            raise
+
+    async def _look_at(self, keys: Sequence[PuterKey]) -> None:
         living = [one for one in await self._records(keys) if one.value.phase in LIVE]
         # Instances are read by id: EC2 drops the tags of an ended instance before it drops the instance.
         shown = await self._target.describe([one.value.instance_id for one in living if one.value.instance_id])
@@ -82,18 +89,27 @@ class Observe(Stage):
             self._store.targets.put(txn, str(self._target), self._store.now())
             self._store.machines.renew(txn, str(self._target), {one.value.namespace for one in living})
             await self._store.commit(txn)
-        until = self._store.now() + self._timings.reread_s
         looked_at = await self._confirm.carry_over(living, shown)
         # The record of a key whose machine has ended is read again next time: it may have the next machine by then.
-        for one in living:
-            self._known.pop(one.value.key, None)
-        self._known |= {one.value.key: (until, one) for one in looked_at if one.value.phase in LIVE}
+        after = {one.value.key: one for one in looked_at if one.value.phase in LIVE}
+        for key in {one.value.key for one in living} - after.keys():
+            self._known.pop(key, None)
+        for one in after.values():
+            self._know(one)
+
+    def _know(self, one: Versioned[Record]) -> None:
+        """Use this record for `reread_s` from when it was read or written: not longer because nothing has changed."""
+        known = self._known.get(one.value.key)
+        if known is None or known[1].rev != one.rev:
+            self._known[one.value.key] = (self._store.now() + self._timings.reread_s, one)
 
     async def _records(self, keys: Sequence[PuterKey]) -> list[Versioned[Record]]:
         """The records of these keys, as they were last read or written."""
         now = self._store.now()
         known = {key: one for key, (until, one) in self._known.items() if now < until}
         unknown = [key for key in keys if key not in known]
+        for key in unknown:
+            self._known.pop(key, None)
         read = dict(zip(unknown, await self._store.records.read(unknown), strict=True))
         found = [known.get(key) or read[key].found() for key in keys]
         return [one for one in found if one is not None]

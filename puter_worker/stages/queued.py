@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import structlog
@@ -22,11 +21,13 @@ _log = structlog.get_logger("puter.launch")
 
 async def read_waiting(store: Store, target: str, keys: Sequence[PuterKey]) -> list[Waiting]:
     """The keys that still wait in a target's launch queue, with their specs; the others are removed from it."""
-    stored, specs = await asyncio.gather(store.records.read(keys), store.records.specs(keys))
+    # A spec is written with its record: read after it, it is never older than the record, on which a launch rests.
+    stored = await store.records.read(keys)
+    specs = await store.records.specs(keys)
     waiting: list[Waiting] = []
     for key, one, spec in zip(keys, stored, specs, strict=True):
         current, txn = one.found(), Txn()
-        if current is None or current.value.phase is not Phase.LAUNCHING or current.value.intent:
+        if current is None or not _waits(current.value, target):
             store.records.expect(txn, key, one)
             store.launch_queue.remove(txn, target, key)
             await store.commit(txn)
@@ -39,14 +40,22 @@ async def read_waiting(store: Store, target: str, keys: Sequence[PuterKey]) -> l
     return waiting
 
 
+def _waits(record: Record, target: str) -> bool:
+    """Whether the key waits for its launch in this target; it may have been requested again for another one."""
+    return record.phase is Phase.LAUNCHING and record.intent is None and record.target == target
+
+
 def put_waiting(
-    store: Store, txn: Txn, one: Waiting, reason: str, now: float, *, short_since: float | None = None
+    store: Store, txn: Txn, one: Waiting, reason: str, at: float, *, short_since: float | None = None
 ) -> None:
-    """Write why a key waits for its launch, if that is new."""
-    waiting = transitions.waiting(one.record, reason, now, short_since=short_since)
+    """Write that a key waits for its launch until then, and why; a key that was cancelled meanwhile is left out."""
+    waiting = transitions.waiting(one.record, reason, store.now(), short_since=short_since)
     if waiting != one.record:
         event = EventKind.LAUNCH_DELAYED if reason != one.record.reason else None
         store.records.put(txn, one.stored, waiting, event=event)
+    else:
+        store.records.expect(txn, one.key, one.stored)
+    store.launch_queue.add(txn, one.record.target or "", one.key, at)
 
 
 def put_failed(store: Store, txn: Txn, target: str, current: Versioned[Record], error: StageError, now: float) -> None:

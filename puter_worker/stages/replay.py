@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from puter_worker.stages.quarantine import Quarantine
 from puter_worker.stages.send import Sender
 from puter_worker.stages.stage import Stage, until_due
 from puter_worker.store import wakeups
 from puter_worker.store.store import Store
 from puter_worker.target import Target
+from puter_worker.tasks import wait_for_all
 from puter_worker.timings import Timings
 
 AT_ONCE = 16
@@ -36,7 +35,7 @@ class Replay(Stage):
             return self._timings.shut_s
         items = self._store.intents.open_of(str(self._target))
         found = await self._store.intents.unattended(str(self._target), self._store.now())
-        await asyncio.gather(*(self._sender.replay(intent) for intent in found[:AT_ONCE]))
+        await wait_for_all(self._sender.replay(intent) for intent in found[:AT_ONCE])
         if len(found) > AT_ONCE:
             return 0.0
         return until_due(await items.next_due(), self._store.now(), at_most=self._timings.sweep_s)

@@ -121,14 +121,17 @@ class Resolve(Stage):
         await items.claim_these([key.tag for key in keys], until)
         stored = await self._store.records.read(keys)
         found = [current for one in stored if (current := one.found()) is not None]
+        # A key may have been cancelled, and requested for another target: a look-up here must not launch it here.
+        ours = [one for one in found if one.value.target == str(self._target)]
         new = [
-            one for one in found if one.value.phase in (Phase.RESOLVING, Phase.LAUNCHING) and one.value.intent is None
+            one for one in ours if one.value.phase in (Phase.RESOLVING, Phase.LAUNCHING) and one.value.intent is None
         ]
-        live = [one for one in found if one.value.phase in LIVE]
+        live = [one for one in ours if one.value.phase in LIVE]
         moved_on = set(keys) - {one.value.key for one in (*new, *live)}
         for key, as_read in zip(keys, stored, strict=True):
             if key in moved_on:
-                await decide_parked(self._store, key)
+                if as_read.value is None or as_read.value.phase not in LIVE:
+                    await decide_parked(self._store, key)
                 txn = Txn()
                 self._store.records.expect(txn, key, as_read)
                 self._store.look_ups.remove(txn, str(self._target), key)
@@ -184,7 +187,12 @@ class Resolve(Stage):
         # The tags of ended machines show how far generations have got, if Redis has forgotten it.
         following = max(record.generation, generation_of(ended) + 1) if ended else record.generation
         queued = transitions.queued_for_launch(
-            record, now, generation=following, account_id=target_id.account, region=target_id.region
+            record,
+            str(self._target),
+            now,
+            generation=following,
+            account_id=target_id.account,
+            region=target_id.region,
         )
         self._store.records.put(txn, current, queued, event=EventKind.LAUNCH_AWAITED)
         self._store.launch_queue.add(txn, str(self._target), record.key, now)

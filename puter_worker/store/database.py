@@ -24,6 +24,11 @@ NEEDS_NOTHING = "nothing"  # every write is on disk before it is answered
 T = TypeVar("T")
 
 
+def is_wrong_type(error: Exception) -> bool:
+    """Whether Redis refused a command because a key holds another kind of value."""
+    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
+
+
 class Database:
     """The connection and context that every part of the store shares.
 

@@ -20,6 +20,8 @@ from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned, decode, encode, next_rev
 
 KEEP_EVENTS = 200
+# Lua passes each word of a command on its stack, which has room for some 8,000.
+OBSERVED_AT_ONCE = 1_000
 
 
 class Records:
@@ -78,13 +80,15 @@ class Records:
     def put_observed(self, txn: Txn, keys: Iterable[PuterKey], now: float) -> None:
         """Note that EC2 has just shown the machines of these keys, and that nothing about them has changed.
 
-        This is one command for each namespace: otherwise a quiet worker would spend most of its time writing records.
+        This is one command for many machines: otherwise a quiet worker would spend most of its time writing records.
         """
-        by_namespace: dict[str, list[str | float]] = {}
+        by_namespace: dict[str, list[str]] = {}
         for key in keys:
-            by_namespace.setdefault(key.namespace, []).extend((key.tag, now))
-        for namespace, words in by_namespace.items():
-            txn.do("HSET", public.observed(namespace), *words)
+            by_namespace.setdefault(key.namespace, []).append(key.tag)
+        for namespace, tags in by_namespace.items():
+            for start in range(0, len(tags), OBSERVED_AT_ONCE):
+                some = tags[start : start + OBSERVED_AT_ONCE]
+                txn.do("HSET", public.observed(namespace), *(word for tag in some for word in (tag, now)))
             txn.keep(public.observed(namespace), self._db.timings.keep_s)
 
     def put(

@@ -12,7 +12,7 @@ from puter_client.contract.request import MAX_REQUEST_BYTES
 from puter_client.store import names as public
 from puter_worker.store import names
 from puter_worker.store.arq_adapter import JobQueue
-from puter_worker.store.database import Database
+from puter_worker.store.database import Database, is_wrong_type
 from puter_worker.store.due_items import DueItems
 from puter_worker.store.txn import Txn
 
@@ -37,7 +37,9 @@ class Requests:
         """Namespaces whose inbox may hold requests. Clients write them: bytes that are not UTF-8 become surrogates."""
         try:
             raws = await self._db.redis.smembers(public.READY)
-        except ResponseError:
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
             # A client made it a key of another type, which would stop every intake. The next request makes it again.
             _log.error("ready_set.removed", why="it was not a set")
             await self._db.redis.unlink(public.READY)

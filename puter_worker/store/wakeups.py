@@ -6,6 +6,7 @@ A transaction names the topics that it writes for; clients publish an empty mess
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -67,6 +68,8 @@ class Wakeups:
                     yield EVERYTHING  # also after redis-py has reconnected by itself
                 elif message["channel"] == public.READY.encode():
                     yield REQUESTS
+                    # Clients may publish without end, and reading what has come already does not yield to other tasks.
+                    await asyncio.sleep(0)
                 else:
                     for topic in bytes(message["data"]).decode(errors="replace").split("\n"):
                         yield topic

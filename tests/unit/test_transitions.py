@@ -49,7 +49,7 @@ CHANGES: dict[str, tuple[Change, Phase | None, tuple[Phase | None, ...]]] = {
         (Phase.QUEUED, Phase.RESOLVING),
     ),
     "queued_for_launch": (
-        lambda r: transitions.queued_for_launch(r, NOW, generation=3, account_id="1", region="r"),
+        lambda r: transitions.queued_for_launch(r, "1:r:", NOW, generation=3, account_id="1", region="r"),
         Phase.LAUNCHING,
         (Phase.RESOLVING, Phase.LAUNCHING),
     ),
