@@ -108,7 +108,7 @@ async def test_one_namespaces_many_groups_do_not_hold_up_anothers_one_key(
 
 @pytest.mark.usefixtures("the_many_first")
 async def test_one_namespaces_many_machines_do_not_hold_up_anothers_one(sim_workshop: SimWorkshop) -> None:
-    sim_workshop.set_bucket(INSTANCES, Bucket(20, 5))
+    sim_workshop.set_bucket(INSTANCES, Bucket(20, 1))
 
     before = await launched_before_the_one(sim_workshop)
     assert sum(len(call.effect) for call in before) <= 3
@@ -276,7 +276,7 @@ async def test_several_buckets_give_together_or_not_at_all(sim_workshop: SimWork
 
 
 async def test_a_bucket_that_was_slowed_down_recovers(sim_workshop: SimWorkshop) -> None:
-    sim_workshop.hurry(slow_s=0.2)
+    sim_workshop.hurry(slow_s=2.0)
     async with sim_workshop.working() as worker:
         slowed = buckets_of(sim_workshop, worker)
         await pacer_of(sim_workshop, worker).slow_down(RUN_INSTANCES)
