@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -141,7 +141,7 @@ class Failing:
         self._real = target.describe
         monkeypatch.setattr(target, "describe", self._describe)
 
-    async def _describe(self, ids: Iterable[str]) -> dict[str, Instance]:
+    async def _describe(self, ids: Sequence[str]) -> dict[str, Instance]:
         self.looks += 1
         if self.looks <= self._left:
             raise Ec2Error("ServiceUnavailable", "not now", handling=Handling.AGAIN)

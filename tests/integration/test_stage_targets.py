@@ -109,11 +109,11 @@ async def launch(hands: Hands, target: Target, stage: Launch | None = None) -> N
     await stage.drain()
 
 
-async def resolve_all(hands: Hands, target: Target) -> None:
-    """resolve runs by itself, until all that it begins has ended."""
-    with hands.shop.server.client() as behind:
-        for tag in behind.zrange(names.look_ups(str(target), "betty"), 0, -1):
-            behind.zadd(names.look_ups(str(target), "betty"), {tag: 0}, xx=True)
+async def look_up_left(hands: Hands, target: Target) -> None:
+    """resolve runs by itself, with a look-up of the key that is due for long, until all that it begins has ended."""
+    txn = Txn()
+    hands.store.look_ups.add(txn, str(target), KEY, 0)
+    await hands.store.commit(txn)
     stage = Resolve(hands.store, target, hands.shop.timings)
     await stage.run_once()
     await stage.drain()
@@ -130,9 +130,9 @@ async def test_a_look_up_that_a_withdrawn_request_left_launches_nothing_there(
     first, second = await moved_west(hands)
 
     if by_itself:
-        await resolve_all(hands, first)
-    elif look_ups(hands, TARGET):  # else the cancel has taken it off
-        await hands.look_up(first)
+        await look_up_left(hands, first)
+    else:
+        await hands.look_up(first, [KEY])  # by a leader that saw it due before it was withdrawn
 
     assert launch_queue(hands, TARGET) == []
     assert look_ups(hands, TARGET) == []
@@ -164,6 +164,33 @@ async def test_what_another_targets_launch_queue_holds_of_a_key_is_not_launched_
     assert launch_queue(hands, WEST_TARGET) == [b"one"]
     await launch(hands, second)
     assert len(held(west)) == 1
+
+
+async def test_a_launch_that_has_begun_ends_where_its_key_is_requested_for_another_target(
+    hands: Hands, monkeypatch: pytest.MonkeyPatch, west: Any
+) -> None:
+    await request(hands, region=EAST)
+    await hands.ensure(KEY)
+    first = await hands.target()
+    await hands.look_up(first)
+
+    async def move() -> None:
+        await cancel(hands)
+        await request(hands, region=WEST)
+        await hands.ensure(KEY)
+
+    moved = after_the_next_read(hands, monkeypatch, move)
+    await launch(hands, first)
+
+    assert moved
+    assert held(hands.shop.ec2) == []
+    second = await hands.targets.find(None, WEST)
+    await hands.look_up(second)
+    for target in (first, second):
+        await launch(hands, target)
+    assert held(hands.shop.ec2) == []
+    assert len(held(west)) == 1
+    assert launch_queue(hands, TARGET) == launch_queue(hands, WEST_TARGET) == []
 
 
 async def test_workers_launch_a_key_that_moved_only_where_it_is_requested_now(hands: Hands, west: Any) -> None:
