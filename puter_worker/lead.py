@@ -74,9 +74,9 @@ class Lead(Stage):
             target_id = TargetId.parse(text)
             if not await self._targets.reaches(target_id):
                 continue
-            left_s = await self._store.leases.take(text, self._settings.worker_id)
-            if left_s:
-                pause_s = min(pause_s, left_s)
+            anothers_s = await self._store.leases.acquire(text, self._settings.worker_id)
+            if anothers_s > 0:
+                pause_s = min(pause_s, anothers_s)
             else:
                 self._leading[text] = asyncio.create_task(self._lead(self._targets.get(target_id)))
         return pause_s
@@ -128,7 +128,7 @@ class Lead(Stage):
                 if not await self._targets.reaches(target.target_id):
                     break
                 try:
-                    if await self._store.leases.take(name, self._settings.worker_id):
+                    if await self._store.leases.acquire(name, self._settings.worker_id) > 0:
                         break
                 except self._store.errors as error:
                     # Redis does not answer. The stages notice it themselves; the lease is renewed later or runs out.

@@ -160,9 +160,9 @@ async def _show(settings: ClientSettings, aws: SimulatedAws, count: int, timings
             out()
             out(title)
             began = time.monotonic()
-            going = follow.Going(settings, WaitFor.RUNNING)
-            await follow.request(client, settings, requests, going, origin=Origin.SUBMIT)
-            views = await follow.follow(client, going, timeout_s=timings.demo_wait_s, tags=tags)
+            in_flight = follow.InFlight(settings, WaitFor.RUNNING)
+            await follow.request(client, settings, requests, in_flight, origin=Origin.SUBMIT)
+            views = await follow.follow(client, in_flight, timeout_s=timings.demo_wait_s, tags=tags)
             _tell(views, time.monotonic() - began, listed)
             if any(follow.failed(view, WaitFor.RUNNING) for view in views):
                 raise DemoFailed("not every machine was launched")

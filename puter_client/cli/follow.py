@@ -27,7 +27,7 @@ _LOGGED_TAGS = 100
 _LOOKED_AT_FOR_NOTICES = 5
 
 
-class Going:
+class InFlight:
     """The requests that continue if the command ends early: none, until they are sent or found.
 
     Attributes:
@@ -40,21 +40,21 @@ class Going:
 
     def __init__(self, settings: ClientSettings, wait: WaitFor = WaitFor.RUNNING, tags: Sequence[str] = ()) -> None:
         self.settings = settings
-        self._on = False
+        self._sent = False
         self._sending = False
         self.wait = wait
         self.tags = tuple(tags)
         self.batch_id: str | None = None
         self.views: list[View] = []
 
-    def sends(self, batch_id: str) -> None:
+    def is_sending(self, batch_id: str) -> None:
         """Note that Redis may have some of the requests from now on."""
         self.batch_id = batch_id
         self._sending = True
 
-    def goes_on(self) -> None:
+    def is_sent(self) -> None:
         """Note that the requests continue without the command from now on."""
-        self._on, self._sending = True, False
+        self._sent, self._sending = True, False
 
     def resume_hint(self) -> str | None:
         """How to resume, one command per line; None if no request continues."""
@@ -69,7 +69,7 @@ class Going:
                 f"it is not known how many requests were sent; check with:\n  {check}\n"
                 "submitting them again launches nothing twice"
             )
-        if not self._on:
+        if not self._sent:
             return None
         tell = "why" if len(self.tags) == 1 else "status"
         chosen = f" --batch {self.batch_id}" if self.batch_id else ""
@@ -88,7 +88,7 @@ class Going:
         return f"the batch continues; {way}" if self.batch_id and not self.tags else f"the requests continue; {way}"
 
 
-def run(work: Callable[[], Awaitable[int]], going: Going | None = None) -> int:
+def run(work: Callable[[], Awaitable[int]], in_flight: InFlight | None = None) -> int:
     """Run the asynchronous part of a command; Ctrl-C ends the command, but not its requests."""
     import asyncio
 
@@ -102,12 +102,12 @@ def run(work: Callable[[], Awaitable[int]], going: Going | None = None) -> int:
     try:
         return asyncio.run(main())
     except KeyboardInterrupt:
-        if words := going.interrupt_text() if going else None:
+        if words := in_flight.interrupt_text() if in_flight else None:
             say(words)
         return INTERRUPTED
     except (WaitTimedOut, StoreUnavailable, NoWorker) as error:
         say(str(error))
-        if way := going.resume_hint() if going else None:
+        if way := in_flight.resume_hint() if in_flight else None:
             say(way)
         return error.exit_code
 
@@ -128,7 +128,7 @@ async def request(
     client: PuterClient,
     settings: ClientSettings,
     requests: Sequence[MachineRequest],
-    going: Going,
+    in_flight: InFlight,
     *,
     origin: Origin,
     again: bool = False,
@@ -144,11 +144,11 @@ async def request(
 
     no_worker = await why_no_worker(client, settings)
     batch_id = new_batch_id()
-    going.sends(batch_id)
+    in_flight.is_sending(batch_id)
     await client.submit(
         requests, origin=origin, again=again, retry_failed=retry_failed, max_parallel=max_parallel, batch_id=batch_id
     )
-    going.goes_on()
+    in_flight.is_sent()
     log(
         settings,
         "requests.submitted",
@@ -181,33 +181,33 @@ def log(settings: ClientSettings, event: str, **facts: Any) -> None:
 
 async def follow(
     client: PuterClient,
-    going: Going,
+    in_flight: InFlight,
     *,
     timeout_s: float | None,
     size: int | None = None,
     tags: Sequence[str] = (),
 ) -> list[View]:
-    """Wait as far as `going` says, and show the progress.
+    """Wait as far as `in_flight` says, and show the progress.
 
     Raises:
-        WaitTimedOut: time is up; `going.views` is the last state.
+        WaitTimedOut: time is up; `in_flight.views` is the last state.
         NoWorker: no worker is running any more.
     """
-    with Progress(going.wait, client.timings) as progress:
+    with Progress(in_flight.wait, client.timings) as progress:
 
         def changed(views: Sequence[View]) -> None:
             end_if_interrupted()
-            going.views = list(views)
+            in_flight.views = list(views)
             progress.update(views)
 
         return await client.wait(
-            wait=going.wait,
-            batch_id=going.batch_id,
+            wait=in_flight.wait,
+            batch_id=in_flight.batch_id,
             tags=tags,
             size=size,
             timeout_s=timeout_s,
             on_change=changed,
-            meanwhile=Served(client, going.settings).look,
+            meanwhile=Served(client, in_flight.settings).look,
         )
 
 

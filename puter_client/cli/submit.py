@@ -28,7 +28,7 @@ from puter_client.view import WaitFor
 
 if TYPE_CHECKING:
     from puter_client.batch import Batch
-    from puter_client.cli.follow import Going
+    from puter_client.cli.follow import InFlight
     from puter_client.cli.specs import Keys, SshSources
     from puter_client.client import MachineRequest
 
@@ -82,7 +82,7 @@ def submit(
         raise click.UsageError("name either a file (- is standard input) or --tag 'NAME-{i}' --count N")
     if file is not None and count is not None:
         raise click.UsageError("--count goes with --tag, not with a file")
-    from puter_client.cli.follow import Going, run
+    from puter_client.cli.follow import InFlight, run
     from puter_client.cli.session import settings_of
     from puter_client.cli.specs import Keys, SshSources, given_fields, public_key_file
     from puter_client.client import MachineRequest
@@ -103,7 +103,7 @@ def submit(
         requests = [MachineRequest(entry.tag, keys.into(entry.spec) if own else entry.spec) for entry in batch.entries]
         return _tell_dry(batch, requests, settings, auto=sources.skipped, as_json=as_json)
     requests = _requested(batch, keys, sources)
-    going = Going(settings, WaitFor(wait))
+    in_flight = InFlight(settings, WaitFor(wait))
     how = _How(
         timeout_s=timeout,
         again=again,
@@ -111,7 +111,7 @@ def submit(
         max_parallel=max_parallel or batch.max_parallel,
         as_json=as_json,
     )
-    return run(lambda: _submit(settings, going, requests, how), going)
+    return run(lambda: _submit(settings, in_flight, requests, how), in_flight)
 
 
 class _How(NamedTuple):
@@ -180,7 +180,7 @@ def _tell_dry(
     return 0
 
 
-async def _submit(settings: ClientSettings, going: Going, requests: Sequence[MachineRequest], how: _How) -> int:
+async def _submit(settings: ClientSettings, in_flight: InFlight, requests: Sequence[MachineRequest], how: _How) -> int:
     from puter_client.cli import follow
     from puter_client.cli.session import connected
 
@@ -189,7 +189,7 @@ async def _submit(settings: ClientSettings, going: Going, requests: Sequence[Mac
             client,
             settings,
             requests,
-            going,
+            in_flight,
             origin=Origin.SUBMIT,
             again=how.again,
             retry_failed=how.retry_failed,
@@ -197,18 +197,18 @@ async def _submit(settings: ClientSettings, going: Going, requests: Sequence[Mac
         )
         tags = [one.tag for one in requests]
         try:
-            views = await follow.follow(client, going, timeout_s=how.timeout_s, tags=tags)
+            views = await follow.follow(client, in_flight, timeout_s=how.timeout_s, tags=tags)
         except WaitTimedOut:
-            follow.tell_end(going.views, going.wait, as_json=how.as_json)
+            follow.tell_end(in_flight.views, in_flight.wait, as_json=how.as_json)
             raise
-        if going.wait is not WaitFor.QUEUED:
+        if in_flight.wait is not WaitFor.QUEUED:
             for notice in await follow.notices(client, views):
                 say(f"note: {notice}")
-    code = follow.tell_end(views, going.wait, as_json=how.as_json)
+    code = follow.tell_end(views, in_flight.wait, as_json=how.as_json)
     if not how.as_json:
         # A file may name a namespace that the next `puter status` does not look into unless it is told to.
         out(f"batch {batch_id}" + (f" in namespace {settings.namespace}" if settings.named_by_option else ""))
-        if going.wait is WaitFor.QUEUED:
+        if in_flight.wait is WaitFor.QUEUED:
             out(f"follow it: {settings.command(f'wait --batch {batch_id}')}")
             out(f"           {settings.command(f'status --batch {batch_id} --watch')}")
     return code

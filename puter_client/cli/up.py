@@ -30,7 +30,7 @@ from puter_client.contract.request import Origin
 from puter_client.view import View, WaitFor
 
 if TYPE_CHECKING:
-    from puter_client.cli.follow import Going
+    from puter_client.cli.follow import InFlight
     from puter_client.client import MachineRequest
 
 DEFAULT_TIMEOUT = "10m"
@@ -77,7 +77,7 @@ def up(
     """
     chosen = _tag(ctx, tag_argument, tag)
     from puter_client.cli import specs
-    from puter_client.cli.follow import Going, run
+    from puter_client.cli.follow import InFlight, run
     from puter_client.cli.session import settings_of
     from puter_client.client import MachineRequest
 
@@ -94,8 +94,10 @@ def up(
         return 0
     specs.warn_of([spec], say)
     spec = keys.into(spec)
-    going = Going(settings, WaitFor(wait), [chosen])
-    return run(lambda: _up(settings, going, MachineRequest(chosen, spec), timeout, again=again, as_json=as_json), going)
+    in_flight = InFlight(settings, WaitFor(wait), [chosen])
+    return run(
+        lambda: _up(settings, in_flight, MachineRequest(chosen, spec), timeout, again=again, as_json=as_json), in_flight
+    )
 
 
 def _tag(ctx: click.Context, argument: str | None, option: str | None) -> str:
@@ -124,7 +126,7 @@ def _tell_dry(fields: dict[str, Any], *, auto: bool, as_json: bool) -> None:
 
 async def _up(
     settings: ClientSettings,
-    going: Going,
+    in_flight: InFlight,
     request: MachineRequest,
     timeout_s: float | None,
     *,
@@ -135,15 +137,15 @@ async def _up(
     from puter_client.cli.session import connected
 
     async with connected(settings) as client:
-        await follow.request(client, settings, [request], going, origin=Origin.UP, again=again)
-        (view,) = await follow.follow(client, going, timeout_s=timeout_s, tags=[request.tag])
+        await follow.request(client, settings, [request], in_flight, origin=Origin.UP, again=again)
+        (view,) = await follow.follow(client, in_flight, timeout_s=timeout_s, tags=[request.tag])
         for notice in await follow.notices(client, [view]):
             say(f"note: {notice}")
     if as_json:
         out_json(view.to_json())
     record = view.record
     gone = record is not None and record.phase in ENDED and not record.has_workload
-    if follow.failed(view, going.wait) or (gone and going.wait is not WaitFor.QUEUED):
+    if follow.failed(view, in_flight.wait) or (gone and in_flight.wait is not WaitFor.QUEUED):
         say(follow.why_not(view))
         return 1
     if not as_json:

@@ -22,7 +22,7 @@ from puter_client.contract.phase import ENDED
 from puter_client.view import WaitFor, WaitState
 
 if TYPE_CHECKING:
-    from puter_client.cli.follow import Going
+    from puter_client.cli.follow import InFlight
     from puter_client.client import PuterClient
 
 
@@ -55,16 +55,18 @@ def wait(
     Exit code 0: all have reached the phase, or have ended; 1: some failed;
     4: timed out.
     """
-    from puter_client.cli.follow import Going, run
+    from puter_client.cli.follow import InFlight, run
     from puter_client.cli.session import settings_of
 
     chosen = check_selection(tags, batch, everything)
     settings = settings_of(namespace)
-    going = Going(settings, WaitFor(wait), chosen)
-    return run(lambda: _wait(settings, going, batch, timeout, as_json), going)
+    in_flight = InFlight(settings, WaitFor(wait), chosen)
+    return run(lambda: _wait(settings, in_flight, batch, timeout, as_json), in_flight)
 
 
-async def _known(client: PuterClient, settings: ClientSettings, going: Going, deadline: float | None) -> int | None:
+async def _known(
+    client: PuterClient, settings: ClientSettings, in_flight: InFlight, deadline: float | None
+) -> int | None:
     """Wait until the tags or the batch are known, while some requests are not taken yet; return the batch's size.
 
     Raises:
@@ -79,13 +81,13 @@ async def _known(client: PuterClient, settings: ClientSettings, going: Going, de
         while True:
             end_if_interrupted()
             untaken = await client.untaken()
-            if going.batch_id is not None:
-                info, _ = await client.batch(going.batch_id)
+            if in_flight.batch_id is not None:
+                info, _ = await client.batch(in_flight.batch_id)
                 if info is not None:
                     return info.size
-                unknown = [batch_name(going.batch_id)]
+                unknown = [batch_name(in_flight.batch_id)]
             else:
-                unknown = [view.tag for view in await client.views(going.tags) if view.record is None]
+                unknown = [view.tag for view in await client.views(in_flight.tags) if view.record is None]
             if not unknown:
                 return None
             if not untaken:
@@ -102,7 +104,7 @@ async def _known(client: PuterClient, settings: ClientSettings, going: Going, de
 
 
 async def _somebody_serves(
-    client: PuterClient, settings: ClientSettings, going: Going, tags: Sequence[str], size: int | None
+    client: PuterClient, settings: ClientSettings, in_flight: InFlight, tags: Sequence[str], size: int | None
 ) -> None:
     """Check that there is a worker, unless all tags have reached the phase already.
 
@@ -113,27 +115,27 @@ async def _somebody_serves(
 
     if await why_no_worker(client, settings) is None:
         return
-    views = (await client.batch(going.batch_id))[1] if going.batch_id else await client.views(tags)
-    if len(views) >= (size or 0) and all(view.wait_state(going.wait) is not WaitState.WAITING for view in views):
+    views = (await client.batch(in_flight.batch_id))[1] if in_flight.batch_id else await client.views(tags)
+    if len(views) >= (size or 0) and all(view.wait_state(in_flight.wait) is not WaitState.WAITING for view in views):
         return
     if no_worker := await why_no_worker(client, settings, within_s=client.timings.worker_starts_within_s):
         raise NoWorker(no_worker)
 
 
 async def _wait(
-    settings: ClientSettings, going: Going, batch: str | None, timeout_s: float | None, as_json: bool
+    settings: ClientSettings, in_flight: InFlight, batch: str | None, timeout_s: float | None, as_json: bool
 ) -> int:
     from puter_client.cli import follow
     from puter_client.cli.session import connected
 
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     async with connected(settings, looks_only=True) as client:
-        tags, size = list(going.tags), None
+        tags, size = list(in_flight.tags), None
         if batch is not None:
-            going.batch_id = await batch_id_of(client, batch)
+            in_flight.batch_id = await batch_id_of(client, batch)
         if batch is not None or tags:
-            going.goes_on()
-            size = await _known(client, settings, going, deadline)
+            in_flight.is_sent()
+            size = await _known(client, settings, in_flight, deadline)
         else:
             untaken = await client.untaken()
             tags = [view.tag for view in await client.recent() if view.phase not in ENDED]
@@ -142,12 +144,12 @@ async def _wait(
             if not tags:
                 say("nothing to wait for: everything has ended")
                 return 0
-            going.goes_on()
-        await _somebody_serves(client, settings, going, tags, size)
+            in_flight.is_sent()
+        await _somebody_serves(client, settings, in_flight, tags, size)
         left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            views = await follow.follow(client, going, timeout_s=left_s, size=size, tags=tags)
+            views = await follow.follow(client, in_flight, timeout_s=left_s, size=size, tags=tags)
         except WaitTimedOut:
-            follow.tell_end(going.views, going.wait, as_json=as_json)
+            follow.tell_end(in_flight.views, in_flight.wait, as_json=as_json)
             raise
-    return follow.tell_end(views, going.wait, as_json=as_json)
+    return follow.tell_end(views, in_flight.wait, as_json=as_json)

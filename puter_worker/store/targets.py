@@ -31,8 +31,8 @@ class Leases:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def take(self, target: str, holder: str) -> float:
-        """Take or renew the lease of a target; returns 0 if the holder has it now, else seconds until it runs out."""
+    async def acquire(self, target: str, holder: str) -> float:
+        """Acquire or renew a target's lease; returns 0, or the seconds left if another worker has it."""
         for_ms = int(self._db.timings.lease_s * 1000)
         return await self._db.scripts.lease(names.lease(target), holder, for_ms=for_ms) / 1000
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from puter_client.cli import session
-from puter_client.cli.follow import Going, follow
+from puter_client.cli.follow import InFlight, follow
 from puter_client.client import MachineRequest
 from puter_client.config import Config, client_settings
 from puter_client.contract.errors import NoWorker
@@ -100,7 +100,7 @@ async def test_a_wait_ends_when_there_is_no_worker_any_more(fresh: CliWorld, sha
         await client.submit([MachineRequest("one", Spec())])
         with pytest.raises(NoWorker, match="no worker is running on this Redis"):
             async with asyncio.timeout(30):
-                await follow(client, Going(settings, tags=["one"]), timeout_s=None, tags=["one"])
+                await follow(client, InFlight(settings, tags=["one"]), timeout_s=None, tags=["one"])
 
 
 def test_a_folder_that_is_not_ones_own_gets_no_key(fresh: CliWorld, shared: RedisServer, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ async def eventually(what: str, holds: Callable[[], Awaitable[bool]], *, for_s: 
     """Return once a condition holds that nobody announces; fail if it does not within `for_s`."""
     deadline = time.monotonic() + for_s
     while not await holds():
-        assert time.monotonic() < deadline, f"in vain waited until {what}"
+        assert time.monotonic() < deadline, f"timed out waiting until {what}"
         await asyncio.sleep(0.02)
 
 

@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
+import msgspec
 import pytest
 import redis
 
 from puter_client.client import MachineRequest
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Phase
+from puter_client.contract.record import Record
+from puter_client.store import names as public
 from puter_worker.stages.ensure import Ensure
 from puter_worker.stages.ingress import Ingress
 from puter_worker.stages.intake import Intake
@@ -36,8 +39,20 @@ async def until(what: str, holds: Callable[[], bool], *, for_s: float = PATIENCE
     """Return once a condition holds that nobody announces; fail if it does not within `for_s`."""
     deadline = time.monotonic() + for_s
     while not holds():
-        assert time.monotonic() < deadline, f"in vain waited until {what}"
+        assert time.monotonic() < deadline, f"timed out waiting until {what}"
         await asyncio.sleep(0.01)
+
+
+def rewrite(shop: Workshop, key: PuterKey, **changes: Any) -> None:
+    """Change a key's record, as only time and other stages do; `observed_at` is when EC2 last showed its machine."""
+    with shop.server.client() as behind:
+        raw = behind.hget(public.record(key), "doc")
+        assert raw
+        changed = msgspec.json.decode(raw, type=Record).replace(**changes)
+        behind.hset(public.record(key), "doc", msgspec.json.encode(changed))
+        behind.hincrby(public.record(key), "rev", 1)
+        if "observed_at" in changes:
+            behind.hdel(public.observed(key.namespace), key.tag)
 
 
 def wake_all(shop: Workshop) -> None:

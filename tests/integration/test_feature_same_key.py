@@ -6,34 +6,21 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from puter_client.client import MachineRequest
 from puter_client.contract.key import PuterKey
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
-from puter_client.contract.record import Record
 from puter_client.contract.request import Origin
 from puter_client.contract.result import Result
-from puter_client.store import names as public
 from puter_client.view import View, WaitFor
-from tests.integration.stage_world import redis_keeps_its_rules, until
+from tests.integration.stage_world import redis_keeps_its_rules, rewrite, until
 from tests.integration.workshop import Workshop, spec
 
 __all__ = ["redis_keeps_its_rules"]
 pytestmark = pytest.mark.usefixtures("redis_keeps_its_rules")
 KEY = PuterKey("betty", "one")
-
-
-def rewrite(shop: Workshop, **changes: Any) -> None:
-    """Changes what is known of the key `one`, as only time and other stages do."""
-    with shop.server.client() as behind:
-        raw = behind.hget(public.record(KEY), "doc")
-        assert raw
-        changed = msgspec.json.decode(raw, type=Record).replace(**changes)
-        behind.hset(public.record(KEY), "doc", msgspec.json.encode(changed))
-        behind.hincrby(public.record(KEY), "rev", 1)
 
 
 async def ended(shop: Workshop, result: Result | None = None, **fields: Any) -> None:
@@ -43,7 +30,7 @@ async def ended(shop: Workshop, result: Result | None = None, **fields: Any) -> 
     shop.ec2.terminate_instances(InstanceIds=[view.record.instance_id])
     await shop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
     if result:
-        rewrite(shop, result=result)
+        rewrite(shop, KEY, result=result)
 
 
 def is_next_generation(shop: Workshop, view: View) -> None:

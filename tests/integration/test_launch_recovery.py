@@ -127,7 +127,7 @@ async def test_a_token_that_a_launch_in_vain_has_used_is_given_up_for_another(si
         async def refused() -> bool:
             return await sim_workshop.refused("InsufficientInstanceCapacity") >= 1
 
-        await eventually("it was launched in vain", refused)
+        await eventually("its launch was refused", refused)
     forget_everything(sim_workshop)
     await sim_workshop.sim.configure(capacity=[])
     async with sim_workshop.working():

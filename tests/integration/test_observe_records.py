@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import pytest
 
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
-from puter_client.store import names as public
 from puter_worker.clock import Clock
 from puter_worker.ec2.instances import Instance
 from puter_worker.errors import Ec2Error, Handling
 from puter_worker.stages.observe import Observe
 from puter_worker.target import Target
-from tests.integration.stage_world import Hands, hands, redis_keeps_its_rules
+from tests.integration.stage_world import Hands, hands, redis_keeps_its_rules, rewrite
 from tests.integration.workshop import Workshop
 
 __all__ = ["hands", "redis_keeps_its_rules"]
@@ -56,16 +54,6 @@ def observer(hands: Hands, target: Target) -> Observe:
     return Observe(hands.store, target, hands.shop.timings, quiet_s=QUIET_S)
 
 
-def rewrite(shop: Workshop, **changes: Any) -> None:
-    """Another worker writes the record."""
-    with shop.server.client() as behind:
-        raw = behind.hget(public.record(KEY), "doc")
-        assert raw
-        changed = msgspec.json.decode(raw, type=Record).replace(**changes)
-        behind.hset(public.record(KEY), "doc", msgspec.json.encode(changed))
-        behind.hincrby(public.record(KEY), "rev", 1)
-
-
 async def one_runs(shop: Workshop) -> Record:
     """A machine runs, and no worker does; its record."""
     async with shop.working(quiet_sweep_s=600.0):
@@ -82,7 +70,7 @@ async def test_a_record_is_read_again_after_its_time_however_often_its_machine_i
     before = await one_runs(workshop)
     stage = observer(hands, await hands.target())
     await stage.run_once()
-    rewrite(workshop, availability_zone=NOWHERE)
+    rewrite(workshop, KEY, availability_zone=NOWHERE)
 
     for _ in range(int(workshop.timings.reread_s / QUIET_S) + 2):
         clock.ahead_s += QUIET_S + 0.1
@@ -100,7 +88,7 @@ async def test_a_record_is_read_again_after_its_time_each_time(
     await stage.run_once()
 
     for _ in range(3):
-        rewrite(workshop, availability_zone=NOWHERE)
+        rewrite(workshop, KEY, availability_zone=NOWHERE)
         for _ in range(4):
             clock.ahead_s += QUIET_S + 0.1
             await stage.run_once()

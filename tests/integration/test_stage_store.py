@@ -173,15 +173,15 @@ async def test_scripts_come_back_when_redis_has_forgotten_them(store: Store) -> 
 
 
 async def test_a_lease_is_one_holders_until_it_gives_it_up(store: Store) -> None:
-    taken = [await store.leases.take("x", holder) for holder in ("a", "b", "a")]
+    taken = [await store.leases.acquire("x", holder) for holder in ("a", "b", "a")]
     await store.leases.release("x", "b")
-    still = await store.leases.take("x", "b")
+    still = await store.leases.acquire("x", "b")
     await store.leases.release("x", "a")
 
     assert (taken[0], taken[2]) == (0, 0)
     assert 0 < taken[1] <= store.timings.lease_s
     assert still > 0
-    assert await store.leases.take("x", "b") == 0
+    assert await store.leases.acquire("x", "b") == 0
 
 
 async def test_what_is_claimed_is_not_claimed_again_before_its_time(store: Store) -> None:

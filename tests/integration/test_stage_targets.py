@@ -82,7 +82,7 @@ async def cancel(hands: Hands) -> None:
 
 
 async def moved_west(hands: Hands) -> tuple[Target, Target]:
-    """The key was requested in the east, withdrawn before its look-up, and requested in the west; both targets."""
+    """The key was requested in the east, cancelled before its look-up, and requested in the west; both targets."""
     await request(hands, region=EAST)
     await hands.ensure(KEY)
     await cancel(hands)
@@ -124,7 +124,7 @@ async def look_up_left(hands: Hands, target: Target) -> None:
 
 
 @pytest.mark.parametrize("by_itself", [False, True])
-async def test_a_look_up_that_a_withdrawn_request_left_launches_nothing_there(
+async def test_a_look_up_that_a_cancelled_request_left_launches_nothing_there(
     hands: Hands, west: Any, by_itself: bool
 ) -> None:
     first, second = await moved_west(hands)
@@ -132,7 +132,7 @@ async def test_a_look_up_that_a_withdrawn_request_left_launches_nothing_there(
     if by_itself:
         await look_up_left(hands, first)
     else:
-        await hands.look_up(first, [KEY])  # by a leader that saw it due before it was withdrawn
+        await hands.look_up(first, [KEY])  # by a leader that saw it due before it was cancelled
 
     assert launch_queue(hands, TARGET) == []
     assert look_ups(hands, TARGET) == []
@@ -154,7 +154,7 @@ async def test_what_another_targets_launch_queue_holds_of_a_key_is_not_launched_
     first, second = await moved_west(hands)
     await hands.look_up(second)
     now, txn = hands.store.now(), Txn()
-    hands.store.launch_queue.add(txn, TARGET, KEY, now)  # left by a request that was withdrawn
+    hands.store.launch_queue.add(txn, TARGET, KEY, now)  # left by a request that was cancelled
     await hands.store.commit(txn)
 
     await launch(hands, first)
@@ -305,7 +305,7 @@ def after_the_next_read(hands: Hands, monkeypatch: pytest.MonkeyPatch, meanwhile
 
 @pytest.mark.parametrize("told_before", [False, True])
 @pytest.mark.parametrize("put_off", [put_off_in_parallel, put_off_for_capacity, put_off_unprepared])
-async def test_a_key_that_is_withdrawn_while_launch_puts_it_off_stays_off_its_launch_queue(
+async def test_a_key_that_is_cancelled_while_launch_puts_it_off_stays_off_its_launch_queue(
     hands: Hands,
     monkeypatch: pytest.MonkeyPatch,
     put_off: Callable[[Hands, pytest.MonkeyPatch], Awaitable[str]],
@@ -393,7 +393,7 @@ async def test_a_job_that_read_a_record_too_long_ago_looks_nothing_up(
     assert (await hands.shop.record("one")).phase is Phase.LAUNCHING
 
 
-async def test_a_job_that_read_a_request_before_it_was_withdrawn_looks_nothing_up(
+async def test_a_job_that_read_a_request_before_it_was_cancelled_looks_nothing_up(
     hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await request(hands, region=EAST)

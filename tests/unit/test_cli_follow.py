@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from puter_client.cli import INTERRUPTED
-from puter_client.cli.follow import Going, outcomes, request, run, summary, tell_end, why_not
+from puter_client.cli.follow import InFlight, outcomes, request, run, summary, tell_end, why_not
 from puter_client.cli.progress import Progress, bar_on
 from puter_client.cli.up import success
 from puter_client.client import MachineRequest, PuterClient
@@ -94,31 +94,33 @@ class TestWhyNot:
 
 class TestComingBack:
     @staticmethod
-    def going(*tags: str, wait: WaitFor = WaitFor.RUNNING, batch: str | None = None, team: str | None = None) -> Going:
-        going = Going(settings(team), wait, tags)
-        going.batch_id = batch
-        going.goes_on()
-        return going
+    def in_flight(
+        *tags: str, wait: WaitFor = WaitFor.RUNNING, batch: str | None = None, team: str | None = None
+    ) -> InFlight:
+        in_flight = InFlight(settings(team), wait, tags)
+        in_flight.batch_id = batch
+        in_flight.is_sent()
+        return in_flight
 
     def test_one_tag_is_resume_hint_to_by_its_name(self) -> None:
-        assert self.going("one", batch="b1").resume_hint() == "resume with:\n  puter wait one\n  puter why one"
+        assert self.in_flight("one", batch="b1").resume_hint() == "resume with:\n  puter wait one\n  puter why one"
 
     def test_a_batch_by_its_id_in_the_namespace_that_was_named(self) -> None:
-        assert self.going(batch="b1", team="team").resume_hint() == (
+        assert self.in_flight(batch="b1", team="team").resume_hint() == (
             "resume with:\n  puter wait --batch b1 -n team\n  puter status --batch b1 -n team"
         )
 
     def test_a_few_tags_by_their_names(self) -> None:
-        assert self.going("a", "b").resume_hint() == "resume with:\n  puter wait a b\n  puter status a b"
+        assert self.in_flight("a", "b").resume_hint() == "resume with:\n  puter wait a b\n  puter status a b"
 
     def test_all_by_naming_none(self) -> None:
-        assert self.going().resume_hint() == "resume with:\n  puter wait\n  puter status"
+        assert self.in_flight().resume_hint() == "resume with:\n  puter wait\n  puter status"
 
     def test_so_many_tags_that_nobody_would_read_them_by_naming_none(self) -> None:
-        assert self.going(*map(str, range(1_000))).resume_hint() == "resume with:\n  puter wait\n  puter status"
+        assert self.in_flight(*map(str, range(1_000))).resume_hint() == "resume with:\n  puter wait\n  puter status"
 
     def test_it_is_waited_for_as_far_as_before(self) -> None:
-        told = self.going("one", wait=WaitFor.TERMINATED, team="team").resume_hint()
+        told = self.in_flight("one", wait=WaitFor.TERMINATED, team="team").resume_hint()
         assert told == "resume with:\n  puter wait one --for terminated -n team\n  puter why one -n team"
 
     @pytest.mark.parametrize(
@@ -131,11 +133,11 @@ class TestComingBack:
         ],
     )
     def test_what_goes_on_is_called_what_it_is(self, tags: tuple[str, ...], batch: str | None, said: str) -> None:
-        going = self.going(*tags, batch=batch)
-        assert going.interrupt_text() == f"{said}; {going.resume_hint()}"
+        in_flight = self.in_flight(*tags, batch=batch)
+        assert in_flight.interrupt_text() == f"{said}; {in_flight.resume_hint()}"
 
     def test_nothing_goes_on_before_anything_was_sent(self) -> None:
-        assert Going(settings(), tags=["one"]).interrupt_text() is None
+        assert InFlight(settings(), tags=["one"]).interrupt_text() is None
 
 
 class TestEnds:
@@ -150,18 +152,18 @@ class TestEnds:
             self.batch_id = batch_id
             raise self.error
 
-    def sending(self, client: Client, going: Going) -> int:
+    def sending(self, client: Client, in_flight: InFlight) -> int:
         requested = [MachineRequest("one", Spec())]
 
         async def work() -> int:
-            await request(cast("PuterClient", client), settings(), requested, going, origin=Origin.SUBMIT)
+            await request(cast("PuterClient", client), settings(), requested, in_flight, origin=Origin.SUBMIT)
             return 0
 
-        return run(work, going)
+        return run(work, in_flight)
 
     def test_a_ctrl_c_while_a_batch_is_sent_names_the_batch(self, capsys: pytest.CaptureFixture[str]) -> None:
         client = self.Client(KeyboardInterrupt())
-        assert self.sending(client, Going(settings())) == INTERRUPTED
+        assert self.sending(client, InFlight(settings())) == INTERRUPTED
         assert capsys.readouterr().err == (
             "puter: it is not known how many requests were sent; check with:\n"
             f"  puter status --batch {client.batch_id}\n"
@@ -169,7 +171,7 @@ class TestEnds:
         )
 
     def test_a_redis_lost_while_a_request_is_sent_names_the_tag(self, capsys: pytest.CaptureFixture[str]) -> None:
-        code = self.sending(self.Client(StoreUnavailable("gone")), Going(settings(), tags=["one"]))
+        code = self.sending(self.Client(StoreUnavailable("gone")), InFlight(settings(), tags=["one"]))
         assert code == StoreUnavailable.exit_code
         assert capsys.readouterr().err.splitlines() == [
             "puter: gone",
@@ -181,13 +183,13 @@ class TestEnds:
     def test_a_wait_that_breaks_off_says_how_to_resume_hint(
         self, error: StoreUnavailable | WaitTimedOut, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        going = TestComingBack.going("one", wait=WaitFor.TERMINATED)
+        in_flight = TestComingBack.in_flight("one", wait=WaitFor.TERMINATED)
 
         def work() -> Awaitable[int]:
             raise error
 
-        assert run(work, going) == error.exit_code
-        assert capsys.readouterr().err == f"puter: gone\nputer: {going.resume_hint()}\n"
+        assert run(work, in_flight) == error.exit_code
+        assert capsys.readouterr().err == f"puter: gone\nputer: {in_flight.resume_hint()}\n"
 
 
 class TestSuccess:

@@ -199,7 +199,7 @@ def test_nothing_known_is_not_old() -> None:
 
 
 @pytest.mark.parametrize("phase", sorted(ON_ITS_WAY))
-def test_what_was_not_asked_of_ec2_can_be_withdrawn(phase: Phase) -> None:
+def test_what_was_not_asked_of_ec2_can_be_cancelled(phase: Phase) -> None:
     gone = after_cancel(record(phase), CancelRequest(tag="one", user="anna"), NOW)
 
     assert gone
@@ -207,22 +207,22 @@ def test_what_was_not_asked_of_ec2_can_be_withdrawn(phase: Phase) -> None:
 
 
 @pytest.mark.parametrize("phase", sorted(set(Phase) - ON_ITS_WAY))
-def test_what_is_there_or_has_ended_cannot_be_withdrawn(phase: Phase) -> None:
+def test_what_is_there_or_has_ended_cannot_be_cancelled(phase: Phase) -> None:
     assert after_cancel(record(phase), CancelRequest(tag="one", user="anna"), NOW) is None
 
 
-def test_what_was_asked_of_ec2_cannot_be_withdrawn() -> None:
+def test_what_was_asked_of_ec2_cannot_be_cancelled() -> None:
     assert after_cancel(record(Phase.LAUNCHING, intent="4711"), CancelRequest(tag="one", user="anna"), NOW) is None
 
 
-@pytest.mark.parametrize(("batch", "withdrawn"), [("b-old", True), ("b-other", False), (None, True)])
-def test_a_batch_withdraws_its_own_request_only(batch: str | None, *, withdrawn: bool) -> None:
+@pytest.mark.parametrize(("batch", "cancelled"), [("b-old", True), ("b-other", False), (None, True)])
+def test_a_batch_cancels_its_own_request_only(batch: str | None, *, cancelled: bool) -> None:
     gone = after_cancel(record(Phase.QUEUED), CancelRequest(tag="one", user="anna", batch=batch), NOW)
 
-    assert (gone is not None) == withdrawn
+    assert (gone is not None) == cancelled
 
 
-def test_a_key_that_nobody_requested_cannot_be_withdrawn() -> None:
+def test_a_key_that_nobody_requested_cannot_be_cancelled() -> None:
     assert after_cancel(None, CancelRequest(tag="one", user="anna"), NOW) is None
 
 
