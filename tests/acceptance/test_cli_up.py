@@ -163,7 +163,7 @@ class TestCancel:
         betty.up("late")
         ran = betty.puter("cancel", "late")
         assert ran.code == 1
-        assert re.search(r"late: already launched \(i-[0-9a-f]+\): runs until \d\d:\d\d\n", ran.err)
+        assert re.search(r"late: already launched \(i-[0-9a-f]+\): runs until (\d{4}-\d\d-\d\d )?\d\d:\d\d\n", ran.err)
 
     def test_a_tag_that_nobody_requested_is_not_known(self, betty: CliWorld) -> None:
         betty.up("some")

@@ -33,10 +33,10 @@ TAGS = [f"t-{n}" for n in range(12)]
 
 
 async def test_many_leaders_launch_each_key_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def take(*_: object) -> float:
+    async def acquire(*_: object) -> float:
         return 0.0
 
-    monkeypatch.setattr(Leases, "take", take)
+    monkeypatch.setattr(Leases, "acquire", acquire)
     batch = await workshop.client.submit([MachineRequest(tag, spec()) for tag in TAGS])
     async with workshop.working(), workshop.working(), workshop.working():
         await workshop.client.wait(batch_id=batch, tags=TAGS, timeout_s=40)
