@@ -33,7 +33,7 @@ StageError                  an error that stops a key at a stage
 from __future__ import annotations
 
 import re
-from enum import StrEnum
+from enum import Flag, StrEnum, auto
 from typing import ClassVar
 
 from puter_client.contract.errors import PuterError
@@ -74,6 +74,36 @@ class Handling(StrEnum):
     """The outcome is unknown: look up the result first, and only then repeat the call with the same token."""
 
 
+class About(Flag):
+    """What a refusal of EC2's is about: what else waits after it, and what does not.
+
+    A refusal may be about several of them together: want of capacity is about one type in one market and place.
+    """
+
+    REQUEST = auto()
+    """This request alone: one of its values, or a permission that it needs."""
+    CALL = auto()
+    """This call alone: how much it asks for at once, its token, or a moment at which EC2 failed."""
+    IMAGE = auto()
+    """The image."""
+    KEY_PAIR = auto()
+    """The key pair."""
+    GROUP = auto()
+    """The security group."""
+    TYPE = auto()
+    """The instance type."""
+    FAMILY = auto()
+    """The family of instance types that share a quota."""
+    MARKET = auto()
+    """Spot or On-Demand."""
+    PLACE = auto()
+    """The zone or subnet."""
+    DISK = auto()
+    """Disks of this size."""
+    ACCOUNT = auto()
+    """Everything that the account does in the region."""
+
+
 class StageError(PuterError):
     """An error that stops a key at a stage. Its text may be shown to users: it is one line without secrets.
 
@@ -108,7 +138,11 @@ class StageError(PuterError):
 
 
 class Ec2Error(StageError):
-    """EC2 refused the call; `code` is EC2's."""
+    """EC2 refused the call; `code` is EC2's.
+
+    Attributes:
+        about: what the refusal is about.
+    """
 
     code: str  # type: ignore[misc]  # EC2 has many codes: each object has its own
 
@@ -118,10 +152,12 @@ class Ec2Error(StageError):
         message: str,
         *,
         handling: Handling = Handling.FAIL,
+        about: About = About.REQUEST,
         doubtful: bool = False,
         request_id: str | None = None,
     ) -> None:
         self.code = code
+        self.about = about
         super().__init__(message, handling=handling, doubtful=doubtful, request_id=request_id)
 
 

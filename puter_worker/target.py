@@ -19,7 +19,7 @@ from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.keypairs import KeyPair
 from puter_worker.ec2.session import Sessions
 from puter_worker.ec2.tags import key_of
-from puter_worker.errors import StageError
+from puter_worker.errors import About, StageError
 from puter_worker.ownkey import OwnKey, own_key
 from puter_worker.pacer import Pacer
 from puter_worker.rates import Rates
@@ -27,6 +27,12 @@ from puter_worker.store.store import Store
 from puter_worker.timings import Timings
 
 DEFAULT_REGION = "us-east-1"
+# What the names of cached answers begin with.
+_CACHED = {
+    About.IMAGE: ("image", "newest"),
+    About.KEY_PAIR: ("key", "own key"),
+    About.GROUP: ("group",),
+}
 
 T = TypeVar("T")
 
@@ -66,7 +72,7 @@ class Target:
         self._private_keys = private_keys
         self.caller = caller
         self.pacer = pacer
-        self._cache: dict[Hashable, tuple[float, asyncio.Future[Any]]] = {}
+        self._cache: dict[tuple[Hashable, ...], tuple[float, asyncio.Future[Any]]] = {}
 
     def __str__(self) -> str:
         return str(self.target_id)
@@ -146,11 +152,14 @@ class Target:
             ),
         )
 
-    def forget(self) -> None:
-        """Drop all cached answers: a resource that was cached no longer exists."""
-        self._cache.clear()
+    def forget(self, about: About) -> None:
+        """Drop the cached images, key pairs or security groups: one of them no longer exists."""
+        kinds = {kind for part, of_it in _CACHED.items() if part in about for kind in of_it}
+        self._cache = {name: entry for name, entry in self._cache.items() if name[0] not in kinds}
 
-    async def _cached(self, name: Hashable, make: Callable[[], Awaitable[T]], *, for_s: float | None = None) -> T:
+    async def _cached(
+        self, name: tuple[Hashable, ...], make: Callable[[], Awaitable[T]], *, for_s: float | None = None
+    ) -> T:
         """One answer for all calls within `for_s` (None: `target_cache_s`); failures are not cached."""
         loop = asyncio.get_running_loop()
         until, future = self._cache.get(name, (0.0, None))
@@ -160,7 +169,7 @@ class Target:
             future.add_done_callback(partial(self._drop_failure, name))
         return await asyncio.shield(future)
 
-    def _drop_failure(self, name: Hashable, future: asyncio.Future[Any]) -> None:
+    def _drop_failure(self, name: tuple[Hashable, ...], future: asyncio.Future[Any]) -> None:
         failed = future.cancelled() or future.exception() is not None
         if failed and self._cache.get(name, (0.0, None))[1] is future:
             del self._cache[name]

@@ -1,15 +1,11 @@
-"""EC2's error codes, and how Puter handles each.
+"""Translates what botocore and aiohttp raise into errors of `puter_worker.errors`; nothing else does.
 
-The table below is data. Its codes are those of
-https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html.
-This module alone translates what botocore and aiohttp raise into errors of `puter_worker.errors`.
+`refusals` has the table of EC2's error codes.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
-from types import MappingProxyType
 
 import aiohttp
 import msgspec
@@ -17,7 +13,9 @@ from botocore import exceptions as sdk
 from botocore.parsers import ResponseParserError
 
 from puter_client.contract.key import shown
+from puter_worker.ec2.refusals import Refusal, meaning_of
 from puter_worker.errors import (
+    About,
     CredentialsError,
     Ec2Error,
     Handling,
@@ -29,44 +27,6 @@ from puter_worker.errors import (
     UnknownRegion,
     fit_for_users,
 )
-
-_TABLE: Mapping[Handling, tuple[str, ...]] = {
-    Handling.AGAIN: ("InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"),
-    Handling.THROTTLED: (
-        "RequestLimitExceeded", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled",
-        "RequestThrottledException", "TooManyRequestsException", "SlowDown", "EC2ThrottledException",
-    ),
-    Handling.OTHER_ZONE: (
-        "InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientReservedInstanceCapacity",
-        "InsufficientCapacity", "InsufficientAddressCapacity", "InsufficientFreeAddressesInSubnet", "Unsupported",
-    ),
-    Handling.QUOTA: (
-        "VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded", "PendingVerification",
-        "VolumeLimitExceeded", "NetworkInterfaceLimitExceeded",
-    ),
-    Handling.SPLIT: ("ResourceCountExceeded", "FilterLimitExceeded"),
-    Handling.JUST_MADE: ("InvalidInstanceID.NotFound", "InvalidGroup.NotFound"),
-    Handling.ALREADY_THERE: ("InvalidGroup.Duplicate", "InvalidKeyPair.Duplicate", "InvalidPermission.Duplicate"),
-    # The last four mean that keys were revoked or mistyped, or that a clock is wrong: the request is not at fault,
-    # and the worker's operator can fix it while the request waits.
-    Handling.CREDENTIALS: (
-        "ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired",
-        "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch", "InvalidAccessKeyId",
-    ),
-    Handling.IDEMPOTENT_MISMATCH: ("IdempotentParameterMismatch",),
-    Handling.IDEMPOTENT_TERMINATED: ("IdempotentInstanceTerminated",),
-    # These would fail without a row too; they are listed for the reader.
-    Handling.FAIL: (
-        "UnauthorizedOperation", "AuthFailure", "OptInRequired", "Blocked", "InvalidKeyPair.NotFound",
-        "VPCIdNotSpecified", "TagPolicyViolation", "InvalidAMIID.NotFound", "InvalidAMIID.Malformed",
-        "InvalidAMIID.Unavailable", "InvalidParameterValue", "InvalidParameterCombination", "InvalidParameter",
-    ),
-}  # fmt: skip
-
-HANDLING: Mapping[str, Handling] = MappingProxyType(
-    {code: handling for handling, codes in _TABLE.items() for code in codes}
-)
-"""EC2's error code → what to do; `handling_of` decides by the HTTP status about codes without a row."""
 
 # EC2 may answer these with an HTTP status ≥500; the code says that nothing was done.
 _SURELY_NOT_DONE = frozenset({Handling.THROTTLED, Handling.OTHER_ZONE, Handling.QUOTA, Handling.CREDENTIALS})
@@ -96,21 +56,6 @@ _SDK_ERRORS = (
     OSError,
     msgspec.ValidationError,
 )
-
-
-def handling_of(code: str, http_status: int | None = None) -> Handling:
-    """What to do about one of EC2's error codes.
-
-    Args:
-        code: from an answer, or from an instance's StateReason (`Server.InsufficientInstanceCapacity`).
-        http_status: the answer's status; it decides about codes that have no row.
-    """
-    row = HANDLING.get(code.removeprefix("Client.").removeprefix("Server."))
-    if row:
-        return row
-    if code.startswith("Throttling"):
-        return Handling.THROTTLED
-    return Handling.DOUBTFUL if http_status is not None and http_status >= 500 else Handling.FAIL
 
 
 def is_of_a_call(error: Exception) -> bool:
@@ -152,9 +97,10 @@ def _refused(error: sdk.ClientError, profile: str | None) -> Ec2Error:
     code = str(told.get("Code") or "Unknown")
     message = str(told.get("Message") or "EC2 gave no reason")
     # An error without a code may come from a proxy or load balancer instead of EC2.
-    handling = handling_of(code, status) if told.get("Code") else Handling.DOUBTFUL
+    unknown = Refusal(Handling.DOUBTFUL, About.CALL)
+    handling, about = meaning_of(code, message, status) if told.get("Code") else unknown
     if error.operation_name in _CREDENTIAL_OPERATIONS:
-        handling = Handling.CREDENTIALS
+        handling, about = Handling.CREDENTIALS, About.ACCOUNT
     if handling is Handling.CREDENTIALS:
         message = f"{fit_for_users(message)}{_remedy(profile)}"
     elif code == "UnauthorizedOperation":
@@ -163,6 +109,7 @@ def _refused(error: sdk.ClientError, profile: str | None) -> Ec2Error:
         code,
         message,
         handling=handling,
+        about=about,
         doubtful=handling is Handling.DOUBTFUL or ((status or 0) >= 500 and handling not in _SURELY_NOT_DONE),
         request_id=metadata.get("RequestId"),
     )

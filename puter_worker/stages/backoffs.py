@@ -1,5 +1,9 @@
 """Backoffs: after refusals for capacity or quota, how much may be launched, and when. Pure.
 
+A backoff holds what its refusal was about, and nothing else (`ec2.refusals` says what each is about): where EC2 has no
+Spot capacity, On-Demand machines of the same type do not wait. Its name says what that is:
+`capacity/type=t3.micro,market=spot,place=us-east-1a`.
+
 After a refusal for capacity, a place is not tried for a while, then with one machine, then with twice as many after
 each success: a refused group costs as many tokens of the instance bucket as it has members. The room under a quota is
 searched from above: a refused group is halved down to one machine; if that one is refused too, the family waits until
@@ -13,6 +17,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from puter_worker.ec2.refusals import subjects
+from puter_worker.errors import About, Ec2Error, Handling
 from puter_worker.rates import MOST_INSTANCES
 from puter_worker.store.backoff import Backoff
 from puter_worker.store.intent import Place
@@ -22,6 +28,9 @@ from puter_worker.timings import Timings
 FREE = MOST_INSTANCES
 CAPACITY_PREFIX = "capacity/"
 QUOTA_PREFIX = "quota/"
+
+_CAPACITIES = subjects(Handling.OTHER_ZONE)
+_QUOTAS = subjects(Handling.QUOTA, Handling.SPLIT)
 
 # The families that share one vCPU quota, by the letters that a type begins with. Source: "Amazon EC2 service quotas" in
 # AWS's general reference. Letters that are not listed are a family of their own.
@@ -48,6 +57,7 @@ class Choice(msgspec.Struct, frozen=True):
         wait_s: seconds until the first place may be tried.
         why: the reason of the longest backoff of that place, in plain words.
         quota: whether that backoff is a quota's.
+        limits: names of the backoffs that limit how many are launched in the place.
         dry_since: since when EC2 has had no capacity in any place; None: it has capacity, or this is not known.
     """
 
@@ -56,72 +66,125 @@ class Choice(msgspec.Struct, frozen=True):
     wait_s: float = 0.0
     why: str = ""
     quota: bool = False
+    limits: frozenset[str] = frozenset()
     dry_since: float | None = None
 
 
-def capacity_name(place: Place) -> str:
-    """The name of a place's backoff."""
-    return f"{CAPACITY_PREFIX}{place.instance_type}/{place.subnet or place.zone or '*'}"
+def is_of_capacity(name: str) -> bool:
+    """Whether the backoff of this name follows from want of capacity."""
+    return name.startswith(CAPACITY_PREFIX)
 
 
-def quota_family(instance_type: str, *, spot: bool) -> str:
+def is_of_quota(name: str) -> bool:
+    """Whether the backoff of this name follows from a quota or another limit of EC2's."""
+    return name.startswith(QUOTA_PREFIX)
+
+
+def capacity_name(
+    place: Place, disk: int | None = None, *, about: About = About.TYPE | About.MARKET | About.PLACE
+) -> str:
+    """The name of the backoff after a refusal for want of capacity.
+
+    Args:
+        place: what was to be launched, and where.
+        disk: its root disk in GiB; None is the image's size.
+        about: what the refusal was about: usually this type in this market and place.
+    """
+    return CAPACITY_PREFIX + _subject(about, place, disk)
+
+
+def quota_name(place: Place, disk: int | None = None, *, about: About = About.FAMILY | About.MARKET) -> str:
+    """The name of the backoff after a refusal for a quota; arguments as for `capacity_name`."""
+    return QUOTA_PREFIX + _subject(about, place, disk)
+
+
+def names_of(place: Place, disk: int | None) -> frozenset[str]:
+    """The names of all backoffs that may hold a launch: one for each kind of refusal."""
+    capacities = (capacity_name(place, disk, about=about) for about in _CAPACITIES)
+    return frozenset((*capacities, *(quota_name(place, disk, about=about) for about in _QUOTAS)))
+
+
+def _subject(about: About, place: Place, disk: int | None) -> str:
+    parts = {
+        About.TYPE: f"type={place.instance_type}",
+        About.FAMILY: f"family={quota_family(place.instance_type)}",
+        About.MARKET: f"market={'spot' if place.spot else 'on-demand'}",
+        About.PLACE: f"place={place.where or '*'}",
+        About.DISK: f"disk={disk or 'image'}",
+        About.ACCOUNT: "account",
+        About.CALL: "call",
+    }
+    return ",".join(part for one, part in parts.items() if one in about)
+
+
+def quota_family(instance_type: str) -> str:
     """The family of types that share a type's quota, as AWS names it."""
     letters = re.match(r"[a-z]*", instance_type)[0]  # type: ignore[index]  # it matches the empty text too
-    name = _FAMILIES.get(letters) or ("standard" if letters[:1] in _STANDARD else letters)
-    return f"{'spot ' if spot else ''}{name}"
+    return _FAMILIES.get(letters) or ("standard" if letters[:1] in _STANDARD else letters)
 
 
-def quota_name(instance_type: str, *, spot: bool) -> str:
-    """The name of the backoff for the quota that a type counts against."""
-    return f"{QUOTA_PREFIX}{quota_family(instance_type, spot=spot)}"
+def capacity_missing(error: Ec2Error, place: Place) -> str:
+    """What a refusal for want of capacity means, in plain words."""
+    if error.code == "Unsupported":
+        return f"{place.instance_type} is not offered {f'in {place.where}' if place.where else 'there'} ({error.code})"
+    if About.TYPE in error.about:
+        return f"no {'Spot ' if place.spot else ''}capacity for {place} ({error.code})"
+    what = "disk" if About.DISK in error.about else "free addresses"
+    return f"no {what} {f'in {place.where}' if place.where else 'there'} ({error.code})"
 
 
-def quota_reached(code: str, family: str) -> str:
-    """What a code of EC2's means for the quota of a family (see `quota_family`), in plain words."""
+def quota_reached(code: str, place: Place) -> str:
+    """What a code of EC2's means for a quota that these machines count against, in plain words."""
+    family = quota_family(place.instance_type)
     of = "" if family == "standard" else f" of {family} types"
     match code:
         case "VcpuLimitExceeded":
             return f"vCPU quota{of} reached"
         case "InstanceLimitExceeded":
-            return f"instance quota{of} reached"
+            return f"instance quota of {place.instance_type} reached"
         case "MaxSpotInstanceCountExceeded":
-            return "Spot quota reached"
+            return f"Spot quota{of} reached"
+        case "VolumeLimitExceeded":
+            return "quota of EBS volumes reached"
         case "PendingVerification":
             return "AWS is still verifying the account"
         case _:
             return f"EC2 limit reached ({code})"
 
 
-def places(types: Sequence[str], zones: Sequence[str], subnets: Sequence[str]) -> list[Place]:
+def places(types: Sequence[str], zones: Sequence[str], subnets: Sequence[str], *, spot: bool = False) -> list[Place]:
     """The places where machines may be launched, in the order in which they are tried.
 
     Types come in the request's order. For each type come the subnets that the request names; if it names none, first a
     place without a zone (EC2 chooses), then each zone by itself: EC2 does not try every zone when it chooses.
     """
     if subnets:
-        return [Place(t, subnet=subnet) for t in types for subnet in subnets]
-    return [place for t in types for place in (Place(t), *(Place(t, zone=zone) for zone in zones))]
+        return [Place(t, subnet=subnet, spot=spot) for t in types for subnet in subnets]
+    return [Place(t, zone=zone, spot=spot) for t in types for zone in (None, *zones)]
 
 
 def choose_place(
-    wanted: Sequence[Place], backoffs: Mapping[str, Backoff], now: float, *, spot: bool, timings: Timings
+    wanted: Sequence[Place], backoffs: Mapping[str, Backoff], now: float, *, disk: int | None = None, timings: Timings
 ) -> Choice:
-    """The first place where machines may be launched now."""
+    """The first place where machines may be launched now.
+
+    `backoffs`: those of the target, by name; `disk`: the root disk in GiB.
+    """
     soonest: Choice | None = None
     dry: list[float] = []
     for place in wanted:
-        quota = backoffs.get(quota_name(place.instance_type, spot=spot))
-        capacity = backoffs.get(capacity_name(place))
-        held = [backoff for backoff in (quota, capacity) if backoff is not None]
-        waiting = [backoff for backoff in held if backoff.until > now]
+        held = {name: backoffs[name] for name in names_of(place, disk) if name in backoffs}
+        waiting = {name: backoff for name, backoff in held.items() if backoff.until > now}
         if not waiting:
-            return Choice(place, most=min((backoff.most for backoff in held), default=FREE))
-        longest = max(waiting, key=lambda backoff: backoff.until)
-        wait_s = longest.until - now
+            most = min((backoff.most for backoff in held.values()), default=FREE)
+            return Choice(place, most=most, limits=frozenset(held))
+        longest = max(waiting, key=lambda name: waiting[name].until)
+        wait_s = waiting[longest].until - now
         if soonest is None or wait_s < soonest.wait_s:
-            soonest = Choice(None, wait_s=wait_s, why=longest.why, quota=longest is quota)
-        if capacity is not None and waiting == [capacity] and capacity.since is not None:
-            dry.append(capacity.since)
+            soonest = Choice(None, wait_s=wait_s, why=waiting[longest].why, quota=is_of_quota(longest))
+        since = [backoff.since for backoff in waiting.values() if backoff.since is not None]
+        if since and all(map(is_of_capacity, waiting)):
+            dry.append(min(since))
     if soonest is not None:
         return msgspec.structs.replace(soonest, dry_since=max(dry) if len(dry) == len(wanted) else None)
     return Choice(None, wait_s=timings.no_capacity_s, why="there is no place to launch in")

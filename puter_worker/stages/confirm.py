@@ -14,7 +14,7 @@ from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import ENDED, LIVE, Phase
 from puter_client.contract.record import EventKind, Record
 from puter_worker.ec2.instances import Instance
-from puter_worker.stages.backoffs import QUOTA_PREFIX, after_an_end
+from puter_worker.stages.backoffs import after_an_end, is_of_quota
 from puter_worker.stages.decide import Adoption
 from puter_worker.stages.facts import gone, with_instance
 from puter_worker.store import wakeups
@@ -108,7 +108,7 @@ class Confirm:
         """A machine has ended, so there is room under its quota: keys that wait for the quota try again."""
         txn, target = Txn(), str(self._target)
         for name, backoff in (await self._store.backoffs.read(target)).items():
-            if name.startswith(QUOTA_PREFIX):
+            if is_of_quota(name):
                 self._store.backoffs.put(txn, target, name, after_an_end(backoff, self._timings))
         if txn:
             txn.wake(wakeups.launches(target))

@@ -21,7 +21,7 @@ from puter_worker.errors import NoCapacity, StageError
 from puter_worker.pacer import Budget, Reservation
 from puter_worker.rates import INSTANCES, RUN_INSTANCES
 from puter_worker.stages import plan
-from puter_worker.stages.backoffs import FREE, Choice, capacity_name, choose_place, places, quota_name
+from puter_worker.stages.backoffs import Choice, choose_place, names_of, places
 from puter_worker.stages.batch_window import BatchWindow
 from puter_worker.stages.launch_unit import LaunchUnit, UnitLauncher
 from puter_worker.stages.plan import Unit, Waiting
@@ -116,9 +116,8 @@ class Launch(Stage):
             if choice.place is None:
                 await self._wait_for_place(unit, choice)
                 continue
-            type_, spot = choice.place.instance_type, unit[0].spec.spot
-            names = {capacity_name(choice.place), quota_name(type_, spot=spot)}
-            if names & self._probed.keys() or (choice.most < len(unit) and names & self._used.keys()):
+            limits = choice.limits
+            if limits & self._probed.keys() or (choice.most < len(unit) and limits & self._used.keys()):
                 continue  # a launch there is in progress and will show how much more fits; its end wakes this stage
             # A group does not wait until there are tokens for all its keys: others would have to wait behind it.
             some = unit[: min(choice.most, max(1, room))]
@@ -126,7 +125,7 @@ class Launch(Stage):
             if not isinstance(reservation, Reservation):
                 return reservation
             room -= len(some)
-            self._begin(LaunchUnit(some, choice.place, reservation), names, probe=choice.most < FREE)
+            self._begin(LaunchUnit(some, choice.place, reservation), limits)
         return self._timings.sweep_s
 
     async def _choose(self, unit: Unit, backoffs: Mapping[str, Backoff], now: float) -> Choice:
@@ -136,7 +135,8 @@ class Launch(Stage):
         if backoffs and not subnets:
             with suppress(StageError):  # the zones cannot be read now: EC2 chooses one
                 zones = await self._target.zones()
-        return choose_place(places(types, zones, subnets), backoffs, now, spot=spec.spot, timings=self._timings)
+        wanted = places(types, zones, subnets, spot=spec.spot)
+        return choose_place(wanted, backoffs, now, disk=spec.disk, timings=self._timings)
 
     async def _in_parallel(self, waiting: Sequence[Waiting]) -> list[Waiting]:
         """The keys that may be launched now under max_parallel of their batches; the others wait."""
@@ -184,14 +184,14 @@ class Launch(Stage):
 
         await self._store.commit_each(unit, put)
 
-    def _begin(self, launch: LaunchUnit, names: set[str], *, probe: bool) -> None:
-        unit = launch.unit
+    def _begin(self, launch: LaunchUnit, limits: frozenset[str]) -> None:
+        """Begin a launch; one with limits probes how much more fits under them."""
+        unit, names = launch.unit, names_of(launch.place, launch.unit[0].spec.disk)
         self._busy |= {one.key: one.record.batch_id for one in unit}
         self._launches += 1
         self._served[unit[0].record.namespace] = self._launches
         self._used.update(names)
-        if probe:
-            self._probed.update(names)
+        self._probed.update(limits)
         task = asyncio.create_task(self._launch_alone(launch))
         self._tasks.add(task)
 
@@ -199,10 +199,9 @@ class Launch(Stage):
             self._tasks.discard(task)
             self._let_go(launch.held)  # keys that were split off are no longer among them
             self._used.subtract(names)
+            self._probed.subtract(limits)
             self._used += Counter()  # removes names whose count is zero
-            if probe:
-                self._probed.subtract(names)
-                self._probed += Counter()
+            self._probed += Counter()
             self.wake()
 
         task.add_done_callback(ended)

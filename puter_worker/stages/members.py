@@ -16,7 +16,7 @@ from puter_client.contract.record import EventKind, Record
 from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.tags import is_labelled, key_of
 from puter_worker.errors import StageError
-from puter_worker.stages.backoffs import after_success, capacity_name, quota_name
+from puter_worker.stages.backoffs import after_success, capacity_name, is_of_capacity, names_of
 from puter_worker.stages.facts import generation_of, with_instance
 from puter_worker.store.backoff import Backoff
 from puter_worker.store.intent import Intent
@@ -95,15 +95,14 @@ class Members:
     def _put_success(
         self, txn: Txn, intent: Intent, backoffs: Mapping[str, Backoff], launched: int, *, whole: bool
     ) -> None:
-        """Update the backoffs of the place and quota after a launch."""
-        capacity = capacity_name(intent.place)
-        for name in (capacity, quota_name(intent.place.instance_type, spot=intent.spot)):
-            if launched and name in backoffs:
+        """Update the backoffs that limited a launch, after it."""
+        for name in names_of(intent.place, intent.disk) if launched else ():
+            if name in backoffs:
                 self._store.backoffs.put(txn, intent.target, name, after_success(backoffs[name], launched))
         if 0 < launched < len(intent.members) and not whole:
             # There was no capacity for all: the next launch tries one machine, for which EC2 gives the reason.
             one = Backoff(self._store.now(), 1, "EC2 launched fewer than requested")
-            self._store.backoffs.put(txn, intent.target, capacity, one)
+            self._store.backoffs.put(txn, intent.target, capacity_name(intent.place), one)
 
     async def failed(self, current: Versioned[Intent], error: StageError) -> None:
         """Close the intent and fail its members, unless another worker has taken it up: it may be sending it."""
@@ -131,13 +130,12 @@ class Members:
         `error`: the refusal of EC2. `backoffs`: the backoffs that follow from it. `anew`: whether the resources of the
         launch (image, key pair, security group) are read or made again.
         """
-        capacity = capacity_name(current.value.place)
 
         def put(txn: Txn, _tag: str, member: Versioned[Record], now: float) -> None:
             record = member.value
             if backoffs is not None:
                 # Waiting for a quota does not count as waiting for capacity.
-                short = record.short_since or now if capacity in backoffs else None
+                short = record.short_since or now if any(map(is_of_capacity, backoffs)) else None
                 record = record.replace(short_since=short)
             if anew:
                 record = record.replace(made_anew=record.made_anew + 1)

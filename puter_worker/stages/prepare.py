@@ -74,7 +74,7 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
         namespace=unit[0].record.namespace,
         members=tuple(IntentMember(w.record.tag, w.record.request_number, w.record.generation) for w in unit),
         place=place,
-        spot=spec.spot,
+        disk=spec.disk,
         arguments=msgspec.Raw(_json.encode(run_arguments(launch))),
         made_at=now,
     )

@@ -19,13 +19,13 @@ import structlog
 
 from puter_worker.ec2 import instances as ec2
 from puter_worker.ec2.instances import Instance
-from puter_worker.errors import Handling, StageError, is_final, reason_after
+from puter_worker.errors import Ec2Error, Handling, StageError, is_final, reason_after
 from puter_worker.rates import RUN_INSTANCES
 from puter_worker.stages.backoffs import (
     after_no_capacity,
     after_quota,
+    capacity_missing,
     capacity_name,
-    quota_family,
     quota_name,
     quota_reached,
     with_doubt,
@@ -133,8 +133,8 @@ class Sender:
         # An error that is not doubtful means that this send had no effect; it says nothing about an earlier send.
         certain = first and not error.doubtful
         open_still = intent.replace(doubtful=not certain)
-        if error.code in GONE:
-            self._target.forget()  # a cached resource was deleted: it is read or made again
+        if error.code in GONE and isinstance(error, Ec2Error):
+            self._target.forget(error.about)  # it was deleted: it is read or made again
         match error.handling:
             case Handling.AGAIN | Handling.THROTTLED | Handling.DOUBTFUL:
                 # A refused launch of many machines costs as many tokens as one that succeeds.
@@ -159,16 +159,14 @@ class Sender:
             await self._members.queued_again(current, reason_after(error), error=error, anew=True)
         elif is_final(error):
             await self._members.failed(current, error)
-        elif error.handling is Handling.OTHER_ZONE:
-            why = f"no capacity for {intent.place} ({error.code})"
-            backoffs = await self._no_capacity(intent, why)
+        elif isinstance(error, Ec2Error) and error.handling is Handling.OTHER_ZONE:
+            why, backoffs = await self._no_capacity(intent, error)
             await self._members.queued_again(current, f"{why}, trying elsewhere", error=error, backoffs=backoffs)
-        elif error.handling in (Handling.QUOTA, Handling.SPLIT):
-            type_ = intent.place.instance_type
-            why, name = (
-                quota_reached(error.code, quota_family(type_, spot=intent.spot)),
-                quota_name(type_, spot=intent.spot),
-            )
+        elif isinstance(error, Ec2Error) and error.handling is Handling.SPLIT and len(intent.members) == 1:
+            await self._members.failed(current, error)  # it cannot be split further
+        elif isinstance(error, Ec2Error) and error.handling in (Handling.QUOTA, Handling.SPLIT):
+            why = quota_reached(error.code, intent.place)
+            name = quota_name(intent.place, intent.disk, about=error.about)
             before = (await self._store.backoffs.read(intent.target)).get(name)
             backoff = after_quota(before, len(intent.members), now, why, self._timings)
             await self._members.queued_again(current, why, error=error, backoffs={name: backoff})
@@ -182,19 +180,21 @@ class Sender:
         pause_s = self._timings.send_again_s if pause_s is None else pause_s
         await self._members.delayed(current, intent, reason_after(error), pause_s, error=error)
 
-    async def _no_capacity(self, intent: Intent, why: str) -> dict[str, Backoff]:
-        """The backoffs that follow from a refusal for capacity, by name."""
+    async def _no_capacity(self, intent: Intent, error: Ec2Error) -> tuple[str, dict[str, Backoff]]:
+        """What a refusal for want of capacity means, and the backoffs that follow from it, by name."""
+        place, why = intent.place, capacity_missing(error, intent.place)
         before, now = await self._store.backoffs.read(intent.target), self._store.now()
-        name = capacity_name(intent.place)
+        name = capacity_name(place, intent.disk, about=error.about)
         taught = {name: after_no_capacity(before.get(name), now, why, self._timings)}
-        if intent.place.zone is None and intent.place.subnet is None:
+        if place.where is None:
             # EC2 found no capacity in any zone that it tried: each zone is tried with one machine before a group.
             with suppress(StageError):
                 for zone in await self._target.zones():
-                    name = capacity_name(msgspec.structs.replace(intent.place, zone=zone))
+                    in_zone = msgspec.structs.replace(place, zone=zone)
+                    name = capacity_name(in_zone, intent.disk, about=error.about)
                     if name not in before:
                         taught[name] = with_doubt(now, why)
-        return taught
+        return why, taught
 
     async def _adopt_by_key(self, current: Versioned[Intent]) -> None:
         """The token is bound to a launch of an intent that Redis has forgotten: adopt its machines by their keys.

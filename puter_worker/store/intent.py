@@ -10,21 +10,27 @@ from puter_client.contract.key import PuterKey
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Which type to launch, and where.
+    """Which type to launch, in which market, and where.
 
     Attributes:
         instance_type: such as `t3.micro`.
         zone: the availability zone; None leaves the choice to EC2.
         subnet: the subnet, if the request names any; it also decides the zone.
+        spot: whether it is a Spot instance; EC2's capacity and quotas for them are apart from those of On-Demand.
     """
 
     instance_type: str
     zone: str | None = None
     subnet: str | None = None
+    spot: bool = False
+
+    @property
+    def where(self) -> str | None:
+        """The subnet or zone; None leaves the choice to EC2."""
+        return self.subnet or self.zone
 
     def __str__(self) -> str:
-        where = self.subnet or self.zone
-        return f"{self.instance_type} in {where}" if where else self.instance_type
+        return f"{self.instance_type} in {self.where}" if self.where else self.instance_type
 
 
 class IntentMember(msgspec.Struct, frozen=True):
@@ -51,7 +57,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         namespace: the namespace of all its members.
         members: the keys, in the order of their launch indexes.
         place: what it launches, and where.
-        spot: whether it launches Spot instances, which have quotas of their own.
+        disk: the root disk in GiB; None is the image's size.
         arguments: the exact arguments of RunInstances, as JSON; `UserData` in base64.
         made_at: when it was stored, just before it was sent; seconds of Redis TIME.
         sends: how often it may have been sent.
@@ -67,7 +73,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     namespace: str
     members: tuple[IntentMember, ...]
     place: Place
-    spot: bool = False
+    disk: int | None = None
     arguments: msgspec.Raw
     made_at: float
     sends: int = 1

@@ -20,6 +20,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         action: which calls, a glob of action names.
         region: only in this region.
         access_key: only calls signed with this access key id.
+        params: only calls with these parameters: names and globs of their values; "" also matches one that is not sent.
         when: before the call has its effect, or after.
         code: answer this error; its HTTP status is the one EC2 gives it unless `status` says another.
         message: of that error.
@@ -35,6 +36,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     action: str = "*"
     region: str | None = None
     access_key: str | None = None
+    params: tuple[tuple[str, str], ...] = ()
     when: Literal["before", "after"] = "before"
     code: str | None = None
     message: str | None = None
@@ -53,11 +55,13 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         zone: glob of zone names.
         instance_type: glob of instance types; each type that matches has these slots for itself.
+        market: glob of `spot` and `on-demand`; each that matches has these slots for itself.
         slots: live instances at most.
     """
 
     zone: str = "*"
     instance_type: str = "*"
+    market: str = "*"
     slots: int
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -45,21 +46,22 @@ class FaultDesk:
         self._dials = dials
         self._met: dict[Fault, list[int]] = {}
 
-    def plan(self, action: str, region: str, access_key: str) -> Plan:
-        """Decides for one call."""
+    def plan(self, action: str, region: str, access_key: str, form: Mapping[str, str]) -> Plan:
+        """Decides for one call; `form`: its parameters."""
         config = self._dials.config
         plan = Plan(delay_before_s=self._dials.draw("latency", config.latency_s))
         for fault in config.faults:
-            if self._concerns(fault, action, region, access_key) and self._strikes(fault, plan):
+            if self._concerns(fault, action, region, access_key, form) and self._strikes(fault, plan):
                 self._apply(fault, plan)
         return plan
 
     @staticmethod
-    def _concerns(fault: Fault, action: str, region: str, access_key: str) -> bool:
+    def _concerns(fault: Fault, action: str, region: str, access_key: str, form: Mapping[str, str]) -> bool:
         return (
             fnmatchcase(action, fault.action)
             and fault.region in {None, region}
             and fault.access_key in {None, access_key}
+            and all(fnmatchcase(form.get(name, ""), glob) for name, glob in fault.params)
         )
 
     def _strikes(self, fault: Fault, plan: Plan) -> bool:

@@ -93,6 +93,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     public: bool | None
     monitoring: bool
 
+    @property
+    def market(self) -> str:
+        """`spot` or `on-demand`: EC2 counts their capacity and quotas apart."""
+        return "spot" if self.spot else "on-demand"
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Instance:

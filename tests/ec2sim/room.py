@@ -45,6 +45,9 @@ def find_room(region: Region, order: Order) -> tuple[Subnet, int]:
             f"There are not enough free addresses in subnet '{best.id}' to satisfy the requested number of instances."
         )
         raise Ec2Error("InsufficientFreeAddressesInSubnet", message)
+    if order.options.spot:
+        message = "There is no Spot capacity available that matches your request."
+        raise Ec2Error("InsufficientInstanceCapacity", message)
     message = (
         f"We currently do not have sufficient {order.options.type.name} capacity in the Availability Zone you "
         f"requested ({best.zone.name}). Our system will be working on provisioning additional capacity."
@@ -74,10 +77,10 @@ def _within_quotas(region: Region, order: Order) -> int:
 
 
 def _slots(region: Region, order: Order, subnet: Subnet) -> int:
-    zone, kind = subnet.zone.name, order.options.type.name
+    zone, kind, market = subnet.zone.name, order.options.type.name, order.options.market
     for row in region.dials.config.capacity:
-        if fnmatchcase(zone, row.zone) and fnmatchcase(kind, row.instance_type):
-            return max(0, row.slots - region.roster.live[zone, kind])
+        if fnmatchcase(zone, row.zone) and fnmatchcase(kind, row.instance_type) and fnmatchcase(market, row.market):
+            return max(0, row.slots - region.roster.live[zone, kind, market])
     return _PLENTY
 
 

@@ -26,7 +26,7 @@ class Roster:
 
     Attributes:
         by_id: in the order of their launches.
-        live: holding instances by zone and type.
+        live: holding instances by zone, type and market.
         vcpus: of holding on-demand instances, by quota class.
         on_demand: holding on-demand instances.
         spot: holding Spot instances.
@@ -36,7 +36,7 @@ class Roster:
         self._dials = dials
         self.by_id: dict[str, Instance] = {}
         self.by_volume: dict[str, Instance] = {}
-        self.live: Counter[tuple[str, str]] = Counter()
+        self.live: Counter[tuple[str, str, str]] = Counter()
         self.vcpus: Counter[str] = Counter()
         self.on_demand = 0
         self.spot = 0
@@ -214,7 +214,7 @@ class Roster:
 
     def _hold(self, one: Instance, sign: int) -> None:
         kind = one.options.type
-        self.live[one.subnet.zone.name, kind.name] += sign
+        self.live[one.subnet.zone.name, kind.name, one.options.market] += sign
         if one.options.spot:
             self.spot += sign
         else:

@@ -84,7 +84,7 @@ class World:
 
     def plan(self, call: Call) -> Plan:
         """The faults of a call."""
-        return self._faults.plan(call.action, call.region, call.access_key)
+        return self._faults.plan(call.action, call.region, call.access_key, call.form)
 
     def answer(self, call: Call, plan: Plan | None = None) -> Answer:
         """Execute a call."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import pytest
 
+from puter_worker.ec2.refusals import REFUSALS
+from puter_worker.errors import About, Ec2Error, Handling
 from puter_worker.stages.backoffs import (
     FREE,
     after_an_end,
     after_no_capacity,
     after_quota,
     after_success,
+    capacity_missing,
     capacity_name,
     choose_place,
+    is_of_capacity,
+    is_of_quota,
+    names_of,
     places,
-    quota_family,
     quota_name,
     quota_reached,
 )
@@ -24,7 +29,7 @@ from puter_worker.timings import Timings
 NOW = 1_000.0
 TIMINGS = Timings()
 ANYWHERE, IN_A, IN_B = Place("t3.micro"), Place("t3.micro", zone="a"), Place("t3.micro", zone="b")
-QUOTA = quota_name("t3.micro", spot=False)
+QUOTA = quota_name(ANYWHERE)
 
 
 def held(until: float = NOW + 10, most: int = 1, why: str = "why") -> Backoff:
@@ -47,7 +52,7 @@ def test_subnets_that_are_named_leave_no_other_place() -> None:
 
 
 def test_without_backoffs_the_first_place_is_free() -> None:
-    choice = choose_place([ANYWHERE, IN_A], {}, NOW, spot=False, timings=TIMINGS)
+    choice = choose_place([ANYWHERE, IN_A], {}, NOW, timings=TIMINGS)
 
     assert (choice.place, choice.most) == (ANYWHERE, FREE)
 
@@ -55,11 +60,11 @@ def test_without_backoffs_the_first_place_is_free() -> None:
 def test_a_dry_place_is_passed_over() -> None:
     backoffs = {capacity_name(ANYWHERE): held()}
 
-    assert choose_place([ANYWHERE, IN_A], backoffs, NOW, spot=False, timings=TIMINGS).place == IN_A
+    assert choose_place([ANYWHERE, IN_A], backoffs, NOW, timings=TIMINGS).place == IN_A
 
 
 def test_a_place_whose_time_has_come_is_probed_with_as_many_as_its_backoff_lets() -> None:
-    choice = choose_place([IN_A], {capacity_name(IN_A): held(until=NOW, most=4)}, NOW, spot=False, timings=TIMINGS)
+    choice = choose_place([IN_A], {capacity_name(IN_A): held(until=NOW, most=4)}, NOW, timings=TIMINGS)
 
     assert (choice.place, choice.most) == (IN_A, 4)
 
@@ -67,19 +72,19 @@ def test_a_place_whose_time_has_come_is_probed_with_as_many_as_its_backoff_lets(
 def test_of_two_backoffs_the_tighter_counts() -> None:
     backoffs = {capacity_name(IN_A): held(until=NOW, most=8), QUOTA: held(until=NOW, most=2)}
 
-    assert choose_place([IN_A], backoffs, NOW, spot=False, timings=TIMINGS).most == 2
+    assert choose_place([IN_A], backoffs, NOW, timings=TIMINGS).most == 2
 
 
 def test_if_all_must_be_left_alone_the_soonest_tells_how_long() -> None:
     backoffs = {capacity_name(IN_A): held(NOW + 9, why="a"), capacity_name(IN_B): held(NOW + 5, why="b")}
 
-    choice = choose_place([IN_A, IN_B], backoffs, NOW, spot=False, timings=TIMINGS)
+    choice = choose_place([IN_A, IN_B], backoffs, NOW, timings=TIMINGS)
 
     assert (choice.place, choice.wait_s, choice.why, choice.quota) == (None, 5.0, "b", False)
 
 
 def test_a_quota_holds_every_place_of_its_family() -> None:
-    choice = choose_place([ANYWHERE, IN_A], {QUOTA: held(why="quota")}, NOW, spot=False, timings=TIMINGS)
+    choice = choose_place([ANYWHERE, IN_A], {QUOTA: held(why="quota")}, NOW, timings=TIMINGS)
 
     assert (choice.place, choice.why, choice.quota) == (None, "quota", True)
 
@@ -87,15 +92,59 @@ def test_a_quota_holds_every_place_of_its_family() -> None:
 def test_a_type_of_another_family_is_not_held() -> None:
     gpu = Place("g5.xlarge")
 
-    assert choose_place([ANYWHERE, gpu], {QUOTA: held()}, NOW, spot=False, timings=TIMINGS).place == gpu
+    assert choose_place([ANYWHERE, gpu], {QUOTA: held()}, NOW, timings=TIMINGS).place == gpu
 
 
-def test_the_quota_of_spot_is_another() -> None:
-    assert choose_place([ANYWHERE], {QUOTA: held()}, NOW, spot=True, timings=TIMINGS).place == ANYWHERE
+# What is refused, what does not wait for it, and what does.
+SPOT_IN_A = Place("t3.micro", zone="a", spot=True)
+NEIGHBOURS = [
+    ("InsufficientInstanceCapacity", (SPOT_IN_A, None), (IN_A, None), (SPOT_IN_A, 50)),
+    ("InsufficientInstanceCapacity", (IN_A, None), (SPOT_IN_A, None), (IN_A, 50)),
+    ("InsufficientInstanceCapacity", (IN_A, None), (Place("t3.small", zone="a"), None), (IN_A, None)),
+    ("InsufficientInstanceCapacity", (IN_A, None), (IN_B, None), (IN_A, None)),
+    ("InsufficientFreeAddressesInSubnet", (IN_A, None), (IN_B, None), (Place("g5.xlarge", zone="a", spot=True), None)),
+    ("InsufficientVolumeCapacity", (IN_A, 500), (IN_A, 50), (SPOT_IN_A, 500)),
+    ("VcpuLimitExceeded", (IN_A, None), (SPOT_IN_A, None), (Place("m5.large", zone="b"), None)),
+    ("VcpuLimitExceeded", (IN_A, None), (Place("g5.xlarge", zone="a"), None), (IN_B, None)),
+    ("MaxSpotInstanceCountExceeded", (SPOT_IN_A, None), (IN_A, None), (Place("m5.large", spot=True), None)),
+    ("InstanceLimitExceeded", (IN_A, None), (Place("t3.small", zone="a"), None), (IN_B, None)),
+    ("VolumeLimitExceeded", (IN_A, 16_000), (IN_A, None), (SPOT_IN_A, 16_000)),
+]
+
+
+@pytest.mark.parametrize(("code", "refused", "free", "waits"), NEIGHBOURS)
+def test_a_refusal_holds_what_it_is_about_and_nothing_else(
+    code: str, refused: tuple[Place, int | None], free: tuple[Place, int | None], waits: tuple[Place, int | None]
+) -> None:
+    handling, about = REFUSALS[code]
+    name_of = capacity_name if handling is Handling.OTHER_ZONE else quota_name
+    backoffs = {name_of(*refused, about=about): held()}
+
+    assert choose_place([free[0]], backoffs, NOW, disk=free[1], timings=TIMINGS).place == free[0]
+    assert choose_place([waits[0]], backoffs, NOW, disk=waits[1], timings=TIMINGS).place is None
+
+
+@pytest.mark.parametrize("code", ["PendingVerification", "NetworkInterfaceLimitExceeded"])
+@pytest.mark.parametrize("place", [SPOT_IN_A, IN_B, Place("g5.xlarge", subnet="s1")])
+def test_what_is_about_the_account_holds_everything(code: str, place: Place) -> None:
+    backoffs = {quota_name(IN_A, about=REFUSALS[code].about): held()}
+
+    assert choose_place([place], backoffs, NOW, timings=TIMINGS).place is None
+
+
+def test_refusals_about_different_things_have_different_names() -> None:
+    kinds = {
+        refusal
+        for refusal in REFUSALS.values()
+        if refusal.handling in (Handling.OTHER_ZONE, Handling.QUOTA, Handling.SPLIT)
+    }
+
+    assert len(names_of(IN_A, 50)) == len({about for _, about in kinds})
+    assert all(is_of_capacity(name) != is_of_quota(name) for name in names_of(IN_A, 50))
 
 
 def test_with_no_place_at_all_there_is_something_to_say() -> None:
-    choice = choose_place([], {}, NOW, spot=False, timings=TIMINGS)
+    choice = choose_place([], {}, NOW, timings=TIMINGS)
 
     assert choice.place is None
     assert choice.why
@@ -120,7 +169,7 @@ def test_with_no_place_at_all_there_is_something_to_say() -> None:
     ],
 )
 def test_types_share_the_quota_of_their_family(instance_type: str, family: str) -> None:
-    assert quota_name(instance_type, spot=False) == f"quota/{family}"
+    assert quota_name(Place(instance_type)) == f"quota/family={family},market=on-demand"
 
 
 # -- since when there is no capacity ---
@@ -133,7 +182,7 @@ def dry(since: float | None) -> Backoff:
 def test_there_is_no_capacity_since_the_last_of_all_places_refused() -> None:
     backoffs = {capacity_name(IN_A): dry(NOW - 90), capacity_name(IN_B): dry(NOW - 20)}
 
-    assert choose_place([IN_A, IN_B], backoffs, NOW, spot=False, timings=TIMINGS).dry_since == NOW - 20
+    assert choose_place([IN_A, IN_B], backoffs, NOW, timings=TIMINGS).dry_since == NOW - 20
 
 
 @pytest.mark.parametrize(
@@ -144,7 +193,7 @@ def test_there_is_no_capacity_since_the_last_of_all_places_refused() -> None:
 def test_it_is_not_capacity_alone_that_is_waited_for(other: dict[str, Backoff]) -> None:
     backoffs = {capacity_name(IN_A): dry(NOW - 90), **other}
 
-    assert choose_place([IN_A, IN_B], backoffs, NOW, spot=False, timings=TIMINGS).dry_since is None
+    assert choose_place([IN_A, IN_B], backoffs, NOW, timings=TIMINGS).dry_since is None
 
 
 # -- how many ---
@@ -204,11 +253,35 @@ def test_a_backoff_that_lets_a_whole_group_through_is_off() -> None:
     [
         ("VcpuLimitExceeded", "t3.micro", False, "vCPU quota reached"),
         ("VcpuLimitExceeded", "g5.xlarge", False, "vCPU quota of G and VT types reached"),
-        ("InstanceLimitExceeded", "p4d.24xlarge", False, "instance quota of P types reached"),
+        ("InstanceLimitExceeded", "p4d.24xlarge", False, "instance quota of p4d.24xlarge reached"),
+        ("MaxSpotInstanceCountExceeded", "g5.xlarge", True, "Spot quota of G and VT types reached"),
+        ("VolumeLimitExceeded", "t3.micro", False, "quota of EBS volumes reached"),
         ("MaxSpotInstanceCountExceeded", "t3.micro", True, "Spot quota reached"),
         ("PendingVerification", "t3.micro", False, "AWS is still verifying the account"),
         ("ResourceCountExceeded", "t3.micro", False, "EC2 limit reached (ResourceCountExceeded)"),
     ],
 )
 def test_a_quota_is_told_in_plain_words(code: str, instance_type: str, spot: bool, told: str) -> None:
-    assert quota_reached(code, quota_family(instance_type, spot=spot)) == told
+    assert quota_reached(code, Place(instance_type, spot=spot)) == told
+
+
+@pytest.mark.parametrize(
+    ("code", "place", "told"),
+    [
+        ("InsufficientInstanceCapacity", ANYWHERE, "no capacity for t3.micro (InsufficientInstanceCapacity)"),
+        (
+            "InsufficientInstanceCapacity",
+            SPOT_IN_A,
+            "no Spot capacity for t3.micro in a (InsufficientInstanceCapacity)",
+        ),
+        ("InsufficientFreeAddressesInSubnet", IN_A, "no free addresses in a (InsufficientFreeAddressesInSubnet)"),
+        ("InsufficientVolumeCapacity", ANYWHERE, "no disk there (InsufficientVolumeCapacity)"),
+        ("Unsupported", IN_A, "t3.micro is not offered in a (Unsupported)"),
+    ],
+)
+def test_want_of_capacity_is_told_in_plain_words(code: str, place: Place, told: str) -> None:
+    error = Ec2Error(code, "why", handling=Handling.OTHER_ZONE, about=About.PLACE)
+    if code in REFUSALS:
+        error = Ec2Error(code, "why", handling=Handling.OTHER_ZONE, about=REFUSALS[code].about)
+
+    assert capacity_missing(error, place) == told

@@ -11,8 +11,10 @@ from botocore import exceptions as sdk
 from botocore.parsers import ResponseParserError
 
 from puter_client.contract.errors import PuterError
-from puter_worker.ec2.errors import HANDLING, handling_of, is_of_a_call, stage_error
+from puter_worker.ec2.errors import is_of_a_call, stage_error
+from puter_worker.ec2.refusals import REFUSALS, meaning_of
 from puter_worker.errors import (
+    About,
     CredentialsError,
     Ec2Error,
     Handling,
@@ -43,7 +45,7 @@ def refused(code: str, status: int = 400, message: str = "no", operation: str = 
         ("InternalError", 500, Handling.AGAIN),
         ("Unavailable", 503, Handling.AGAIN),
         ("InsufficientInstanceCapacity", 500, Handling.OTHER_ZONE),
-        ("Unsupported", 400, Handling.OTHER_ZONE),
+        ("Unsupported", 400, Handling.FAIL),
         ("InsufficientFreeAddressesInSubnet", 400, Handling.OTHER_ZONE),
         ("VcpuLimitExceeded", 400, Handling.QUOTA),
         ("PendingVerification", 400, Handling.QUOTA),
@@ -65,17 +67,43 @@ def refused(code: str, status: int = 400, message: str = "no", operation: str = 
     ],
 )
 def test_a_code_says_what_to_do(code: str, status: int, handling: Handling) -> None:
-    assert handling_of(code, status) is handling
+    assert meaning_of(code, "why", status).handling is handling
 
 
 def test_the_code_of_a_state_reason_is_known_without_its_prefix() -> None:
-    assert handling_of("Server.InsufficientInstanceCapacity") is Handling.OTHER_ZONE
+    assert meaning_of("Server.InsufficientInstanceCapacity").handling is Handling.OTHER_ZONE
 
 
 def test_each_code_has_one_row() -> None:
-    from puter_worker.ec2 import errors
+    from puter_worker.ec2 import refusals
 
-    assert len(HANDLING) == sum(len(codes) for codes in errors._TABLE.values())
+    assert len(REFUSALS) == sum(len(codes) for _, _, codes in refusals._TABLE)
+
+
+ZONE_LACKS_IT = (
+    "Your requested instance type (t3.micro) is not supported in your requested Availability Zone (us-east-1e). Please "
+    "retry your request by not specifying an Availability Zone or choosing us-east-1a."
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "handling", "about"),
+    [
+        (
+            ZONE_LACKS_IT,
+            Handling.OTHER_ZONE,
+            About.TYPE | About.MARKET | About.PLACE,
+        ),
+        ("The requested configuration is currently not supported.", Handling.FAIL, About.REQUEST),
+        ("The instance configuration for this AWS Marketplace product is not supported.", Handling.FAIL, About.REQUEST),
+    ],
+)
+def test_unsupported_is_about_the_zone_only_if_ec2_says_so(message: str, handling: Handling, about: About) -> None:
+    error = stage_error(refused("Unsupported", message=message))
+
+    assert isinstance(error, Ec2Error)
+    assert (error.handling, error.about) == (handling, about)
+    assert error.message == message
 
 
 @pytest.mark.parametrize(

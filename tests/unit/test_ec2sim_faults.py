@@ -50,6 +50,13 @@ def test_a_fault_concerns_its_actions_alone() -> None:
         ec2.run()
 
 
+def test_a_fault_concerns_calls_with_its_parameters_alone() -> None:
+    ec2 = Direct(SimConfig(faults=(Fault(code="InsufficientInstanceCapacity", params=(("InstanceType", "c7*"),)),)))
+    assert ec2.run(InstanceType="t3.micro")
+    with pytest.raises(Refused, match="InsufficientInstanceCapacity"):
+        ec2.run(InstanceType="c7i.large")
+
+
 def test_a_fault_skips_and_then_strikes_so_many_times() -> None:
     faults = (Fault(action="DescribeVpcs", code="InternalError", skip=1, times=2),)
     assert codes(Direct(SimConfig(faults=faults)), 5) == ["OK", "InternalError", "InternalError", "OK", "OK"]
