@@ -36,7 +36,6 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
             job_timeout_s, because a job that times out cannot write a reason into the record.
         another_worker_s: pause before a retry of what only another worker can do.
         ensure_again_s: pause before a key's ensure job is run again.
-        fresh_s: a record that EC2 confirmed within this is answered as it is; an older one is confirmed first.
 
         lease_s: how long a leader leads a target without renewing its lease.
         lease_renew_s: how often a leader renews its lease, and how often other workers try to take it over.
@@ -125,7 +124,6 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     account_s: float = 6.0
     another_worker_s: float = 0.5
     ensure_again_s: float = 2.0
-    fresh_s: float = 30.0
 
     lease_s: float = 3.0
     lease_renew_s: float = 1.0

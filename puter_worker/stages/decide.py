@@ -50,15 +50,12 @@ class Adoption(msgspec.Struct, frozen=True, kw_only=True):
     notice: str | None
 
 
-def is_stale(record: Record | None, observed_at: float | None, now: float, *, fresh_s: float) -> bool:
-    """Whether EC2 must confirm the record before a request is answered from it.
+def must_be_confirmed(record: Record | None) -> bool:
+    """Whether EC2 must show the key's machine before a request is answered from its record.
 
-    `observed_at`: when EC2 last showed the machine, if this is stored apart from the record. A record that EC2
-    confirmed within `fresh_s` is fresh.
+    A machine may have ended a moment ago: what was seen before the request was made says nothing about that.
     """
-    if record is None or record.phase not in LIVE:
-        return False
-    return now - max(record.observed_at or 0.0, observed_at or 0.0) > fresh_s
+    return record is not None and record.phase in LIVE
 
 
 def decide(old: Record | None, served: Spec | None, request: UpRequest, key: PuterKey, now: float) -> Decision:

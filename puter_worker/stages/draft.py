@@ -21,7 +21,7 @@ from puter_client.contract.outcome import Outcome
 from puter_client.contract.record import EventKind, Record
 from puter_client.contract.request import MAX_BATCH_ID, CancelRequest, Origin, Request, UpRequest
 from puter_client.contract.spec import Spec
-from puter_worker.stages.decide import after_cancel, decide, is_stale
+from puter_worker.stages.decide import after_cancel, decide, must_be_confirmed
 from puter_worker.store.ingress import IngressRule
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
@@ -61,7 +61,6 @@ class Draft:
         self._namespace = namespace
         self._now = store.now()
         self._read: dict[PuterKey, Versioned[Record | None]] = {}
-        self._observed_at: dict[PuterKey, float] = {}
         self._served: dict[PuterKey, Spec | None] = {}
         self._new: dict[PuterKey, list[Record]] = defaultdict(list)  # what the requests make of it, one by one
 
@@ -71,12 +70,6 @@ class Draft:
         self._read = dict(zip(distinct, await records.read(distinct), strict=True))
         known = [key for key, stored in self._read.items() if stored.value is not None]
         self._served = dict(zip(known, await records.specs(known), strict=True))
-        old = [key for key in known if is_stale(self._record(key), None, self._now, fresh_s=self._fresh_s)]
-        self._observed_at = await records.observed_at(old) if old else {}
-
-    @property
-    def _fresh_s(self) -> float:
-        return self._store.timings.fresh_s
 
     def _record(self, key: PuterKey) -> Record | None:
         """The key's record after the requests that were decided so far."""
@@ -84,13 +77,18 @@ class Draft:
 
     def must_wait(self, key: PuterKey) -> bool:
         """Whether EC2 must confirm the key's record before a request is decided."""
-        return is_stale(self._record(key), self._observed_at.get(key), self._now, fresh_s=self._fresh_s)
+        return must_be_confirmed(self._record(key))
 
     def park(self, key: PuterKey, request: Request, raw: bytes) -> None:
-        """Park the request until EC2 has confirmed the key's record."""
+        """Park the request until EC2 has confirmed the key's record, and have the key looked up."""
         if isinstance(request, UpRequest):
             self._put_row(key, request, BatchRow())
         self._store.requests.park(self.txn, key, raw, self._now)
+        record = self._record(key)
+        if record is not None and record.target:
+            self._store.look_ups.add(self.txn, record.target, key, self._now)
+        else:
+            self._store.jobs.enqueue(self.txn, key)
         self._count("parked")
 
     def add(self, key: PuterKey, request: Request) -> None:
@@ -186,13 +184,15 @@ class Draft:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
 
-async def decide_parked(store: Store, key: PuterKey) -> None:
+async def decide_parked(store: Store, key: PuterKey, *, most: int | None = None) -> None:
     """Decide the parked requests of a key, after EC2 has confirmed the key's record as far as it can.
 
-    May run twice: if two workers read the same requests, the second one's transaction fails, and it reads again.
+    `most`: only so many of them, the oldest first; None is all. May run twice: if two workers read the same requests,
+    the second one's transaction fails, and it reads again.
     """
-    while True:
-        raws, rest = await store.requests.parked(key)
+    left = most
+    while left is None or left > 0:
+        raws, rest = await store.requests.parked(key, most=left)
         if not raws:
             return
         draft = Draft(store, key.namespace)
@@ -205,7 +205,8 @@ async def decide_parked(store: Store, key: PuterKey) -> None:
                 draft.refuse(raw, str(error))
             else:
                 draft.add(key, request)
-        await draft.commit()
+        if await draft.commit() and left is not None:
+            left -= len(raws)
 
 
 def decode_request(raw: bytes) -> Request:

@@ -2,8 +2,8 @@
 
 May run twice: one transaction decides a new key and removes it from the look-ups, with its record's revision as a
 guard. If the worker is killed before it, the key is due again when its claim ends. A key with a living machine is
-removed after its parked requests are decided; a request that is parked at that moment is decided when the key's job
-runs again. An empty look-up means unknown, not absent: the record, its intent, the intent's tag and its token protect
+removed when no request is parked any more; a request that is parked during a look waits for the next one, because it
+shall rest on what EC2 showed after it was made. An empty look-up means unknown, not absent: the record, its intent, the intent's tag and its token protect
 against a second launch, never this look-up.
 """
 
@@ -203,6 +203,7 @@ class Resolve(Stage):
     async def _confirm_live(self, live: Sequence[Versioned[Record]]) -> None:
         """Update old records by the ids of their instances, and decide the requests that are parked for this."""
         ids = [one.value.instance_id for one in live if one.value.instance_id]
+        parked = await self._store.requests.parked_counts([one.value.key for one in live])
         try:
             shown = await self._target.describe(ids)
         except StageError as error:
@@ -216,10 +217,14 @@ class Resolve(Stage):
 
         async def decide_one(key: PuterKey) -> None:
             async with at_once:
-                await decide_parked(self._store, key)
+                await decide_parked(self._store, key, most=parked[key])
                 txn = Txn()
+                self._store.requests.expect_none_parked(txn, key)
                 self._store.look_ups.remove(txn, str(self._target), key)
-                await self._store.commit(txn)
+                if await self._store.commit(txn):  # more requests were parked during the look
+                    txn = Txn()
+                    self._store.look_ups.add(txn, str(self._target), key, self._store.now())
+                    await self._store.commit(txn)
 
         await asyncio.gather(*(decide_one(one.value.key) for one in live))
 

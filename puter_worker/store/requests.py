@@ -11,7 +11,6 @@ from puter_client.contract.key import PuterKey
 from puter_client.contract.request import MAX_REQUEST_BYTES
 from puter_client.store import names as public
 from puter_worker.store import names
-from puter_worker.store.arq_adapter import JobQueue
 from puter_worker.store.database import Database, is_wrong_type
 from puter_worker.store.due_items import DueItems
 from puter_worker.store.txn import Txn
@@ -28,9 +27,8 @@ class Requests:
         parked_keys: keys with parked requests, by the time at which their job runs again.
     """
 
-    def __init__(self, db: Database, jobs: JobQueue) -> None:
+    def __init__(self, db: Database) -> None:
         self._db = db
-        self._jobs = jobs
         self.parked_keys = DueItems(db, names.PARKED, topic=None)
 
     async def ready(self) -> list[str]:
@@ -82,16 +80,27 @@ class Requests:
         txn.do("UNLINK", names.taking(namespace))
 
     def park(self, txn: Txn, key: PuterKey, request: bytes, now: float) -> None:
-        """Keep a request with its key until EC2 has confirmed the key's record; the key's job runs now."""
+        """Keep a request with its key until EC2 has confirmed the key's record; later the key's job sees to that."""
         txn.do("RPUSH", names.parked(key), request)
         txn.keep(names.parked(key), self._db.timings.keep_s)
         self.parked_keys.add(txn, str(key), now + self._db.timings.restart_s)
-        self._jobs.enqueue(txn, key)
 
-    async def parked(self, key: PuterKey) -> tuple[list[bytes], bool]:
-        """The key's parked requests, at most TAKE_REQUESTS, and whether there are more."""
-        requests: list[bytes] = await self._db.redis.lrange(names.parked(key), 0, TAKE_REQUESTS)
-        return requests[:TAKE_REQUESTS], len(requests) > TAKE_REQUESTS
+    async def parked(self, key: PuterKey, *, most: int | None = None) -> tuple[list[bytes], bool]:
+        """The key's oldest parked requests, at most TAKE_REQUESTS or `most`, and whether there are more."""
+        most = TAKE_REQUESTS if most is None else min(most, TAKE_REQUESTS)
+        requests: list[bytes] = await self._db.redis.lrange(names.parked(key), 0, most)
+        return requests[:most], len(requests) > most
+
+    async def parked_counts(self, keys: Sequence[PuterKey]) -> dict[PuterKey, int]:
+        """How many requests each key has parked."""
+        async with self._db.redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.llen(names.parked(key))
+            return dict(zip(keys, await pipe.execute(), strict=True))
+
+    def expect_none_parked(self, txn: Txn, key: PuterKey) -> None:
+        """Guard: the key has no parked requests."""
+        txn.expect_length(names.parked(key), 0)
 
     def remove_parked(self, txn: Txn, key: PuterKey, requests: Sequence[bytes], *, rest: bool) -> None:
         """Trim the key's parked requests that were decided, if no other worker has decided any of them.

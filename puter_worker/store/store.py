@@ -71,7 +71,7 @@ class Store:
         moving = DueItems(db, names.MOVING, topic=None)
         self.records = Records(db, machines=self.machines, labels=self.labels, moving=moving, batches=self.batches)
         self.jobs = JobQueue(db)
-        self.requests = Requests(db, self.jobs)
+        self.requests = Requests(db)
         self.restarts = Restarts(db, self.jobs, moving=moving, parked=self.requests.parked_keys)
         self.look_ups = DueByNamespace(
             db, self.targets, groups=names.looking, items=names.look_ups, topic=wakeups.look_ups

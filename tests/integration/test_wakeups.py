@@ -151,7 +151,6 @@ async def test_a_further_address_is_let_in_by_messages_alone(sim_workshop: SimWo
 
 @pytest.mark.usefixtures("only_messages")
 async def test_a_request_that_waits_for_ec2s_word_is_decided_by_messages_alone(sim_workshop: SimWorkshop) -> None:
-    sim_workshop.hurry(fresh_s=0.0)
     async with sim_workshop.working(quiet_sweep_s=NEVER_S), sim_workshop.working(quiet_sweep_s=NEVER_S):
         await sim_workshop.submit("one")
         await eventually("it runs", lambda: complete(sim_workshop, "one"))
@@ -222,7 +221,6 @@ async def test_what_is_put_off_goes_on_without_messages(sim_workshop: SimWorksho
 
 @pytest.mark.usefixtures("only_looking")
 async def test_a_request_that_waits_for_ec2s_word_is_decided_without_messages(sim_workshop: SimWorkshop) -> None:
-    sim_workshop.hurry(fresh_s=0.0)
     async with sim_workshop.working(quiet_sweep_s=NEVER_S):
         await sim_workshop.submit("one")
         await eventually("it runs", lambda: complete(sim_workshop, "one"))

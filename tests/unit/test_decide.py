@@ -13,14 +13,12 @@ from puter_client.contract.record import Record
 from puter_client.contract.request import CancelRequest, Origin, UpRequest
 from puter_client.contract.result import Result
 from puter_client.contract.spec import Spec, spec_digest
-from puter_worker.stages.decide import after_cancel, decide, is_stale
-from puter_worker.timings import Timings
+from puter_worker.stages.decide import after_cancel, decide, must_be_confirmed
 
 KEY = PuterKey("betty", "one")
 SPEC = Spec(region="us-east-1")
 OTHER = Spec(region="us-east-1", instance_type="c5.large", run="make")
 NOW = 1_000_000.0
-FRESH_S = Timings().fresh_s
 LIVING = (Phase.PENDING, Phase.RUNNING)
 
 
@@ -176,23 +174,12 @@ def test_each_launch_of_a_generation_has_its_own_token() -> None:
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_only_a_living_record_can_be_too_old_to_answer_from(phase: Phase) -> None:
-    old, young = (record(phase, observed_at=NOW - FRESH_S + since) for since in (-1, 1))
-
-    assert is_stale(old, None, NOW, fresh_s=FRESH_S) == (phase in LIVING)
-    assert not is_stale(young, None, NOW, fresh_s=FRESH_S)
+def test_ec2_must_confirm_what_lives_however_young_its_record_is(phase: Phase) -> None:
+    assert must_be_confirmed(record(phase, observed_at=NOW)) == (phase in LIVING)
 
 
-@pytest.mark.parametrize("phase", LIVING)
-def test_what_ec2_has_shown_since_the_record_was_written_counts_for_its_age(phase: Phase) -> None:
-    old = record(phase, observed_at=NOW - FRESH_S - 1)
-
-    assert not is_stale(old, NOW - FRESH_S + 1, NOW, fresh_s=FRESH_S)
-    assert is_stale(old, NOW - FRESH_S - 1, NOW, fresh_s=FRESH_S)
-
-
-def test_nothing_known_is_not_old() -> None:
-    assert not is_stale(None, None, NOW, fresh_s=FRESH_S)
+def test_nothing_known_needs_no_confirmation() -> None:
+    assert not must_be_confirmed(None)
 
 
 # -- cancel ----------------------------------------------------------------------------------------------------------
