@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from puter_client.contract.os_image import Os
+from puter_worker.absences import Absences
+from puter_worker.clock import Clock
 from puter_worker.ec2 import groups, images, instances, keypairs
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.groups import SecurityGroup, Subnet
@@ -61,10 +63,24 @@ class TargetId(msgspec.Struct, frozen=True, order=True):
 
 
 class Target:
-    """What stages use of one target: cached answers, look-ups of many keys, paced calls."""
+    """What stages use of one target: cached answers, look-ups of many keys, paced calls.
+
+    Attributes:
+        target_id: which target.
+        caller: makes the calls.
+        pacer: holds them to EC2's rates.
+        absences: what looks at this target did not show.
+    """
 
     def __init__(
-        self, target_id: TargetId, caller: Caller, pacer: Pacer, timings: Timings, *, private_keys: Path | None = None
+        self,
+        target_id: TargetId,
+        caller: Caller,
+        pacer: Pacer,
+        timings: Timings,
+        *,
+        clock: Clock,
+        private_keys: Path | None = None,
     ) -> None:
         """`private_keys`: the folder for keys that EC2 makes, for clients that cannot make one; None: it makes none."""
         self.target_id = target_id
@@ -72,6 +88,7 @@ class Target:
         self._private_keys = private_keys
         self.caller = caller
         self.pacer = pacer
+        self.absences = Absences(clock, over_s=timings.second_look_s)
         self._cache: dict[tuple[Hashable, ...], tuple[float, asyncio.Future[Any]]] = {}
 
     def __str__(self) -> str:
@@ -242,8 +259,9 @@ class Targets:
                 pace=pacer.pace,
                 throttled=pacer.slow_down,
             )
+            clock = self._store.db.clock
             target = self._targets[target_id] = Target(
-                target_id, caller, pacer, self._timings, private_keys=self._private_keys
+                target_id, caller, pacer, self._timings, clock=clock, private_keys=self._private_keys
             )
         return target
 

@@ -23,6 +23,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         cancel_again_s: how often the cancellation of a task is repeated until the task has ended.
 
         keep_s: how long records, and what belongs to them, are kept: at least 30 days after their end.
+        longest_put_off_s: no look-up, launch, intent or ingress rule is put off for longer.
         unclaimed_s: a key that another stage must move is looked at again after this.
         restart_s: a key whose job was lost is restarted after this.
         job_timeout_s: time-out of an ensure job, which normally ends much sooner.
@@ -60,7 +61,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         send_again_s: pause before an intent is sent again; doubled after each send.
         send_again_longest_s: the longest such pause.
         second_look_s: instances that a look-up misses are looked for again after this; EC2 gives no bound for how long
-            a new instance may stay unseen, in practice it is seconds.
+            a new instance may stay unseen, in practice it is seconds. What was missed over this stretch counts as gone.
         safe_to_repeat_s: after this it is not known whether EC2 still remembers a ClientToken.
         in_flight_s: a launch reaches EC2 at the latest this long after it was sent: sdk_read_s.
         remembered_s: EC2 shows everything that was launched longer ago than this.
@@ -82,8 +83,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         awaited_s: how often running machines are looked at while keys wait for one of them to end.
         reread_s: how long an observer uses a record as it last read or wrote it.
         overdue_s: a machine is shown as overdue this long after its deadline: shutting down takes a moment.
-        forgotten_s: EC2 shows an ended instance for about an hour; a machine that it has not shown for this long has
-            ended.
+        forgotten_s: EC2 shows an ended instance for about an hour; a machine that it has not shown for this long, and
+            that several looks have missed, has ended.
 
         sdk_connect_s: connect time-out of the SDK.
         sdk_read_s: how long the SDK waits for AWS's answer.
@@ -113,6 +114,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     cancel_again_s: float = 0.5
 
     keep_s: int = 31 * 86_400
+    longest_put_off_s: float = 60.0
     unclaimed_s: float = 600.0
     restart_s: float = 14.0
     job_timeout_s: float = 10.0

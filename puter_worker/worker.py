@@ -49,13 +49,14 @@ class Worker:
         timings: Timings | None = None,
         rates: Rates | None = None,
         sessions: Sessions | None = None,
+        clock: Clock | None = None,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_ready` is called when the worker begins to take requests; None gives the production value."""
         timings = timings or Timings()
         self._settings = settings
         self._on_ready = on_ready
-        self._clock = Clock()
+        self._clock = clock or Clock()
         self._redis = arq_redis(connection_pool(settings.redis_url, max_connections=MAX_CONNECTIONS))
         self._sessions = sessions or Sessions(timings, version=puter_worker.__version__)
         self.store = Store(self._redis, clock=self._clock, timings=timings)

@@ -25,6 +25,7 @@ from puter_worker.target import Target
 from puter_worker.timings import Timings
 
 _log = structlog.get_logger("puter.confirm")
+GONE_AFTER_LOOKS = 3
 _EVENTS = {
     Phase.PENDING: EventKind.INSTANCE_PENDING,
     Phase.RUNNING: EventKind.INSTANCE_RUNNING,
@@ -78,8 +79,12 @@ class Confirm:
         """The record updated with what EC2 shows, or no longer shows; the same record if that means nothing."""
         instance = shown.get(record.instance_id or "")
         if instance is not None:
+            self._target.absences.shown(instance.instance_id)
             return with_instance(record, instance, self._target.target_id, now, self._timings)
-        return gone(record, observed_at, now, self._timings) or record
+        absent = self._target.absences.missed(record.instance_id or "", looks=GONE_AFTER_LOOKS)
+        seen_at = max(record.observed_at or 0.0, observed_at or 0.0)
+        unseen_s = self._store.db.clock.age(seen_at) if seen_at else 0.0
+        return gone(record, now, unseen_s=unseen_s, absent=absent, timings=self._timings) or record
 
     async def _write(self, changed: Sequence[tuple[Versioned[Record], Record]]) -> dict[PuterKey, Versioned[Record]]:
         """Write changed records; returns by key those that were written, as they are now."""

@@ -93,13 +93,12 @@ def seen_otherwise(
     return msgspec.structs.replace(spec, **shown, run=None, env={}, user_data=None) if shown else None
 
 
-def gone(record: Record, observed_at: float | None, now: float, timings: Timings) -> Record | None:
-    """The record of an instance that EC2 has not shown for `forgotten_s`, as ended; None before that time.
+def gone(record: Record, now: float, *, unseen_s: float, absent: bool, timings: Timings) -> Record | None:
+    """The record of an instance that EC2 has forgotten, as ended; None as long as it may exist.
 
-    `observed_at`: when EC2 last showed the machine, if this is stored apart from the record.
+    `unseen_s`: how long ago EC2 last showed it; `absent`: whether several looks in a row have not shown it.
     """
-    seen_at = max(record.observed_at or 0.0, observed_at or 0.0) or now
-    if now - seen_at < timings.forgotten_s:
+    if not absent or unseen_s < timings.forgotten_s:
         return None
     return transitions.terminated(
         record, "EC2 no longer knows the machine; it ended some time after it was last seen", now

@@ -173,9 +173,10 @@ class Launch(Stage):
         def put(txn: Txn, one: Waiting) -> None:
             now = self._store.now()
             # Waiting for a quota, or for tokens while there is capacity, does not count as waiting for capacity.
-            since = None if choice.dry_since is None else max(choice.dry_since, one.record.short_since or now)
-            if since is not None and now - since >= one.spec.give_up_after_s:
-                error = NoCapacity(f"{choice.why}; gave up after {format_duration(now - since)}")
+            since = None if choice.dry_since is None else min(now, max(choice.dry_since, one.record.short_since or now))
+            waited_s = 0.0 if since is None else self._store.db.clock.age(since)
+            if since is not None and waited_s >= one.spec.give_up_after_s:
+                error = NoCapacity(f"{choice.why}; gave up after {format_duration(waited_s)}")
                 put_failed(self._store, txn, target, one.stored, error, now)
                 return
             reason = f"{choice.why}, {live} machines live; waiting for machines to end" if choice.quota else choice.why

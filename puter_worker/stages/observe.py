@@ -38,6 +38,7 @@ class Observe(Stage):
         super().__init__()
         self.topics = frozenset({wakeups.machines(str(target)), wakeups.launches(str(target))})
         self._store = store
+        self._clock = store.db.clock
         self._target = target
         self._timings = timings
         self._quiet_s = quiet_s
@@ -49,7 +50,7 @@ class Observe(Stage):
 
     async def run_once(self) -> float:
         """Read the machines that are due."""
-        now, name = self._store.now(), str(self._target)
+        now, name = self._clock.monotonic(), str(self._target)
         if now >= await self._sweep_due(now):
             await self._sweep()
             self._swept_at = self._looked_at = now
@@ -64,7 +65,7 @@ class Observe(Stage):
         due = await self._sweep_due(now)
         if starting:
             due = min(due, self._looked_at + self._timings.starting_s)
-        return until_due(due, self._store.now(), at_most=self._timings.sweep_s)
+        return until_due(due, self._clock.monotonic(), at_most=self._timings.sweep_s)
 
     async def _sweep(self) -> None:
         live = await self._store.machines.live(str(self._target))
@@ -101,11 +102,11 @@ class Observe(Stage):
         """Use this record for `reread_s` from when it was read or written: not longer because nothing has changed."""
         known = self._known.get(one.value.key)
         if known is None or known[1].rev != one.rev:
-            self._known[one.value.key] = (self._store.now() + self._timings.reread_s, one)
+            self._known[one.value.key] = (self._clock.monotonic() + self._timings.reread_s, one)
 
     async def _records(self, keys: Sequence[PuterKey]) -> list[Versioned[Record]]:
         """The records of these keys, as they were last read or written."""
-        now = self._store.now()
+        now = self._clock.monotonic()
         known = {key: one for key, (until, one) in self._known.items() if now < until}
         unknown = [key for key in keys if key not in known]
         for key in unknown:

@@ -3,8 +3,8 @@
 May run twice: one transaction decides a new key and removes it from the look-ups, with its record's revision as a
 guard. If the worker is killed before it, the key is due again when its claim ends. A key with a living machine is
 removed when no request is parked any more; a request that is parked during a look waits for the next one, because it
-shall rest on what EC2 showed after it was made. An empty look-up means unknown, not absent: the record, its intent, the intent's tag and its token protect
-against a second launch, never this look-up.
+shall rest on what EC2 showed after it was made. An empty look-up means unknown, not absent: the record, its intent,
+the intent's tag and its token protect against a second launch, never this look-up.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Resolve(Stage):
         super().__init__()
         self.topics = frozenset({wakeups.look_ups(str(target))})
         self._store = store
+        self._clock = store.db.clock
         self._target = target
         self._timings = timings
         self._window = BatchWindow(timings.look_up_idle_s, timings.look_up_longest_s, TAGS_A_CALL)
@@ -74,11 +75,11 @@ class Resolve(Stage):
         for namespace, due in (await self._store.look_ups.namespaces(str(self._target))).items():
             if namespace in self._at_work:
                 continue  # the end of its look-up wakes this stage
-            wait_s = max(due, self._not_before.get(namespace, 0.0)) - now
+            wait_s = max(due - now, self._not_before.get(namespace, 0.0) - self._clock.monotonic())
             if wait_s <= 0:
                 wait_s = await self._begin(namespace, now)
             pause_s = min(pause_s, wait_s)
-        self._not_before = {namespace: at for namespace, at in self._not_before.items() if at > now}
+        self._not_before = {one: at for one, at in self._not_before.items() if at > self._clock.monotonic()}
         return pause_s
 
     async def _begin(self, namespace: str, now: float) -> float:
@@ -94,7 +95,7 @@ class Resolve(Stage):
                     return wait_s
             else:
                 # Each call costs a token, however few keys it is for: calls that are not full keep a distance.
-                self._not_before[namespace] = now + self._timings.look_up_apart_s
+                self._not_before[namespace] = self._clock.monotonic() + self._timings.look_up_apart_s
         if not keys:
             return self._timings.sweep_s
         task = self._at_work[namespace] = asyncio.create_task(self.look_up(namespace, keys))
@@ -169,7 +170,7 @@ class Resolve(Stage):
 
     def _is_stale_view(self, record: Record, instance: Instance) -> bool:
         """Whether EC2 still shows an earlier generation as alive that has ended according to the record."""
-        young = self._store.now() - record.created_at < self._timings.stale_view_s
+        young = self._store.db.clock.age(record.created_at) < self._timings.stale_view_s
         return generation_of(instance) < record.generation and instance.state in ALIVE and young
 
     def _adopt(self, txn: Txn, current: Versioned[Record], spec: Spec | None, instance: Instance) -> None:

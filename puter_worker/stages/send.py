@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from puter_worker.clock import STEP_S
 from puter_worker.ec2 import instances as ec2
 from puter_worker.ec2.instances import Instance
 from puter_worker.errors import Ec2Error, Handling, StageError, is_final, reason_after
@@ -48,6 +49,7 @@ _log = structlog.get_logger("puter.launch")
 # The image, key pair and group of a launch are cached for minutes; a user may have deleted one meanwhile.
 GONE = frozenset({"InvalidKeyPair.NotFound", "InvalidGroup.NotFound", "InvalidAMIID.NotFound"})
 MOST_MADE_ANEW = 3
+ABSENT_AFTER_LOOKS = 2
 _HAS_ENDED = "an earlier machine of this name has ended; launching the next"
 
 
@@ -104,17 +106,22 @@ class Sender:
                 return
         if len(found) == len(intent.members):
             await self._members.launched(intent, found)
-        elif found or intent.refused or now - intent.made_at > self._timings.safe_to_repeat_s:
+        elif found or intent.refused or self._is_old(intent):
             await self._missed(current, found)
         else:
             await self._send_again(current)
+
+    def _is_old(self, intent: Intent) -> bool:
+        """Whether EC2 may have forgotten the intent's token; also if nobody knows how long ago it was made."""
+        clock, safe_s = self._store.db.clock, self._timings.safe_to_repeat_s
+        return not 0.0 <= clock.now() - intent.made_at + STEP_S <= safe_s or clock.was_set_within(safe_s)
 
     async def _send_again(self, current: Versioned[Intent]) -> None:
         intent, lease_s = current.value, self._timings.intent_lease_s
         # The tokens for its machines were taken when it was first sent.
         wait_s = await self._target.pacer.take_now(RUN_INSTANCES)
         if wait_s > 0:
-            await self._store.intents.renew(intent, self._store.now() + wait_s)
+            await self._store.intents.renew(intent, self._store.now() + min(wait_s, lease_s))
             return
         txn, again = Txn(), intent.replace(doubtful=True, sends=intent.sends + 1)
         leased_until = self._store.now() + lease_s
@@ -254,13 +261,12 @@ class Sender:
 
     async def _looks_again(self, current: Versioned[Intent]) -> bool:
         """Whether missing instances are looked for again before they count as absent; if so, the intent is delayed."""
-        intent, now = current.value, self._store.now()
-        if intent.missed_at is not None and now - intent.missed_at >= self._timings.second_look_s:
+        intent, timings = current.value, self._timings
+        first = not self._target.absences.knows(intent.intent_id)
+        if self._target.absences.missed(intent.intent_id, looks=ABSENT_AFTER_LOOKS):
             return False
-        looking = intent if intent.missed_at is not None else intent.replace(missed_at=now)
-        wait_s = self._timings.second_look_s if intent.missed_at is None else self._timings.send_again_s
         reason = "EC2 does not show all machines of the launch yet; looking again"
-        await self._members.delayed(current, looking, reason, wait_s)
+        await self._members.delayed(current, intent, reason, timings.second_look_s if first else timings.send_again_s)
         return True
 
     async def _look_up(self, intent: Intent) -> Sequence[Instance]:

@@ -35,6 +35,8 @@ LOCK_PREFIX = in_progress_key_prefix  # + job id: a worker runs the job
 JOB_PREFIX = job_key_prefix  # + job id: the job's body
 FUNCTION = "ensure_puter"
 JOB_KEPT_MS = 86_400_000
+# No job is put off for longer: one that is due later was queued before Redis's clock was set back.
+LATE_MS = 120_000
 # A namespace's share of the queue: its 10,000 keys do not delay another namespace's single key.
 ROOM_IN_QUEUE = 500
 # The room of four namespaces: jobs beyond these are not read, so their namespaces do not take turns.
@@ -97,14 +99,20 @@ class JobQueue:
 
     async def due(self, most: int) -> list[str]:
         """Ids of jobs that are due, the earliest first; jobs that are running are among them."""
-        due = await self._db.redis.zrangebyscore(QUEUE, "-inf", int(self._db.now() * 1000), start=0, num=most)
+        now_ms = int(self._db.now() * 1000)
+        due = await self._db.redis.zrangebyscore(QUEUE, "-inf", now_ms, start=0, num=most)
+        if not due:
+            due = await self._db.redis.zrangebyscore(QUEUE, f"({now_ms + LATE_MS}", "+inf", start=0, num=most)
         return [raw.decode() for raw in due]
 
     async def next_due(self) -> float | None:
         """When the earliest job that is not due yet becomes due; seconds of Redis TIME."""
-        after = f"({int(self._db.now() * 1000)}"
-        first = await self._db.redis.zrangebyscore(QUEUE, after, "+inf", start=0, num=1, withscores=True)
-        return float(first[0][1]) / 1000 if first else None
+        now_ms = int(self._db.now() * 1000)
+        first = await self._db.redis.zrangebyscore(QUEUE, f"({now_ms}", "+inf", start=0, num=1, withscores=True)
+        if not first:
+            return None
+        at_ms = float(first[0][1])
+        return at_ms / 1000 if at_ms <= now_ms + LATE_MS else now_ms / 1000
 
     async def lock(self, ids: Sequence[str]) -> dict[str, int]:
         """Lock the jobs among these that are due and that no worker runs; returns their scores in the queue."""
@@ -115,6 +123,7 @@ class JobQueue:
             QUEUE,
             ids,
             now_ms=int(self._db.now() * 1000),
+            late_ms=LATE_MS,
             lock_ms=int(self._db.timings.job_lock_s * 1000),
             lock_prefix=LOCK_PREFIX,
             places_prefix=names.places(""),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from puter_worker.store import names
 from puter_worker.store.backoff import Backoff
 from puter_worker.store.database import Database
@@ -19,7 +21,14 @@ class Backoffs:
         """All backoffs of a target, by name."""
         raws = await self._db.redis.hgetall(names.backoffs(target))
         found = {name.decode(): decode(raw, Backoff, names.backoffs(target)) for name, raw in raws.items()}
-        return {name: backoff for name, backoff in found.items() if backoff is not None}
+        # One that ends later was written before Redis's clock was set back: it has ended.
+        now, timings = self._db.now(), self._db.timings
+        late = now + max(timings.no_capacity_s, timings.quota_s)
+        return {
+            name: backoff if backoff.until <= late else msgspec.structs.replace(backoff, until=now)
+            for name, backoff in found.items()
+            if backoff is not None
+        }
 
     def put(self, txn: Txn, target: str, name: str, backoff: Backoff | None) -> None:
         """Store the backoff of a place or quota; None removes it."""

@@ -14,7 +14,7 @@ local function on_its_way(key)
   for n = 1, #fields, 2 do
     if string.sub(fields[n], 1, 5) == 'sent:' then
       local amount, till = string.match(fields[n + 1], '^(%S+) (%S+)$')
-      if tonumber(till) < now then
+      if tonumber(till) < now or tonumber(till) > now + 60 then  -- later: Redis's clock was set back
         redis.call('HDEL', key, fields[n])
       else
         sum = sum + tonumber(amount)
@@ -30,7 +30,7 @@ for i, key in ipairs(KEYS) do
   local reserve, amount = tonumber(ARGV[4 * i + 1]), tonumber(ARGV[4 * i + 2])
   local state = redis.call('HMGET', key, 'tokens', 'at', 'slow_until', 'factor')
   local at = tonumber(state[2]) or now
-  if state[3] and now < tonumber(state[3]) then
+  if state[3] and now < tonumber(state[3]) and tonumber(state[3]) < now + 600 then
     rate = rate * tonumber(state[4])
     size = math.max(1, size * tonumber(state[4]))
   end

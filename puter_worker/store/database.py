@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import structlog
 from redis.exceptions import RedisError, ResponseError
 
 from puter_worker.clock import Clock
@@ -17,6 +17,7 @@ from puter_worker.timings import Timings
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+_log = structlog.get_logger("puter.store")
 # Redis serves no other client while a transaction runs, so transactions are short.
 WRITE_AT_ONCE = 50
 NEEDS_NOTHING = "nothing"  # every write is on disk before it is answered
@@ -52,10 +53,12 @@ class Database:
         self.durability: str | None = None
 
     async def sync_clock(self) -> None:
-        """Measure the difference between this host's clock and Redis TIME; call this from time to time."""
-        sent_at = time.time()
+        """Learn what Redis TIME is; call this from time to time."""
+        sent_at = self.clock.monotonic()
         seconds, micros = await self.redis.time()
-        self.clock.learn(seconds + micros / 1e6, sent_at=sent_at, answered_at=time.time())
+        step_s = self.clock.learn(seconds + micros / 1e6, sent_at=sent_at, answered_at=self.clock.monotonic())
+        if step_s is not None:
+            _log.warning("redis.clock_set", by_s=round(step_s, 3))
 
     def now(self) -> float:
         """Redis TIME, in seconds since 1970."""

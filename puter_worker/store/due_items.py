@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from puter_client.contract.key import PuterKey
 from puter_worker.store import names
@@ -15,18 +15,21 @@ class DueItems:
     """One sorted set of members, with the time from which each is due.
 
     A claim makes an item due again later, so an item that a dead worker had claimed becomes due again by itself.
+    Nothing is put off for longer than `longest_s`: an item that is due later than that was added before Redis's clock
+    was set back, and is due now.
     """
 
-    def __init__(self, db: Database, name: str, *, topic: str | None) -> None:
+    def __init__(self, db: Database, name: str, *, topic: str | None, longest_s: float) -> None:
         """`name`: the sorted set's name; `topic`: its stages are woken by a change (see `wakeups`); None wakes none."""
         self._db = db
         self.name = name
         self._topic = topic
+        self._longest_s = longest_s
 
     @classmethod
-    def of(cls, db: Database, what: str, target: str, *, topic: str) -> DueItems:
+    def of(cls, db: Database, what: str, target: str, *, topic: str, longest_s: float) -> DueItems:
         """The items of a target that one stage processes; `what` names them."""
-        return cls(db, names.due(what, target), topic=topic)
+        return cls(db, names.due(what, target), topic=topic, longest_s=longest_s)
 
     def add(self, txn: Txn, member: str | bytes, at: float, *, if_new: bool = False) -> None:
         """Make the member due from this time on. `if_new`: a member that is already in the set keeps its time."""
@@ -53,7 +56,9 @@ class DueItems:
 
     async def claim(self, most: int, until: float) -> list[bytes]:
         """Claim up to `most` due members until that time: no other worker gets them before."""
-        return await self._db.scripts.claim(self.name, now=self._db.now(), until=until, most=most) if most else []
+        now = self._db.now()
+        late = now + self._longest_s
+        return await self._db.scripts.claim(self.name, now=now, until=until, most=most, late=late) if most else []
 
     async def claim_these(self, members: Iterable[str], until: float) -> None:
         """Claim these members, which are due, until that time."""
@@ -63,12 +68,21 @@ class DueItems:
         """The members that are due, with their times, the earliest first."""
         limit = {} if most is None else {"start": 0, "num": most}
         pairs = await self._db.redis.zrangebyscore(self.name, "-inf", now, withscores=True, **limit)
-        return {member.decode(): at for member, at in pairs}
+        if pairs:
+            return {member.decode(): at for member, at in pairs}
+        late = await self._db.redis.zrangebyscore(self.name, f"({now + self._longest_s}", "+inf", **limit)
+        return {member.decode(): 0.0 for member in late}
 
     async def next_due(self) -> float | None:
         """When the earliest member is due; None if there is none."""
-        first = await self._db.redis.zrange(self.name, 0, 0, withscores=True)
-        return float(first[0][1]) if first else None
+        return self.earliest(await self._db.redis.zrange(self.name, 0, 0, withscores=True))
+
+    def earliest(self, first: Sequence[tuple[bytes, float]]) -> float | None:
+        """When the earliest member is due; `first`: it with its time, or nothing if there is none."""
+        if not first:
+            return None
+        at = float(first[0][1])
+        return at if at <= self._db.now() + self._longest_s else 0.0
 
 
 class DueByNamespace:
@@ -82,6 +96,7 @@ class DueByNamespace:
         groups: Callable[[str], str],
         items: Callable[[str, str], str],
         topic: Callable[[str], str],
+        longest_s: float,
     ) -> None:
         """`groups` gives the name of a target's set of namespaces, `items` that of a namespace's sorted set."""
         self._db = db
@@ -89,10 +104,12 @@ class DueByNamespace:
         self._groups = groups
         self._items = items
         self._topic = topic
+        self._longest_s = longest_s
 
     def of(self, target: str, namespace: str) -> DueItems:
         """One namespace's items; their members are tags."""
-        return DueItems(self._db, self._items(target, namespace), topic=self._topic(target))
+        topic, items = self._topic(target), self._items(target, namespace)
+        return DueItems(self._db, items, topic=topic, longest_s=self._longest_s)
 
     def add(self, txn: Txn, target: str, key: PuterKey, at: float, *, if_new: bool = False) -> None:
         """Make the key due in this target from this time on. `if_new`: a key that is already there keeps its time."""
@@ -125,7 +142,11 @@ class DueByNamespace:
             for namespace in found:
                 pipe.zrange(self._items(target, namespace), 0, 0, withscores=True)
             firsts = await pipe.execute()
+        due: dict[str, float] = {}
         for namespace, first in zip(found, firsts, strict=True):
-            if not first:
+            at = self.of(target, namespace).earliest(first)
+            if at is None:
                 await self._db.scripts.leave(self._groups(target), self._items(target, namespace), namespace)
-        return {namespace: float(first[0][1]) for namespace, first in zip(found, firsts, strict=True) if first}
+            else:
+                due[namespace] = at
+        return due

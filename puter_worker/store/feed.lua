@@ -6,6 +6,7 @@
 local now, fed = tonumber(ARGV[2]), 0
 -- A place becomes free when its job starts; the place of a job that was lost becomes free after a while.
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[5]) * 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], now + tonumber(ARGV[5]) * 1000, '+inf')  -- Redis's clock was set back
 local room = tonumber(ARGV[3]) - redis.call('ZCARD', KEYS[2])
 for _ = 1, math.min(room, redis.call('LLEN', KEYS[1])) do
   local tag = redis.call('LPOP', KEYS[1])

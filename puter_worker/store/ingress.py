@@ -40,7 +40,7 @@ class IngressRules:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self.items = DueItems(db, names.INGRESS, topic=wakeups.INGRESS)
+        self.items = DueItems(db, names.INGRESS, topic=wakeups.INGRESS, longest_s=db.timings.longest_put_off_s)
 
     def add(self, txn: Txn, rule: IngressRule, now: float) -> None:
         """Note a rule for a machine that exists, or is about to be launched."""

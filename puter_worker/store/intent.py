@@ -64,7 +64,6 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         doubtful: whether the outcome of any send is unknown.
         refused: EC2's error code, if EC2 refused a later send of a doubtful intent.
         token_known: EC2 has bound the token to another launch, so this intent launches nothing.
-        missed_at: when a look-up first missed machines of it, after a refusal or when it may not be sent again.
     """
 
     v: Literal[1] = 1
@@ -80,7 +79,6 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     doubtful: bool = False
     refused: str | None = None
     token_known: bool = False
-    missed_at: float | None = None
 
     @property
     def keys(self) -> list[PuterKey]:

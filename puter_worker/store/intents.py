@@ -22,7 +22,9 @@ class Intents:
 
     def open_of(self, target: str) -> DueItems:
         """The open intents of one target, by the time at which their lease ends."""
-        return DueItems.of(self._db, names.INTENTS, target, topic=wakeups.intents(target))
+        return DueItems.of(
+            self._db, names.INTENTS, target, topic=wakeups.intents(target), longest_s=self._db.timings.longest_put_off_s
+        )
 
     async def read(self, intent_id: str) -> Versioned[Intent | None]:
         """One intent with its revision."""

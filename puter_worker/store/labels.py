@@ -42,7 +42,9 @@ class Labels:
 
     def of(self, target: str) -> DueItems:
         """The labels of one target, as due items."""
-        return DueItems.of(self._db, names.LABELS, target, topic=wakeups.LABELS)
+        return DueItems.of(
+            self._db, names.LABELS, target, topic=wakeups.LABELS, longest_s=self._db.timings.label_refused_s
+        )
 
     def add(self, txn: Txn, record: Record) -> None:
         """Note that the record's machine needs its own tags."""

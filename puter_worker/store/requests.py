@@ -29,7 +29,7 @@ class Requests:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self.parked_keys = DueItems(db, names.PARKED, topic=None)
+        self.parked_keys = DueItems(db, names.PARKED, topic=None, longest_s=db.timings.unclaimed_s)
 
     async def ready(self) -> list[str]:
         """Namespaces whose inbox may hold requests. Clients write them: bytes that are not UTF-8 become surrogates."""

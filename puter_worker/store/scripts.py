@@ -53,13 +53,14 @@ class Scripts:
         ids: Sequence[str],
         *,
         now_ms: int,
+        late_ms: int,
         lock_ms: int,
         lock_prefix: str,
         places_prefix: str,
         holder: str,
     ) -> dict[str, int]:
         """Lock due jobs; returns the score in the queue of each job that the holder has locked."""
-        args = [now_ms, lock_ms, lock_prefix, places_prefix, holder, *ids]
+        args = [now_ms, lock_ms, lock_prefix, places_prefix, holder, now_ms + late_ms, *ids]
         answer = iter(await self._start(keys=[queue], args=args))
         return {job_id.decode(): int(float(score)) for job_id, score in zip(answer, answer, strict=True)}
 
@@ -78,9 +79,9 @@ class Scripts:
         """Remove a member from a set of groups if its own sorted set is empty."""
         await self._leave(keys=[groups, items], args=[group])
 
-    async def claim(self, name: str, *, now: float, until: float, most: int) -> list[bytes]:
-        """Claim due members of a sorted set until a time."""
-        return list(await self._claim(keys=[name], args=[now, until, most]))
+    async def claim(self, name: str, *, now: float, until: float, most: int, late: float) -> list[bytes]:
+        """Claim due members of a sorted set until a time; none may be due later than `late`."""
+        return list(await self._claim(keys=[name], args=[now, until, most, late]))
 
     async def lease(self, name: str, holder: str, *, for_ms: int) -> int:
         """Take or renew a lease; returns 0 if the holder has it now, else how many ms another one still has it."""

@@ -68,16 +68,26 @@ class Store:
         self.machines = Machines(db, self.targets)
         self.labels = Labels(db)
         self.batches = Batches(db)
-        moving = DueItems(db, names.MOVING, topic=None)
+        moving = DueItems(db, names.MOVING, topic=None, longest_s=timings.unclaimed_s)
         self.records = Records(db, machines=self.machines, labels=self.labels, moving=moving, batches=self.batches)
         self.jobs = JobQueue(db)
         self.requests = Requests(db)
         self.restarts = Restarts(db, self.jobs, moving=moving, parked=self.requests.parked_keys)
         self.look_ups = DueByNamespace(
-            db, self.targets, groups=names.looking, items=names.look_ups, topic=wakeups.look_ups
+            db,
+            self.targets,
+            groups=names.looking,
+            items=names.look_ups,
+            topic=wakeups.look_ups,
+            longest_s=timings.longest_put_off_s,
         )
         self.launch_queue = DueByNamespace(
-            db, self.targets, groups=names.launch_queues, items=names.launch_queue, topic=wakeups.launches
+            db,
+            self.targets,
+            groups=names.launch_queues,
+            items=names.launch_queue,
+            topic=wakeups.launches,
+            longest_s=timings.longest_put_off_s,
         )
         self.intents = Intents(db)
         self.backoffs = Backoffs(db)

@@ -57,7 +57,7 @@ class TokenBuckets:
     async def rate(self, action: str) -> float:
         """How many tokens a second an action's bucket regains now."""
         slow_until, factor = await self._db.redis.hmget(self._name(action), "slow_until", "factor")
-        slowed = slow_until is not None and self._db.now() < float(slow_until)
+        slowed = slow_until is not None and 0 < float(slow_until) - self._db.now() < 600
         return self._rates.of(action).rate * (float(factor) if slowed else 1.0)
 
     async def _ask(self, amounts: Mapping[str, int], call: str) -> tuple[int, float]:

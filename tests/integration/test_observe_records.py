@@ -29,16 +29,16 @@ class HandClock(Clock):
     """A clock that the test sets.
 
     Attributes:
-        ahead_s: by how much it is ahead of Redis's.
+        ahead_s: how many seconds have passed that really have not.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.ahead_s = 0.0
+        super().__init__()
 
-    def now(self) -> float:
-        """Redis TIME, as the test says."""
-        return super().now() + self.ahead_s
+    def monotonic(self) -> float:
+        """Seconds since the host was started, as the test says."""
+        return super().monotonic() + self.ahead_s
 
 
 @pytest.fixture

@@ -433,6 +433,7 @@ async def test_a_lock_whose_answer_was_lost_is_given_to_who_asks_again(then: Sto
             QUEUE,
             ["betty/one"],
             now_ms=NOW_MS,
+            late_ms=60_000,
             lock_ms=12_000,
             lock_prefix=LOCK_PREFIX,
             places_prefix=names.places(""),

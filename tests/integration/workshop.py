@@ -17,6 +17,7 @@ from puter_client.contract.request import Origin
 from puter_client.contract.spec import Spec
 from puter_client.store.clientstore import ClientStore
 from puter_client.view import View, WaitFor
+from puter_worker.clock import Clock
 from puter_worker.rates import Bucket, Rates
 from puter_worker.settings import WorkerSettings
 from puter_worker.timings import Timings
@@ -33,6 +34,18 @@ def spec(**changes: Any) -> Spec:
     return msgspec.structs.replace(SPEC, **changes)
 
 
+class RedisClock(Clock):
+    """A worker's clock, in a world where the clock of Redis's host is set by the test."""
+
+    def __init__(self, shop: Workshop) -> None:
+        super().__init__()
+        self._shop = shop
+
+    def learn(self, redis_time: float, *, sent_at: float, answered_at: float) -> float | None:
+        """Learn what Redis TIME would be if its host's clock had been set."""
+        return super().learn(redis_time + self._shop.redis_ahead_s, sent_at=sent_at, answered_at=answered_at)
+
+
 class Workshop:
     """What a test of the whole way of a request works with.
 
@@ -42,6 +55,7 @@ class Workshop:
         timings: of workers.
         rates: that their pacers keep to.
         ec2: a plain boto3 client, for looking at what EC2 holds.
+        redis_ahead_s: by how much the clock of Redis's host was set.
     """
 
     def __init__(self, server: RedisServer, endpoint: str) -> None:
@@ -50,6 +64,7 @@ class Workshop:
         self.client = self.client_of("betty")
         self.ec2: Any = boto3.client("ec2", region_name="us-east-1", endpoint_url=endpoint)
         self._workers = 0
+        self.redis_ahead_s = 0.0
         self.timings = Timings()
         self.rates = Rates()
 
@@ -63,7 +78,8 @@ class Workshop:
 
     def worker(self, *, on_ready: Callable[[], None] = lambda: None, **changes: Any) -> Worker:
         """A worker with the workshop's timings and rates, and these settings."""
-        return Worker(self.settings(**changes), timings=self.timings, rates=self.rates, on_ready=on_ready)
+        clock = RedisClock(self)
+        return Worker(self.settings(**changes), timings=self.timings, rates=self.rates, clock=clock, on_ready=on_ready)
 
     def client_of(self, namespace: str) -> PuterClient:
         """A client in another namespace."""

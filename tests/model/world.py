@@ -180,7 +180,7 @@ class World:
     def _process(self, host: str) -> Process:
         self._lives[host] += 1
         store, clock = self.store, self.store.db.clock
-        target = _Target(TARGET, _Caller(self.steps, self.cloud), _Pacer(self, clock), TIMINGS)
+        target = _Target(TARGET, _Caller(self.steps, self.cloud), _Pacer(self, clock), TIMINGS, clock=clock)
         memory, name = Memory(None), str(TARGET)
         if host in self._memories and (known := self._memories[host].of(name)) is not None:
             memory.keep(name, known)  # as from the state folder

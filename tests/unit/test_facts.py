@@ -135,21 +135,17 @@ def test_nothing_moves_while_nothing_changes() -> None:
     assert with_instance(old, instance(), TARGET, NOW + 5, TIMINGS) == old.replace(observed_at=NOW + 5)
 
 
-def test_absence_means_nothing_until_ec2_would_have_forgotten_it() -> None:
-    assert gone(record(Phase.RUNNING, observed_at=NOW - FORGOTTEN_S + 1), None, NOW, TIMINGS) is None
-    assert gone(record(Phase.RUNNING, observed_at=None), None, NOW, TIMINGS) is None
+@pytest.mark.parametrize(
+    ("unseen_s", "absent", "ends"),
+    [(FORGOTTEN_S, True, True), (FORGOTTEN_S - 1, True, False), (FORGOTTEN_S * 100, False, False), (0.0, True, False)],
+)
+def test_a_machine_is_gone_when_ec2_has_forgotten_it_and_several_looks_say_so(
+    unseen_s: float, absent: bool, ends: bool
+) -> None:
+    ended = gone(record(Phase.RUNNING), NOW, unseen_s=unseen_s, absent=absent, timings=TIMINGS)
 
-    ended = gone(record(Phase.RUNNING, observed_at=NOW - FORGOTTEN_S - 1), None, NOW, TIMINGS)
-
-    assert ended
-    assert (ended.phase, ended.ended_at) == (Phase.TERMINATED, NOW)
-
-
-def test_what_was_seen_since_its_record_was_written_is_not_forgotten() -> None:
-    old = record(Phase.RUNNING, observed_at=NOW - FORGOTTEN_S - 1)
-
-    assert gone(old, NOW - FORGOTTEN_S + 1, NOW, TIMINGS) is None
-    assert gone(old, NOW - FORGOTTEN_S - 1, NOW, TIMINGS)
+    assert (ended is not None) == ends
+    assert ended is None or (ended.phase, ended.ended_at) == (Phase.TERMINATED, NOW)
 
 
 @pytest.mark.parametrize(
