@@ -6,7 +6,6 @@ Two leaders of one target at once are harmless (each stage says why); the lease 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
 
 import structlog
@@ -16,6 +15,7 @@ from puter_worker.memory import Memory
 from puter_worker.runner import Runner
 from puter_worker.settings import WorkerSettings
 from puter_worker.stages.explain import Explain
+from puter_worker.stages.forgotten import Forgotten
 from puter_worker.stages.launch import Launch
 from puter_worker.stages.observe import Observe
 from puter_worker.stages.quarantine import Quarantine
@@ -54,14 +54,15 @@ class Lead(Stage):
         self._settings = settings
         self._clock = clock
         self._timings = timings
-        self._memory = Memory(settings.memory_folder)
+        self._memory = Memory(settings.memory_folder, clock=clock)
+        self._forgotten = Forgotten(store, targets, self._memory)
         self._leading: dict[str, asyncio.Task[None]] = {}
         self._draining = asyncio.Event()
 
     async def run_once(self) -> float:
         """Take over targets that have no leader."""
         targets = await self._store.targets.all()
-        await self._remember(targets)
+        await self._forgotten.compare(targets)  # a target that it notes is led in the next run, which that wakes
         pause_s = self._timings.lease_renew_s if targets else self._timings.sweep_s
         for text in targets:
             running = self._leading.get(text)
@@ -80,16 +81,6 @@ class Lead(Stage):
             else:
                 self._leading[text] = asyncio.create_task(self._lead(self._targets.get(target_id)))
         return pause_s
-
-    async def _remember(self, targets: Sequence[str]) -> None:
-        """Remember how far Redis has got, also for targets of other leaders: this worker may lead them next."""
-        if not targets:
-            return
-        shown = await self._store.epochs.read()
-        for target in targets:
-            known = self._memory.of(target)
-            if known is None or not known.contradicts(shown):
-                self._memory.saw(target, shown, self._clock.host_now())
 
     async def drain(self) -> None:
         """Let the launches in progress end, and release every lease."""
@@ -110,7 +101,7 @@ class Lead(Stage):
         )
         launch = Launch(store, target, gate, timings, most=most)
         return [
-            Resolve(store, target, timings),
+            Resolve(store, target, self._forgotten, timings),
             launch,
             Explain(store, target, gate, timings, most=most, busy=launch.is_busy),
             Replay(store, target, gate, timings),

@@ -93,6 +93,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         profiles_s: how long the list of this host's AWS profiles is cached.
         unsure_after_s: how long a leader waits to learn the account of its credentials,
         unsure_s: and how long it waits before the next attempt if it got no answer.
+        unsure_kept_s: a target that may hold forgotten machines is waited for as long as some worker that remembers a
+            launch there has said so within this.
         target_cache_s: how long images, key pairs and groups are cached: a new Amazon Linux is noticed after it.
         unlabelled_cache_s: how long the list of machines without their own tags is cached.
 
@@ -178,6 +180,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     profiles_s: float = 5.0
     unsure_after_s: float = 2.0
     unsure_s: float = 5.0
+    unsure_kept_s: float = 30.0
     target_cache_s: float = 600.0
     unlabelled_cache_s: float = 10.0
 

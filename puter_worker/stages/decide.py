@@ -87,7 +87,8 @@ def decide(old: Record | None, served: Spec | None, request: UpRequest, key: Put
 def _found(old: Record, request: UpRequest) -> Decision:
     """Decide the first request for a machine that was found in EC2 after Redis had forgotten it."""
     spec = request.spec
-    if other := seen_otherwise(spec, instance_type=old.instance_type, image_id=old.ami_id):
+    target = TargetId.parse(old.target) if old.target else None
+    if other := seen_otherwise(spec, instance_type=old.instance_type, image_id=old.ami_id, target=target):
         return Decision(row=_row(old, Outcome.CONFLICT, conflict(old, other, spec)))
     ours = old.key_name in ([spec.key_name] if spec.key_name else default_names(spec.public_key))
     path = old.private_key_path or (spec.private_key_path if ours else None)
@@ -106,6 +107,8 @@ def adopted(
         image_id=instance.image_id,
         subnet_id=instance.subnet_id,
         spot=instance.lifecycle == "spot",
+        target=target,
+        wanted=TargetId.parse(record.target) if record.target else None,
     )
     if spec and other:
         found = found.replace(spec_digest=spec_digest(other), has_workload=False)

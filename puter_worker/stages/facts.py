@@ -75,13 +75,25 @@ def with_instance(record: Record, instance: Instance, target: TargetId, now: flo
 
 
 def seen_otherwise(
-    spec: Spec, *, instance_type: str | None, image_id: str | None, subnet_id: str | None = None, spot: bool = False
+    spec: Spec,
+    *,
+    instance_type: str | None,
+    image_id: str | None,
+    subnet_id: str | None = None,
+    spot: bool = False,
+    target: TargetId | None = None,
+    wanted: TargetId | None = None,
 ) -> Spec | None:
     """The requested spec, changed to what EC2 shows of the machine; None if the two do not differ.
 
-    Fields that EC2 does not show (workload, environment, user data) are empty then.
+    `target`: where the machine was found; `wanted`: where it was requested, if that is known. Fields that EC2 does not
+    show (workload, environment, user data) are empty then.
     """
     shown: dict[str, Any] = {}
+    if target and target.region != (wanted.region if wanted else spec.region or target.region):
+        shown["region"] = target.region
+    if target and wanted and (target.account, target.profile) != (wanted.account, wanted.profile):
+        shown["profile"] = target.profile or None
     if instance_type and instance_type not in (spec.instance_type, *spec.instance_types):
         shown |= {"instance_type": instance_type, "instance_types": ()}
     if spec.ami and image_id and image_id != spec.ami:

@@ -3,7 +3,8 @@
 Every leader checks this gate before it launches or replays. While Redis has got as far as this worker remembers, the
 gate is open. If Redis was emptied or restored to an older state, the target waits, and adopts its living machines
 before anything is launched. It waits 10 s, which is longer than EC2 takes to show a launch, counted from when the last
-remembered launch of any worker must have reached EC2. A worker that has never seen the target has nothing to wait for.
+remembered launch of any worker must have reached EC2. After a launch of long ago it only adopts. A worker that has
+never seen the target has nothing to wait for, unless another one has noted that Redis has lost something of it.
 An intent is opened only in the epoch that was checked: its transaction has the epoch as a guard.
 """
 
@@ -18,7 +19,8 @@ from puter_client.contract.record import Record
 from puter_worker.clock import Clock
 from puter_worker.ec2.instances import Instance, find_managed
 from puter_worker.ec2.tags import BATCH, EXPIRES_AT, OWNER, is_labelled, key_of
-from puter_worker.memory import Epoch, Memory, Remembered
+from puter_worker.errors import StageError, is_final
+from puter_worker.memory import Epoch, Memory
 from puter_worker.stages.confirm import put_adopted
 from puter_worker.stages.decide import adopted
 from puter_worker.stages.facts import choose
@@ -56,34 +58,46 @@ class Quarantine:
 
     async def open(self) -> bool:
         """Whether the target may launch now."""
-        name, now = str(self._target), self._clock.host_now()
+        name = str(self._target)
         shown = await self._store.epochs.read()
+        noted = name in await self._store.unsure.all()
         known = self._memory.of(name)
         forgot = known is not None and known.contradicts(shown)
-        recent = known is not None and (
-            name in self._memory.seen_alive or now - known.launched_at < self._timings.remembered_s
-        )
-        if forgot and recent:
-            if self._until is None:
-                # The sender of a launch waits for its answer for in_flight_s: by then EC2 has received it.
-                in_flight_s = max(0.0, known.launched_at + self._timings.in_flight_s - now) if known else 0.0
-                wait_s = self._quarantine_s + min(in_flight_s, self._timings.in_flight_s)
-                _log.warning("redis.forgot", target=name, wait_s=wait_s)
-                self._until = self._clock.monotonic() + wait_s
-            if self._clock.monotonic() < self._until:
-                self.epoch = None
-                return False
-            await Adopter(self._store, self._target, self._timings).adopt_living()
+        # Of a launch that only another worker remembers it is not known how long ago it was.
+        ago_s = known.launched_ago_s(self._clock) if known is not None and forgot else 0.0
+        recent = name in self._memory.seen_alive or ago_s < self._timings.remembered_s
+        if (forgot or noted) and recent and not self._is_over(name, ago_s):
+            self.epoch = None
+            return False
+        if forgot or noted:
+            await self._adopt_living()
+            await self._store.unsure.remove(name)
         self._until = None
-        self._memory.saw(name, shown, now)
+        self._memory.saw(name, shown)
         self.epoch = shown
         return True
 
+    def _is_over(self, name: str, launched_ago_s: float) -> bool:
+        """Whether the quarantine, which begins now if it has not begun, is over."""
+        if self._until is None:
+            # The sender of a launch waits for its answer for in_flight_s: by then EC2 has received it.
+            wait_s = self._quarantine_s + max(0.0, self._timings.in_flight_s - launched_ago_s)
+            _log.warning("redis.forgot", target=name, wait_s=wait_s)
+            self._until = self._clock.monotonic() + wait_s
+        return self._clock.monotonic() >= self._until
+
+    async def _adopt_living(self) -> None:
+        try:
+            await Adopter(self._store, self._target, self._timings).adopt_living()
+        except StageError as error:
+            if not is_final(error):
+                raise
+            # Nobody with these credentials will ever see these machines: this must not stop all launches.
+            _log.error("instances.not_looked_through", target=str(self._target), code=error.code)
+
     def remember_launch(self) -> None:
         """Remember that a launch is about to be sent, independently of Redis."""
-        known = self._memory.of(str(self._target))
-        if known is not None:
-            self._memory.keep(str(self._target), Remembered(known.epoch, self._clock.host_now()))
+        self._memory.launches(str(self._target))
 
 
 class Adopter:
@@ -129,8 +143,9 @@ class Adopter:
         of_it = bare.replace(generation=generation, labelled=is_labelled(instance.tags))
         adoption = adopted(of_it, spec, instance, self._target.target_id, now, self._timings)
         put_adopted(self._store, txn, stored, adoption, tells=bare is record)
-        self._store.launch_queue.remove(txn, str(self._target), key)
-        self._store.look_ups.remove(txn, str(self._target), key)
+        waits_in = bare.target or str(self._target)  # it may have been requested for another target
+        self._store.launch_queue.remove(txn, waits_in, key)
+        self._store.look_ups.remove(txn, waits_in, key)
         return not await self._store.commit(txn)
 
 

@@ -33,13 +33,14 @@ from puter_worker.stages.confirm import Confirm, put_adopted
 from puter_worker.stages.decide import adopted
 from puter_worker.stages.draft import decide_parked, decode_request
 from puter_worker.stages.facts import ALIVE, DEAD, choose, generation_of
+from puter_worker.stages.forgotten import Forgotten
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.ingress import IngressRule
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned
-from puter_worker.target import Target
+from puter_worker.target import Target, TargetId
 from puter_worker.timings import Timings
 
 _log = structlog.get_logger("puter.resolve")
@@ -53,12 +54,13 @@ class Resolve(Stage):
 
     name = "resolve"
 
-    def __init__(self, store: Store, target: Target, timings: Timings) -> None:
+    def __init__(self, store: Store, target: Target, forgotten: Forgotten, timings: Timings) -> None:
         super().__init__()
         self.topics = frozenset({wakeups.look_ups(str(target))})
         self._store = store
         self._clock = store.db.clock
         self._target = target
+        self._forgotten = forgotten
         self._timings = timings
         self._window = BatchWindow(timings.look_up_idle_s, timings.look_up_longest_s, TAGS_A_CALL)
         self._confirm = Confirm(store, target, timings)
@@ -150,23 +152,36 @@ class Resolve(Stage):
             return
         specs = await self._store.records.specs([one.value.key for one in new])
         look_ups = [(one, spec, choose(found[one.value.tag])) for one, spec in zip(new, specs, strict=True)]
+        unsure = await self._forgotten.others(str(self._target))
         # A key that has moved on meanwhile is left as it is.
-        await self._store.commit_each(look_ups, lambda txn, look_up: self._decide(txn, *look_up))
+        await self._store.commit_each(look_ups, lambda txn, look_up: self._decide(txn, *look_up, unsure=unsure))
 
-    def _decide(self, txn: Txn, current: Versioned[Record], spec: Spec | None, instance: Instance | None) -> None:
-        """Adopt the machine if it exists, or put the key into the launch queue."""
+    def _decide(
+        self, txn: Txn, current: Versioned[Record], spec: Spec | None, instance: Instance | None, *, unsure: set[str]
+    ) -> None:
+        """Adopt the machine if it exists, or put the key into the launch queue.
+
+        `unsure`: other targets in which it may exist without Redis knowing it.
+        """
         record = current.value
         if instance is not None and instance.state not in DEAD:
             if self._is_stale_view(record, instance):
-                reason = f"EC2 still shows {instance.instance_id}, which has ended; looking again"
-                now = self._store.now()
-                self._store.records.put(txn, current, transitions.waiting(record, reason, now))
-                self._store.look_ups.add(txn, str(self._target), record.key, now + self._timings.look_up_again_s)
+                self._look_again(
+                    txn, current, f"EC2 still shows {instance.instance_id}, which has ended; looking again"
+                )
                 return
             self._adopt(txn, current, spec, instance)
+        elif unsure and instance is None and record.generation == 1:
+            self._look_again(txn, current, _first_looked_through(unsure))
+            return
         else:
             self._queue(txn, current, instance)
         self._store.look_ups.remove(txn, str(self._target), record.key)
+
+    def _look_again(self, txn: Txn, current: Versioned[Record], reason: str) -> None:
+        record, now = current.value, self._store.now()
+        self._store.records.put(txn, current, transitions.waiting(record, reason, now))
+        self._store.look_ups.add(txn, str(self._target), record.key, now + self._timings.look_up_again_s)
 
     def _is_stale_view(self, record: Record, instance: Instance) -> bool:
         """Whether EC2 still shows an earlier generation as alive that has ended according to the record."""
@@ -240,6 +255,17 @@ class Resolve(Stage):
         self._store.look_ups.remove(txn, str(self._target), key)
         self._store.restarts.reschedule(txn, key, self._store.now() + self._timings.after_credentials_error_s)
         await self._store.commit(txn)
+
+
+def _first_looked_through(unsure: set[str]) -> str:
+    """Why a new key waits; `unsure`: targets that are still to be looked through."""
+    target = TargetId.parse(min(unsure))
+    of = f"profile {target.profile!r}" if target.profile else "the default credentials"
+    more = f" and {len(unsure) - 1} more" if len(unsure) > 1 else ""
+    return (
+        f"Redis has lost data: first looking for a machine of this name in {target.region} with {of}{more} (if nobody "
+        "can sign in there any more, remove that profile from the AWS config of the workers' hosts)"
+    )
 
 
 def all_there(records: Iterable[Record | None], *, among: int) -> bool:

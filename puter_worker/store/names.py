@@ -6,6 +6,7 @@ from puter_client.contract.key import PuterKey
 
 WAKE = "puter:_wake"  # channel: topics for which something was written, one a line
 TARGETS = "puter:_targets"  # sorted set: target id → when it last had work
+UNSURE = "puter:_unsure"  # sorted set: targets that may hold machines that Redis has forgotten → when last noted
 MOVING = "puter:_moving"  # sorted set: key → when its job runs again if no stage has moved it
 BACKLOGS = "puter:_backlogs"  # set: namespaces whose backlog is not empty
 PARKED = "puter:_parked_keys"  # sorted set: keys with parked requests → when their job runs again

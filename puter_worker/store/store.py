@@ -21,7 +21,7 @@ from puter_worker.store.machines import Machines
 from puter_worker.store.records import Records
 from puter_worker.store.requests import Requests
 from puter_worker.store.restarts import Restarts
-from puter_worker.store.targets import Leases, TargetIndex
+from puter_worker.store.targets import Leases, TargetIndex, Unsure
 from puter_worker.store.token_buckets import TokenBuckets
 from puter_worker.store.txn import Txn
 from puter_worker.store.workers import Epochs, Workers
@@ -44,6 +44,7 @@ class Store:
         jobs: arq's queue.
         restarts: keys whose job runs again if no stage moves them.
         targets: targets that have work.
+        unsure: targets that may hold machines that Redis has forgotten.
         leases: the leader of each target.
         look_ups: keys to be looked up in EC2.
         launch_queue: keys that wait for launch.
@@ -64,6 +65,7 @@ class Store:
         self.errors = db.errors
         self.refusals = db.refusals
         self.targets = TargetIndex(db)
+        self.unsure = Unsure(db, self.targets)
         self.leases = Leases(db)
         self.machines = Machines(db, self.targets)
         self.labels = Labels(db)

@@ -18,7 +18,9 @@ from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.store import names as public
+from puter_worker.memory import Memory
 from puter_worker.stages.ensure import Ensure
+from puter_worker.stages.forgotten import Forgotten
 from puter_worker.stages.ingress import Ingress
 from puter_worker.stages.intake import Intake
 from puter_worker.stages.label import LabelWriter
@@ -27,6 +29,7 @@ from puter_worker.stages.resolve import Resolve
 from puter_worker.store import names, wakeups
 from puter_worker.store.txn import Txn
 from puter_worker.target import Target
+from puter_worker.timings import Timings
 from puter_worker.worker import Worker
 from tests.integration.workshop import PATIENCE_S, Workshop, spec
 
@@ -201,6 +204,12 @@ def _shown(args: tuple[Any, ...]) -> list[str]:
 # -- a worker whose stages the test runs ----------------------------------------------------------------------------
 
 
+def resolver(worker: Worker, target: Target, timings: Timings) -> Resolve:
+    """resolve, as a leader has it that remembers nothing."""
+    forgotten = Forgotten(worker.store, worker.targets, Memory(None, clock=worker.store.db.clock))
+    return Resolve(worker.store, target, forgotten, timings)
+
+
 class Hands:
     """A worker that does nothing by itself: the test runs its stages.
 
@@ -238,7 +247,11 @@ class Hands:
         """resolve: these keys, or all of `betty` that are due for it, without waiting for others."""
         keys = await self.due_look_ups(target) if keys is None else keys
         assert keys, "nothing is to be looked up"
-        await Resolve(self.store, target, self.shop.timings).look_up("betty", keys)
+        await self.resolver(target).look_up("betty", keys)
+
+    def resolver(self, target: Target) -> Resolve:
+        """resolve, as a leader has it that remembers nothing."""
+        return resolver(self.worker, target, self.shop.timings)
 
     def observer(self, target: Target) -> Observe:
         """observe, as a leader has it."""

@@ -15,11 +15,11 @@ from puter_worker.ec2.tags import MANAGED, birth_tags, encode_manifest, specific
 from puter_worker.stages.ensure import Ensure
 from puter_worker.stages.ingress import Ingress
 from puter_worker.stages.intake import Intake
-from puter_worker.stages.resolve import Resolve
 from puter_worker.target import Target
 from puter_worker.timings import Timings
 from puter_worker.worker import Worker
 from tests.integration.sim_workshop import SimWorkshop, sim_url, sim_workshop
+from tests.integration.stage_world import resolver
 from tests.integration.workshop import SPEC
 
 __all__ = ["sim_url", "sim_workshop"]
@@ -72,7 +72,7 @@ async def found(shop: SimWorkshop, idle: Worker) -> None:
 
 async def look_up(idle: Worker, target: Target, timings: Timings) -> None:
     """A leader that has just begun looks at what is due."""
-    stage = Resolve(idle.store, target, timings)
+    stage = resolver(idle, target, timings)
     await stage.run_once()
     await stage.drain()
 

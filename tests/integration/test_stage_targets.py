@@ -19,7 +19,6 @@ from puter_worker.stages import launch_unit
 from puter_worker.stages.backoffs import capacity_name
 from puter_worker.stages.launch import Launch
 from puter_worker.stages.quarantine import Quarantine
-from puter_worker.stages.resolve import Resolve
 from puter_worker.store import names
 from puter_worker.store.backoff import Backoff
 from puter_worker.store.intent import Place
@@ -97,7 +96,9 @@ async def moved_west(hands: Hands) -> tuple[Target, Target]:
 def launcher(hands: Hands, target: Target) -> Launch:
     """launch, as a leader has it."""
     store, timings = hands.store, hands.shop.timings
-    gate = Quarantine(store, target, Memory(None), clock=store.db.clock, timings=timings, quarantine_s=0.0)
+    gate = Quarantine(
+        store, target, Memory(None, clock=store.db.clock), clock=store.db.clock, timings=timings, quarantine_s=0.0
+    )
     return Launch(store, target, gate, timings, most=1)
 
 
@@ -114,7 +115,7 @@ async def look_up_left(hands: Hands, target: Target) -> None:
     txn = Txn()
     hands.store.look_ups.add(txn, str(target), KEY, 0)
     await hands.store.commit(txn)
-    stage = Resolve(hands.store, target, hands.shop.timings)
+    stage = hands.resolver(target)
     await stage.run_once()
     await stage.drain()
     await stage.run_once()  # raises what has failed

@@ -27,6 +27,7 @@ from puter_worker.memory import Memory
 from puter_worker.pacer import Budget, Pacer
 from puter_worker.rates import MOST_INSTANCES, Rates
 from puter_worker.stages.ensure import Ensure
+from puter_worker.stages.forgotten import Forgotten
 from puter_worker.stages.intake import Intake
 from puter_worker.stages.label import LabelWriter
 from puter_worker.stages.launch import Launch
@@ -181,7 +182,7 @@ class World:
         self._lives[host] += 1
         store, clock = self.store, self.store.db.clock
         target = _Target(TARGET, _Caller(self.steps, self.cloud), _Pacer(self, clock), TIMINGS, clock=clock)
-        memory, name = Memory(None), str(TARGET)
+        memory, name = Memory(None, clock=clock), str(TARGET)
         if host in self._memories and (known := self._memories[host].of(name)) is not None:
             memory.keep(name, known)  # as from the state folder
         self._memories[host] = memory
@@ -233,7 +234,9 @@ class World:
             for namespace in await store.look_ups.namespaces(str(target)):
                 tags = await store.look_ups.due(str(target), namespace, store.now(), AT_ONCE)
                 if tags:
-                    await Resolve(store, target, TIMINGS).look_up(namespace, [PuterKey(namespace, tag) for tag in tags])
+                    forgotten = Forgotten(store, cast("Any", _Targets(target)), process.memory)
+                    keys = [PuterKey(namespace, tag) for tag in tags]
+                    await Resolve(store, target, forgotten, TIMINGS).look_up(namespace, keys)
 
         async def take_up() -> None:
             if await process.gate.open():
@@ -243,7 +246,7 @@ class World:
         async def remember() -> None:
             shown, known = await store.epochs.read(), process.memory.of(str(target))
             if known is None or not known.contradicts(shown):
-                process.memory.saw(str(target), shown, store.now())
+                process.memory.saw(str(target), shown)
 
         return {
             "intake": take_in,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from puter_worker.clock import Clock
 from puter_worker.memory import Epoch, Memory, Remembered
 
 TARGET = "123456789012:us-east-1:"
@@ -28,23 +29,23 @@ def test_an_epoch_tells_whether_redis_has_forgotten(shown: Epoch, forgot: bool) 
 
 
 def test_what_was_never_seen_is_not_remembered(tmp_path: Path) -> None:
-    assert Memory(tmp_path).of(TARGET) is None
+    assert Memory(tmp_path, clock=Clock()).of(TARGET) is None
 
 
 def test_what_is_kept_outlives_the_process(tmp_path: Path) -> None:
-    Memory(tmp_path / "targets").keep(TARGET, KNOWN)
+    Memory(tmp_path / "targets", clock=Clock()).keep(TARGET, KNOWN)
 
-    assert Memory(tmp_path / "targets").of(TARGET) == KNOWN
+    assert Memory(tmp_path / "targets", clock=Clock()).of(TARGET) == KNOWN
 
 
 def test_targets_are_remembered_apart(tmp_path: Path) -> None:
-    Memory(tmp_path).keep(TARGET, KNOWN)
+    Memory(tmp_path, clock=Clock()).keep(TARGET, KNOWN)
 
-    assert Memory(tmp_path).of("123456789012:eu-central-1:") is None
+    assert Memory(tmp_path, clock=Clock()).of("123456789012:eu-central-1:") is None
 
 
 def test_without_a_folder_it_is_remembered_in_the_process() -> None:
-    memory = Memory(None)
+    memory = Memory(None, clock=Clock())
 
     memory.keep(TARGET, KNOWN)
 
@@ -52,7 +53,7 @@ def test_without_a_folder_it_is_remembered_in_the_process() -> None:
 
 
 def test_its_files_are_its_owners_alone(tmp_path: Path) -> None:
-    Memory(tmp_path / "targets").keep(TARGET, KNOWN)
+    Memory(tmp_path / "targets", clock=Clock()).keep(TARGET, KNOWN)
 
     (file,) = (tmp_path / "targets").iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -61,17 +62,17 @@ def test_its_files_are_its_owners_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b'{"epoch":{"epoch_id":"\xff","launches":1}}', b"[1]"])
 def test_a_damaged_file_is_as_none(tmp_path: Path, content: bytes) -> None:
-    memory = Memory(tmp_path)
+    memory = Memory(tmp_path, clock=Clock())
     memory.keep(TARGET, KNOWN)
     (file,) = tmp_path.iterdir()
     file.write_bytes(content)
 
-    assert Memory(tmp_path).of(TARGET) is None
+    assert Memory(tmp_path, clock=Clock()).of(TARGET) is None
 
 
 def test_a_folder_that_cannot_be_written_costs_the_memory_on_disk_alone(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    memory = Memory(tmp_path / "taken")
+    memory = Memory(tmp_path / "taken", clock=Clock())
 
     memory.keep(TARGET, KNOWN)
 

@@ -46,11 +46,25 @@ class Epochs:
         return self.shown
 
 
+class Unsure:
+    """Of a store: which targets workers have noted because Redis has lost something of them."""
+
+    def __init__(self) -> None:
+        self.noted: set[str] = set()
+
+    async def all(self) -> set[str]:
+        return self.noted
+
+    async def remove(self, target: str) -> None:
+        self.noted.discard(target)
+
+
 class World:
     """A store that shows an epoch, a target with a name, and how often its machines were looked through."""
 
     def __init__(self, shown: Epoch) -> None:
         self.epochs = Epochs(shown)
+        self.unsure = Unsure()
         self.clock = HandClock()
         self.adopted = 0
         self.caller = self
@@ -75,13 +89,13 @@ def gate_of(world: World, memory: Memory) -> Quarantine:
 
 
 def remembering(epoch: Epoch, launched_s_ago: float = STARTED_AT) -> Memory:
-    memory = Memory(None)
+    memory = Memory(None, clock=HandClock())
     memory.keep(TARGET, Remembered(epoch, STARTED_AT - launched_s_ago))
     return memory
 
 
 async def test_who_never_saw_the_target_waits_for_nothing(world: World) -> None:
-    gate = gate_of(world, Memory(None))
+    gate = gate_of(world, Memory(None, clock=HandClock()))
 
     assert await gate.open()
     assert (gate.epoch, world.adopted) == (BEFORE, 0)
@@ -95,7 +109,7 @@ async def test_a_redis_that_has_only_gone_on_keeps_nobody_waiting(world: World) 
 
 
 async def test_an_emptied_redis_closes_the_gate(world: World) -> None:
-    gate = gate_of(world, Memory(None))
+    gate = gate_of(world, Memory(None, clock=HandClock()))
     await gate.open()
     world.epochs.shown = EMPTIED
 
@@ -146,6 +160,17 @@ async def test_it_stays_closed_while_a_launch_may_be_on_its_way_to_ec2(world: Wo
     assert gate.left_s is None
 
 
+async def test_what_another_worker_remembers_keeps_a_leader_waiting_that_does_not(world: World) -> None:
+    gate = gate_of(world, Memory(None, clock=world.clock))
+    world.unsure.noted = {TARGET}
+    early = await gate.open()
+    world.clock.passed_s += TIMINGS.in_flight_s + QUARANTINE_S
+
+    assert not early
+    assert await gate.open()
+    assert (world.adopted, world.unsure.noted) == (1, set())
+
+
 async def test_once_open_it_does_not_wait_again(world: World) -> None:
     gate = await emptied(world)
     world.clock.passed_s += QUARANTINE_S
@@ -164,10 +189,20 @@ async def test_a_second_emptying_makes_it_wait_anew(world: World) -> None:
     assert not await gate.open()
 
 
-async def test_a_launch_of_long_ago_on_disk_is_found_by_look_ups_and_not_waited_for(world: World) -> None:
+async def test_after_a_launch_of_long_ago_machines_are_looked_through_and_nothing_is_waited_for(world: World) -> None:
     gate = gate_of(world, remembering(LATER, TIMINGS.remembered_s + 1))
 
     assert await gate.open()
+    assert world.adopted == 1
+
+
+@pytest.mark.parametrize("set_by_s", [86_400.0, -86_400.0])
+async def test_a_launch_of_just_now_is_not_old_because_the_hosts_clock_was_set(world: World, set_by_s: float) -> None:
+    memory = Memory(None, clock=world.clock)
+    just_now = Remembered(LATER, STARTED_AT - 60 - set_by_s, world.clock.monotonic() - 60, TARGET)
+    memory.keep(TARGET, just_now)
+
+    assert not await gate_of(world, memory).open()
 
 
 async def test_a_launch_of_just_now_on_disk_is_waited_for(world: World) -> None:
@@ -177,7 +212,7 @@ async def test_a_launch_of_just_now_on_disk_is_waited_for(world: World) -> None:
 
 
 async def test_a_launch_is_remembered_before_it_is_sent(world: World) -> None:
-    memory = Memory(None)
+    memory = Memory(None, clock=HandClock())
     gate = gate_of(world, memory)
     await gate.open()
 
