@@ -25,10 +25,18 @@ MAX_BATCH = 100_000
 
 
 class MachineRequest(NamedTuple):
-    """One machine to request."""
+    """One machine to request.
+
+    Attributes:
+        tag: its name.
+        spec: what it is.
+        given: names of fields that the user gave although their value is the default's: if the machine exists with
+            another value, the user is told so.
+    """
 
     tag: str
     spec: Spec
+    given: tuple[str, ...] = ()
 
 
 class PuterClient:
@@ -126,6 +134,7 @@ class PuterClient:
                 again=again,
                 retry_failed=retry_failed,
                 max_parallel=max_parallel,
+                given=one.given,
             )
             for one in machines
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 
 from puter_client.contract.record import Record
 
@@ -17,13 +18,19 @@ def address(record: Record) -> str | None:
     return record.public_dns_name or record.public_ip or record.private_ip
 
 
+def private_key(record: Record) -> str | None:
+    """The path of the machine's private key, if it is on this computer: the request may have come from another one."""
+    path = record.private_key_path
+    return path if path and Path(path).is_file() else None
+
+
 def ssh_argv(record: Record) -> list[str] | None:
     """The command that opens a shell on the machine; None while it has no address."""
     host = address(record)
     if host is None:
         return None
-    identity = ["-i", record.private_key_path] if record.private_key_path else []
-    return ["ssh", *identity, f"{SSH_USER}@{host}"]
+    path = private_key(record)
+    return ["ssh", *(["-i", path] if path else []), f"{SSH_USER}@{host}"]
 
 
 def ssh_command(record: Record) -> str | None:
@@ -37,7 +44,8 @@ def rsync_argv(record: Record, source: str, destination: str) -> list[str] | Non
     host = address(record)
     if host is None:
         return None
-    shell = ["ssh", "-i", record.private_key_path] if record.private_key_path else ["ssh"]
+    path = private_key(record)
+    shell = ["ssh", "-i", path] if path else ["ssh"]
     target = f"{SSH_USER}@{host}:{destination}"
     return ["rsync", "-Paq", "--exclude", ".git", "-e", shlex.join(shell), source, target]
 
@@ -47,7 +55,7 @@ def rsync_command(record: Record) -> str | None:
     host = address(record)
     if host is None:
         return None
-    path = record.private_key_path
+    path = private_key(record)
     if path and not _PLAIN.fullmatch(path):
         return shlex.join(rsync_argv(record, "./", "~/") or [])
     shell = f"ssh -i {path}" if path else "ssh"

@@ -19,7 +19,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
         worker_gone_after_s: how long a wait goes on without a worker; one that replaces another comes sooner.
         revive_every_s: how often a command checks that the engine's worker has not died.
         taken_within_s: how long `--batch last` waits until workers have taken what was submitted just now.
-        cancel_answer_s: how long `cancel` waits until every request is cancelled or cannot be any more.
+        cancel_answer_s: how long `cancel` waits without a further answer; it waits on while answers come.
         cancel_unknown_s: how long `cancel` waits for a tag that no worker knows; then it was never requested.
         stage_failing_after_s: age of a failing stage from which `local status` warns; most errors end sooner.
         status_refresh_s: pause between two tables of `status --watch`.

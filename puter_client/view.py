@@ -13,6 +13,7 @@ from puter_client.contract.duration import format_duration
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import ENDED, LIVE, Phase
 from puter_client.contract.record import Record
+from puter_client.contract.spec import KEY_FIELDS
 from puter_client.ssh_commands import SSH_USER, rsync_command, ssh_command
 
 WAITING_FOR_WORKER = "waiting for a worker to take the request"
@@ -83,6 +84,16 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             return None
         return f"about {format_duration(self.record.estimate_s)}"
 
+    @property
+    def has_other_key(self) -> bool:
+        """Whether the machine exists, and was launched with another key than the request's."""
+        return bool(self.row and KEY_FIELDS & set(self.row.not_applied))
+
+    @property
+    def record_to_reach(self) -> Record | None:
+        """The record, without a private key that does not open the machine."""
+        return self.record.replace(private_key_path=None) if self.record and self.has_other_key else self.record
+
     def wait_state(self, wait: WaitFor) -> WaitState:
         """Whether the tag has reached `wait`, or cannot reach it any more."""
         if self.batch_id is not None:
@@ -102,11 +113,13 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         reached = {
             WaitFor.QUEUED: True,
             WaitFor.LAUNCHED: record.instance_id is not None,
-            WaitFor.RUNNING: record.phase is Phase.RUNNING,
+            # A machine that has ended has run if it was seen to, or if it ended itself.
+            WaitFor.RUNNING: record.phase is Phase.RUNNING or record.running_at is not None,
             WaitFor.TERMINATED: record.phase in ENDED,
         }[wait]
-        # A machine that has ended passed through every phase that it could reach.
-        return WaitState.REACHED if reached or record.phase in ENDED else WaitState.WAITING
+        if reached:
+            return WaitState.REACHED
+        return WaitState.FAILED if record.phase in ENDED else WaitState.WAITING
 
     def to_json(self) -> dict[str, Any]:
         """The JSON fields that programs may rely on; times are UTC, ISO 8601."""
@@ -122,9 +135,11 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             fields[name] = msgspec.to_builtins(getattr(record, name)) if record else None
         for name in _TIMES:
             fields[name] = iso(getattr(record, name)) if record else None
+        reached = self.record_to_reach
         fields["ssh_user"] = SSH_USER
-        fields["ssh"] = ssh_command(record) if record and record.phase in LIVE else None
-        fields["rsync"] = rsync_command(record) if record and record.phase in LIVE else None
+        fields["ssh"] = ssh_command(reached) if reached and reached.phase in LIVE else None
+        fields["rsync"] = rsync_command(reached) if reached and reached.phase in LIVE else None
+        fields["not_applied"] = list(self.row.not_applied) if self.row else []
         if self.batch_id is not None:
             fields["batch_id"] = self.batch_id
         return fields

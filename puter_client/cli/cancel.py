@@ -15,7 +15,7 @@ import click
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option, selection_options
 from puter_client.cli.selection import batch_id_of, batch_name, check_selection, not_known
-from puter_client.cli.terminal import out, out_json, plain, say
+from puter_client.cli.terminal import live, out, out_json, plain, say
 from puter_client.cli.when import minute
 from puter_client.config import ClientSettings
 from puter_client.contract.phase import LIVE, ON_ITS_WAY, Phase
@@ -63,25 +63,26 @@ async def _cancel(settings: ClientSettings, tags: list[str], batch: str | None, 
 
     async with connected(settings, looks_only=True) as client:
         no_worker = await why_no_worker(client, settings)
-        batch_id = None
+        batch_id, size = None, len(tags)
         if batch is not None:
             batch_id = await batch_id_of(client, batch)
-            info, views = await client.batch(batch_id)
+            info, _ = await client.batch(batch_id)
             if info is None:
                 raise not_known(client, [batch_name(batch_id)], await client.untaken())
-            tags = [view.tag for view in views]
+            size = info.size
         log(
             settings,
             "cancel.requested",
             namespace=settings.namespace,
             batch=batch_id,
-            count=len(tags),
+            count=size,
             tags=tags[:_LOGGED_TAGS],
         )
-        await client.cancel(tags, batch_id=batch_id)
+        cancelling = _Cancelling(client, tags, batch_id, size)
+        await cancelling.send()
         if no_worker:
             raise NoWorker(f"{no_worker}\nthe cancel request stays queued until one starts")
-        views = await _answered(client, tags)
+        views = await cancelling.answered()
     if as_json:
         for view in views:
             out_json(view.to_json())
@@ -90,21 +91,68 @@ async def _cancel(settings: ClientSettings, tags: list[str], batch: str | None, 
     return 0 if all(view.phase is Phase.CANCELLED for view in views) else 1
 
 
-async def _answered(client: PuterClient, tags: Sequence[str]) -> list[View]:
-    """The tags, once each is cancelled or cannot be any more, or when time is up."""
-    from puter_client.cli.follow import end_if_interrupted
+class _Cancelling:
+    """Cancel requests on their way. Workers may still be taking a batch: its tags come to be known one by one."""
 
-    began = time.monotonic()
-    while True:
-        end_if_interrupted()
-        views = await client.views(tags)
-        waited_s = time.monotonic() - began
-        unknown_is_open = waited_s < client.timings.cancel_unknown_s
-        if waited_s >= client.timings.cancel_answer_s or not any(
-            is_open(v) and (v.record or unknown_is_open) for v in views
-        ):
-            return views
-        await asyncio.sleep(client.timings.look_every_s)
+    def __init__(self, client: PuterClient, tags: Sequence[str], batch_id: str | None, size: int) -> None:
+        self._client = client
+        self._batch_id = batch_id
+        self._size = size
+        self._open = list(tags)
+        self._views: dict[str, View] = {tag: View(namespace=client.namespace, tag=tag) for tag in tags}
+        self._sent: set[str] = set()
+
+    async def send(self) -> None:
+        """Cancel what is known and not cancelled yet."""
+        if self._batch_id is not None and len(self._views) < self._size:
+            _, views = await self._client.batch(self._batch_id)
+            self._open += [view.tag for view in views if view.tag not in self._views]
+            self._views |= {view.tag: view for view in views if view.tag not in self._views}
+        new = [tag for tag in self._views if tag not in self._sent]
+        await self._client.cancel(new, batch_id=self._batch_id)
+        self._sent.update(new)
+
+    async def answered(self) -> list[View]:
+        """The tags, once each is cancelled or cannot be any more, or when nothing has changed for long."""
+        from puter_client.cli.follow import end_if_interrupted
+
+        timings, began = self._client.timings, time.monotonic()
+        changed_at, before, told_at = began, (0, 0), began
+        try:
+            while True:
+                end_if_interrupted()
+                await self.send()
+                await self._read(unknown_is_open=time.monotonic() - began < timings.cancel_unknown_s)
+                now, state = time.monotonic(), (len(self._views), len(self._open))
+                if state != before:
+                    changed_at, before = now, state
+                if not self._open and len(self._views) >= self._size:
+                    break
+                if now - changed_at >= timings.cancel_answer_s:
+                    break
+                if live.possible or now - told_at >= timings.progress_line_s:
+                    told_at = now
+                    self._tell_progress()
+                await asyncio.sleep(timings.look_every_s)
+        finally:
+            live.clear()
+        return list(self._views.values())
+
+    async def _read(self, *, unknown_is_open: bool) -> None:
+        views = await self._client.views(self._open)
+        self._views |= {view.tag: view for view in views}
+        if not unknown_is_open and any(view.record is None for view in views):
+            # Requests that no worker has taken yet have no record either.
+            unknown_is_open = await self._client.untaken() > 0
+        self._open = [view.tag for view in views if is_open(view) and (view.record or unknown_is_open)]
+
+    def _tell_progress(self) -> None:
+        answered = len(self._views) - len(self._open)
+        text = f"cancelling: {answered:,} of {self._size:,} answered"
+        if live.possible:
+            live.show(text)
+        else:
+            say(text)
 
 
 def is_open(view: View) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from puter_client.cli import INTERRUPTED, table
@@ -16,7 +16,7 @@ from puter_client.contract.errors import NoWorker, PuterError, StoreUnavailable,
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.record import EventKind
 from puter_client.contract.request import Origin
-from puter_client.contract.spec import spec_digest
+from puter_client.contract.spec import Spec, options_of, spec_digest
 from puter_client.view import View, WaitFor, WaitState
 
 if TYPE_CHECKING:
@@ -263,6 +263,36 @@ def why_not(view: View) -> str:
         request = f" (request id {plain(record.error.request_id)})" if record.error.request_id else ""
         return f"{view.tag}: {plain(record.error.code)}: {plain(record.error.message)}{request}"
     return f"{view.tag}: {view.phase.value}: {plain(view.reason or 'no reason given')}"
+
+
+def not_applied(views: Sequence[View], specs: Mapping[str, Spec]) -> list[str]:
+    """What was requested for machines that existed already and have it otherwise; `specs`: the requests' by tag."""
+    by_options: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    other_keys: list[View] = []
+    for view in views:
+        names = view.row.not_applied if view.row and view.tag in specs else ()
+        if options := options_of(names, specs[view.tag]) if names else []:
+            by_options[tuple(options)].append(view.tag)
+        if view.has_other_key:
+            other_keys.append(view)
+    remedy = "use another tag, or wait until it has ended"
+    told = [
+        f"{_named(tags)} existed already; not applied: {', '.join(options)} ({remedy})"
+        for options, tags in by_options.items()
+    ]
+    if other_keys:
+        record = other_keys[0].record
+        key = plain(record.key_name or "?") if record else "?"
+        owner = plain(record.owner or "?") if record else "?"
+        told.append(
+            f"{_named([view.tag for view in other_keys])} existed already, with another key (key pair {key}, requested "
+            f"by {owner}): the private key is on the computer that requested it"
+        )
+    return told
+
+
+def _named(tags: Sequence[str]) -> str:
+    return ", ".join(tags[:3]) + (f" and {len(tags) - 3:,} more" if len(tags) > 3 else "")
 
 
 async def notices(client: PuterClient, views: Sequence[View]) -> list[str]:

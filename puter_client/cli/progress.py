@@ -75,9 +75,12 @@ class Progress:
             self._plain(text)
 
     def _many(self, views: Sequence[View]) -> None:
-        done = sum(view.wait_state(self._wait) is not WaitState.WAITING for view in views)
+        waiting = [view for view in views if view.wait_state(self._wait) is WaitState.WAITING]
+        done, phases = len(views) - len(waiting), counted(views)
+        if reason := common_reason(waiting):
+            phases = f"{phases} - {plain(reason)}"
         if not live.possible:
-            self._plain(f"{done:,} of {len(views):,} {self._wait.value}: {counted(views)}")
+            self._plain(f"{done:,} of {len(views):,} {self._wait.value}: {phases}")
             return
         if self._bar is None:
             from rich.console import Console
@@ -90,7 +93,7 @@ class Progress:
             completed=done,
             total=len(views),
             count=f"{done:,}".rjust(len(total)) + f"/{total}",
-            phases=counted(views),
+            phases=phases,
         )
         self._bar.start()  # does nothing if it has started
 
@@ -98,6 +101,12 @@ class Progress:
         if text != self._told:
             say(text)
             self._told, self._told_at = text, time.monotonic()
+
+
+def common_reason(waiting: Sequence[View]) -> str | None:
+    """The reason for which all of these wait; None if they have several. An estimate of one of them is left out."""
+    reasons = {view.record.reason if view.record and view.estimate else view.reason for view in waiting}
+    return reasons.pop() if len(reasons) == 1 else None
 
 
 def bar_on(console: Console) -> Bar:

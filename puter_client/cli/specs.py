@@ -9,7 +9,7 @@ import msgspec
 
 from puter_client.address import CHOICES, AddressUnknown, is_everybody, own_cidr
 from puter_client.config import ClientSettings
-from puter_client.contract.declaration import Form, declared, inputs
+from puter_client.contract.declaration import Form, declared, fixed, inputs
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
 from puter_client.contract.os_image import Os
@@ -42,6 +42,13 @@ def given_fields(options: Mapping[str, Any], environ: Mapping[str, str]) -> dict
             case Form.TEXT | Form.FLAG | Form.SWITCH:
                 pass
     return fields
+
+
+def given_as_default(spec: Spec, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of the fields that options name, those whose value is the default's: it was asked for nevertheless."""
+    return tuple(
+        item.name for item in fixed(Spec) if item.name in options and getattr(spec, item.attribute) == item.default
+    )
 
 
 def _once(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -17,14 +17,14 @@ import click
 
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import namespace_option
-from puter_client.cli.terminal import out, plain
+from puter_client.cli.terminal import out, plain, say
 from puter_client.config import ClientSettings
 from puter_client.contract.errors import PuterError
 from puter_client.contract.key import check_tag, shown
 from puter_client.contract.phase import LIVE
 from puter_client.contract.record import Record
 from puter_client.paths import secure_folder
-from puter_client.ssh_commands import SSH_USER, address
+from puter_client.ssh_commands import SSH_USER, address, private_key
 
 _INSTANCE_ID = re.compile(r"i-[0-9a-f]{8,17}")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,252}")
@@ -181,10 +181,13 @@ def ssh_program(record: Record, hosts: Path) -> list[str]:
     if record.instance_id and _INSTANCE_ID.fullmatch(record.instance_id):
         options["HostKeyAlias"] = record.instance_id
     identity: list[str] = []
-    if record.private_key_path and Path(record.private_key_path).is_file():
+    if path := private_key(record):
         # With many keys in an agent, the server refuses before the right key is offered.
-        identity = ["-i", record.private_key_path]
+        identity = ["-i", path]
         options["IdentitiesOnly"] = "yes"
+    elif record.private_key_path:
+        owner = plain(record.owner or "?")
+        say(f"note: its private key is not on this computer, but on that of {owner}; trying the keys of ssh itself")
     return ["ssh", *identity, *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
 
 
@@ -209,8 +212,9 @@ def host_blocks(records: Sequence[Record], hosts: Path) -> list[str]:
             f"  UserKnownHostsFile {_quoted(str(hosts))}",
             "  StrictHostKeyChecking accept-new",
         ]
-        if record.private_key_path and _PATH.fullmatch(record.private_key_path):
-            lines += [f"  IdentityFile {_quoted(record.private_key_path)}", "  IdentitiesOnly yes"]
+        path = private_key(record)
+        if path and _PATH.fullmatch(path):
+            lines += [f"  IdentityFile {_quoted(path)}", "  IdentitiesOnly yes"]
     return lines
 
 

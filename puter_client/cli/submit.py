@@ -102,7 +102,7 @@ def submit(
         own = key_file is not None  # any other key would be made
         requests = [MachineRequest(entry.tag, keys.into(entry.spec) if own else entry.spec) for entry in batch.entries]
         return _tell_dry(batch, requests, settings, auto=sources.skipped, as_json=as_json)
-    requests = _requested(batch, keys, sources)
+    requests = _requested(batch, keys, sources, options)
     in_flight = InFlight(settings, WaitFor(wait))
     how = _How(
         timeout_s=timeout,
@@ -149,15 +149,18 @@ def _in_namespace(settings: ClientSettings, named: str | None) -> ClientSettings
     return msgspec.structs.replace(settings, namespace=named, named_by_option=True)
 
 
-def _requested(batch: Batch, keys: Keys, sources: SshSources) -> list[MachineRequest]:
-    from puter_client.cli.specs import warn_of, without_a_rule
+def _requested(batch: Batch, keys: Keys, sources: SshSources, options: Mapping[str, Any]) -> list[MachineRequest]:
+    from puter_client.cli.specs import given_as_default, warn_of, without_a_rule
     from puter_client.client import MachineRequest
 
     specs = [entry.spec for entry in batch.entries]
     if sources.unknown is not None:
         say(without_a_rule(specs, sources.unknown))
     warn_of(specs, say)
-    return [MachineRequest(entry.tag, keys.into(entry.spec)) for entry in batch.entries]
+    return [
+        MachineRequest(entry.tag, keys.into(entry.spec), given=given_as_default(entry.spec, options))
+        for entry in batch.entries
+    ]
 
 
 def _tell_dry(
@@ -204,6 +207,8 @@ async def _submit(settings: ClientSettings, in_flight: InFlight, requests: Seque
         if in_flight.wait is not WaitFor.QUEUED:
             for notice in await follow.notices(client, views):
                 say(f"note: {notice}")
+    for notice in follow.not_applied(views, {one.tag: one.spec for one in requests}):
+        say(f"note: {notice}")
     code = follow.tell_end(views, in_flight.wait, as_json=how.as_json)
     if not how.as_json:
         # A file may name a namespace that the next `puter status` does not look into unless it is told to.

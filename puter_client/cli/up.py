@@ -96,7 +96,15 @@ def up(
     spec = keys.into(spec)
     in_flight = InFlight(settings, WaitFor(wait), [chosen])
     return run(
-        lambda: _up(settings, in_flight, MachineRequest(chosen, spec), timeout, again=again, as_json=as_json), in_flight
+        lambda: _up(
+            settings,
+            in_flight,
+            MachineRequest(chosen, spec, given=specs.given_as_default(spec, options)),
+            timeout,
+            again=again,
+            as_json=as_json,
+        ),
+        in_flight,
     )
 
 
@@ -141,6 +149,8 @@ async def _up(
         (view,) = await follow.follow(client, in_flight, timeout_s=timeout_s, tags=[request.tag])
         for notice in await follow.notices(client, [view]):
             say(f"note: {notice}")
+    for notice in follow.not_applied([view], {request.tag: request.spec}):
+        say(f"note: {notice}")
     if as_json:
         out_json(view.to_json())
     record = view.record
@@ -179,7 +189,8 @@ def success(view: View, settings: ClientSettings, now: float) -> list[str]:
         )
     elif record.ttl_s is None:
         lines.append("runs      until somebody ends it")
-    ssh, rsync = ssh_command(record), rsync_command(record)
+    reached = view.record_to_reach or record
+    ssh, rsync = ssh_command(reached), rsync_command(reached)
     if ssh and rsync:
         return [*lines, plain(ssh), plain(rsync)]
     reason = f" ({plain(view.reason)})" if view.reason else ""

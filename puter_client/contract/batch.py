@@ -33,9 +33,11 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         generation: generation of the instance that the outcome is about.
         request_number: which of the key's requests this one is.
         message: why the request launched nothing.
+        not_applied: names of fields that were requested, and that the machine that exists has otherwise.
     """
 
     outcome: Outcome | None = None
     generation: int | None = None
     request_number: int | None = None
     message: str | None = None
+    not_applied: tuple[str, ...] = ()

@@ -74,6 +74,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
         compared: whether another value makes another machine; what is not compared may differ for the same machine.
         per_member: whether the members of one RunInstances call may differ in it. Every other field separates
             groups, for one call gives the same value to all its instances.
+        while_it_exists: whether another value is applied to a machine that exists, or means nothing for it.
         further: the attribute that holds all values but the first, of a field with several.
         none: the flag that stands for None.
         needs: another field without which this one has no meaning.
@@ -89,6 +90,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     compared: bool = False
     per_member: bool = False
+    while_it_exists: bool = False
     further: str | None = None
     none: NoneFlag | None = None
     needs: str | None = None
@@ -213,3 +215,9 @@ def compared(struct: type[msgspec.Struct]) -> tuple[str, ...]:
 def shared(struct: type[msgspec.Struct]) -> tuple[str, ...]:
     """The attributes in which the members of one launch agree: all that are not declared to be a member's own."""
     return tuple(name for item in declared(struct) if not item.field.per_member for name in item.attributes)
+
+
+@cache
+def fixed(struct: type[msgspec.Struct]) -> tuple[Declared, ...]:
+    """The fields that make no other machine, and that cannot be changed while the machine exists."""
+    return tuple(item for item in declared(struct) if not item.field.compared and not item.field.while_it_exists)

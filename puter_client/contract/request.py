@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -35,6 +35,7 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
         max_parallel: with submit: limit of machines of the batch that run at the same time.
         again: launch a next generation of an ended key whatever its result.
         retry_failed: with submit: launch a next generation if the workload did not succeed.
+        given: names of fields that the user gave although their value is the default's.
     """
 
     v: Literal[1] = 1
@@ -47,6 +48,7 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
     max_parallel: int | None = None
     again: bool = False
     retry_failed: bool = False
+    given: tuple[Annotated[str, msgspec.Meta(max_length=40)], ...] = ()
 
 
 class CancelRequest(

@@ -6,12 +6,13 @@ Each field is declared here and nowhere else: see contract.declaration for what 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
 
 from puter_client.contract import readers
-from puter_client.contract.declaration import Field, Form, NoneFlag, Option, compared
+from puter_client.contract.declaration import Field, Form, NoneFlag, Option, compared, fixed, option_name
 from puter_client.contract.os_image import Os
 
 DEFAULT_INSTANCE_TYPE = "t3.micro"
@@ -161,6 +162,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
             help="How long to wait for missing capacity.  [15m]",
             option=Option(metavar="TIME"),
             per_member=True,  # each key has a clock of its own
+            while_it_exists=True,
         ),
     ] = DEFAULT_GIVE_UP_AFTER_S
     ttl_s: Annotated[
@@ -180,6 +182,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
             read=readers.cidrs,
             help="Who may use ssh.  [auto: this machine]",
             option=Option(metavar="CIDR|auto|none", form=Form.WORDS),
+            while_it_exists=True,  # further addresses are let in
         ),
     ] = ()
     key_name: Annotated[
@@ -208,6 +211,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
             read=readers.pattern(r"[^\x00-\x1f]{1,4096}", "write a path"),
             help="Where the client keeps the private half of the key, for its ssh commands.",
             per_member=True,
+            while_it_exists=True,
             client_only=True,
         ),
     ] = None
@@ -248,3 +252,36 @@ def spec_digest(spec: Spec) -> str:
 def differing_fields(one: Spec, other: Spec) -> tuple[str, ...]:
     """Names of the compared fields in which two specs differ, in the order of their declarations."""
     return tuple(name for name in compared(type(one)) if getattr(one, name) != getattr(other, name))
+
+
+KEY_FIELDS = frozenset({"key_name", "public_key"})
+"""The fields that decide which key opens a machine."""
+
+
+def not_applied(served: Spec, asked: Spec, given: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names of fields in which a request differs from the machine that serves it, and that cannot be changed there.
+
+    `served`: the spec of the machine; `given`: names of fields that the user gave although the value is the default's.
+    Any other field with its default value was not asked for.
+    """
+    return tuple(
+        item.name
+        for item in fixed(Spec)
+        if (wanted := [getattr(asked, name) for name in item.attributes])
+        != [getattr(served, name) for name in item.attributes]
+        and (wanted[0] != item.default or item.name in given)
+    )
+
+
+def options_of(names: Iterable[str], asked: Spec) -> list[str]:
+    """The options, as they are typed, of fields that a request asks for."""
+    found = {item.name: item for item in fixed(Spec)}
+    options: list[str] = []
+    for name in names:
+        item = found.get(name)
+        if item is None or name in KEY_FIELDS:
+            continue
+        none = item.field.none
+        is_none = none is not None and getattr(asked, item.attribute) is None
+        options.append(option_name(none.name) if none and is_none else option_name(name, item.field.option))
+    return options

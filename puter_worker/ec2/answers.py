@@ -79,6 +79,7 @@ class InstanceAnswer(_Part, frozen=True, kw_only=True):
     state_reason: ReasonAnswer | None = None
     launch_time: datetime | None = None
     ami_launch_index: int = 0
+    client_token: str | None = None
     image_id: str | None = None
     instance_type: str | None = None
     placement: PlacementAnswer = PlacementAnswer()

@@ -15,7 +15,7 @@ import msgspec
 
 from puter_worker.ec2.answers import Answer, Console, InstanceAnswer, Instances, ReservationAnswer
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.tags import INTENT, LABELLED, MANAGED, NAMESPACE, TAG_TAG, as_ec2, from_ec2
+from puter_worker.ec2.tags import INTENT, LABELLED, LAUNCH_PREFIX, MANAGED, NAMESPACE, TAG_TAG, as_ec2, from_ec2
 from puter_worker.errors import Ec2Error, Handling
 
 # AWS's pages say "200 values per filter"; the message of FilterLimitExceeded says "on a single call". The stricter
@@ -52,6 +52,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
         group_ids: its security groups.
         tags: its tags; anybody in the account may have written them.
         lifecycle: `spot`, or None.
+        client_token: the ClientToken of its launch.
     """
 
     instance_id: str
@@ -72,6 +73,12 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     group_ids: tuple[str, ...] = ()
     tags: dict[str, str] = {}
     lifecycle: str | None = None
+    client_token: str | None = None
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether somebody else launched it with the tags of one of Puter's machines."""
+        return not (self.client_token or "").startswith(LAUNCH_PREFIX)
 
 
 async def describe_by_ids(caller: Caller, ids: Iterable[str]) -> dict[str, Instance]:
@@ -203,6 +210,7 @@ def instance_of(answer: InstanceAnswer) -> Instance:
         key_name=answer.key_name or None,
         group_ids=tuple(dict.fromkeys(group.group_id for group in groups)),
         tags=from_ec2(answer.tags),
+        client_token=answer.client_token,
         lifecycle=answer.instance_lifecycle or None,
     )
 
@@ -215,7 +223,10 @@ def _managed(namespace: str | None = None) -> list[Filter]:
 
 
 async def _find(caller: Caller, common: Sequence[Filter], name: str, values: Iterable[str]) -> list[Instance]:
-    """All instances that pass the common filters and have one of the values; without values no call is made."""
+    """All instances that pass the common filters and have one of the values; without values no call is made.
+
+    What is found by tags (`common` are filters of tags) leaves out copies.
+    """
     wanted = list(dict.fromkeys(values))
     most = MAX_FILTER_VALUES - sum(len(of) for _, of in common)
     chunks = [wanted[at : at + most] for at in range(0, len(wanted), most)]
@@ -248,4 +259,5 @@ async def _find(caller: Caller, common: Sequence[Filter], name: str, values: Ite
             raise failed.exceptions[0] from None
         answers = [task.result() for task in tasks]
     # An instance may be on two pages: EC2 may move it while the pages are read.
-    return list({instance.instance_id: instance for found in answers for instance in found}.values())
+    distinct = {instance.instance_id: instance for found in answers for instance in found}
+    return [instance for instance in distinct.values() if not (common and instance.is_copy)]

@@ -22,6 +22,9 @@ from puter_worker.errors import ManifestTooLarge
 
 NAME = "Name"
 PUTER = "puter"
+# A copy that somebody makes of a machine ("Launch more like this" in EC2's console) has its tags, but another token.
+LAUNCH_PREFIX = "puter-"
+"""What the ClientToken of every launch of Puter's begins with."""
 MANAGED = "puter:managed"
 NAMESPACE = "puter:namespace"
 TAG_TAG = "puter:tag"

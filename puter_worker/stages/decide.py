@@ -12,7 +12,7 @@ from puter_client.contract.phase import LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.record import Record
 from puter_client.contract.request import CancelRequest, Origin, UpRequest
 from puter_client.contract.result import Result
-from puter_client.contract.spec import Spec, differing_fields, spec_digest
+from puter_client.contract.spec import Spec, differing_fields, not_applied, spec_digest
 from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.keypairs import default_names
 from puter_worker.stages.facts import seen_otherwise, with_instance
@@ -73,7 +73,9 @@ def decide(old: Record | None, served: Spec | None, request: UpRequest, key: Put
     if old.phase in ON_ITS_WAY or old.phase in LIVE:
         if not same:
             return Decision(row=_row(old, Outcome.CONFLICT, conflict(old, served, request.spec)))
-        return Decision(row=_row(old, Outcome.JOINED if old.phase in ON_ITS_WAY else Outcome.EXISTING))
+        left = not_applied(served, request.spec, request.given) if served else ()
+        outcome = Outcome.JOINED if old.phase in ON_ITS_WAY else Outcome.EXISTING
+        return Decision(row=_row(old, outcome, not_applied=left))
     if request.again or not same or not old.has_workload or request.origin is Origin.UP:
         return _created(old, request, key, now)
     if old.result is Result.SUCCEEDED:
@@ -90,10 +92,20 @@ def _found(old: Record, request: UpRequest) -> Decision:
     target = TargetId.parse(old.target) if old.target else None
     if other := seen_otherwise(spec, instance_type=old.instance_type, image_id=old.ami_id, target=target):
         return Decision(row=_row(old, Outcome.CONFLICT, conflict(old, other, spec)))
-    ours = old.key_name in ([spec.key_name] if spec.key_name else default_names(spec.public_key))
+    ours = _is_ours(old.key_name, spec)
     path = old.private_key_path or (spec.private_key_path if ours else None)
     taken = old.replace(spec_digest=spec_digest(spec), private_key_path=path)
-    return Decision(row=_row(old, Outcome.EXISTING, _unknown_workload(spec)), taken=taken)
+    row = _row(old, Outcome.EXISTING, _unknown_workload(spec), not_applied=() if ours else _key_field(spec))
+    return Decision(row=row, taken=taken)
+
+
+def _is_ours(key_name: str | None, spec: Spec) -> bool:
+    """Whether a machine with this key pair may have been launched with the request's key."""
+    return key_name in ([spec.key_name] if spec.key_name else default_names(spec.public_key))
+
+
+def _key_field(spec: Spec) -> tuple[str, ...]:
+    return ("key_name" if spec.key_name else "public_key",)
 
 
 def adopted(
@@ -115,7 +127,8 @@ def adopted(
         row = _row(found, Outcome.CONFLICT, conflict(found, other, spec))
         return Adoption(record=found, spec=other, row=row, notice=None)
     unknown = _unknown_workload(spec) if spec else None
-    return Adoption(record=found, spec=None, row=_row(found, Outcome.EXISTING), notice=unknown)
+    left = _key_field(spec) if spec and instance.key_name and not _is_ours(instance.key_name, spec) else ()
+    return Adoption(record=found, spec=None, row=_row(found, Outcome.EXISTING, not_applied=left), notice=unknown)
 
 
 def _unknown_workload(spec: Spec) -> str | None:
@@ -133,8 +146,14 @@ def after_cancel(old: Record | None, request: CancelRequest, now: float) -> Reco
     return transitions.cancelled(old, request.user, now)
 
 
-def _row(old: Record, outcome: Outcome, message: str | None = None) -> BatchRow:
-    return BatchRow(outcome=outcome, generation=old.generation, request_number=old.request_number, message=message)
+def _row(old: Record, outcome: Outcome, message: str | None = None, *, not_applied: tuple[str, ...] = ()) -> BatchRow:
+    return BatchRow(
+        outcome=outcome,
+        generation=old.generation,
+        request_number=old.request_number,
+        message=message,
+        not_applied=not_applied,
+    )
 
 
 def conflict(old: Record, served: Spec | None, asked: Spec) -> str:

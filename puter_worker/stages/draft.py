@@ -30,6 +30,7 @@ from puter_worker.store.versioned import Versioned
 _log = structlog.get_logger("puter.intake")
 _decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _BATCH_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9-]{{0,{MAX_BATCH_ID - 1}}}")
+_ORDER_S = 1e-6
 _UNREADABLE = "its record is of another version of Puter: use another tag, or run workers of the version that wrote it"
 _USER = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
 
@@ -60,6 +61,7 @@ class Draft:
         self._store = store
         self._namespace = namespace
         self._now = store.now()
+        self._decided = 0
         self._read: dict[PuterKey, Versioned[Record | None]] = {}
         self._served: dict[PuterKey, Spec | None] = {}
         self._new: dict[PuterKey, list[Record]] = defaultdict(list)  # what the requests make of it, one by one
@@ -122,7 +124,9 @@ class Draft:
 
     def _up(self, key: PuterKey, request: UpRequest) -> None:
         served = self._served.get(key)
-        decision = decide(self._record(key), served, request, key, self._now)
+        # The requests of one transaction keep their order: it decides who is launched first under max_parallel.
+        self._decided += 1
+        decision = decide(self._record(key), served, request, key, self._now + self._decided * _ORDER_S)
         self._put_row(key, request, decision.row)
         outcome = decision.row.outcome
         self._count(str(outcome))

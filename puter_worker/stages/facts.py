@@ -20,6 +20,7 @@ from puter_worker.timings import Timings
 DEAD = frozenset({"shutting-down", "terminated"})
 STOPPED = frozenset({"stopping", "stopped"})
 ALIVE = frozenset({"pending", "running"})
+SHUT_ITSELF_DOWN = "Client.InstanceInitiatedShutdown"
 
 
 def choose(instances: list[Instance]) -> Instance | None:
@@ -124,16 +125,18 @@ def _overdue(now: float, expires_at: float) -> str:
 
 def _ended(record: Record, instance: Instance, now: float) -> Record:
     why = instance.state_reason or instance.state_reason_code
-    if record.phase is not Phase.RUNNING and record.running_at is None and not _ended_itself(instance):
+    if record.phase is not Phase.RUNNING and record.running_at is None and not _ended_otherwise(instance):
         # The machine never ran: EC2 ended it (a disk could not be made, an encryption key is missing …).
         code = instance.state_reason_code or "NeverRan"
         return transitions.failed(record, ErrorInfo(code=code, message=why or "the machine ended before it ran"), now)
+    if instance.state_reason_code == SHUT_ITSELF_DOWN and record.running_at is None:
+        record = record.replace(running_at=now)  # only what runs can shut itself down
     return transitions.terminated(record, why or "ended (EC2 gave no reason)", now)
 
 
-def _ended_itself(instance: Instance) -> bool:
+def _ended_otherwise(instance: Instance) -> bool:
     return instance.state_reason_code in {
-        "Client.InstanceInitiatedShutdown",
+        SHUT_ITSELF_DOWN,
         "Client.UserInitiatedShutdown",
         "Server.SpotInstanceTermination",
     }

@@ -40,6 +40,7 @@ _log = structlog.get_logger("puter.launch")
 UNITS_AT_ONCE = 24
 # Keys read from one namespace in each run: as many as four calls launch, which is the burst that EC2 allows.
 READ_FROM_QUEUE = 400
+_ORDER_S = 1e-6
 
 
 class Launch(Stage):
@@ -140,13 +141,12 @@ class Launch(Stage):
 
     async def _in_parallel(self, waiting: Sequence[Waiting]) -> list[Waiting]:
         """The keys that may be launched now under max_parallel of their batches; the others wait."""
-        allowed: list[Waiting] = []
+        held: set[PuterKey] = set()
         room: dict[tuple[str, str], int] = {}
         others: list[Waiting] = []
-        for one in waiting:
+        for one in sorted(waiting, key=lambda one: one.record.created_at):
             most, batch_id = one.record.max_parallel, one.record.batch_id
             if most is None or batch_id is None:
-                allowed.append(one)
                 continue
             batch = (one.key.namespace, batch_id)
             if batch not in room:
@@ -155,15 +155,17 @@ class Launch(Stage):
                 room[batch] = most - begun - await self._store.batches.live_count(*batch)
             if room[batch] > 0:
                 room[batch] -= 1
-                allowed.append(one)
             else:
                 others.append(one)
-        await self._store.commit_each(others, self._put_beside_others)
-        return allowed
+                held.add(one.key)
+        again_at = self._store.now() + self._timings.parallel_again_s
 
-    def _put_beside_others(self, txn: Txn, one: Waiting) -> None:
-        reason = f"waiting for one of the batch's {one.record.max_parallel} machines to end (max_parallel)"
-        put_waiting(self._store, txn, one, reason, self._store.now() + self._timings.parallel_again_s)
+        def put(txn: Txn, one: tuple[int, Waiting]) -> None:
+            reason = f"waiting for one of the batch's {one[1].record.max_parallel} machines to end (max_parallel)"
+            put_waiting(self._store, txn, one[1], reason, again_at + one[0] * _ORDER_S)  # in their order, next time too
+
+        await self._store.commit_each(list(enumerate(others)), put)
+        return [one for one in waiting if one.key not in held]
 
     async def _wait_for_place(self, unit: Unit, choice: Choice) -> None:
         """No place may be tried now: the keys wait, or fail if they have waited for capacity long enough."""

@@ -64,7 +64,7 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
         zone=place.zone,
         tags=_tags(unit, intent_id, spec, now),
         user_data=_user_data(unit, spec),
-        client_token=_token(target, single) if single else f"puter-{intent_id}",
+        client_token=_token(target, single) if single else f"{tags.LAUNCH_PREFIX}{intent_id}",
         min_count=1,
         max_count=len(unit),
     )
@@ -122,4 +122,4 @@ def _token(target: Target, waiting: Waiting) -> str:
     """
     record = waiting.record
     of = (target.target_id.account, record.namespace, record.tag, record.generation, record.attempt)
-    return "puter-" + hashlib.sha256(_json.encode(of)).hexdigest()[:48]
+    return tags.LAUNCH_PREFIX + hashlib.sha256(_json.encode(of)).hexdigest()[:48]

@@ -152,6 +152,7 @@ class Resolve(Stage):
             return
         specs = await self._store.records.specs([one.value.key for one in new])
         look_ups = [(one, spec, choose(found[one.value.tag])) for one, spec in zip(new, specs, strict=True)]
+        look_ups.sort(key=lambda look_up: look_up[0].value.created_at)  # so they wait for their launch in their order
         unsure = await self._forgotten.others(str(self._target))
         # A key that has moved on meanwhile is left as it is.
         await self._store.commit_each(look_ups, lambda txn, look_up: self._decide(txn, *look_up, unsure=unsure))

@@ -35,6 +35,17 @@ class TestUp:
         assert "found: the same instance as before" in ran.out
         assert first["instance_id"] in ran.out
 
+    def test_options_that_a_machine_which_exists_has_otherwise_are_named(self, betty: CliWorld) -> None:
+        betty.up("settled")
+        ran = betty.puter("up", "settled", "--ttl", "5h", "--disk", "500")
+        forever = betty.puter("up", "settled", "--no-shutdown", "--json")
+        same = betty.puter("up", "settled", "--ttl", "60m")
+        assert (ran.code, "the same instance as before" in ran.out) == (0, True)
+        assert "note: settled existed already; not applied: --disk, --ttl (" in ran.err
+        assert "not applied: --no-shutdown" in forever.err
+        assert forever.objects()[0]["not_applied"] == ["ttl"]
+        assert "not applied" not in same.err
+
     def test_another_machine_under_its_tag_is_a_conflict(self, betty: CliWorld) -> None:
         betty.up("taken")
         ran = betty.puter("up", "taken", "--instance-type", "c7i.large")

@@ -44,7 +44,7 @@ async def launch_of(caller: Caller, **changes: Any) -> RunCall:
         instance_type="t3.micro",
         key_name=None,
         group_id=group.group_id,
-        client_token="token-1",
+        client_token="puter-token-1",
         tags=birth_tags(namespace="lab", intent="intent-1", batch="b1", owner="me", expires_at=None),
         user_data=b"\x1f\x8b\x00\xff",
     )
@@ -74,7 +74,7 @@ async def test_a_group_comes_back_by_launch_index(caller: Caller) -> None:
 
     assert [instance.ami_launch_index for instance in instances] == [0, 1, 2, 3, 4]
     tokens = [i["ClientToken"] for r in (await described(instances))["Reservations"] for i in r["Instances"]]
-    assert set(tokens) == {"token-1"}
+    assert set(tokens) == {"puter-token-1"}
 
 
 async def test_a_launch_has_a_request_id(caller: Caller) -> None:

@@ -21,6 +21,7 @@ from tests.integration.workshop import Workshop, spec
 __all__ = ["redis_keeps_its_rules"]
 pytestmark = pytest.mark.usefixtures("redis_keeps_its_rules")
 KEY = PuterKey("betty", "one")
+OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPx8Tn8wJmVvLq1uwRWhGtg5zT8p7xyk8vJ4k8jVvq4A you"
 
 
 async def ended(shop: Workshop, result: Result | None = None, **fields: Any) -> None:
@@ -311,3 +312,42 @@ def let_in(shop: Workshop) -> set[str]:
 
 def asked(*tags: str, **fields: Any) -> list[MachineRequest]:
     return [MachineRequest(tag, spec(**fields)) for tag in tags]
+
+
+# -- what a machine that exists has otherwise -------------------------------------------------------------------------
+
+
+async def test_what_is_not_applied_to_a_machine_that_exists_is_told(workshop: Workshop) -> None:
+    async with workshop.working():
+        await workshop.request("one")
+        (view,) = await workshop.request("one", ttl_s=18_000, disk=500)
+
+    assert view.outcome is Outcome.EXISTING
+    assert view.to_json()["not_applied"] == ["disk", "ttl"]
+    assert not view.has_other_key
+
+
+async def test_a_machine_with_another_key_is_told_and_no_key_is_named_for_it(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    key = tmp_path / "puter-v1.pem"
+    key.touch()
+    async with workshop.working():
+        (first,) = await workshop.request("one", private_key_path=str(key))
+        (view,) = await workshop.request("one", public_key=OTHER_KEY, private_key_path=str(key))
+
+    assert f"-i {key}" in first.to_json()["ssh"]
+    assert (view.outcome, view.has_other_key) == (Outcome.EXISTING, True)
+    assert "-i" not in view.to_json()["ssh"] + view.to_json()["rsync"]
+
+
+async def test_another_key_is_told_too_when_redis_had_forgotten_the_machine(workshop: Workshop) -> None:
+    async with workshop.working():
+        await workshop.request("first")  # its key has the common name; the next one's name tells whose it is
+        await workshop.request("one", public_key=OTHER_KEY)
+    with workshop.server.client() as behind:
+        behind.flushall()
+    async with workshop.working(quarantine_s=0.0):
+        (view,) = await workshop.request("one")
+
+    assert (view.outcome, view.has_other_key) == (Outcome.EXISTING, True)

@@ -161,3 +161,29 @@ async def test_as_long_as_redis_knows_all_nothing_is_looked_for_elsewhere(
         after = [call for call in await sim_workshop.calls("DescribeInstances") if call.region == EAST]
 
     assert len(after) - len(before) <= 2  # the machine there that has just started is looked at
+
+
+@pytest.mark.parametrize("original_lives", [True, False])
+async def test_a_copy_that_somebody_made_of_a_machine_is_not_taken_for_it(
+    sim_workshop: SimWorkshop, original_lives: bool
+) -> None:
+    """ "Launch more like this" of EC2's console copies all tags."""
+    async with sim_workshop.working(quarantine_s=0.0):
+        await asked(sim_workshop, "one")
+        (original,) = await sim_workshop.living()
+        tags = [{"Key": key, "Value": value} for key, value in original.tags.items()]
+        sim_workshop.ec2.run_instances(
+            ImageId=original.image_id,
+            InstanceType="t3.micro",
+            MinCount=1,
+            MaxCount=1,
+            TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
+        )
+        if not original_lives:
+            await sim_workshop.sim.shut_down(original.id)
+        lose_all(sim_workshop)
+        (one,) = await asked(sim_workshop, "one")
+
+    assert one.record
+    assert (one.record.instance_id == original.id) == original_lives
+    assert one.record.generation == (1 if original_lives else 2)

@@ -95,6 +95,7 @@ async def launch_unseen(shop: SimWorkshop, target: Target) -> None:
             MinCount=100,
             MaxCount=100,
             SecurityGroupIds=[group.group_id],
+            ClientToken=f"puter-lost-{start}",
             TagSpecifications=[specification("instance", born | encode_manifest(members))],
         )
 

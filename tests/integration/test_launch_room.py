@@ -322,6 +322,25 @@ async def test_never_more_of_a_batch_live_than_it_says(sim_workshop: SimWorkshop
     assert await most_at_once(sim_workshop) <= most
 
 
+async def test_who_waits_for_max_parallel_is_launched_in_the_order_of_the_batch(sim_workshop: SimWorkshop) -> None:
+    """Names whose order is another one than the batch's, and than the alphabet's."""
+    tags = [f"job-{(n * 7) % 30}" for n in range(30)]
+    async with sim_workshop.working(), sim_workshop.working():
+        await sim_workshop.submit(*tags, most=5)
+        for launched in range(5, 31, 5):
+
+            async def full(count: int = launched) -> bool:
+                return len(await sim_workshop.sim.instances()) == count and await running(sim_workshop) == 5
+
+            await eventually(f"{launched} were launched", full)
+            for one in await sim_workshop.living():
+                await sim_workshop.sim.shut_down(one.id)
+    launches = [one.tags["puter:tag"] for one in await sim_workshop.sim.instances()]
+
+    fives = [set(launches[start : start + 5]) for start in range(0, 30, 5)]
+    assert fives == [set(tags[start : start + 5]) for start in range(0, 30, 5)]
+
+
 async def running(shop: SimWorkshop) -> int:
     return sum(one.state == "running" for one in await shop.living())
 

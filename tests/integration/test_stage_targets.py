@@ -271,7 +271,7 @@ async def put_off_for_capacity(hands: Hands, _: pytest.MonkeyPatch) -> str:
     subnet = hands.shop.ec2.describe_subnets()["Subnets"][0]["SubnetId"]
     await request(hands, subnet=subnet)
     why, now, txn = "no capacity here", hands.store.now(), Txn()
-    dry = Backoff(now + 600, 1, why, since=now)
+    dry = Backoff(now + hands.shop.timings.no_capacity_s, 1, why, since=now)
     place = Place(spec().instance_type, subnet=subnet)
     hands.store.backoffs.put(txn, TARGET, capacity_name(place), dry)
     await hands.store.commit(txn)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from puter_client.cli import INTERRUPTED
 from puter_client.cli.follow import InFlight, outcomes, request, run, summary, tell_end, why_not
-from puter_client.cli.progress import Progress, bar_on
+from puter_client.cli.progress import Progress, bar_on, common_reason
 from puter_client.cli.up import success
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.config import ClientSettings, Config, client_settings
@@ -242,3 +242,39 @@ class TestBar:
 
     def test_the_bar_stays_as_wide_as_it_is(self) -> None:
         assert {self.drawn(80, done).index("/") for done in (0, 7, 999, 1_500)} == {self.drawn(80).index("/")}
+
+
+@pytest.mark.parametrize(
+    ("reasons", "common"),
+    [
+        (["no capacity", "no capacity"], "no capacity"),
+        (["no capacity", "quota reached"], None),
+        (["no capacity", None], None),
+        ([], None),
+    ],
+)
+def test_the_reason_for_which_all_wait_is_told_once(reasons: list[str | None], common: str | None) -> None:
+    records = [
+        Record(namespace="betty", tag=f"t-{n}", phase=Phase.LAUNCHING, created_at=0.0, changed_at=0.0, reason=reason)
+        for n, reason in enumerate(reasons)
+    ]
+    views = [View(namespace="betty", tag=record.tag, record=record) for record in records]
+
+    assert common_reason(views) == common
+
+
+def test_reasons_that_differ_in_their_estimates_alone_are_one() -> None:
+    records = [
+        Record(
+            namespace="betty",
+            tag=f"t-{n}",
+            phase=Phase.LAUNCHING,
+            created_at=0.0,
+            changed_at=0.0,
+            reason="rate limit",
+            estimate_s=10 * n,
+        )
+        for n in (1, 2)
+    ]
+
+    assert common_reason([View(namespace="betty", tag=r.tag, record=r) for r in records]) == "rate limit"

@@ -22,6 +22,12 @@ FACTS: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def keys_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every private key is on this computer, but one."""
+    monkeypatch.setattr(Path, "is_file", lambda path: str(path) != "/gone.pem")
+
+
 def record(tag: str = "one", **fields: Any) -> Record:
     return Record(namespace="betty", tag=tag, **FACTS | fields)
 
@@ -76,10 +82,17 @@ def test_a_path_with_blanks_and_percent_is_read_as_it_is() -> None:
     assert '  IdentityFile "/my keys/100%%.pem"' in lines
 
 
-def test_a_key_that_is_not_on_this_host_is_left_to_the_agent() -> None:
-    command = ssh_program(record(private_key_path="/gone.pem"), HOSTS)
+def test_a_key_that_is_not_on_this_host_is_left_to_the_agent_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ssh_program(record(private_key_path="/gone.pem", owner="ann"), HOSTS)
     assert "-i" not in command
     assert "IdentitiesOnly=yes" not in command
+    assert "not on this computer, but on that of ann" in capsys.readouterr().err
+
+
+def test_a_block_names_no_key_that_is_not_on_this_host() -> None:
+    lines = host_blocks([record(private_key_path="/gone.pem")], HOSTS)
+    assert lines
+    assert not any("Identit" in line for line in lines)
 
 
 def test_an_odd_instance_id_is_no_alias() -> None:

@@ -101,6 +101,7 @@ def test_what_ended_itself_before_it_was_seen_to_run_has_not_failed(code: str) -
     known = with_instance(record(Phase.PENDING), instance("terminated", state_reason_code=code), TARGET, NOW, TIMINGS)
 
     assert known.phase is Phase.TERMINATED
+    assert (known.running_at is not None) == (code == "Client.InstanceInitiatedShutdown")
 
 
 @pytest.mark.parametrize("state", ["stopping", "stopped"])

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from puter_client.contract.declaration import compared
+from puter_client.contract.declaration import compared, declared, fixed
 from puter_client.contract.os_image import Os
-from puter_client.contract.spec import Spec, differing_fields, spec_digest
+from puter_client.contract.spec import Spec, differing_fields, not_applied, options_of, spec_digest
 
 COMPARED_CHANGES: dict[str, Any] = {
     "profile": "work",
@@ -81,3 +81,33 @@ def test_a_spec_shows_no_secret() -> None:
 def test_a_spec_of_another_version_is_not_guessed_at() -> None:
     with pytest.raises(msgspec.ValidationError, match="unknown field"):
         msgspec.json.decode(b'{"gpu": true}', type=Spec)
+
+
+@pytest.mark.parametrize(
+    ("served", "asked", "given", "names", "options"),
+    [
+        (Spec(), Spec(ttl_s=18_000, disk=500), (), ("disk", "ttl"), ["--disk", "--ttl"]),
+        (Spec(), Spec(ttl_s=None), (), ("ttl",), ["--no-shutdown"]),
+        (Spec(ttl_s=18_000), Spec(), (), (), []),
+        (Spec(ttl_s=18_000), Spec(), ("ttl",), ("ttl",), ["--ttl"]),
+        (Spec(ttl_s=18_000), Spec(ttl_s=18_000), ("ttl",), (), []),
+        (Spec(), Spec(aws_tags={"team": "a"}, instance_profile="p"), (), ("instance_profile", "aws_tags"),
+         ["--instance-profile", "--aws-tag"]),
+        (Spec(), Spec(ssh_from=("192.0.2.1/32",), give_up_after_s=60), (), (), []),
+        (Spec(public_key="ssh-ed25519 A"), Spec(public_key="ssh-ed25519 B"), (), ("public_key",), []),
+        (Spec(), Spec(instance_type="c7i.large"), (), (), []),
+    ],
+)  # fmt: skip
+def test_what_a_machine_that_exists_has_otherwise_is_named_if_it_was_asked_for(
+    served: Spec, asked: Spec, given: tuple[str, ...], names: tuple[str, ...], options: list[str]
+) -> None:
+    assert not_applied(served, asked, given) == names
+    assert options_of(names, asked) == options
+
+
+def test_every_field_makes_another_machine_or_is_fixed_or_can_be_changed() -> None:
+    fields = declared(Spec)
+    changeable = {item.name for item in fields if item.field.while_it_exists}
+
+    assert changeable == {"ssh_from", "give_up_after", "private_key_path"}
+    assert {item.name for item in fixed(Spec)} | changeable == {i.name for i in fields if not i.field.compared}

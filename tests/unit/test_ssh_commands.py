@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.ssh_commands import address, rsync_argv, rsync_command, ssh_argv, ssh_command
+
+
+@pytest.fixture(autouse=True)
+def keys_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every private key is on this computer, but those of others."""
+    monkeypatch.setattr(Path, "is_file", lambda path: "others" not in str(path))
 
 
 def record(**changes: Any) -> Record:
@@ -55,3 +64,11 @@ def test_rsync_gets_the_key_as_one_word_of_its_shell() -> None:
     assert argv
     assert shlex.split(argv[argv.index("-e") + 1]) == ["ssh", "-i", "/my keys/k.pem"]
     assert argv[-2:] == ["./", "ec2-user@192.0.2.1:~/data/"]
+
+
+def test_a_key_that_is_on_another_computer_is_not_named() -> None:
+    elsewhere = record(public_ip="192.0.2.1", private_key_path="/others/puter-v1.pem")
+
+    assert ssh_command(elsewhere) == "ssh ec2-user@192.0.2.1"
+    assert "-i" not in (rsync_command(elsewhere) or "")
+    assert "-i" not in " ".join(rsync_argv(elsewhere, "./", "~/") or [])

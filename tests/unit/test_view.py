@@ -35,7 +35,7 @@ ENDS = [
     (Phase.LAUNCHING, [REACHED, WAITING, WAITING, WAITING]),
     (Phase.PENDING, [REACHED, REACHED, WAITING, WAITING]),
     (Phase.RUNNING, [REACHED, REACHED, REACHED, WAITING]),
-    (Phase.TERMINATED, [REACHED, REACHED, REACHED, REACHED]),
+    (Phase.TERMINATED, [REACHED, REACHED, FAILED, REACHED]),
     (Phase.FAILED, [REACHED, FAILED, FAILED, FAILED]),
     (Phase.CANCELLED, [REACHED, FAILED, FAILED, FAILED]),
 ]
@@ -48,6 +48,11 @@ def test_a_wait_ends_when_the_phase_is_reached_or_cannot_be(phase: Phase, states
     shown = view(phase, instance_id="i-1" if has_machine else None)
 
     assert [shown.wait_state(wait) for wait in WAITS] == states
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_what_has_run_has_reached_everything_when_it_ends(wait: WaitFor) -> None:
+    assert view(Phase.TERMINATED, instance_id="i-1", running_at=1.0).wait_state(wait) is REACHED
 
 
 @pytest.mark.parametrize("outcome", [Outcome.CONFLICT, Outcome.REFUSED, Outcome.SKIPPED, Outcome.CANCELLED])
