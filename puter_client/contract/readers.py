@@ -41,6 +41,12 @@ class _Lazy:
 
 
 _ENV_NAME = _Lazy(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+# A bash script cannot pass these on: they are read-only, no assignment has an effect, or they are set anew for each
+# command. Tried with bash 5.2; every other name arrives as it does through env(1).
+_BASHS_OWN = frozenset({
+    "_", "BASHOPTS", "BASHPID", "BASH_ARGC", "BASH_ARGV", "BASH_LINENO", "BASH_SOURCE", "BASH_VERSINFO", "EUID",
+    "PIPESTATUS", "PPID", "SHELLOPTS", "SHLVL", "UID",
+})  # fmt: skip
 # The narrower alphabet that holds for tags read through the instance metadata service.
 _TAG_KEY = _Lazy(r"(?!aws:)(?!puter(:|$))(?!Name$)[A-Za-z0-9+=.,_:@-]{1,127}")
 
@@ -172,7 +178,11 @@ def gib(value: Any) -> int:
 
 def env(value: Any) -> dict[str, str]:
     """Read variables of a shell with their values."""
-    return _mapping(value, _ENV_NAME, "name variables with letters, digits and _", USER_DATA_LIMIT_BYTES)
+    variables = _mapping(value, _ENV_NAME, "name variables with letters, digits and _", USER_DATA_LIMIT_BYTES)
+    for name in variables:
+        if name in _BASHS_OWN:
+            raise ValueError(f"{name}: bash sets this variable itself: give yours another name")
+    return variables
 
 
 def aws_tags(value: Any) -> dict[str, str]:

@@ -94,7 +94,9 @@ def test_any_template_makes_a_batch_or_is_refused(tag: str, count: int, fields: 
 
 @unhurried
 @given(
-    st.dictionaries(st.from_regex(r"[A-Z_]{1,8}", fullmatch=True), st.text(st.characters(codec="utf-8"), max_size=30))
+    st.dictionaries(
+        st.from_regex(r"MY_[A-Z_]{1,8}", fullmatch=True), st.text(st.characters(codec="utf-8"), max_size=30)
+    )
 )
 def test_variables_come_out_of_json_as_they_went_in(env: dict[str, str]) -> None:
     clean = {name: value.replace("\0", "") for name, value in env.items()}

@@ -120,6 +120,26 @@ def test_a_refusal_shows_no_value_of_a_variable() -> None:
     assert "hunter2" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("_", "BASHOPTS", "BASHPID", "BASH_ARGC", "BASH_ARGV", "BASH_LINENO", "BASH_SOURCE", "BASH_VERSINFO", "EUID"),
+        *("PIPESTATUS", "PPID", "SHELLOPTS", "SHLVL", "UID"),
+    ],
+)
+def test_a_variable_that_bash_sets_itself_is_refused(name: str) -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        build_spec({"run": "make", "env": {name: "hunter2"}})
+
+    assert str(refused.value) == f"env: {name}: bash sets this variable itself: give yours another name"
+
+
+@pytest.mark.parametrize("name", ["BASH_FUNC_x%%", "A-B", "1A", "A\n", ""])
+def test_what_no_shell_takes_as_the_name_of_a_variable_is_refused(name: str) -> None:
+    with pytest.raises(InvalidSpec, match="name variables with letters, digits and _"):
+        build_spec({"run": "make", "env": {name: "1"}})
+
+
 @pytest.mark.parametrize(("name", "written", "field", "value"), GOOD)
 def test_what_was_built_passes_a_second_check(name: str, written: Any, field: str, value: Any) -> None:
     del field, value

@@ -64,7 +64,15 @@ UNIT
         fi
         ;;
     task)
-        while IFS= read -r -d '' pair; do export "${pair?}"; done <"$state/workload.env"
-        exec /bin/bash "$state/workload.run"
+        # The workload's variables may have the names of this script's, or of bash's own. So what is still needed is in
+        # positional parameters, and bash's own are unset first: then bash gives their values no meaning. env(1) would
+        # show the values in its command line, which everybody on the machine can read.
+        set -- "$state/workload.run"
+        while IFS= read -r -d '' pair; do set -- "$@" "$pair"; done <"$state/workload.env"
+        if [ "$#" -gt 1 ]; then
+            for pair in "${@:2}"; do unset -v "${pair%%=*}"; done
+            export "${@:2}"
+        fi 2>/dev/null
+        exec /bin/bash "$1"
         ;;
 esac
