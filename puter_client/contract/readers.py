@@ -146,8 +146,16 @@ def full_text(value: Any) -> str:
     return written
 
 
+def command(value: Any) -> str:
+    """Read a workload; its lines end with LF, for bash takes a CR as a part of the last word of a line."""
+    return "\n".join(line.rstrip("\r") for line in full_text(value).split("\n"))
+
+
 def user_data(value: Any) -> str:
-    """Read a boot script, cloud-config or MIME message in a form that is safe for Puter's part."""
+    """Read a boot script, cloud-config or MIME message in a form that is safe for Puter's part.
+
+    Line ends stay as they are: cloud-init itself makes those of a script LF, if its first line ends with CRLF.
+    """
     from puter_client.contract.userdata import check_user_data  # most requests have none
 
     written = full_text(value)

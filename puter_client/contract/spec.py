@@ -123,7 +123,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     run: Annotated[
         str | None,
         Field(
-            read=readers.full_text,
+            read=readers.command,
             help="The workload: a shell command, run once Docker is up.",
             option=Option(metavar="CMD"),
             compared=True,

@@ -176,3 +176,23 @@ def test_cloud_init_takes_each_kind_for_what_it_is(tmp_path: Path, user_data: st
     [parts] = arrived(tmp_path, [machine(1, user_data=user_data)])
 
     assert (parts[-1].type, parts[-1].text) == (content_type, user_data)
+
+
+SCRIPT_OF = """
+import sys
+from cloudinit.handlers.shell_script import ShellScriptPartHandler
+from cloudinit.helpers import Paths
+
+folder, name, text = sys.argv[1:]
+handler = ShellScriptPartHandler(Paths({"cloud_dir": folder, "run_dir": folder}))
+handler.script_dir = folder
+handler.handle_part(None, "text/x-shellscript", name, text, None)
+"""
+
+
+def test_cloud_init_itself_gives_a_script_from_windows_the_line_ends_of_linux(tmp_path: Path) -> None:
+    [parts] = arrived(tmp_path, [machine(1, user_data="#!/bin/sh\r\ntrue\r\n")])
+
+    subprocess.run([SYSTEM_PYTHON, "-c", SCRIPT_OF, tmp_path, "script", parts[-1].text], check=True)
+
+    assert (tmp_path / "script").read_bytes() == b"#!/bin/sh\ntrue\n"

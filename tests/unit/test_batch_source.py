@@ -43,6 +43,21 @@ def test_a_format_that_is_said_overrules_the_suffix(form: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("yaml", "puters:\n- tag: a\n  run: |\n    make\n    make test\n  env:\n    A: 'x'\n"),
+        ("yaml", 'puters:\n- tag: a\n  run: "make\\r\\nmake test\\r\\n"\n  env: {A: x}\n'),
+        ("jsonl", '{"tag": "a", "run": "make\\r\\nmake test\\r\\n", "env": {"A": "x"}}\n'),
+        ("csv", 'tag,run,env.A\na,"make\nmake test\n",x\n'),
+    ],
+)
+def test_a_file_that_was_saved_on_windows_is_the_same_batch(form: str, text: str) -> None:
+    (entry,) = read_batch("-", ("\ufeff" + text.replace("\n", "\r\n")).encode(), format=form).entries
+
+    assert (entry.spec.run, entry.spec.env) == ("make\nmake test\n", {"A": "x"})
+
+
+@pytest.mark.parametrize(
     ("text", "form"),
     [
         ('\n  {"tag": "a"}', Format.JSONL),
