@@ -47,8 +47,11 @@ _BASHS_OWN = frozenset({
     "_", "BASHOPTS", "BASHPID", "BASH_ARGC", "BASH_ARGV", "BASH_LINENO", "BASH_SOURCE", "BASH_VERSINFO", "EUID",
     "PIPESTATUS", "PPID", "SHELLOPTS", "SHLVL", "UID",
 })  # fmt: skip
-# The narrower alphabet that holds for tags read through the instance metadata service.
-_TAG_KEY = _Lazy(r"(?!aws:)(?!puter(:|$))(?!Name$)[A-Za-z0-9+=.,_:@-]{1,127}")
+# EC2 takes every character in tags, and reserves aws: in any case ("Tag your Amazon EC2 resources", tag restrictions).
+# Puter's own keys are reserved in any case, because conditions of IAM policies compare keys of tags without case.
+_TAG_KEY = _Lazy(r"(?!(?i:aws:|puter(:|\Z)))(?!Name\Z)[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]{1,127}")
+# Other characters cannot come back: XML 1.0, the form of EC2's answers, has none for them.
+_TAG_VALUE = _Lazy(r"[^\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]*")
 
 
 def pattern(regex: str, remedy: str) -> Reader:
@@ -189,17 +192,19 @@ def env(value: Any) -> dict[str, str]:
     variables = _mapping(value, _ENV_NAME, "name variables with letters, digits and _", USER_DATA_LIMIT_BYTES)
     for name in variables:
         if name in _BASHS_OWN:
-            raise ValueError(f"{name}: bash sets this variable itself: give yours another name")
+            raise ValueError(f"{shown(name)}: bash sets this variable itself: give yours another name")
     return variables
 
 
 def aws_tags(value: Any) -> dict[str, str]:
     """Read EC2 tags that do not collide with Puter's or AWS's own."""
-    remedy = "use 1 to 127 letters, digits and + = . , _ : @ -; Name, puter, puter:… and aws:… are taken"
-    tags = _mapping(value, _TAG_KEY, remedy, MAX_AWS_TAGS * 256)
+    remedy = "use 1 to 127 characters, none of them a control character; Name, puter, puter:… and aws:… are taken"
+    tags = _mapping(value, _TAG_KEY, remedy, MAX_AWS_TAGS * 256 * 4)  # UTF-8 has up to 4 bytes a character
     for key, written in tags.items():
         if len(written) > 256:
-            raise ValueError(f"{key}: the value has over 256 characters, EC2's limit")
+            raise ValueError(f"{shown(key)}: the value has over 256 characters, EC2's limit")
+        if not _TAG_VALUE.fullmatch(written):
+            raise ValueError(f"{shown(key)}: the value contains a control character: remove it")
     if len(tags) > MAX_AWS_TAGS:
         raise ValueError(f"has {len(tags)} tags: write at most {MAX_AWS_TAGS}, besides Puter's own")
     return tags
@@ -241,7 +246,7 @@ def _mapping(value: Any, name: _Lazy, remedy: str, limit: int) -> dict[str, str]
         try:
             checked[key] = text(item)
         except ValueError as error:
-            raise ValueError(f"{key}: {error}") from None
+            raise ValueError(f"{shown(key)}: {error}") from None
     if sum(len(written.encode()) for written in checked.values()) > limit:
         raise ValueError(f"the values have over {limit:,} bytes in all")
     return checked

@@ -26,7 +26,7 @@ def read_tags(params: Params) -> dict[str, str]:
         key, value = section.text("Key") or "", section.text("Value") or ""
         if not key:
             raise Ec2Error("InvalidParameterValue", "Tag key cannot be empty")
-        if key.startswith("aws:"):
+        if key.lower().startswith("aws:"):
             message = "Tag keys starting with 'aws:' are reserved for internal use"
             raise Ec2Error("InvalidParameterValue", message)
         if len(key) > MAX_KEY:

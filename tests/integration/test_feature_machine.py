@@ -19,8 +19,9 @@ pytestmark = pytest.mark.usefixtures("redis_keeps_its_rules")
 
 
 async def test_a_machine_bears_its_tags_from_birth(workshop: Workshop) -> None:
+    own = {"team": "render", "Cost Center": "Research / ML", "größe/1": "ü"}
     async with workshop.working():
-        (view,) = await workshop.request("one", ttl_s=3_600, aws_tags={"team": "render"})
+        (view,) = await workshop.request("one", ttl_s=3_600, aws_tags=own)
 
     (instance,) = workshop.instances()
     tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
@@ -39,7 +40,7 @@ async def test_a_machine_bears_its_tags_from_birth(workshop: Workshop) -> None:
         "puter:batch": view.batch_id,
         "puter:owner": "betty",
         "puter:labelled": "yes",
-        "team": "render",
+        **own,
     }
 
 

@@ -29,9 +29,9 @@ def test_an_empty_cell_is_not_written() -> None:
 
 
 def test_variables_and_tags_have_columns_of_their_own() -> None:
-    spec = read("tag,run,env.A,env.B,aws_tags.team\na,x,0.10,,red\n").entries[0].spec
+    spec = read("tag,run,env.A,env.B,aws_tags.team,aws_tags.Cost Center\na,x,0.10,,red,R/1\n").entries[0].spec
 
-    assert (spec.env, spec.aws_tags) == ({"A": "0.10"}, {"team": "red"})
+    assert (spec.env, spec.aws_tags) == ({"A": "0.10"}, {"team": "red", "Cost Center": "R/1"})
 
 
 def test_cidrs_are_separated_by_spaces() -> None:

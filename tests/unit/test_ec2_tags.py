@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from puter_client.contract.fields import InvalidSpec, build_spec
 from puter_client.contract.key import TAG, PuterKey
 from puter_worker.ec2.tags import (
     MANAGED,
@@ -23,6 +24,8 @@ from puter_worker.ec2.tags import (
     own_tags,
 )
 from puter_worker.errors import ManifestTooLarge
+from tests.ec2sim.config import SimConfig
+from tests.ec2sim.direct import Direct, Refused
 
 GROUP = birth_tags(namespace="lab", intent="i1", batch="b1", owner="me", expires_at=1_767_225_600.0)
 MEMBERS = st.lists(
@@ -173,3 +176,58 @@ def test_tags_that_puter_would_not_write_tell_no_key(changes: dict[str, str]) ->
 @pytest.mark.parametrize("index", [-1, 2])
 def test_a_machine_beyond_the_manifest_has_no_key(index: int) -> None:
     assert key_of(GROUP | encode_manifest([("a", 1), ("b", 1)]), index) is None
+
+
+def of_a_request(tags: dict[str, str]) -> dict[str, str] | None:
+    """What a request takes as further tags; None if it refuses them."""
+    try:
+        return build_spec({"aws_tags": tags}).aws_tags
+    except InvalidSpec:
+        return None
+
+
+def of_ec2(tags: dict[str, str]) -> dict[str, str] | None:
+    """What EC2 takes as an instance's tags; None if it refuses them."""
+    ec2 = Direct(SimConfig(throttle=False))
+    named = [{"Key": key, "Value": value} for key, value in tags.items()]
+    try:
+        (one,) = ec2.launch(TagSpecifications=[{"ResourceType": "instance", "Tags": named}])
+    except Refused:
+        return None
+    return {tag["Key"]: tag["Value"] for tag in one["Tags"]}
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"Cost Center": "Research / ML"},
+        {"team/project": "a=b"},
+        {"+ - = . _ : / @": "+ - = . _ : / @"},
+        {" a ": " "},
+        {"a": ""},
+        {"Kostenstelle für Übung": "größer"},
+        {"コスト　センター": "研究"},
+        {"\N{ROCKET}" * 20: "\N{ROCKET}" * 200},
+        {"ü" * 127: "ü" * 256},
+        {f"k{n}": "ü" * 256 for n in range(20)},
+        {"name": "a", "NAME": "b", "puterfarm": "c", "Puter farm": "d", "awsome": "e", "my aws:x": "f", ":": "g"},
+        {"value": "aws:x"},
+    ],
+)
+def test_a_request_takes_the_tags_that_ec2_takes(tags: dict[str, str]) -> None:
+    assert of_a_request(tags) == of_ec2(tags) == tags
+
+
+@pytest.mark.parametrize(
+    "tags", [{"": "x"}, {"k" * 128: "x"}, {"k": "x" * 257}, {"aws:x": "x"}, {"AWS:x": "x"}, {"Aws:": "x"}]
+)
+def test_a_request_refuses_the_tags_that_ec2_refuses(tags: dict[str, str]) -> None:
+    assert of_a_request(tags) is None
+    assert of_ec2(tags) is None
+
+
+@pytest.mark.parametrize(
+    "key", ["Name", "puter", "Puter", "PUTER", "puter:tag", "puter:managed", "Puter:Managed", "PUTER:anything"]
+)
+def test_puters_own_tags_cannot_be_requested_in_any_case_in_which_a_policy_may_compare_them(key: str) -> None:
+    assert of_a_request({key: "x"}) is None

@@ -33,7 +33,9 @@ def test_fifty_tags_fit_on_a_resource_and_no_more(ec2: Direct) -> None:
         tag(ec2, one, t50="x")
 
 
-@pytest.mark.parametrize(("key", "value"), [("k" * 128, "v"), ("k", "v" * 257), ("aws:k", "v"), ("", "v")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("k" * 128, "v"), ("k", "v" * 257), ("aws:k", "v"), ("AWS:k", "v"), ("", "v")]
+)
 def test_a_tag_beyond_the_limits_is_refused(ec2: Direct, key: str, value: str) -> None:
     one = ec2.launch()[0]["InstanceId"]
     with pytest.raises(Refused, match="InvalidParameterValue"):
