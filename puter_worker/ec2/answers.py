@@ -122,6 +122,8 @@ class ImageAnswer(_Part, frozen=True, kw_only=True):
     architecture: str = ""
     root_device_name: str | None = None
     platform: str | None = None
+    platform_details: str | None = None
+    owner_id: str = ""
     creation_date: str | None = None
 
 

@@ -12,6 +12,7 @@ from puter_client.contract.fields import USER_DATA_LIMIT_BYTES
 from puter_client.contract.spec import Spec
 from puter_worker.ec2.images import Image
 from puter_worker.ec2.tags import MANAGED, MANIFEST, specification
+from puter_worker.errors import UnusableImage
 
 MAX_TOKEN = 64
 # A container is one hop further from the metadata service: with EC2's default of 1 it could not use the role.
@@ -61,6 +62,7 @@ def run_arguments(launch: RunCall) -> dict[str, Any]:
 
     Raises:
         InvalidInput: the user data is over EC2's limit.
+        UnusableImage: the size of the root disk is requested, and the disk's name is not known.
         ValueError: a defect of Puter: the token is missing or too long, or the tag `puter:managed` is missing.
     """
     if len(launch.user_data) > USER_DATA_LIMIT_BYTES:
@@ -92,6 +94,11 @@ def run_arguments(launch: RunCall) -> dict[str, Any]:
         arguments["KeyName"] = launch.key_name
     arguments |= _network(launch)
     if spec.disk is not None:
+        if launch.image.root_device_name is None:
+            raise UnusableImage(
+                f"{launch.image.image_id} has a root disk whose name is not known, because the worker's role may not "
+                "call DescribeImages: allow it (deploy/iam-policy.json has all), or leave the disk's size out"
+            )
         arguments["BlockDeviceMappings"] = [
             {
                 "DeviceName": launch.image.root_device_name,

@@ -78,10 +78,10 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
         arguments=msgspec.Raw(_json.encode(run_arguments(launch))),
         made_at=now,
     )
-    notices = () if own else (key_pair.notice,)
+    notices = (image.notice, None if own else key_pair.notice, group.notice)
     return Prepared(
         intent,
-        tuple(notice for notice in (*notices, group.notice) if notice),
+        tuple(notice for notice in notices if notice),
         own.private_key_path if own else None,
     )
 

@@ -16,6 +16,7 @@ AMAZON = "137112412989"
 ECS = "591542846629"
 MARKETPLACE = "679593333241"
 STRANGER = "099720109999"
+CANONICAL = "099720109477"
 _ALIAS = {AMAZON: "amazon", ECS: "amazon", MARKETPLACE: "aws-marketplace"}
 _NEVER = "2099-01-01T00:00:00"
 _PAST = "2025-09-23T01:10:00"
@@ -56,7 +57,9 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def description(self) -> str:
-        """As Amazon words them."""
+        """As their publishers word them."""
+        if self.owner == CANONICAL:
+            return "Canonical, Ubuntu, 24.04, noble image"
         linux = "Amazon Linux 2023 AMI" if self.name.startswith("al2023") else "Amazon Linux 2 AMI"
         return f"{linux} {self.architecture}"
 
@@ -82,15 +85,16 @@ _MADE = (
     ("amzn2-ami-kernel-5.10-hvm-2.0.20251020.0-{arch}-gp2", AMAZON, "2025-10-22T05:50:00", _NEVER, 8, "available"),
     ("amzn2-ami-ecs-hvm-2.0.20251103-{arch}-ebs", ECS, "2025-11-04T05:50:00", _NEVER, 30, "available"),
     ("amzn2-ami-hvm-2.0.20251199.0-{arch}-gp2", STRANGER, "2025-11-20T00:00:00", _NEVER, 8, "available"),
+    ("ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-{deb}", CANONICAL, "2025-10-22T07:00:00", _NEVER, 8, "available"),
 )  # fmt: skip
 
 
 def images_of(region: str) -> dict[str, Image]:
     """A region's images by id; the same at every start."""
     images: dict[str, Image] = {}
-    for architecture in ("x86_64", "arm64"):
+    for architecture, of_debian in (("x86_64", "amd64"), ("arm64", "arm64")):
         for name, owner, created, deprecated, gib, state in _MADE:
-            named = name.format(arch=architecture)
+            named = name.format(arch=architecture, deb=of_debian)
             digest = hashlib.blake2s(f"{region}:{owner}:{named}".encode()).hexdigest()
             image = Image(
                 id=f"ami-0{digest[:16]}",
