@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from puter_client.contract.errors import InvalidInput
+from puter_client.contract.readers import parse_cidr
 from puter_client.timings import DEFAULT_TIMINGS
 
 CHECK_URL = "https://checkip.amazonaws.com"
@@ -43,11 +44,12 @@ def own_cidr(
         raise _unknown(answer)
     try:
         address = ipaddress.ip_address(answer.decode("ascii").strip())
+        cidr = parse_cidr(str(address))
     except ValueError:
         raise _unknown("the answer was not an address") from None
     if address.is_unspecified or address.is_loopback or address.is_multicast:
         raise _unknown(f"the answer was {address}")
-    return str(ipaddress.ip_network(address))
+    return cidr
 
 
 def _unknown(why: str) -> AddressUnknown:

@@ -26,6 +26,8 @@ MAX_AWS_TAGS = 20  # EC2 allows 50 a resource; Puter writes up to 30 of its own 
 Reader = Callable[[Any], Any]
 
 _EMPTY = "is empty: leave it out, or write a value"
+_WRITE_A_CIDR = "write an address or CIDR like 203.0.113.7/32, or auto, or none"
+_MAPPED_BITS = 96  # ::ffff:0:0/96 holds the IPv4 addresses; no packet from the internet has such a source
 
 
 class _Lazy:
@@ -40,6 +42,7 @@ class _Lazy:
         return re.compile(self._regex).fullmatch
 
 
+_CIDR = _Lazy(r"[0-9A-Fa-f.:]+(/(0|[1-9][0-9]{0,2}))?")
 _ENV_NAME = _Lazy(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 # A bash script cannot pass these on: they are read-only, no assignment has an effect, or they are set anew for each
 # command. Tried with bash 5.2; every other name arrives as it does through env(1).
@@ -225,14 +228,28 @@ def parse_cidr(written: str) -> str:
     """The canonical form of a CIDR; a bare address is a network of that one host.
 
     Raises:
-        ValueError: it is not a CIDR, or bits beyond the prefix are set.
+        ValueError: it is not a CIDR as EC2 takes it, or bits beyond the prefix are set.
     """
     import ipaddress  # `puter status` reads none
 
+    # ipaddress also takes zone ids (fe80::1%eth0), netmasks and prefixes like /00.
+    if not _CIDR.fullmatch(written.strip()):
+        raise ValueError(f"{shown(written)}: {_WRITE_A_CIDR}")
     try:
-        return str(ipaddress.ip_network(written.strip()))
+        network = ipaddress.ip_network(written.strip(), strict=False)
     except ValueError:
-        raise ValueError(f"{shown(written)}: write an address or CIDR like 203.0.113.7/32, or auto, or none") from None
+        raise ValueError(f"{shown(written)}: {_WRITE_A_CIDR}") from None
+    address = ipaddress.ip_interface(written.strip()).ip
+    if address != network.network_address:
+        raise ValueError(
+            f"{shown(written)}: has bits set beyond its prefix: write {network}, or {address} for that one host"
+        )
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is not None and network.prefixlen >= _MAPPED_BITS:
+        raise ValueError(
+            f"{shown(written)}: is an IPv4 address in IPv6's form: write {mapped}/{network.prefixlen - _MAPPED_BITS}"
+        )
+    return str(network)
 
 
 def _mapping(value: Any, name: _Lazy, remedy: str, limit: int) -> dict[str, str]:

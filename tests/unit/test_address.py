@@ -46,7 +46,9 @@ def test_the_address_that_is_answered_is_a_network_of_one(answer: bytes, cidr: s
         assert own_cidr({}, url=url) == cidr
 
 
-@pytest.mark.parametrize("answer", [b"", b"<html>log in first</html>", b"0.0.0.0", b"127.0.0.1", b"\xff", b"1.2.3.4/0"])
+@pytest.mark.parametrize(
+    "answer", [b"", b"<html>log in first</html>", b"0.0.0.0", b"127.0.0.1", b"\xff", b"1.2.3.4/0", b"fe80::1%eth0"]
+)
 def test_anything_else_is_refused_and_the_choices_are_named(answer: bytes) -> None:
     with serving(answer) as url, pytest.raises(AddressUnknown, match="--ssh-from CIDR, or use --ssh-from none"):
         own_cidr({}, url=url)

@@ -78,8 +78,24 @@ BAD: list[tuple[str, Any, str]] = [
     ("public_key", "-----BEGIN OPENSSH PRIVATE KEY-----", "OpenSSH public key"),
     ("public_key", f"ssh-dss {ED25519.split()[1]}", "OpenSSH public key"),
     ("security_group_name", "sg-12345678", "not sg-"),
-    ("ssh_from", "192.0.2.1/24", "CIDR like"),
+    ("ssh_from", "192.0.2.1/24", "bits set beyond its prefix: write 192.0.2.0/24, or 192.0.2.1 for that one host"),
+    ("ssh_from", "2001:db8::1/32", "write 2001:db8::/32, or 2001:db8::1 for that one host"),
     ("ssh_from", "everywhere", "CIDR like"),
+    ("ssh_from", "fe80::1%eth0", "CIDR like"),
+    ("ssh_from", "fe80::1%1/128", "CIDR like"),
+    ("ssh_from", "::ffff:192.0.2.7", "is an IPv4 address in IPv6's form: write 192.0.2.7/32"),
+    ("ssh_from", "::ffff:c000:200/120", "write 192.0.2.0/24"),
+    ("ssh_from", "0.0.0.0/00", "CIDR like"),
+    ("ssh_from", "192.0.2.7/032", "CIDR like"),
+    ("ssh_from", "192.0.2.0/255.255.255.0", "CIDR like"),
+    ("ssh_from", "192.0.2.0/0.0.0.255", "CIDR like"),
+    ("ssh_from", ["192.0.2.0 /24"], "CIDR like"),
+    ("ssh_from", ["192.0.2.0/ 24"], "CIDR like"),
+    ("ssh_from", "192.0.2.0/33", "CIDR like"),
+    ("ssh_from", "192.0.2.0/", "CIDR like"),
+    ("ssh_from", "192.0.02.1", "CIDR like"),
+    ("ssh_from", "192.0.2.\u0667", "CIDR like"),
+    ("ssh_from", "https://x", "CIDR like"),
     ("ssh_from", 7, "is a number"),
     ("aws_tags", {"Name": "x"}, "are taken"),
     ("aws_tags", {"puter:tag": "x"}, "are taken"),
@@ -176,7 +192,16 @@ def test_a_forged_spec_does_not_pass(forged: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "cidr"), [("192.0.2.7", "192.0.2.7/32"), (" 192.0.2.0/24 ", "192.0.2.0/24"), ("::1", "::1/128")]
+    ("text", "cidr"),
+    [
+        ("192.0.2.7", "192.0.2.7/32"),
+        (" 192.0.2.0/24 ", "192.0.2.0/24"),
+        ("::1", "::1/128"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+        ("2001:DB8:0::/32", "2001:db8::/32"),
+        ("::/0", "::/0"),
+        ("::/95", "::/95"),
+    ],
 )
 def test_an_address_is_written_one_way(text: str, cidr: str) -> None:
     assert parse_cidr(text) == cidr
