@@ -81,7 +81,7 @@ def read_config(path: Path) -> Config:
     import tomllib
 
     try:
-        written = tomllib.loads(raw.decode())
+        written = tomllib.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise InvalidInput(f"{path}: is not valid UTF-8: save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:

@@ -82,7 +82,7 @@ def _read_public(path: Path, written: str) -> str:
         if not stat.S_ISREG(path.stat().st_mode):
             raise InvalidInput(f"{where}: is not a regular file")
         with path.open("rb") as file:
-            text = file.read(_LIMIT_BYTES).decode()
+            text = file.read(_LIMIT_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise InvalidInput(f"{where}: file not found; check the path") from None
     except OSError as error:

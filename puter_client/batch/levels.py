@@ -11,9 +11,10 @@ from typing import Any
 
 from puter_client.batch.model import CONFIG, OPTION, Level, ReadFile, Written
 from puter_client.batch.problems import Problems, safe_name, unknown
+from puter_client.batch.source import user_data_text
 from puter_client.contract.declaration import inputs
 from puter_client.contract.errors import InvalidInput
-from puter_client.contract.fields import FIELDS, USER_DATA_LIMIT_BYTES, InvalidSpec, build_spec
+from puter_client.contract.fields import FIELDS, InvalidSpec, build_spec
 from puter_client.contract.key import shown
 from puter_client.contract.readers import flag
 from puter_client.contract.spec import Spec
@@ -136,14 +137,9 @@ class LevelReader:
             raise ValueError("write the path of one file")
         if path not in self._files:
             try:
-                content = self._read_file(path)
-                if len(content) > USER_DATA_LIMIT_BYTES:
-                    raise ValueError("is over 16 KB: EC2 takes no more user data in all")
-                self._files[path] = FIELDS["user_data"](content.decode("utf-8-sig"))
+                self._files[path] = FIELDS["user_data"](user_data_text(self._read_file, path))
             except InvalidInput as error:
                 self._files[path] = error
-            except UnicodeDecodeError:
-                self._files[path] = InvalidInput(f"{shown(path)}: is not valid UTF-8: save it as UTF-8")
             except ValueError as error:
                 self._files[path] = InvalidInput(f"{shown(path)}: {error}")
         found = self._files[path]

@@ -60,6 +60,21 @@ def beside(source: str) -> ReadFile:
     return read_file
 
 
+def user_data_text(read_file: ReadFile, written: str) -> str:
+    """The text of a file with user data; a byte order mark is no part of it.
+
+    Raises:
+        InvalidInput: it cannot be read, is over what EC2 takes, or is not UTF-8.
+    """
+    content = read_file(written)
+    if len(content) > USER_DATA_LIMIT_BYTES:
+        raise InvalidInput(f"{shown(written, 300)}: is over 16 KB: EC2 takes no more user data in all")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{shown(written, 300)}: is not valid UTF-8: save it as UTF-8") from None
+
+
 def _why(error: Exception) -> str:
     match error:
         case FileNotFoundError():

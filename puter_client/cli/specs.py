@@ -78,14 +78,12 @@ def _pair(option: str, text: str) -> tuple[str, str]:
 
 
 def _content(option: str, path: str) -> str:
-    from puter_client.batch.source import STDIN, beside
+    from puter_client.batch.source import STDIN, beside, user_data_text
 
     try:
-        return beside(STDIN)(path).decode()  # relative to the working folder
+        return user_data_text(beside(STDIN), path)  # relative to the working folder
     except InvalidInput as error:
         raise InvalidInput(f"{option} {error}") from None
-    except UnicodeDecodeError:
-        raise InvalidInput(f"{option} {shown(path, 300)}: is not valid UTF-8: save it as UTF-8") from None
 
 
 class SshSources:

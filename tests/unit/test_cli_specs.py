@@ -73,9 +73,28 @@ class TestGivenFields:
     def test_several_values_are_a_list_however_they_are_written(self, name: str, written: tuple[str, ...]) -> None:
         assert given_fields({name: written}, {}) == {name: ["a", "b"]}
 
-    def test_user_data_is_read_from_its_file(self, tmp_path: Path) -> None:
-        (tmp_path / "setup.sh").write_text("#!/bin/sh\n")
+    @pytest.mark.parametrize("mark", ["", "\ufeff"])
+    def test_user_data_is_read_from_its_file(self, tmp_path: Path, mark: str) -> None:
+        (tmp_path / "setup.sh").write_text(f"{mark}#!/bin/sh\n")
         assert given_fields({"user_data": str(tmp_path / "setup.sh")}, {}) == {"user_data": "#!/bin/sh\n"}
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"#!/bin/sh\n\xff", "is not valid UTF-8: save it as UTF-8"),
+            (b"\xff\xfe#\0", "is not valid UTF-8: save it as UTF-8"),
+            (b"#" + "ü".encode() * 8_192, "is over 16 KB: EC2 takes no more user data in all"),
+            (b"\xef\xbb\xbf" + b"#" * 16_384, "is over 16 KB: EC2 takes no more user data in all"),
+        ],
+    )
+    def test_user_data_that_is_no_text_or_too_large_is_refused(
+        self, tmp_path: Path, content: bytes, message: str
+    ) -> None:
+        path = tmp_path / "setup.sh"
+        path.write_bytes(content)
+        with pytest.raises(InvalidInput) as refused:
+            given_fields({"user_data": str(path)}, {})
+        assert str(refused.value) == f"--user-data '{path}': {message}"
 
     def test_user_data_that_is_not_there_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match=r"--user-data .*does not exist"):

@@ -86,6 +86,9 @@ class TestFile:
         path.write_bytes(b"\xff\xfe")
         assert problems(path) == ["is not valid UTF-8: save it as UTF-8"]
 
+    def test_one_that_notepad_saved_is_read(self, write: Write) -> None:
+        assert read_config(write('\ufeffnamespace = "team-a"\r\n')) == Config(namespace="team-a")
+
     def test_an_unreadable_url_is_not_shown(self, write: Write) -> None:
         assert "hunter2" not in problems(write('redis_url = "redis://me:hunter2@"'))[0]
 

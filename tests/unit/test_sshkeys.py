@@ -109,6 +109,10 @@ class TestUsersOwnKey:
             public_key=f"{LINE} me@host", private_key_path=str(tmp_path / "id_ed25519")
         )
 
+    def test_one_that_notepad_saved_is_read(self, folder: Path, tmp_path: Path) -> None:
+        file = self.write(tmp_path / "key.pub", f"\ufeff{LINE}\r\n")
+        assert client_key(folder, public_key_file=file).public_key == LINE
+
     def test_without_a_private_half_an_agent_has_it(self, folder: Path, tmp_path: Path) -> None:
         file = self.write(tmp_path / "key.pub", LINE)
         assert client_key(folder, public_key_file=file) == ClientKey(public_key=LINE)
