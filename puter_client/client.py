@@ -66,16 +66,24 @@ class PuterClient:
 
     @classmethod
     def connect(
-        cls, url: str, *, namespace: str, user: str | None = None, timings: ClientTimings = DEFAULT_TIMINGS
+        cls,
+        url: str,
+        *,
+        namespace: str,
+        user: str | None = None,
+        timings: ClientTimings = DEFAULT_TIMINGS,
+        url_from: str = "the Redis URL",
     ) -> PuterClient:
         """A client of the Redis at `url`; `user` is sent with each request, the login name by default.
+
+        `url_from`: what errors call the URL, such as the setting that holds it.
 
         Raises:
             InvalidInput: the URL or the namespace cannot be used.
         """
         import getpass
 
-        store = ClientStore.connect(url, timings=timings)
+        store = ClientStore.connect(url, timings=timings, url_from=url_from)
         return cls(store, namespace=namespace, user=(user or getpass.getuser())[:64], timings=timings)
 
     async def __aenter__(self) -> PuterClient:

@@ -14,7 +14,7 @@ import msgspec
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import NAMESPACE, check_namespace, shown
 from puter_client.paths import Paths
-from puter_client.store.redis_connection import check_url
+from puter_client.store.redis_connection import VARIABLE, check_url
 
 _TOP = ("namespace", "redis_url", "defaults")
 
@@ -47,6 +47,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
         namespace: whose machines are meant.
         named_by_option: whether an option named it, so that commands shown to the user have to name it too.
         redis_url: of a shared Redis; None is the local engine.
+        redis_url_from: the setting that holds it, for errors.
         defaults: fields of config.toml, weaker than those of a batch file and of options.
     """
 
@@ -55,10 +56,15 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     named_by_option: bool = False
     redis_url: str | None = None
+    redis_url_from: str = VARIABLE
     defaults: Mapping[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"ClientSettings(namespace={self.namespace!r})"
+
+    def default(self, field: str) -> str:
+        """How messages name a field of config.toml's [defaults]."""
+        return f"{self.paths.config_file}: defaults.{field}"
 
     def command(self, text: str) -> str:
         """A command of Puter's as this user has to type it to mean the same namespace."""
@@ -148,25 +154,33 @@ def client_settings(
     """
     paths = paths or Paths.from_environ(environ)
     config = config or read_config(paths.config_file)
-    url = environ.get("PUTER_REDIS_URL") or config.redis_url
+    url, named_by = redis_url(environ, config, paths)
     if url is not None:
-        check_url(url)
+        check_url(url, named_by=named_by)
     return ClientSettings(
         paths=paths,
         environ=environ,
         namespace=_namespace(environ, namespace, config),
         named_by_option=namespace is not None,
         redis_url=url,
+        redis_url_from=named_by,
         defaults=config.defaults,
     )
 
 
+def redis_url(environ: Mapping[str, str], config: Config, paths: Paths) -> tuple[str | None, str]:
+    """The URL of a shared Redis, and the setting that holds it; None is the local engine."""
+    if url := environ.get(VARIABLE):
+        return url, VARIABLE
+    return config.redis_url, f"redis_url in {paths.config_file}"
+
+
 def _namespace(environ: Mapping[str, str], option: str | None, config: Config) -> str:
     if option is not None:
-        return check_namespace(option)
+        return check_namespace(option, named_by="--namespace")
     if named := environ.get("PUTER_NAMESPACE"):
-        return check_namespace(named)
-    by_environ, by_config = environ.get("PUTER_REDIS_URL"), config.redis_url
+        return check_namespace(named, named_by="PUTER_NAMESPACE")
+    by_environ, by_config = environ.get(VARIABLE), config.redis_url
     if by_environ and (user := redis_user(by_environ)) and NAMESPACE.fullmatch(user):
         return user
     if config.namespace is not None:

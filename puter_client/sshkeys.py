@@ -34,7 +34,12 @@ class ClientKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def client_key(
-    folder: Path, *, key_name: str | None = None, public_key_file: str | None = None, local_engine: bool = True
+    folder: Path,
+    *,
+    key_name: str | None = None,
+    public_key_file: str | None = None,
+    named_by: str = "--public-key",
+    local_engine: bool = True,
 ) -> ClientKey:
     """The key of a request; Puter's own key is made if there is none yet.
 
@@ -43,6 +48,7 @@ def client_key(
         key_name: the requested EC2 key pair; the private half of that name in the folder is used, none is made.
         public_key_file: public half of the user's own key; its private half is beside it without `.pub`, or in an
             ssh agent.
+        named_by: the option or setting that names the file, for errors.
         local_engine: whether worker and client share a computer, so that EC2 can make a key without ssh-keygen.
 
     Raises:
@@ -50,7 +56,7 @@ def client_key(
         EngineError: the folder cannot be used for keys.
     """
     if public_key_file is not None:
-        return _users_own(public_key_file)
+        return _users_own(public_key_file, named_by)
     if key_name is not None:
         return _kept(folder, key_name)
     path = folder / f"{DEFAULT_KEY_NAME}.pem"
@@ -67,17 +73,16 @@ def client_key(
     return ClientKey(public_key=_public_half(program, path), private_key_path=str(path))
 
 
-def _users_own(written: str) -> ClientKey:
+def _users_own(written: str, named_by: str) -> ClientKey:
     path = Path(os.path.abspath(Path(written).expanduser()))  # noqa: PTH100 - a link's name may be the one with .pub
-    line = _read_public(path, written)
+    line = _read_public(path, f"{named_by} {shown(written, 200)}")
     private = path.with_suffix("") if path.suffix == ".pub" else None
     return ClientKey(
         public_key=line, private_key_path=str(private) if private is not None and private.is_file() else None
     )
 
 
-def _read_public(path: Path, written: str) -> str:
-    where = f"--public-key {shown(written, 200)}"
+def _read_public(path: Path, where: str) -> str:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise InvalidInput(f"{where}: is not a regular file")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from puter_client.contract.errors import PuterError
 from puter_client.local.worker_process import LOCK_FD_VARIABLE, READY_VARIABLE
-from puter_client.store.redis_connection import why_refused
+from puter_client.store.redis_connection import VARIABLE, why_refused
 from puter_worker.logs import set_up_logs
 from puter_worker.rates import Rates
 from puter_worker.settings import WorkerSettings, read_settings
@@ -33,10 +33,16 @@ def main(argv: Sequence[str] | None = None, *, timings: Timings | None = None, r
     parser = argparse.ArgumentParser(prog="puter worker", description="Serve requests until told to stop.")
     parser.add_argument("--burst", action="store_true", help="end when nothing is left to do")
     parser.add_argument("--local-engine", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
+    parser.add_argument("--redis-url-from", default=VARIABLE, metavar="SETTING", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     os.umask(0o077)
     try:
-        settings = read_settings(os.environ, burst=options.burst, local_engine=options.local_engine)
+        settings = read_settings(
+            os.environ,
+            burst=options.burst,
+            local_engine=options.local_engine,
+            redis_url_from=options.redis_url_from,
+        )
     except PuterError as error:
         sys.stderr.write(f"puter worker: {error}\n")
         return error.exit_code
@@ -81,7 +87,8 @@ async def _run(settings: WorkerSettings, timings: Timings | None, rates: Rates |
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         await worker.run()
     except (RedisError, OSError) as error:
-        sys.stderr.write(f"puter worker: {why_refused(settings.redis_url, error, role='worker')}\n")
+        why = why_refused(settings.redis_url, error, role="worker", named_by=settings.redis_url_from)
+        sys.stderr.write(f"puter worker: {why}\n")
         return 3
     return 0
 

@@ -12,7 +12,7 @@ import msgspec
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
 from puter_client.paths import Paths
-from puter_client.store.redis_connection import check_url
+from puter_client.store.redis_connection import VARIABLE, check_url
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +20,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         redis_url: the URL of the Redis that its clients use.
+        redis_url_from: the setting that holds it, for errors.
         worker_id: `<host>:<pid>:<random>`, its name among all workers.
         host: this host's name.
         max_jobs: how many ensure jobs run at a time; more would only delay each other and all other stages.
@@ -36,6 +37,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     redis_url: str
+    redis_url_from: str = VARIABLE
     worker_id: str
     host: str
     max_jobs: int = 64
@@ -54,19 +56,26 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_settings(
-    environ: Mapping[str, str], *, burst: bool = False, local_engine: Path | None = None
+    environ: Mapping[str, str],
+    *,
+    burst: bool = False,
+    local_engine: Path | None = None,
+    redis_url_from: str = VARIABLE,
 ) -> WorkerSettings:
     """The settings of this process.
+
+    `redis_url_from`: the setting from which `puter worker` took PUTER_REDIS_URL, for errors.
 
     Raises:
         InvalidInput: PUTER_REDIS_URL is missing or cannot be used, or a number is not valid.
     """
-    url = environ.get("PUTER_REDIS_URL", "")
+    url = environ.get(VARIABLE, "")
     if not url:
-        raise InvalidInput("PUTER_REDIS_URL is not set: a worker needs the Redis that its clients use")
+        raise InvalidInput(f"{VARIABLE} is not set: a worker needs the Redis that its clients use")
     host = socket.gethostname()
     return WorkerSettings(
-        redis_url=check_url(url),
+        redis_url=check_url(url, named_by=redis_url_from),
+        redis_url_from=redis_url_from,
         worker_id=f"{host}:{os.getpid()}:{os.urandom(3).hex()}",
         host=host,
         max_jobs=_number(environ, "PUTER_MAX_JOBS", 64, 1, 10_000),

@@ -172,8 +172,8 @@ class Builder:
             return build_spec({name: written.value for name, written in fields.items()})
         except InvalidSpec as error:
             for problem in error.field_problems:
-                # Each level's env is fine by itself: the problem is that this row runs nothing.
-                written = None if problem.field == "env" else fields.get(problem.field)
+                # Each level's env is fine by itself: if a file has a row that runs nothing, the row is the problem.
+                written = None if problem.field == "env" and row.line is not None else fields.get(problem.field)
                 place = written or row
                 self._problems.add_field(problem, line=place.line, label=place.label)
             return None

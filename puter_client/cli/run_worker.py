@@ -14,7 +14,9 @@ from typing import ClassVar
 import click
 
 from puter_client.cli.group import COMMANDS
+from puter_client.config import redis_url
 from puter_client.contract.errors import PuterError
+from puter_client.store.redis_connection import VARIABLE
 
 NEEDED = ("arq", "aioboto3", "puter_worker")
 
@@ -44,11 +46,13 @@ def worker(burst: bool) -> None:
         raise WorkerNotInstalled(f"{missing[0]} is not installed: run `pip install '.[worker]'` in Puter's folder")
     from puter_client.cli.session import here
 
-    config, _ = here()
+    config, paths = here()
     environ = dict(os.environ)
-    if not environ.get("PUTER_REDIS_URL") and config.redis_url:
-        environ["PUTER_REDIS_URL"] = config.redis_url
     command = [sys.executable, "-m", "puter_worker", *(["--burst"] if burst else [])]
+    url, named_by = redis_url(environ, config, paths)
+    if url is not None:
+        environ[VARIABLE] = url
+        command += ["--redis-url-from", named_by]
     sys.stdout.flush()
     # Blocked until the worker can drain: a half-loaded worker would be killed by them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))

@@ -69,7 +69,10 @@ async def connected(
     user = login_name(settings.environ)
     if settings.redis_url is not None:
         url = settings.redis_url
-        async with PuterClient.connect(url, namespace=settings.namespace, user=user, timings=timings) as client:
+        named_by = settings.redis_url_from
+        async with PuterClient.connect(
+            url, namespace=settings.namespace, user=user, timings=timings, url_from=named_by
+        ) as client:
             yield client
         return
     if looks_only and not (settings.paths.engine / "data").exists():
@@ -110,7 +113,7 @@ async def _kept_alive(engine: Engine, tell: Callable[[str], None], timings: Clie
 
 @asynccontextmanager
 async def _own(url: str, settings: ClientSettings, user: str, timings: ClientTimings) -> AsyncIterator[PuterClient]:
-    """A client of the engine's server, whose errors do not mention PUTER_REDIS_URL."""
+    """A client of the engine's server, whose errors do not speak of its URL."""
     from puter_client.client import PuterClient
 
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -139,10 +139,17 @@ def one_spec(settings: ClientSettings, options: Mapping[str, Any], sources: SshS
     return spec
 
 
+class PublicKeyFile(NamedTuple):
+    """The file of the user's own public key, and the option or setting that names it."""
+
+    path: str
+    named_by: str
+
+
 class Keys:
     """The key for each key name in the specs, found or made once."""
 
-    def __init__(self, settings: ClientSettings, public_key_file: str | None) -> None:
+    def __init__(self, settings: ClientSettings, public_key_file: PublicKeyFile | None) -> None:
         self._settings = settings
         self._file = public_key_file
         self._known: dict[str | None, ClientKey] = {}
@@ -160,17 +167,20 @@ class Keys:
             self._known[spec.key_name] = client_key(
                 self._settings.paths.private_keys,
                 key_name=spec.key_name,
-                public_key_file=self._file,
+                public_key_file=self._file and self._file.path,
+                named_by=self._file.named_by if self._file else "",
                 local_engine=self._settings.redis_url is None,
             )
         key = self._known[spec.key_name]
         return msgspec.structs.replace(spec, public_key=key.public_key, private_key_path=key.private_key_path)
 
 
-def public_key_file(settings: ClientSettings, options: Mapping[str, Any]) -> str | None:
-    """The user's own public key: as the option names it, else the settings file."""
-    path: str | None = options.get("public_key") or settings.defaults.get("public_key")
-    return path
+def public_key_file(settings: ClientSettings, options: Mapping[str, Any]) -> PublicKeyFile | None:
+    """The file of the user's own public key: as the option names it, else the settings file."""
+    if path := options.get("public_key"):
+        return PublicKeyFile(path, inputs(Spec)["public_key"].option_name)
+    path = settings.defaults.get("public_key")
+    return PublicKeyFile(path, settings.default("public_key")) if path else None
 
 
 def warn_of(specs: Sequence[Spec], say: Callable[[str], None]) -> None:

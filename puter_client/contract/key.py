@@ -48,12 +48,12 @@ class PuterKey(msgspec.Struct, frozen=True, order=True):
         return cls.checked(namespace, tag)
 
 
-def check_namespace(value: str) -> str:
-    """The value itself, if it can be a namespace; raises InvalidInput otherwise."""
+def check_namespace(value: str, *, named_by: str = "namespace") -> str:
+    """The value itself, if it can be a namespace; raises InvalidInput otherwise, with the setting that it is from."""
     if not NAMESPACE.fullmatch(value):
         raise InvalidInput(
             f"{shown(value)}: use 1 to 39 lower-case letters, digits and '-', not beginning with '-'",
-            subject="namespace",
+            subject=named_by,
         )
     return value
 

@@ -16,7 +16,7 @@ from puter_client.contract.phase import LIVE
 from puter_client.contract.record import Event, Record
 from puter_client.contract.request import Request
 from puter_client.store import names
-from puter_client.store.redis_connection import connection_pool, why_refused
+from puter_client.store.redis_connection import check_url, connection_pool, why_refused
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 
 if TYPE_CHECKING:
@@ -38,17 +38,27 @@ _request_encoder = msgspec.json.Encoder()
 class ClientStore:
     """A client's view of Redis. Nothing read is trusted: a value that cannot be decoded counts as missing."""
 
-    def __init__(self, redis: Redis, url: str, timings: ClientTimings = DEFAULT_TIMINGS) -> None:
+    def __init__(
+        self, redis: Redis, url: str, timings: ClientTimings = DEFAULT_TIMINGS, *, url_from: str = "the Redis URL"
+    ) -> None:
         self._redis = redis
         self._url = url
+        self._url_from = url_from
         self._timings = timings
 
     @classmethod
-    def connect(cls, url: str, *, timings: ClientTimings = DEFAULT_TIMINGS) -> ClientStore:
-        """A store on the Redis at `url`; it connects with the first command."""
+    def connect(
+        cls, url: str, *, timings: ClientTimings = DEFAULT_TIMINGS, url_from: str = "the Redis URL"
+    ) -> ClientStore:
+        """A store on the Redis at `url`; it connects with the first command. `url_from`: what errors call the URL.
+
+        Raises:
+            InvalidInput: it is not the URL of a Redis.
+        """
         from redis.asyncio import Redis
 
-        return cls(Redis(connection_pool=connection_pool(url, max_connections=8)), url, timings)
+        pool = connection_pool(check_url(url, named_by=url_from), max_connections=8)
+        return cls(Redis(connection_pool=pool), url, timings, url_from=url_from)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -62,7 +72,7 @@ class ClientStore:
         try:
             yield self._redis
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(why_refused(self._url, error)) from None
+            raise StoreUnavailable(why_refused(self._url, error, named_by=self._url_from)) from None
 
     async def append(self, namespace: str, requests: Sequence[Request]) -> None:
         """Append requests to the namespace's inbox, in order, and add the namespace to the ready set.

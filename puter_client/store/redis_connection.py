@@ -11,10 +11,13 @@ if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool
 
 SCHEMES = ("redis", "rediss", "unix")
+VARIABLE = "PUTER_REDIS_URL"
 
 
-def check_url(url: str) -> str:
+def check_url(url: str, *, named_by: str = VARIABLE) -> str:
     """The URL itself, if it is one of a Redis; the error does not show it, since it may hold a password.
+
+    `named_by`: the setting that holds it, for the error.
 
     Raises:
         InvalidInput: it is not a redis://, rediss:// or unix:// URL.
@@ -27,7 +30,7 @@ def check_url(url: str) -> str:
         fine = False
     if not fine:
         raise InvalidInput(
-            "is not a Redis URL: write redis://host:6379/0, rediss://… or unix:///path", subject="PUTER_REDIS_URL"
+            "is not a Redis URL: write redis://host:6379/0, rediss://… or unix:///path", subject=named_by
         )
     return url
 
@@ -41,13 +44,16 @@ def safe_url(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
 
 
-def why_refused(url: str, error: Exception, role: Literal["client", "worker"] = "client") -> str:
+def why_refused(
+    url: str, error: Exception, role: Literal["client", "worker"] = "client", *, named_by: str = VARIABLE
+) -> str:
     """Why a command to the Redis at this URL failed, and what to do; contains no secret.
 
     Args:
         url: URL of the connection.
         error: of redis-py or of the system; its text is not used, since it may quote what was sent.
         role: of the user that the URL must name.
+        named_by: the setting that holds the URL.
     """
     from redis.exceptions import (
         AuthenticationError,
@@ -64,14 +70,14 @@ def why_refused(url: str, error: Exception, role: Literal["client", "worker"] = 
     refused = type(error) is RedisConnectionError and isinstance(error.__cause__, AuthenticationError | ResponseError)
     match error.__cause__ if refused else error:
         case AuthenticationError() if not user and parts.password:
-            told = "refuses the password: PUTER_REDIS_URL names no user"
+            told = f"refuses the password: {named_by} names no user"
         case AuthenticationError() if not user:
-            told = "requires a user and a password: add them to PUTER_REDIS_URL"
+            told = f"requires a user and a password: add them to {named_by}"
         case AuthenticationError():
-            told = f"refuses the user {user!r} or the password: check PUTER_REDIS_URL"
+            told = f"refuses the user {user!r} or the password: check {named_by}"
         case NoPermissionError() if role == "worker":
             told = (
-                f"does not permit this to user {user or 'default'!r}: PUTER_REDIS_URL must name a user with "
+                f"does not permit this to user {user or 'default'!r}: {named_by} must name a user with "
                 "a worker's rights (deploy/add-user worker creates it)"
             )
         case NoPermissionError():
@@ -82,11 +88,11 @@ def why_refused(url: str, error: Exception, role: Literal["client", "worker"] = 
         case OutOfMemoryError():
             told = "is out of memory: raise its maxmemory, or wait until old records expire"
         case ReadOnlyError():
-            told = "is a read-only replica: name its primary in PUTER_REDIS_URL"
+            told = f"is a read-only replica: name its primary in {named_by}"
         case ResponseError():
             told = f"refused a command ({type(error).__name__})"
         case _:
-            told = f"does not answer ({type(error).__name__}): check that it runs and that PUTER_REDIS_URL is right"
+            told = f"does not answer ({type(error).__name__}): check that it runs and that {named_by} is right"
     return f"Redis at {safe_url(url)} {told}"
 
 

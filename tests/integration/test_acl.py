@@ -225,7 +225,7 @@ def without_default(guarded: Guarded) -> Iterator[Guarded]:
 async def test_who_names_no_user_is_told_so_where_one_is_needed(without_default: Guarded) -> None:
     """At once: Redis refuses all that a connection begins with, too."""
     async with PuterClient.connect(without_default.server.url, namespace="betty", user="betty") as nobody:
-        with pytest.raises(StoreUnavailable, match="requires a user and a password: add them to PUTER_REDIS_URL"):
+        with pytest.raises(StoreUnavailable, match="requires a user and a password: add them to the Redis URL"):
             await asyncio.wait_for(nobody.recent(), 10)
 
 
@@ -247,10 +247,18 @@ def test_a_worker_that_is_a_client_ends_with_one_line(guarded: Guarded, tmp_path
     assert "does not permit this to user 'betty': PUTER_REDIS_URL must name a user with a worker's rights" in told
 
 
-def refused_worker(url: str, home: Path) -> str:
+def test_a_worker_names_the_file_that_holds_its_url(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('redis_url = "redis://127.0.0.1:1"\n')
+
+    told = refused_worker("", tmp_path, "puter_client.cli", "worker")
+
+    assert told.endswith(f"check that it runs and that redis_url in {tmp_path}/config.toml is right\n")
+
+
+def refused_worker(url: str, home: Path, *command: str) -> str:
     """What a worker says that ends with exit code 3, on one line."""
     ran = subprocess.run(
-        [sys.executable, "-m", "puter_worker", "--burst"],
+        [sys.executable, "-m", *(command or ["puter_worker"]), "--burst"],
         env={"PATH": os.environ["PATH"], "PUTER_REDIS_URL": url, "PUTER_HOME": str(home)},
         cwd=Path(__file__).parents[2],
         capture_output=True,

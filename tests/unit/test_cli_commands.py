@@ -71,7 +71,7 @@ class TestUsage:
             (["up", "x", "--ttl", "60"], "--ttl: '60': write it like"),
             (["up", "x", "--timeout", "soon"], "--timeout 'soon': write it like"),
             (["up", "x", "--wait", "ready"], "'ready' is not one of"),
-            (["up", "x", "-n", "Betty"], "namespace 'Betty': use 1 to 39"),
+            (["up", "x", "-n", "Betty"], "--namespace 'Betty': use 1 to 39"),
             (["submit"], "name either a file"),
             (["submit", "f", "--tag", "x-{i}"], "name either a file"),
             (["submit", "f", "--count", "3"], "--count goes with --tag"),
@@ -92,6 +92,52 @@ class TestUsage:
         (line,) = told.err.splitlines()
         assert line.startswith("puter: ")
         assert said in line
+
+    @pytest.mark.parametrize(
+        ("config", "environ", "words", "blamed"),
+        [
+            ("", {}, ["status", "-n", "No!"], "--namespace 'No!': use 1 to 39"),
+            ("", {"PUTER_NAMESPACE": "No!"}, ["status"], "PUTER_NAMESPACE 'No!': use 1 to 39"),
+            ('namespace = "No!"', {}, ["status"], "{config}: namespace: 'No!': use 1 to 39"),
+            ("", {"PUTER_REDIS_URL": "ftp://x"}, ["status"], "PUTER_REDIS_URL is not a Redis URL"),
+            ('redis_url = "ftp://x"', {}, ["status"], "{config}: redis_url: is not a Redis URL"),
+            ("", {"PUTER_REDIS_URL": "redis://127.0.0.1:1"}, ["status"], "and that PUTER_REDIS_URL is right"),
+            ('redis_url = "redis://127.0.0.1:1"', {}, ["status"], "and that redis_url in {config} is right"),
+            ("", {}, ["up", "x", "--public-key", "gone"], "--public-key 'gone': file not found"),
+            ('defaults.public_key = "gone"', {}, ["up", "x"], "{config}: defaults.public_key 'gone': file not found"),
+            ('defaults.public_key = "/"', {}, ["submit", "--tag", "x"], "{config}: defaults.public_key '/': is not a"),
+            (
+                'defaults.public_key = "gone"',
+                {},
+                ["up", "x", "--public-key", "/"],
+                "--public-key '/': is not a regular",
+            ),
+            ('defaults.env.A = "1"', {}, ["up", "x"], "config.toml: defaults.env: has no effect alone: write run as"),
+            ('defaults.env.A = "1"', {}, ["submit", "--tag", "x"], "config.toml: defaults.env: has no effect alone"),
+            ('defaults.env.A = "1"', {}, ["up", "x", "-e", "B=1"], "--env: has no effect alone: write --run as well"),
+            ('defaults.ttl = "1"', {}, ["up", "x"], "{config}: defaults.ttl: '1': write it like"),
+        ],
+    )
+    def test_what_cannot_be_used_is_told_with_the_setting_that_holds_it(
+        self,
+        config: str,
+        environ: dict[str, str],
+        words: list[str],
+        blamed: str,
+        home: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        home.mkdir()
+        (home / "config.toml").write_text(config)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+
+        code = main([*words, "--dry-run"] if words[0] in ("up", "submit") else words)
+
+        assert code in (2, 3)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert blamed.format(config=home / "config.toml") in line
 
     def test_a_group_without_a_command_shows_its_help(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["local"]) == 2
@@ -224,4 +270,5 @@ class TestWorker:
         became: list[tuple[list[str], str]] = []
         monkeypatch.setattr("os.execve", lambda _, argv, env: became.append((argv[1:], env["PUTER_REDIS_URL"])))
         main(["worker", "--burst"])
-        assert became == [(["-m", "puter_worker", "--burst"], "redis://r.example")]
+        named_by = f"redis_url in {home}/config.toml"
+        assert became == [(["-m", "puter_worker", "--burst", "--redis-url-from", named_by], "redis://r.example")]

@@ -37,6 +37,17 @@ def test_who_is_not_let_in_is_told_what_the_url_lacks(url: str, told: str) -> No
     assert why_refused(url, AuthenticationError("hunter2")).endswith(told)
 
 
+@pytest.mark.parametrize(
+    "error", [AuthenticationError(), NoPermissionError(), ReadOnlyError(), RedisConnectionError()], ids=type
+)
+@pytest.mark.parametrize("url", ["redis://r.example", "redis://:hunter2@r.example", BETTY])
+def test_the_setting_that_holds_the_url_is_the_one_named(url: str, error: Exception) -> None:
+    told = why_refused(url, error, role="worker", named_by="redis_url in /c.toml")
+
+    assert "redis_url in /c.toml" in told
+    assert "PUTER_REDIS_URL" not in told
+
+
 def test_a_client_without_a_right_is_told_how_to_name_its_namespace() -> None:
     assert "--namespace or PUTER_NAMESPACE" in why_refused(BETTY, NoPermissionError("hunter2"))
 
