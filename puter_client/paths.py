@@ -17,6 +17,7 @@ from puter_client.contract.key import shown
 # sockaddr_un holds 104 bytes on macOS and 108 on Linux, including the final NUL.
 SOCKET_PATH_LIMIT_BYTES = 100
 ELSEWHERE = "choose another folder with PUTER_HOME=…"
+FOLDER_GONE = "the current folder was removed: change to another one, or give a full path"
 
 # An existing folder that holds only these is taken as Puter's own, and may be closed to other users.
 _OWN_NAMES = frozenset({"config.toml", "engine", "targets", "logs", "private_keys", "run"})
@@ -52,7 +53,7 @@ class Paths:
             InvalidInput: neither PUTER_HOME nor a home directory is known.
         """
         if home := environ.get("PUTER_HOME"):
-            state = _absolute(home)
+            state = absolute(home, "PUTER_HOME")
             config, runtime = state, state / "run"
         else:
             config = _xdg(environ, "XDG_CONFIG_HOME", ".config") / "puter"
@@ -174,8 +175,28 @@ def _refuse_borrowed_folder(state: Path) -> None:
         )
 
 
-def _absolute(text: str) -> Path:
-    return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - resolve() would hide a symlink
+def absolute(written: str, named_by: str) -> Path:
+    """A path from outside, made absolute; symlinks stay as they are. `named_by`: the option or setting that holds it.
+
+    Raises:
+        InvalidInput: it is relative to a folder that was removed, or to an unknown user's home directory.
+    """
+    try:
+        return Path(os.path.abspath(Path(written).expanduser()))  # noqa: PTH100 - resolve() would hide a symlink
+    except RuntimeError:
+        problem = "there is no such user, whose home directory it names"
+    except FileNotFoundError:
+        problem = FOLDER_GONE
+    raise InvalidInput(f"{named_by} {shown(written, 200)}: {problem}") from None
+
+
+def in_removed_folder(path: Path) -> bool:
+    """Whether a path is relative to a current folder that was removed."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return not path.is_absolute()
+    return False
 
 
 def _xdg(environ: Mapping[str, str], name: str, below_home: str) -> Path:
@@ -186,7 +207,7 @@ def _xdg(environ: Mapping[str, str], name: str, below_home: str) -> Path:
 
 def _home(environ: Mapping[str, str]) -> Path:
     if home := environ.get("HOME"):
-        return _absolute(home)
+        return absolute(home, "HOME")
     try:
         return Path(pwd.getpwuid(os.geteuid()).pw_dir)
     except KeyError:

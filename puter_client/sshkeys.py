@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 import subprocess
@@ -15,7 +14,7 @@ from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import FIELDS
 from puter_client.contract.key import shown
 from puter_client.contract.spec import DEFAULT_KEY_NAME
-from puter_client.paths import secure_folder
+from puter_client.paths import absolute, secure_folder
 
 COMMENT = "puter"
 _LIMIT_BYTES = 16_384
@@ -74,7 +73,7 @@ def client_key(
 
 
 def _users_own(written: str, named_by: str) -> ClientKey:
-    path = Path(os.path.abspath(Path(written).expanduser()))  # noqa: PTH100 - a link's name may be the one with .pub
+    path = absolute(written, named_by)  # a link's name may be the one with .pub
     line = _read_public(path, f"{named_by} {shown(written, 200)}")
     private = path.with_suffix("") if path.suffix == ".pub" else None
     return ClientKey(

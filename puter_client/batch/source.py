@@ -12,6 +12,7 @@ from puter_client.batch.model import MAX_FILE_BYTES, ReadFile
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import USER_DATA_LIMIT_BYTES
 from puter_client.contract.key import shown
+from puter_client.paths import FOLDER_GONE, in_removed_folder
 
 STDIN = "-"
 
@@ -32,7 +33,7 @@ def read_source(source: str, stdin: BinaryIO | None = None) -> bytes:
         with Path(source).open("rb") as file:
             return file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise InvalidInput(f"batch file {shown(source, 300)}: {_why(error)}") from None
+        raise InvalidInput(f"batch file {shown(source, 300)}: {_why(error, Path(source))}") from None
 
 
 def beside(source: str) -> ReadFile:
@@ -44,8 +45,9 @@ def beside(source: str) -> ReadFile:
     folder = Path() if source == STDIN else Path(source).parent
 
     def read_file(written: str) -> bytes:
+        path = folder
         try:
-            path = folder / Path(written).expanduser()
+            path /= Path(written).expanduser()
             # A batch file may name a pipe by mistake; opening one would wait for its writer.
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
@@ -55,7 +57,7 @@ def beside(source: str) -> ReadFile:
             finally:
                 os.close(handle)
         except (OSError, ValueError, RuntimeError) as error:
-            raise InvalidInput(f"{shown(written, 300)}: {_why(error)}") from None
+            raise InvalidInput(f"{shown(written, 300)}: {_why(error, path)}") from None
 
     return read_file
 
@@ -75,8 +77,10 @@ def user_data_text(read_file: ReadFile, written: str) -> str:
         raise InvalidInput(f"{shown(written, 300)}: is not valid UTF-8: save it as UTF-8") from None
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, path: Path) -> str:
     match error:
+        case FileNotFoundError() if in_removed_folder(path):
+            return FOLDER_GONE
         case FileNotFoundError():
             return "does not exist; check the path"
         case IsADirectoryError():

@@ -28,7 +28,7 @@ from puter_client.local.notes import (
 from puter_client.local.poll import poll
 from puter_client.local.process import end_holder, last_line, spawn
 from puter_client.local.server import Say
-from puter_client.paths import Paths
+from puter_client.paths import Paths, absolute
 from puter_client.timings import ClientTimings
 
 URL_VARIABLE = "PUTER_REDIS_URL"
@@ -46,13 +46,17 @@ _FILES = (
 
 
 def worker_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """The worker's environment: that of the command, with its relative paths made absolute."""
-    absolute = {
-        name: os.path.abspath(environ[name])  # noqa: PTH100 - a symlink may be meant to be followed later
+    """The worker's environment: that of the command, with its relative paths made absolute.
+
+    Raises:
+        InvalidInput: one is relative to a folder that was removed.
+    """
+    found = {
+        name: str(absolute(environ[name], name))
         for name in _FILES
         if environ.get(name, "").strip() and not environ[name].startswith(("/", "~"))
     }
-    return {**environ, **absolute}
+    return {**environ, **found}
 
 
 def ready_pid(paths: Paths) -> int | None:

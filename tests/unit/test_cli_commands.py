@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from puter_client import __version__
 from puter_client.cli.app import main, puter
 from puter_client.cli.group import COMMANDS
+from puter_client.contract.errors import InvalidInput
+from puter_client.local.worker_process import worker_environ
 
 SUBCOMMANDS = [(name,) for name in COMMANDS] + [("local", name) for name in ("start", "stop", "status")]
 
@@ -103,6 +106,8 @@ class TestUsage:
             ('redis_url = "ftp://x"', {}, ["status"], "{config}: redis_url: is not a Redis URL"),
             ("", {"PUTER_REDIS_URL": "redis://127.0.0.1:1"}, ["status"], "and that PUTER_REDIS_URL is right"),
             ('redis_url = "redis://127.0.0.1:1"', {}, ["status"], "and that redis_url in {config} is right"),
+            ("", {"PUTER_HOME": "~nosuch/x"}, ["status"], "PUTER_HOME '~nosuch/x': there is no such user"),
+            ("", {}, ["up", "x", "--public-key", "~nosuch/k"], "--public-key '~nosuch/k': there is no such user"),
             ("", {}, ["up", "x", "--public-key", "gone"], "--public-key 'gone': file not found"),
             ('defaults.public_key = "gone"', {}, ["up", "x"], "{config}: defaults.public_key 'gone': file not found"),
             ('defaults.public_key = "/"', {}, ["submit", "--tag", "x"], "{config}: defaults.public_key '/': is not a"),
@@ -177,6 +182,48 @@ class TestDefects:
         monkeypatch.setenv("PUTER_DEBUG", "1")
         with pytest.raises(RuntimeError):
             main(["status"])
+
+
+class TestRemovedFolder:
+    @pytest.fixture(autouse=True)
+    def _removed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)  # where the test returns to
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        os.chdir(gone)
+        gone.rmdir()
+
+    @pytest.mark.parametrize(
+        ("words", "environ", "blamed"),
+        [
+            ("up x --ssh-from none --public-key k.pub", {}, "--public-key 'k.pub'"),
+            ("up x --user-data setup.sh", {}, "--user-data 'setup.sh'"),
+            ("submit batch.yaml", {}, "batch file 'batch.yaml'"),
+            ("status", {"PUTER_HOME": "home"}, "PUTER_HOME 'home'"),
+            ("status", {"PUTER_HOME": "", "HOME": "home"}, "HOME 'home'"),
+        ],
+    )
+    def test_a_path_that_begins_there_is_one_clear_line(
+        self,
+        words: str,
+        environ: dict[str, str],
+        blamed: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        assert main(words.split()) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said == f"puter: {blamed}: the current folder was removed: change to another one, or give a full path"
+
+    def test_so_is_one_that_the_worker_would_get(self) -> None:
+        with pytest.raises(InvalidInput, match="AWS_CONFIG_FILE 'config': the current folder was removed"):
+            worker_environ({"AWS_CONFIG_FILE": "config"})
+
+    @pytest.mark.parametrize("words", ["status", "batches", "local status", "up x --dry-run", "ssh-config"])
+    def test_a_command_that_needs_nothing_there_works(self, words: str) -> None:
+        assert main(words.split()) == 0
 
 
 class TestDryRun:
