@@ -72,16 +72,31 @@ def test_a_batch_from_a_closed_standard_input_is_one_line(tmp_path: Path) -> Non
     assert done.stderr == "puter: batch file '-': standard input is closed: name a file, or pipe one in\n"
 
 
-@pytest.mark.parametrize("loading", ["click", "difflib"])
-def test_a_ctrl_c_while_it_loads_ends_it_without_a_word(loading: str, tmp_path: Path) -> None:
-    # In the place of a module that the commands need, one that presses Ctrl-C.
-    (tmp_path / f"{loading}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
-    done = subprocess.run(
+PRESS = "import atexit, os, signal, weakref\ndef press(*_):\n    os.kill(os.getpid(), signal.SIGINT)\n"
+# Python raises no exception of a callback, as its import system has some: it prints the exception and goes on.
+IN_A_CALLBACK = "class Module: pass\nmodule = Module()\nweak = weakref.ref(module, press)\ndel module\n"
+
+
+def interrupted(loading: str, module: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`puter --help`, with this module in the place of one that the commands need."""
+    (folder / f"{loading}.py").write_text(module)
+    return subprocess.run(
         [*PUTER, "--help"],
-        env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
+        env={"PYTHONPATH": f"{folder}:{Path(__file__).parents[2]}"},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+@pytest.mark.parametrize("how", ["press()\n", IN_A_CALLBACK], ids=["anywhere", "in a callback"])
+@pytest.mark.parametrize("loading", ["click", "difflib"])
+def test_a_ctrl_c_while_it_loads_ends_it_without_a_word(loading: str, how: str, tmp_path: Path) -> None:
+    done = interrupted(loading, PRESS + how, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_ctrl_c_while_it_ends_ends_it_without_a_word(tmp_path: Path) -> None:
+    done = interrupted("difflib", PRESS + "atexit.register(press)\n", tmp_path)
+    assert (done.returncode, done.stdout[:12], done.stderr) == (130, "Usage: puter", "")
