@@ -36,10 +36,19 @@ class InFlight:
         tags: the named tags; () for a batch, or for all.
         batch_id: the batch, from the moment when it begins to be sent.
         views: the state of the requests as last seen.
+        as_json: whether the command writes their state as JSON: also if it ends before they are where it waits for.
     """
 
-    def __init__(self, settings: ClientSettings, wait: WaitFor = WaitFor.RUNNING, tags: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        settings: ClientSettings,
+        wait: WaitFor = WaitFor.RUNNING,
+        tags: Sequence[str] = (),
+        *,
+        as_json: bool = False,
+    ) -> None:
         self.settings = settings
+        self.as_json = as_json
         self._sent = False
         self._sending = False
         self.wait = wait
@@ -106,6 +115,8 @@ def run(work: Callable[[], Awaitable[int]], in_flight: InFlight | None = None) -
             say(words)
         return INTERRUPTED
     except (WaitTimedOut, StoreUnavailable, NoWorker) as error:
+        if in_flight and in_flight.as_json:
+            tell_end(in_flight.views, in_flight.wait, as_json=True)
         say(str(error))
         if way := in_flight.resume_hint() if in_flight else None:
             say(way)
@@ -149,6 +160,7 @@ async def request(
         requests, origin=origin, again=again, retry_failed=retry_failed, max_parallel=max_parallel, batch_id=batch_id
     )
     in_flight.is_sent()
+    in_flight.views = [View(namespace=settings.namespace, tag=one.tag, batch_id=batch_id) for one in requests]
     log(
         settings,
         "requests.submitted",

@@ -103,7 +103,7 @@ def submit(
         requests = [MachineRequest(entry.tag, keys.into(entry.spec) if own else entry.spec) for entry in batch.entries]
         return _tell_dry(batch, requests, settings, auto=sources.skipped, as_json=as_json)
     requests = _requested(batch, keys, sources, options)
-    in_flight = InFlight(settings, WaitFor(wait))
+    in_flight = InFlight(settings, WaitFor(wait), as_json=as_json)
     how = _How(
         timeout_s=timeout,
         again=again,
@@ -202,7 +202,8 @@ async def _submit(settings: ClientSettings, in_flight: InFlight, requests: Seque
         try:
             views = await follow.follow(client, in_flight, timeout_s=how.timeout_s, tags=tags)
         except WaitTimedOut:
-            follow.tell_end(in_flight.views, in_flight.wait, as_json=how.as_json)
+            if not how.as_json:
+                follow.tell_end(in_flight.views, in_flight.wait, as_json=False)
             raise
         if in_flight.wait is not WaitFor.QUEUED:
             for notice in await follow.notices(client, views):

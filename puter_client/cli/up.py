@@ -94,7 +94,7 @@ def up(
         return 0
     specs.warn_of([spec], say)
     spec = keys.into(spec)
-    in_flight = InFlight(settings, WaitFor(wait), [chosen])
+    in_flight = InFlight(settings, WaitFor(wait), [chosen], as_json=as_json)
     return run(
         lambda: _up(
             settings,

@@ -60,7 +60,7 @@ def wait(
 
     chosen = check_selection(tags, batch, everything)
     settings = settings_of(namespace)
-    in_flight = InFlight(settings, WaitFor(wait), chosen)
+    in_flight = InFlight(settings, WaitFor(wait), chosen, as_json=as_json)
     return run(lambda: _wait(settings, in_flight, batch, timeout, as_json), in_flight)
 
 
@@ -87,7 +87,8 @@ async def _known(
                     return info.size
                 unknown = [batch_name(in_flight.batch_id)]
             else:
-                unknown = [view.tag for view in await client.views(in_flight.tags) if view.record is None]
+                in_flight.views = await client.views(in_flight.tags)
+                unknown = [view.tag for view in in_flight.views if view.record is None]
             if not unknown:
                 return None
             if not untaken:
@@ -150,6 +151,7 @@ async def _wait(
         try:
             views = await follow.follow(client, in_flight, timeout_s=left_s, size=size, tags=tags)
         except WaitTimedOut:
-            follow.tell_end(in_flight.views, in_flight.wait, as_json=as_json)
+            if not as_json:
+                follow.tell_end(in_flight.views, in_flight.wait, as_json=False)
             raise
     return follow.tell_end(views, in_flight.wait, as_json=as_json)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from puter_client.cli import session
@@ -14,7 +16,9 @@ from puter_client.cli.follow import InFlight, follow
 from puter_client.client import MachineRequest
 from puter_client.config import Config, client_settings
 from puter_client.contract.errors import NoWorker
+from puter_client.contract.health import WorkerHealth
 from puter_client.contract.spec import Spec
+from puter_client.store import names
 from puter_client.timings import ClientTimings
 from tests.acceptance.cli_world import PUTER, CliWorld
 from tests.integration.engine_world import wait_for
@@ -91,6 +95,48 @@ def test_a_worker_that_is_just_starting_is_waited_for(fresh: CliWorld, shared: R
         work(fresh, shared)
         told, _ = waiting.communicate(timeout=60)
     assert (waiting.returncode, told.count('"instance_id":"i-')) == (0, 3)
+
+
+@pytest.fixture
+def idle(shared: RedisServer) -> None:
+    """A worker of that Redis which is there, and takes nothing."""
+    now = time.time()
+    worker = WorkerHealth(worker_id="here:1:idle", host="here", pid=1, version="0", started_at=now, seen_at=now)
+    with shared.client() as redis:
+        redis.zadd(names.WORKERS, {worker.worker_id: now})
+        redis.set(names.worker(worker.worker_id), msgspec.json.encode(worker))
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize(
+    ("words", "tags"),
+    [
+        (["up", "x", "--timeout", "1s"], ["x"]),
+        (["submit", "--tag", "x-{i}", "--count", "2", "--timeout", "1s"], ["x-0", "x-1"]),
+        (["submit", "--tag", "x-{i}", "--count", "2", "--wait", "running", "--timeout", "1s"], ["x-0", "x-1"]),
+        (["wait", "earlier", "--timeout", "1s"], ["earlier"]),
+    ],
+)
+def test_json_is_written_too_when_time_is_up(
+    fresh: CliWorld, shared: RedisServer, words: list[str], tags: list[str]
+) -> None:
+    fresh.puter("up", "earlier", "--timeout", "1s", PUTER_REDIS_URL=shared.url)
+
+    ran = fresh.puter(*words, "--json", PUTER_REDIS_URL=shared.url)
+
+    waiting = "waiting for a worker to take the request"
+    assert (ran.code, ran.err.startswith("puter: timed out: ")) == (4, True)
+    assert [(told["tag"], told["phase"], told["reason"]) for told in ran.objects()] == [
+        (tag, "queued", waiting) for tag in tags
+    ]
+
+
+def test_json_is_written_too_when_there_is_no_worker(fresh: CliWorld, shared: RedisServer) -> None:
+    ran = fresh.puter("up", "x", "--json", PUTER_REDIS_URL=shared.url)
+
+    (told,) = ran.objects()
+    assert (ran.code, told["tag"], told["phase"]) == (3, "x", "queued")
+    assert told["batch_id"] in ran.err
 
 
 async def test_a_wait_ends_when_there_is_no_worker_any_more(fresh: CliWorld, shared: RedisServer) -> None:
