@@ -316,5 +316,5 @@ async def notices(client: PuterClient, views: Sequence[View]) -> list[str]:
             # A note about a launch was shown to the request that caused the launch.
             told_now = view.outcome is Outcome.CREATED or event.kind is EventKind.INSTANCE_FOUND
             if told_now and view.record and event.at >= view.record.created_at:
-                found |= {notice: None for notice in [event.detail.get("notice")] if notice}
+                found |= dict.fromkeys(event.notices)
     return list(found)

@@ -105,13 +105,15 @@ def timeline(view: View, events: Sequence[Event], now: float) -> list[str]:
         if event.reason:
             line += f": {plain(event.reason)}"
         lines.append(line)
-        facts = [f"{name} {plain(value)}" for name, value in event.detail.items() if value]
+        facts = [f"{name} {plain(value)}" for name, value in event.detail.items() if value and name != "notice"]
         if event.request_id:
             facts.append(f"request id {plain(event.request_id)}")
         if event.generation > 1:
             facts.insert(0, f"generation {event.generation}")
+        indent = " " * len(clock(event.at, now))
         if facts:
-            lines.append(styled(f"{' ' * len(clock(event.at, now))}  {', '.join(facts)}", "dim"))
+            lines.append(styled(f"{indent}  {', '.join(facts)}", "dim"))
+        lines += [f"{indent}  note: {plain(notice)}" for notice in event.notices]
     if view.record is not None:
         lines += ["", *_now(view.record, view, now)]
     return lines

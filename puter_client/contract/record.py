@@ -146,7 +146,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         phase: the record's phase after the event.
         reason: an explanation in plain words.
         request_id: AWS's id of the call, if there was one.
-        detail: further facts, as short texts.
+        detail: further facts, as short texts; `notice` is what the owner should know, a line for each notice.
     """
 
     at: float
@@ -164,3 +164,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             return EventKind(self.event)
         except ValueError:
             return None
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the owner should know, each in plain words."""
+        return tuple(self.detail.get("notice", "").splitlines())

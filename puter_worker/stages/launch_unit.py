@@ -186,6 +186,6 @@ class UnitLauncher:
         launching = transitions.launching(one.record, intent_id, now, private_key_path=prepared.private_key_path)
         detail = {"intent": intent_id, "members": str(members)}
         if prepared.notices:
-            detail["notice"] = " ".join(prepared.notices)
+            detail["notice"] = "\n".join(prepared.notices)
         self._store.records.put(txn, one.stored, launching, event=EventKind.LAUNCH_BEGUN, detail=detail)
         self._store.launch_queue.remove(txn, str(self._target), one.key)

@@ -6,11 +6,17 @@ import os
 import re
 import signal
 import socket
+from typing import Any
+
+import boto3
+import pytest
 
 from tests.acceptance.cli_world import CliWorld, ended
+from tests.ec2sim.images import CANONICAL
 
 # No worker serves this type's zones in the simulated EC2, so that its request waits.
 WAITS = ("--for", "terminated")
+OTHERS_KEY = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g other"
 
 
 def test_up_shows_a_live_line_and_takes_it_away(betty: CliWorld) -> None:
@@ -27,6 +33,34 @@ def test_a_batch_shows_a_bar_with_counts_by_phase(betty: CliWorld) -> None:
     assert code == 0
     assert "5 running" in shown
     assert "5 puters: 5 created" in shown
+
+
+@pytest.mark.parametrize(
+    "words", ["up noted", "submit --tag noted --wait running", "submit --tag noted-{i} --count 2 --wait running"]
+)
+def test_each_of_many_notes_is_a_line_of_its_own(fresh: CliWorld, words: str) -> None:
+    aws = boto3.Session(aws_access_key_id="testing", aws_secret_access_key="testing", region_name="us-east-1")
+    ec2: Any = aws.client("ec2", endpoint_url=fresh.environ["AWS_ENDPOINT_URL"])
+    ec2.import_key_pair(KeyName="puter-v1", PublicKeyMaterial=OTHERS_KEY)
+    ec2.create_security_group(GroupName="puter-v1", Description="-")
+    ubuntu = ec2.describe_images(Owners=[CANONICAL])["Images"][0]["ImageId"]
+
+    code, shown = ended(fresh.on_terminal(*words.split(), "--ami", ubuntu, "--ssh-from", "0.0.0.0/0,::/0"))
+
+    # What is written between two moves of the cursor is a line.
+    lines = re.split(r"[\r\n]|\x1b\[\d*[A-Za-z]", shown)
+    said = [line for line in lines if line.startswith("puter: ")]
+    beginnings = [
+        "puter: warning: ssh is open to every address (0.0.0.0/0)",
+        "puter: warning: ssh is open to every address (::/0)",
+        "puter: starting the local engine",
+        f"puter: note: image {ubuntu} ('ubuntu",
+        "puter: note: EC2 holds another key under the name 'puter-v1'",
+        "puter: note: Puter did not make the security group 'puter-v1'",
+    ]
+    assert (code, len(said)) == (0, len(beginnings)), said
+    assert [line for line, beginning in zip(said, beginnings, strict=True) if not line.startswith(beginning)] == []
+    assert [line for line in said if "EC2 holds" in line and "Puter did" in line] == []
 
 
 def test_ctrl_c_ends_the_waiting_and_says_how_to_come_back(betty: CliWorld) -> None:

@@ -43,6 +43,14 @@ class TestTimeline:
         one = event("instance.launched", request_id="r-1", generation=2, detail={"intent": "abc"})
         assert timeline(view(), [one], NOW)[1].strip() == "generation 2, intent abc, request id r-1"
 
+    def test_each_notice_stands_on_a_line_of_its_own(self) -> None:
+        one = event("launch.begun", detail={"intent": "abc", "notice": "mind the gap\nthe door is shut"})
+        assert [line.strip() for line in timeline(view(), [one], NOW)[1:4]] == [
+            "intent abc",
+            "note: mind the gap",
+            "note: the door is shut",
+        ]
+
     def test_at_the_end_stands_where_it_is_now_and_awss_error(self) -> None:
         error = ErrorInfo(code="Blocked", message="This account is blocked", request_id="r-2")
         lines = timeline(view(phase=Phase.FAILED, reason="This account is blocked", error=error), [], NOW + 60)
