@@ -14,7 +14,7 @@ import msgspec
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import NAMESPACE, check_namespace, shown
 from puter_client.paths import Paths
-from puter_client.store.redis_connection import VARIABLE, check_url
+from puter_client.store.redis_connection import URL_VARIABLE, check_url
 
 _TOP = ("namespace", "redis_url", "defaults")
 
@@ -56,7 +56,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     named_by_option: bool = False
     redis_url: str | None = None
-    redis_url_from: str = VARIABLE
+    redis_url_from: str = URL_VARIABLE
     defaults: Mapping[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -170,8 +170,8 @@ def client_settings(
 
 def redis_url(environ: Mapping[str, str], config: Config, paths: Paths) -> tuple[str | None, str]:
     """The URL of a shared Redis, and the setting that holds it; None is the local engine."""
-    if url := environ.get(VARIABLE):
-        return url, VARIABLE
+    if url := environ.get(URL_VARIABLE):
+        return url, URL_VARIABLE
     return config.redis_url, f"redis_url in {paths.config_file}"
 
 
@@ -180,7 +180,7 @@ def _namespace(environ: Mapping[str, str], option: str | None, config: Config) -
         return check_namespace(option, named_by="--namespace")
     if named := environ.get("PUTER_NAMESPACE"):
         return check_namespace(named, named_by="PUTER_NAMESPACE")
-    by_environ, by_config = environ.get(VARIABLE), config.redis_url
+    by_environ, by_config = environ.get(URL_VARIABLE), config.redis_url
     if by_environ and (user := redis_user(by_environ)) and NAMESPACE.fullmatch(user):
         return user
     if config.namespace is not None:

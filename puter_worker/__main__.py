@@ -21,7 +21,7 @@ from pathlib import Path
 
 from puter_client.contract.errors import PuterError
 from puter_client.local.worker_process import LOCK_FD_VARIABLE, READY_VARIABLE
-from puter_client.store.redis_connection import VARIABLE, why_refused
+from puter_client.store.redis_connection import URL_VARIABLE, why_refused
 from puter_worker.logs import set_up_logs
 from puter_worker.rates import Rates
 from puter_worker.settings import WorkerSettings, read_settings
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None, *, timings: Timings | None = None, r
     parser = argparse.ArgumentParser(prog="puter worker", description="Serve requests until told to stop.")
     parser.add_argument("--burst", action="store_true", help="end when nothing is left to do")
     parser.add_argument("--local-engine", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
-    parser.add_argument("--redis-url-from", default=VARIABLE, metavar="SETTING", help=argparse.SUPPRESS)
+    parser.add_argument("--redis-url-from", default=URL_VARIABLE, metavar="SETTING", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     os.umask(0o077)
     try:

@@ -12,7 +12,7 @@ import msgspec
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
 from puter_client.paths import Paths
-from puter_client.store.redis_connection import VARIABLE, check_url
+from puter_client.store.redis_connection import URL_VARIABLE, check_url
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     redis_url: str
-    redis_url_from: str = VARIABLE
+    redis_url_from: str = URL_VARIABLE
     worker_id: str
     host: str
     max_jobs: int = 64
@@ -60,7 +60,7 @@ def read_settings(
     *,
     burst: bool = False,
     local_engine: Path | None = None,
-    redis_url_from: str = VARIABLE,
+    redis_url_from: str = URL_VARIABLE,
 ) -> WorkerSettings:
     """The settings of this process.
 
@@ -69,9 +69,9 @@ def read_settings(
     Raises:
         InvalidInput: PUTER_REDIS_URL is missing or cannot be used, or a number is not valid.
     """
-    url = environ.get(VARIABLE, "")
+    url = environ.get(URL_VARIABLE, "")
     if not url:
-        raise InvalidInput(f"{VARIABLE} is not set: a worker needs the Redis that its clients use")
+        raise InvalidInput(f"{URL_VARIABLE} is not set: a worker needs the Redis that its clients use")
     host = socket.gethostname()
     return WorkerSettings(
         redis_url=check_url(url, named_by=redis_url_from),

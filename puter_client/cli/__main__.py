@@ -7,10 +7,6 @@ import sys
 
 from puter_client.cli import INTERRUPTED
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from sys import UnraisableHookArgs
-
 
 def main() -> int:
     """Load the commands, run one, and return its exit code."""
@@ -23,7 +19,7 @@ def main() -> int:
         return INTERRUPTED
 
 
-def _unraisable(error: UnraisableHookArgs) -> None:
+def _unraisable(error: sys.UnraisableHookArgs) -> None:
     """End on a Ctrl-C that Python cannot raise: amid an import it may come in a callback, which would swallow it."""
     if issubclass(error.exc_type, KeyboardInterrupt):
         os._exit(INTERRUPTED)

@@ -16,7 +16,7 @@ import click
 from puter_client.cli.group import COMMANDS
 from puter_client.config import redis_url
 from puter_client.contract.errors import PuterError
-from puter_client.store.redis_connection import VARIABLE
+from puter_client.store.redis_connection import URL_VARIABLE
 
 NEEDED = ("arq", "aioboto3", "puter_worker")
 
@@ -51,7 +51,7 @@ def worker(burst: bool) -> None:
     command = [sys.executable, "-m", "puter_worker", *(["--burst"] if burst else [])]
     url, named_by = redis_url(environ, config, paths)
     if url is not None:
-        environ[VARIABLE] = url
+        environ[URL_VARIABLE] = url
         command += ["--redis-url-from", named_by]
     sys.stdout.flush()
     # Blocked until the worker can drain: a half-loaded worker would be killed by them.

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool
 
 SCHEMES = ("redis", "rediss", "unix")
-VARIABLE = "PUTER_REDIS_URL"
+URL_VARIABLE = "PUTER_REDIS_URL"
 
 
-def check_url(url: str, *, named_by: str = VARIABLE) -> str:
+def check_url(url: str, *, named_by: str = URL_VARIABLE) -> str:
     """The URL itself, if it is one of a Redis; the error does not show it, since it may hold a password.
 
     `named_by`: the setting that holds it, for the error.
@@ -45,7 +45,7 @@ def safe_url(url: str) -> str:
 
 
 def why_refused(
-    url: str, error: Exception, role: Literal["client", "worker"] = "client", *, named_by: str = VARIABLE
+    url: str, error: Exception, role: Literal["client", "worker"] = "client", *, named_by: str = URL_VARIABLE
 ) -> str:
     """Why a command to the Redis at this URL failed, and what to do; contains no secret.
 
