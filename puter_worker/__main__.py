@@ -22,14 +22,21 @@ from pathlib import Path
 from puter_client.contract.errors import PuterError
 from puter_client.local.worker_process import LOCK_FD_VARIABLE, READY_VARIABLE
 from puter_client.store.redis_connection import URL_VARIABLE, why_refused
+from puter_worker.clock import Clock
 from puter_worker.logs import set_up_logs
 from puter_worker.rates import Rates
 from puter_worker.settings import WorkerSettings, read_settings
 from puter_worker.timings import Timings
 
 
-def main(argv: Sequence[str] | None = None, *, timings: Timings | None = None, rates: Rates | None = None) -> int:
-    """Run a worker until it is told to stop; returns the exit code. For `timings` and `rates`, None is the default."""
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    timings: Timings | None = None,
+    rates: Rates | None = None,
+    clock: Clock | None = None,
+) -> int:
+    """Run a worker until it is told to stop; returns the exit code. None gives the production values."""
     parser = argparse.ArgumentParser(prog="puter worker", description="Serve requests until told to stop.")
     parser.add_argument("--burst", action="store_true", help="end when nothing is left to do")
     parser.add_argument("--local-engine", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
@@ -48,7 +55,7 @@ def main(argv: Sequence[str] | None = None, *, timings: Timings | None = None, r
         return error.exit_code
     set_up_logs(options.local_engine / "logs" if options.local_engine else None)
     _preload()
-    return asyncio.run(_run(settings, timings, rates))
+    return asyncio.run(_run(settings, timings, rates, clock))
 
 
 def _preload() -> None:
@@ -65,7 +72,7 @@ def _preload() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-async def _run(settings: WorkerSettings, timings: Timings | None, rates: Rates | None) -> int:
+async def _run(settings: WorkerSettings, timings: Timings | None, rates: Rates | None, clock: Clock | None) -> int:
     from redis.exceptions import RedisError
 
     from puter_worker.worker import Worker
@@ -81,7 +88,7 @@ async def _run(settings: WorkerSettings, timings: Timings | None, rates: Rates |
             written.replace(path)
 
     try:
-        worker = Worker(settings, timings=timings, rates=rates, on_ready=ready)
+        worker = Worker(settings, timings=timings, rates=rates, clock=clock, on_ready=ready)
         for number in STOPS:
             asyncio.get_running_loop().add_signal_handler(number, worker.stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)

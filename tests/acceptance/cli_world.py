@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pexpect
 import pytest
 
@@ -94,6 +95,11 @@ class CliWorld:
         """A machine, as `up --json` tells of it."""
         (told,) = self.puter("up", tag, "--json", *words).objects()
         return told
+
+    def ec2(self, region: str = "us-east-1") -> Any:
+        """A plain client of the simulated AWS."""
+        aws = boto3.Session(aws_access_key_id="testing", aws_secret_access_key="testing", region_name=region)
+        return aws.client("ec2", endpoint_url=self.environ["AWS_ENDPOINT_URL"])
 
     def on_terminal(self, *words: str, columns: int = 80, **changed: str) -> pexpect.spawn[str]:
         """A command on a terminal of its own."""

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any
-
-import boto3
 
 from tests.acceptance.cli_world import CliWorld
 
 
 def living(world: CliWorld, region: str) -> list[str]:
     """Ids of the instances that live in a region."""
-    aws = boto3.Session(aws_access_key_id="testing", aws_secret_access_key="testing", region_name=region)
-    ec2: Any = aws.client("ec2", endpoint_url=world.environ["AWS_ENDPOINT_URL"])
-    found = ec2.describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["pending", "running"]}])
-    ec2.close()
+    states = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
+    found = world.ec2(region).describe_instances(Filters=states)
     return [one["InstanceId"] for reservation in found["Reservations"] for one in reservation["Instances"]]
 
 

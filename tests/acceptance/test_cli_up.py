@@ -35,6 +35,13 @@ class TestUp:
         assert "found: the same instance as before" in ran.out
         assert first["instance_id"] in ran.out
 
+    def test_a_machine_that_somebody_has_terminated_is_not_found(self, betty: CliWorld) -> None:
+        first = betty.up("dead")
+        betty.ec2().terminate_instances(InstanceIds=[first["instance_id"]])
+        second = betty.up("dead")
+        assert (second["outcome"], second["generation"], second["phase"]) == ("created", 2, "running")
+        assert second["instance_id"] != first["instance_id"]
+
     def test_options_that_a_machine_which_exists_has_otherwise_are_named(self, betty: CliWorld) -> None:
         betty.up("settled")
         ran = betty.puter("up", "settled", "--ttl", "5h", "--disk", "500")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 
-import boto3
-
 from tests.acceptance.cli_world import CliWorld
 from tests.integration.engine_world import is_running, kill, wait_for
 
@@ -16,10 +14,7 @@ def test_a_machine_that_ended_while_the_host_was_down_is_shown_as_ended(betty: C
     for pid in pids:
         kill(pid, signal.SIGKILL)
     wait_for(lambda: not any(is_running(pid) for pid in pids), "the engine to be gone")
-    aws = boto3.Session(aws_access_key_id="testing", aws_secret_access_key="testing", region_name="us-east-1")
-    ec2 = aws.client("ec2", endpoint_url=betty.environ["AWS_ENDPOINT_URL"])
-    ec2.terminate_instances(InstanceIds=[told["instance_id"]])
-    ec2.close()
+    betty.ec2().terminate_instances(InstanceIds=[told["instance_id"]])
 
     (shown,) = betty.puter("status", "one", "--json").objects()
 

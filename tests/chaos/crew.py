@@ -10,7 +10,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.chaos.chaos_worker import HURRY, SPEED
+from tests.chaos.chaos_worker import CLOCKS, HURRY, SPEED
 from tests.ec2sim.process import ROOT
 
 DRAIN_S = 40.0
@@ -23,10 +23,12 @@ class Crew:
         history: what was done to which process, for the report.
         killed: how many were.
         stalled: how many were frozen.
+        clocks_set: how often clocks were set.
     """
 
     def __init__(self, environ: Mapping[str, str], folder: Path, *, size: int, speed: float, hurry: float) -> None:
-        self._environ = {**environ, SPEED: str(speed), HURRY: str(hurry)}
+        self._clocks = folder / "clocks"
+        self._environ = {**environ, SPEED: str(speed), HURRY: str(hurry), CLOCKS: str(self._clocks)}
         self._folder = folder
         self._size = size
         self._started = 0
@@ -37,6 +39,19 @@ class Crew:
         self.history: list[str] = []
         self.killed = 0
         self.stalled = 0
+        self.clocks_set = 0
+        self._write_clocks(0.0, 0.0)
+
+    def set_clocks(self, redis_s: float, host_s: float) -> None:
+        """Set the clocks of Redis's host and of the workers' host, by so many seconds from the true time."""
+        self.clocks_set += 1
+        self.history.append(f"clocks set: Redis {redis_s:+.0f} s, workers {host_s:+.0f} s")
+        self._write_clocks(redis_s, host_s)
+
+    def _write_clocks(self, redis_s: float, host_s: float) -> None:
+        new = self._clocks.with_suffix(".new")
+        new.write_text(f"{redis_s} {host_s}")
+        new.replace(self._clocks)  # never read half
 
     @property
     def pids(self) -> list[int]:

@@ -30,6 +30,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         freeze_every_s: after how long, about, a worker is frozen past its leases.
         trouble_s: for how long workers and Redis are killed; EC2 goes on to misbehave.
         redis_kills: how often Redis is killed and started again.
+        clock_steps: how often the clocks of Redis's host and of the workers' host are set.
         heal_s: a deadline, generous: how long it may then take until all is as requested.
         speed: of EC2's token buckets and of the workers' pacer.
         hurry: by which the workers' leases, claims and pauses are divided.
@@ -41,6 +42,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     freeze_every_s: float
     trouble_s: float
     redis_kills: int
+    clock_steps: int
     heal_s: float
     speed: float = 20.0
     hurry: float = 1.0
@@ -53,6 +55,7 @@ SHORT = Plan(
     freeze_every_s=6.0,
     trouble_s=15.0,
     redis_kills=1,
+    clock_steps=2,
     heal_s=120.0,
     hurry=4.0,
 )
@@ -63,6 +66,7 @@ LONG = Plan(
     freeze_every_s=8.0,
     trouble_s=40.0,
     redis_kills=2,
+    clock_steps=3,
     heal_s=300.0,
 )
 

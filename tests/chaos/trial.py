@@ -26,6 +26,8 @@ TTL_EVERY_S = 1.5
 REDIS_AWAY_S = (0.0, 1.5)
 # Past every lease, with the workers' hurry.
 FROZEN_S = (11.0, 16.0)
+# By how much a clock is set, at most: a wrong time zone, or a battery that was empty.
+STEP_S = 12 * 3_600.0
 LOG_LINES = 40
 
 
@@ -70,6 +72,7 @@ class Trial:
                     group.create_task(self._kill_workers(server, crew))
                     group.create_task(self._freeze_workers(crew))
                     group.create_task(self._kill_redis(server, crew))
+                    group.create_task(self._set_clocks(crew))
                 await crew.thaw_all()
                 healing = time.monotonic()
                 left = await self._healed(client, crew)
@@ -88,6 +91,7 @@ class Trial:
             self._tell(
                 f"{crew.killed} workers killed, {crew.stalled} frozen, Redis killed {self.plan.redis_kills} times"
             )
+            self._tell(f"clocks set {crew.clocks_set} times; {sum(s.spot for s in instances)} Spot instances")
             self._tell(
                 f"healed {time.monotonic() - healing:.0f} s after the trouble, {time.monotonic() - began:.0f} s in all"
             )
@@ -139,6 +143,15 @@ class Trial:
             server.kill()
             await asyncio.sleep(away_s)
             server.start()
+
+    async def _set_clocks(self, crew: Crew) -> None:
+        """Set clocks by hours, forwards and backwards: Redis's, the workers', or both."""
+        moments = sorted(self._dice.uniform(0.1, 0.9) * self.plan.trouble_s for _ in range(self.plan.clock_steps))
+        began = time.monotonic()
+        for moment in moments:
+            await asyncio.sleep(max(0.0, began + moment - time.monotonic()))
+            redis_s, host_s = (self._dice.choice((0.0, 1.0)) * self._dice.uniform(-STEP_S, STEP_S) for _ in range(2))
+            crew.set_clocks(redis_s or host_s, host_s)
 
     # -- watching -----------------------------------------------------------------------------------------------
 
