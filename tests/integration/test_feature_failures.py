@@ -14,7 +14,7 @@ from puter_client.contract.spec import Spec
 from puter_client.view import View, WaitFor
 from puter_worker.ec2 import instances as ec2
 from puter_worker.ec2.calls import Caller
-from puter_worker.errors import Ec2Error, Handling
+from puter_worker.errors import About, Ec2Error, Handling
 from tests.integration.stage_world import redis_keeps_its_rules
 from tests.integration.workshop import Workshop, spec
 
@@ -145,7 +145,9 @@ async def test_credentials_that_expire_before_the_launch_are_waited_for(
 async def test_a_key_pair_that_was_deleted_is_made_again(workshop: Workshop, checks: list[Check]) -> None:
     def held(arguments: Mapping[str, Any]) -> Ec2Error | None:
         names = [pair["KeyName"] for pair in workshop.ec2.describe_key_pairs()["KeyPairs"]]
-        return None if arguments["KeyName"] in names else Ec2Error("InvalidKeyPair.NotFound", "it does not exist")
+        return (
+            None if arguments["KeyName"] in names else Ec2Error("InvalidKeyPair.NotFound", "gone", about=About.KEY_PAIR)
+        )
 
     checks.append(held)
     async with workshop.working():
@@ -159,7 +161,7 @@ async def test_a_key_pair_that_was_deleted_is_made_again(workshop: Workshop, che
 async def test_a_group_that_was_deleted_is_made_again(workshop: Workshop, checks: list[Check]) -> None:
     def held(arguments: Mapping[str, Any]) -> Ec2Error | None:
         ids = {group["GroupId"] for group in workshop.ec2.describe_security_groups()["SecurityGroups"]}
-        gone = Ec2Error("InvalidGroup.NotFound", "it does not exist", handling=Handling.JUST_MADE)
+        gone = Ec2Error("InvalidGroup.NotFound", "gone", handling=Handling.JUST_MADE, about=About.GROUP)
         return None if ids.issuperset(arguments["SecurityGroupIds"]) else gone
 
     checks.append(held)

@@ -32,7 +32,7 @@ AGAIN = (
 ELSEWHERE = ("InsufficientInstanceCapacity", "Unsupported", "InsufficientFreeAddressesInSubnet")
 QUOTAS = {
     "VcpuLimitExceeded": "vCPU quota reached",
-    "InstanceLimitExceeded": "instance quota reached",
+    "InstanceLimitExceeded": "instance quota of t3.micro reached",
     "MaxSpotInstanceCountExceeded": "Spot quota reached",
     "PendingVerification": "AWS is still verifying the account",
 }
@@ -147,7 +147,8 @@ async def test_a_refusal_is_in_the_timeline_and_in_the_log_with_its_request_id(
 
 @pytest.mark.parametrize("code", ELSEWHERE)
 async def test_without_room_it_is_requested_elsewhere_with_a_new_token(sim_workshop: SimWorkshop, code: str) -> None:
-    await sim_workshop.faults(Fault(action="RunInstances", code=code, times=2))
+    message = "It is not supported in your requested Availability Zone."  # of Unsupported, this decides
+    await sim_workshop.faults(Fault(action="RunInstances", code=code, message=message, times=2))
     async with sim_workshop.working():
         record = await launched(sim_workshop)
 
