@@ -305,7 +305,8 @@ def reason_after(error: StageError) -> str:
         case Handling.THROTTLED:
             return f"EC2's API rate limit is reached ({error.code}); sending calls more slowly"
         case _ if error.doubtful:
-            return f"EC2's answer is unknown ({error.code}); checking whether the machine exists"
+            what = error.code if isinstance(error, Ec2Error) else error.message
+            return f"EC2's answer is unknown ({what}); checking whether the machine exists"
         case _ if not isinstance(error, Ec2Error):
             return f"{error.message}; trying again"
         case _:

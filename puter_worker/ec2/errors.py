@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import socket
-
 import aiohttp
 import msgspec
 from botocore import exceptions as sdk
 from botocore.parsers import ResponseParserError
 
 from puter_client.contract.key import shown
-from puter_worker.ec2.refusals import Refusal, meaning_of
+from puter_worker.ec2.connection import why_not_reached
+from puter_worker.ec2.refusals import meaning_of
 from puter_worker.errors import (
     About,
     CredentialsError,
@@ -90,15 +89,15 @@ def stage_error(error: BaseException, *, profile: str | None = None) -> StageErr
     return _not_answered(error)
 
 
-def _refused(error: sdk.ClientError, profile: str | None) -> Ec2Error:
+def _refused(error: sdk.ClientError, profile: str | None) -> StageError:
     told = error.response.get("Error", {})
     metadata = error.response.get("ResponseMetadata", {})
     status = metadata.get("HTTPStatusCode")
-    code = str(told.get("Code") or "Unknown")
+    code = str(told.get("Code") or "")
+    if not code or code.isdigit():  # the SDK puts the HTTP status in place of a code
+        return Unanswered(f"HTTP {status or 'error'} from a proxy or load balancer instead of EC2's answer")
     message = str(told.get("Message") or "EC2 gave no reason")
-    # An error without a code may come from a proxy or load balancer instead of EC2.
-    unknown = Refusal(Handling.DOUBTFUL, About.CALL)
-    handling, about = meaning_of(code, message, status) if told.get("Code") else unknown
+    handling, about = meaning_of(code, message, status)
     if error.operation_name in _CREDENTIAL_OPERATIONS:
         handling, about = Handling.CREDENTIALS, About.ACCOUNT
     if handling is Handling.CREDENTIALS:
@@ -127,8 +126,8 @@ def _not_answered(error: BaseException) -> StageError:
     if isinstance(error, sdk.ParamValidationError):
         # The SDK's text quotes values, which may include user data.
         return InvalidCall("Puter composed a call that EC2's interface does not know: an internal error in Puter")
-    if _never_sent(error):
-        return NotReached(f"EC2 was not reached ({name}): {_where(error)}")
+    if why := why_not_reached(error):
+        return NotReached(f"EC2 was not reached: {why}")
     if isinstance(error, ResponseParserError | msgspec.ValidationError):
         message = "EC2's answer could not be read"
     elif isinstance(error, sdk.ReadTimeoutError | TimeoutError):
@@ -138,20 +137,3 @@ def _not_answered(error: BaseException) -> StageError:
     else:
         message = "the call to EC2 ended in an unknown way"
     return Unanswered(f"{message} ({name})")
-
-
-def _never_sent(error: BaseException) -> bool:
-    if isinstance(error, sdk.EndpointConnectionError):
-        # aiobotocore raises this also for a connection that broke during the call; the cause tells the two cases apart.
-        cause = error.kwargs.get("error")
-        return isinstance(cause, aiohttp.ClientConnectorError | socket.gaierror)
-    before_sending = (
-        sdk.ConnectTimeoutError, sdk.SSLError, sdk.ProxyConnectionError, sdk.EndpointResolutionError,
-        sdk.InvalidProxiesConfigError, aiohttp.ClientConnectorError, socket.gaierror, ConnectionRefusedError,
-    )  # fmt: skip
-    return isinstance(error, before_sending)
-
-
-def _where(error: BaseException) -> str:
-    endpoint = getattr(error, "kwargs", {}).get("endpoint_url") or getattr(error, "kwargs", {}).get("proxy_url")
-    return str(endpoint) if endpoint else "is the network up?"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+import ssl
 
 import aiohttp
 import pytest
-from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.client_reqrep import ConnectionKey, RequestInfo
 from botocore import exceptions as sdk
 from botocore.parsers import ResponseParserError
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL as YARL
 
 from puter_client.contract.errors import PuterError
 from puter_worker.ec2.errors import is_of_a_call, stage_error
@@ -26,6 +30,7 @@ from puter_worker.errors import (
     Unanswered,
     UnknownRegion,
     fit_for_users,
+    reason_after,
 )
 
 
@@ -240,6 +245,46 @@ def test_an_error_is_one_of_puters() -> None:
     assert (told.code, told.request_id, str(told)) == ("Blocked", "req-1", "Blocked: no")
 
 
-def test_a_refusal_that_is_not_in_ec2s_form_is_doubtful() -> None:
-    told = stage_error(sdk.ClientError({}, "RunInstances"))
-    assert (told.code, told.handling, told.doubtful) == ("Unknown", Handling.DOUBTFUL, True)
+@pytest.mark.parametrize("error", [sdk.ClientError({}, "RunInstances"), refused("502", 502), refused("", 403)])
+def test_what_a_proxy_answers_in_ec2s_place_is_doubtful_and_no_word_of_ec2s(error: sdk.ClientError) -> None:
+    told = stage_error(error)
+    assert (type(told), told.handling, told.doubtful) == (Unanswered, Handling.DOUBTFUL, True)
+    assert "from a proxy or load balancer instead of EC2's answer" in reason_after(told)
+
+
+def no_connection(reason: OSError, host: str = "ec2.test") -> sdk.EndpointConnectionError:
+    key = ConnectionKey(host, 443, True, True, None, None, None, None)
+    return sdk.EndpointConnectionError(endpoint_url=URL, error=aiohttp.ClientConnectorError(key, reason))
+
+
+def refused_by_proxy(status: int, message: str) -> sdk.ProxyConnectionError:
+    cause = aiohttp.ClientHttpProxyError(RequestInfo(YARL(URL), "CONNECT", CIMultiDictProxy(CIMultiDict())), (),
+                                         status=status, message=message)  # fmt: skip
+    return sdk.ProxyConnectionError(proxy_url="http://***:***@proxy.test:3128", error=cause)
+
+
+def wrong_certificate(reason: str) -> sdk.SSLError:
+    error = ssl.SSLCertVerificationError()
+    error.verify_message = reason
+    return sdk.SSLError(endpoint_url=URL, error=aiohttp.ClientConnectorCertificateError(HERE, error))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (no_connection(ConnectionRefusedError(errno.ECONNREFUSED, "x")), "ec2.test refused the connection"),
+        (no_connection(OSError(errno.EHOSTUNREACH, "No route to host")), "ec2.test cannot be connected to (No route"),
+        (no_connection(socket.gaierror(-2, "no such name")), "ec2.test cannot be resolved (no such name): check the "),
+        (no_connection(socket.gaierror(-2, "no such name"), "proxy.test"), "proxy proxy.test:443 cannot be resolved"),
+        (sdk.ConnectTimeoutError(endpoint_url=URL, error=None), "ec2.test did not accept a connection in time"),
+        (refused_by_proxy(407, "Authentication Required"), "proxy proxy.test:3128 refused the connection (HTTP 407 "),
+        (sdk.ProxyConnectionError(proxy_url="http://proxy.test:3128", error=None), "check HTTPS_PROXY and NO_PROXY"),
+        (wrong_certificate("self-signed certificate"), "TLS with ec2.test failed (self-signed certificate): if the "),
+        (wrong_certificate("self-signed certificate"), "set AWS_CA_BUNDLE in the worker's environment"),
+    ],
+)  # fmt: skip
+def test_where_nothing_was_reached_it_is_told_in_plain_words_with_the_host(error: Exception, words: str) -> None:
+    told = stage_error(error)
+    assert (type(told), told.handling, told.doubtful) == (NotReached, Handling.AGAIN, False)
+    assert reason_after(told).startswith("EC2 was not reached: ")
+    assert words in told.message

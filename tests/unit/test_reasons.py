@@ -63,4 +63,6 @@ def test_what_ec2_did_not_say_is_told_in_its_own_words(kind: type[StageError]) -
 
 
 def test_after_a_call_whose_end_is_unknown_ec2_is_asked_what_is_there() -> None:
-    assert "checking whether the machine exists" in reason_after(Unanswered("EC2 did not answer in time"))
+    assert reason_after(Unanswered("EC2 did not answer in time")) == (
+        "EC2's answer is unknown (EC2 did not answer in time); checking whether the machine exists"
+    )
