@@ -64,9 +64,9 @@ def _preload() -> None:
     The SDK's model of EC2 has a hundred thousand objects; with Python's defaults, a worker would spend a tenth of its
     time scanning them.
     """
-    from puter_worker.ec2.session import Sessions
+    from puter_worker.ec2.core import preload
 
-    Sessions.preload()
+    preload()
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

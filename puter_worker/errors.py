@@ -8,6 +8,7 @@ StageError                  an error that stops a key at a stage
 ├── InvalidCall             the SDK rejects the call that Puter composed: a defect
 ├── UnknownRegion           there is no such region
 ├── CredentialsError        the worker has no usable credentials
+│   ├── AwsSettingsError    the worker's AWS settings cannot be used
 │   ├── ProfileMissing      this worker's host has no such AWS profile
 │   └── WrongAccount        the credentials now belong to another account
 ├── NoImage                 the region has no image of that kind
@@ -188,6 +189,10 @@ class CredentialsError(StageError):
     """The worker has no usable credentials."""
 
     default_handling: ClassVar[Handling] = Handling.CREDENTIALS
+
+
+class AwsSettingsError(CredentialsError):
+    """The worker's AWS settings cannot be used: its AWS config, or variables of its environment."""
 
 
 class ProfileMissing(CredentialsError):

@@ -14,6 +14,7 @@ from puter_client.contract.os_image import Os
 from puter_worker.absences import Absences
 from puter_worker.clock import Clock
 from puter_worker.ec2 import groups, images, instances, keypairs
+from puter_worker.ec2.aws_settings import DEFAULT_REGION
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.groups import SecurityGroup, Subnet
 from puter_worker.ec2.images import Image
@@ -28,7 +29,6 @@ from puter_worker.rates import Rates
 from puter_worker.store.store import Store
 from puter_worker.timings import Timings
 
-DEFAULT_REGION = "us-east-1"
 # What the names of cached answers begin with.
 _CACHED = {
     About.IMAGE: ("image", "newest"),

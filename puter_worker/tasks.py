@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable
+from typing import Any
 
 from puter_worker.timings import Timings
 
 
-async def cancel_all(tasks: Iterable[asyncio.Task[None]], *, again_s: float = Timings().cancel_again_s) -> None:
+async def cancel_all(tasks: Iterable[asyncio.Task[Any]], *, again_s: float = Timings().cancel_again_s) -> None:
     """Cancel tasks again and again until they have ended.
 
     One cancellation is not enough: redis-py sends its commands inside asyncio.wait_for and asyncio.timeout, which

@@ -90,6 +90,17 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         sdk_read_s: how long the SDK waits for AWS's answer.
         group_seen_s: pauses between looks for a security group that was just made; EC2 gives no bound for how long it
             may not show one.
+        credentials_s: how long the credentials of a profile may take to be resolved; then the programs that do it are
+            ended. It is the limit of the AWS SDKs for Go and Java for a credential_process.
+        credentials_told_s: how long a call waits for credentials before it is told what it waits for. It is shorter
+            than account_s, within which an ensure job has to write the reason.
+        credentials_again_s: pause before credentials that failed, or were refused, are resolved again. It is shorter
+            than after_credentials_error_s, so that each retry of a stage finds a new result.
+        credentials_last_s: credentials that expire within this are not used for another call, which takes up to
+            sdk_connect_s and sdk_read_s.
+        credentials_early_apart_s: the least time between two attempts to renew credentials that are still good.
+        credentials_drain_s: the limit in place of credentials_s for a worker that is about to end.
+        process_ends_s: how long a credential_process that is given up may take to end after SIGTERM.
         profiles_s: how long the list of this host's AWS profiles is cached.
         unsure_after_s: how long a leader waits to learn the account of its credentials,
         unsure_s: and how long it waits before the next attempt if it got no answer.
@@ -177,6 +188,13 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     sdk_connect_s: float = 5.0
     sdk_read_s: float = 30.0
     group_seen_s: tuple[float, ...] = (0.2, 0.4, 0.8, 1.6, 3.0)
+    credentials_s: float = 60.0
+    credentials_told_s: float = 3.0
+    credentials_again_s: float = 4.0
+    credentials_last_s: int = 60
+    credentials_early_apart_s: float = 60.0
+    credentials_drain_s: float = 2.0
+    process_ends_s: float = 1.0
     profiles_s: float = 5.0
     unsure_after_s: float = 2.0
     unsure_s: float = 5.0

@@ -111,6 +111,7 @@ class Worker:
 
     async def _drain(self, listening: asyncio.Task[None]) -> None:
         _log.info("worker.draining", for_s=self._settings.drain_s)
+        self._sessions.hurry()
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 with suppress(*self.store.errors):

@@ -143,7 +143,7 @@ class Caller:
         except Exception as unread:
             if not is_of_a_call(unread):
                 raise
-            error = stage_error(unread, profile=self.profile)
+            error = stage_error(unread, profile=self.profile, region=self.region)
         if error.handling is Handling.CREDENTIALS:
             await self._sessions.forget(self.profile, lent)
         raise error

@@ -5,6 +5,7 @@ Its codes are those of https://docs.aws.amazon.com/AWSEC2/latest/APIReference/er
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -49,17 +50,19 @@ _TABLE: tuple[tuple[Handling, About, tuple[str, ...]], ...] = (
     (Handling.JUST_MADE, About.GROUP, ("InvalidGroup.NotFound",)),
     (Handling.ALREADY_THERE, About.GROUP, ("InvalidGroup.Duplicate", "InvalidPermission.Duplicate")),
     (Handling.ALREADY_THERE, About.KEY_PAIR, ("InvalidKeyPair.Duplicate",)),
-    # The last four mean that keys were revoked or mistyped, or that a clock is wrong: the request is not at fault,
-    # and the worker's operator can fix it while the request waits.
+    # Those after the first four mean that keys were revoked or mistyped, that a clock is wrong, or that the region is
+    # not enabled for the account: the request is not at fault, and can wait until the worker's operator has fixed it.
+    # A few `AuthFailure` are about the request all the same.
     (Handling.CREDENTIALS, About.ACCOUNT, (
         "ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired",
-        "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch", "InvalidAccessKeyId",
+        "AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch",
+        "InvalidAccessKeyId", "IncompleteSignature", "MissingAuthenticationToken", "RegionDisabledException",
     )),
     (Handling.IDEMPOTENT_MISMATCH, About.CALL, ("IdempotentParameterMismatch",)),
     (Handling.IDEMPOTENT_TERMINATED, About.CALL, ("IdempotentInstanceTerminated",)),
     # These would fail without a row too; they are listed for what they are about.
     (Handling.FAIL, About.REQUEST, (
-        "UnauthorizedOperation", "AuthFailure", "TagPolicyViolation", "InvalidParameterValue",
+        "UnauthorizedOperation", "TagPolicyViolation", "InvalidParameterValue",
         "InvalidParameterCombination", "InvalidParameter", "VPCIdNotSpecified", "Unsupported",
         "InvalidBlockDeviceMapping",
     )),
@@ -78,6 +81,8 @@ REFUSALS: Mapping[str, Refusal] = MappingProxyType(
 # Of a type that a zone does not have, EC2 says: "Your requested instance type (…) is not supported in your requested
 # Availability Zone (…)". Any other `Unsupported` says that this request asks for things that do not go together.
 _IN_ZONE = "in your requested availability zone"
+# EC2 also says AuthFailure of what a request names: "Not authorized for images: [ami-…]". Waiting does not help there.
+_OF_THE_REQUEST = re.compile("not authorized|unauthorized|permission", re.IGNORECASE)
 
 
 def meaning_of(code: str, message: str = "", http_status: int | None = None) -> Refusal:
@@ -91,6 +96,8 @@ def meaning_of(code: str, message: str = "", http_status: int | None = None) -> 
     code = code.removeprefix("Client.").removeprefix("Server.")
     if code == "Unsupported" and _IN_ZONE in message.lower():
         return Refusal(Handling.OTHER_ZONE, _HERE)
+    if code == "AuthFailure" and _OF_THE_REQUEST.search(message):
+        return Refusal(Handling.FAIL, About.REQUEST)
     row = REFUSALS.get(code)
     if row:
         return row

@@ -11,25 +11,29 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aioboto3
-import aiobotocore.session
+import aiobotocore
+import structlog
 from aiobotocore.config import AioConfig
-from botocore.loaders import Loader
-from botocore.utils import parse_timestamp
 
+from puter_worker.ec2.aws_settings import check_connection_settings, region_of, settings_error
+from puter_worker.ec2.core import core_of
+from puter_worker.ec2.credentials.profile import Credentials
 from puter_worker.ec2.errors import is_of_a_call, stage_error
-from puter_worker.errors import Handling, WrongAccount
+from puter_worker.errors import Ec2Error, Handling, WrongAccount
+from puter_worker.tasks import cancel_all
 from puter_worker.timings import Timings
 
 if TYPE_CHECKING:
+    from aiobotocore.session import AioSession
     from types_aiobotocore_ec2.client import EC2Client
 
 _MAX_CONNECTIONS = 64
+_log = structlog.get_logger("puter.aws")
 
 
 @dataclass(eq=False)
@@ -42,9 +46,11 @@ class _Client:
 
 @dataclass(eq=False)
 class _Profile:
+    name: str | None
     session: aioboto3.Session
-    core: aiobotocore.session.AioSession
+    core: AioSession
     account_id: str | None = None
+    asking: dict[str, asyncio.Task[str]] = field(default_factory=dict)
     clients: dict[str, _Client] = field(default_factory=dict)
     making: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -53,7 +59,9 @@ class Sessions:
     """The AWS profiles that this process knows; an object belongs to one event loop.
 
     Endpoints, regions and credentials come from the places where every AWS tool looks for them: `AWS_*` in the
-    environment and the files under `~/.aws`.
+    environment and the files under `~/.aws`. What is wrong there is never a defect, and never doubtful: whatever is
+    raised while a session or client is made is an AwsSettingsError, whatever a provider of credentials raises is a
+    CredentialsError (see `credentials/profile.py`), and only what is left is an error of the call itself.
     """
 
     def __init__(self, timings: Timings, *, version: str) -> None:
@@ -68,64 +76,55 @@ class Sessions:
             user_agent=f"puter/{version} aiobotocore/{aiobotocore.__version__}",
         )
         self._profiles: dict[str | None, _Profile] = {}
+        self._credentials: dict[str | None, Credentials] = {}
         self._offered: list[str] = []
         self._offered_until = 0.0
         # Below INFO the SDK logs whole calls and answers, with user data and private keys; at INFO it logs where it
         # looked for settings.
         for name in ("boto3", "botocore", "aiobotocore", "aioboto3"):
             logging.getLogger(name).setLevel(logging.WARNING)
-
-    @staticmethod
-    def preload() -> None:
-        """Read what the first client needs from the SDK's files. It takes 0.1 s: call it before anybody waits."""
-        for service in ("ec2", "sts"):
-            for kind in ("service-2", "endpoint-rule-set-1"):
-                _models().load_service_model(service, kind)
-        for name in ("endpoints", "partitions", "sdk-default-configuration"):
-            _models().load_data(name)
+        # These log what providers raised, with a traceback; `credentials.failed` says it.
+        for name in ("aiobotocore.credentials", "aiobotocore.tokens"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
     def offered_profiles(self) -> list[str]:
-        """Names of the AWS profiles on this host, sorted; the files were read at most `profiles_s` ago."""
+        """Names of the AWS profiles on this host, sorted; the files were read at most `profiles_s` ago.
+
+        While the files cannot be parsed, for example because somebody edits them, these are the names that they had
+        before.
+        """
         now = time.monotonic()
         if now >= self._offered_until:
             # Reading the files takes 10 ms of CPU, and every ensure job needs the list.
-            self._offered = sorted(aiobotocore.session.get_session().available_profiles)
             self._offered_until = now + self._timings.profiles_s
+            try:
+                self._offered = sorted(core_of(None).available_profiles)
+            except Exception as error:  # noqa: BLE001 - see settings_error
+                _log.warning("aws_settings.unusable", message=settings_error(error, None).message)
         return self._offered
 
     def region_of(self, profile: str | None) -> str | None:
-        """The region set for a profile, if any; a named profile's own region comes before AWS_DEFAULT_REGION.
+        """The region that this host's settings name for a profile, if any: see `aws_settings.region_of`.
 
         Raises:
-            ProfileMissing: this host does not have the profile.
+            StageError: this host does not have the profile, or its settings cannot be used.
         """
-        try:
-            known = self._profile(profile)
-            own: str | None = known.core.get_scoped_config().get("region") if profile else None
-            region: str | None = own or known.session.region_name
-        except Exception as error:
-            if is_of_a_call(error):
-                raise stage_error(error, profile=profile) from None
-            raise
-        return region
+        with self._settings_of(profile):
+            return region_of(self._profile(profile).core)
 
     async def account_id(self, profile: str | None, region: str) -> str:
         """The 12 digits of the account that a profile's credentials belong to; STS is called once for a session.
 
         Raises:
-            StageError: the credentials are not usable, or STS was not reached.
+            StageError: the credentials or the settings are not usable, or STS was not reached.
         """
+        known = self._profile(profile)
         try:
-            known = self._profile(profile)
-            async with known.making:
-                return await self._account_of(known, region)
-        except Exception as unread:
-            if not is_of_a_call(unread):
-                raise
-            error = stage_error(unread, profile=profile)
-        if error.handling is Handling.CREDENTIALS:
-            await self.forget(profile)
-        raise error
+            return await self._account_of(known, region)
+        except Ec2Error as refused:
+            if refused.handling is Handling.CREDENTIALS:
+                await self.forget(profile)
+            raise
 
     @contextlib.asynccontextmanager
     async def ec2(self, profile: str | None, region: str, *, account: str | None = None) -> AsyncIterator[EC2Client]:
@@ -133,7 +132,7 @@ class Sessions:
 
         Raises:
             WrongAccount: the profile's credentials were replaced by those of another account.
-            botocore's errors: the client cannot be made, for example because there is no such profile.
+            StageError: the client cannot be made, for example because there is no such profile.
         """
         client = await self._client(profile, region, account)
         client.users += 1
@@ -150,75 +149,111 @@ class Sessions:
         Calls in flight keep the client that they were lent: if it were closed, their outcome would be unknown.
 
         Args:
-            profile: the profile to forget.
+            profile: the profile to forget, unless its credentials were resolved within `credentials_again_s`.
             client: forget only if this client is still in use; if a hundred calls fail together, only the first of
                 them forgets.
         """
         known = self._profiles.get(profile)
         if known is None or (client is not None and all(c.ec2 is not client for c in known.clients.values())):
             return
+        if profile in self._credentials and not self._credentials[profile].drop():
+            return
         del self._profiles[profile]
         await _retire(known)
 
+    def hurry(self) -> None:
+        """Give up soon on credentials that are being resolved: the worker is about to end."""
+        for credentials in self._credentials.values():
+            credentials.hurry()
+
     async def aclose(self) -> None:
-        """Closes every client, once its calls in flight have ended."""
+        """Closes every client, once its calls in flight have ended, and ends the programs that resolve credentials."""
+        credentials, self._credentials = self._credentials, {}
         profiles, self._profiles = self._profiles, {}
+        await cancel_all([task for profile in profiles.values() for task in profile.asking.values()])
+        for one in credentials.values():
+            await one.aclose()
         for profile in profiles.values():
             await _retire(profile)
 
-    @staticmethod
-    def _made(profile: str | None) -> _Profile:
-        core = aiobotocore.session.get_session()
-        core.register_component("data_loader", _models())
-        core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
-        return _Profile(aioboto3.Session(botocore_session=core, profile_name=profile), core)
+    def _made(self, profile: str | None) -> _Profile:
+        core = core_of(profile)
+        if profile not in self._credentials:
+            self._credentials[profile] = Credentials(profile, self._timings)
+        core.register_component("credential_provider", self._credentials[profile])
+        return _Profile(profile, aioboto3.Session(botocore_session=core), core)
 
     def _profile(self, name: str | None) -> _Profile:
         if name not in self._profiles:
             self._profiles[name] = self._made(name)
         return self._profiles[name]
 
+    @contextlib.contextmanager
+    def _settings_of(self, profile: str | None) -> Iterator[None]:
+        """Translates what goes wrong with settings; unless clients use them already, the next call reads them anew."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - see settings_error
+            known = self._profiles.get(profile)
+            if known is not None and not known.clients:
+                del self._profiles[profile]
+            raise settings_error(error, profile) from None
+
     async def _account_of(self, known: _Profile, region: str) -> str:
-        """The account of a session, read once. The caller holds `known.making`."""
+        """The account of a session, read once."""
         if known.account_id is None:
-            async with known.session.client("sts", region_name=region, config=self._config) as sts:
-                known.account_id = (await sts.get_caller_identity())["Account"]
+            asking = known.asking.get(region)
+            if asking is None:
+                asking = known.asking[region] = asyncio.create_task(self._ask_account(known, region))
+                asking.add_done_callback(functools.partial(_asked, known, region))
+            known.account_id = await asyncio.shield(asking)
         return known.account_id
+
+    async def _ask_account(self, known: _Profile, region: str) -> str:
+        self._credentials[known.name].region = region
+        async with contextlib.AsyncExitStack() as stack:
+            with self._settings_of(known.name):
+                sts = await stack.enter_async_context(
+                    known.session.client("sts", region_name=region, config=self._config)
+                )
+                check_connection_settings(known.core, sts.meta.endpoint_url)
+            try:
+                return (await sts.get_caller_identity())["Account"]
+            except Exception as unread:
+                if not is_of_a_call(unread):
+                    raise
+                raise stage_error(unread, profile=known.name, region=region, service="STS") from None
 
     async def _client(self, profile: str | None, region: str, account: str | None) -> _Client:
         while True:
             known = self._profile(profile)
+            if account is not None and (found := await self._account_of(known, region)) != account:
+                await self.forget(profile)  # read again next time: the operator may have fixed it
+                raise WrongAccount(profile, wanted=account, found=found)
             async with known.making:
                 if self._profiles.get(profile) is not known:  # forgotten while this call waited
                     continue
-                if account is not None and (found := await self._account_of(known, region)) != account:
-                    if self._profiles.get(profile) is known:
-                        del self._profiles[profile]  # read again next time: the operator may have fixed it
-                    await _retire(known)
-                    raise WrongAccount(profile, wanted=account, found=found)
                 if region not in known.clients:
-                    stack = contextlib.AsyncExitStack()
-                    made = known.session.client("ec2", region_name=region, config=self._config)
-                    known.clients[region] = _Client(await stack.enter_async_context(made), stack)
+                    known.clients[region] = await self._made_client(known, region)
                 if self._profiles.get(profile) is known:
                     return known.clients[region]
                 await _retire(known)
 
+    async def _made_client(self, known: _Profile, region: str) -> _Client:
+        self._credentials[known.name].region = region
+        async with contextlib.AsyncExitStack() as stack:
+            with self._settings_of(known.name):
+                made = await stack.enter_async_context(
+                    known.session.client("ec2", region_name=region, config=self._config)
+                )
+                check_connection_settings(known.core, made.meta.endpoint_url)
+            return _Client(made, stack.pop_all())
 
-def _timestamp(value: Any) -> datetime:
-    """Parses a timestamp as botocore does, but 100 times as fast for the format that EC2 uses."""
-    if isinstance(value, str) and "T" in value:
-        with contextlib.suppress(ValueError):
-            return datetime.fromisoformat(value)
-    read: datetime = parse_timestamp(value)
-    return read
 
-
-@functools.cache
-def _models() -> Loader:
-    """The loader of service models, which caches what it has read; all sessions share it."""
-    loader: Loader = aiobotocore.session.get_session().get_component("data_loader")
-    return loader
+def _asked(known: _Profile, region: str, asking: asyncio.Task[str]) -> None:
+    known.asking.pop(region, None)
+    if not asking.cancelled():
+        asking.exception()  # whoever waits for it raises it
 
 
 async def _retire(profile: _Profile) -> None:

@@ -19,17 +19,15 @@ from puter_worker.ec2.errors import is_of_a_call, stage_error
 from puter_worker.ec2.refusals import REFUSALS, meaning_of
 from puter_worker.errors import (
     About,
-    CredentialsError,
     Ec2Error,
     Handling,
     InvalidCall,
     NoImage,
     NotReached,
-    ProfileMissing,
     StageError,
     Unanswered,
-    UnknownRegion,
     fit_for_users,
+    is_final,
     reason_after,
 )
 
@@ -59,7 +57,9 @@ def refused(code: str, status: int = 400, message: str = "no", operation: str = 
         ("InvalidAMIID.NotFound", 400, Handling.FAIL),
         ("InvalidParameterSomething", 400, Handling.FAIL),
         ("UnauthorizedOperation", 403, Handling.FAIL),
-        ("AuthFailure", 401, Handling.FAIL),
+        ("AuthFailure", 401, Handling.CREDENTIALS),
+        ("InvalidClientTokenId", 403, Handling.CREDENTIALS),
+        ("IncompleteSignature", 400, Handling.CREDENTIALS),
         ("SomethingNew", 400, Handling.FAIL),
         ("SomethingNew", 500, Handling.DOUBTFUL),
         ("502", 502, Handling.DOUBTFUL),
@@ -166,14 +166,6 @@ URL = "https://user:hunter2@ec2.test/path?X-Amz-Signature=abc"
         (sdk.EndpointConnectionError(endpoint_url=URL, error=socket.gaierror()), NotReached, Handling.AGAIN, False),
         (sdk.ConnectTimeoutError(endpoint_url=URL, error=None), NotReached, Handling.AGAIN, False),
         (sdk.SSLError(endpoint_url=URL, error=OSError()), NotReached, Handling.AGAIN, False),
-        (sdk.NoCredentialsError(), CredentialsError, Handling.CREDENTIALS, False),
-        (sdk.PartialCredentialsError(provider="env", cred_var="x"), CredentialsError, Handling.CREDENTIALS, False),
-        (sdk.TokenRetrievalError(provider="sso", error_msg="expired"), CredentialsError, Handling.CREDENTIALS, False),
-        (sdk.UnauthorizedSSOTokenError(), CredentialsError, Handling.CREDENTIALS, False),
-        (sdk.SSOTokenLoadError(error_msg="none"), CredentialsError, Handling.CREDENTIALS, False),
-        (RuntimeError("the refreshed credentials are still expired."), CredentialsError, Handling.CREDENTIALS, False),
-        (refused("AccessDenied", 403, operation="AssumeRole"), Ec2Error, Handling.CREDENTIALS, False),
-        (sdk.NoRegionError(), UnknownRegion, Handling.FAIL, False),
         (sdk.ParamValidationError(report="UserData, value: hunter2"), InvalidCall, Handling.FAIL, False),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else getattr(value, "__name__", str(value)),
@@ -189,8 +181,6 @@ def test_an_end_without_an_answer_is_understood(
 @pytest.mark.parametrize(
     "error",
     [
-        sdk.CredentialRetrievalError(provider="custom-process", error_msg="hunter2"),
-        sdk.SSOTokenLoadError(error_msg="hunter2"),
         sdk.ParamValidationError(report="Invalid type for parameter UserData, value: hunter2"),
         sdk.EndpointConnectionError(endpoint_url=URL, error=socket.gaierror()),
         sdk.ReadTimeoutError(endpoint_url=URL, error="hunter2"),
@@ -206,14 +196,36 @@ def test_an_error_shows_no_secret(error: Exception) -> None:
     assert "Signature" not in shown
 
 
-def test_a_missing_profile_is_an_error_of_its_own() -> None:
-    told = stage_error(sdk.ProfileNotFound(profile="lab"))
-    assert isinstance(told, ProfileMissing)
-    assert "'lab'" in told.message
+NOT_VALID = "AWS was not able to validate the provided access credentials"
 
 
-def test_credentials_come_with_what_to_do_about_them() -> None:
-    assert "aws sso login --profile lab" in stage_error(sdk.NoCredentialsError(), profile="lab").message
+@pytest.mark.parametrize(
+    ("message", "handling"),
+    [
+        (NOT_VALID, Handling.CREDENTIALS),
+        ("AWS was not able to authenticate the request: access credentials are missing", Handling.CREDENTIALS),
+        ("Something that EC2 has not said before", Handling.CREDENTIALS),
+        ("Not authorized for images: [ami-12345678]", Handling.FAIL),
+        ("Unauthorized attempt to access restricted resource", Handling.FAIL),
+        ("You do not have permission to access the specified resource.", Handling.FAIL),
+    ],
+)
+def test_credentials_that_ec2_cannot_validate_are_waited_for_and_what_a_request_may_not_use_fails_it(
+    message: str, handling: Handling
+) -> None:
+    told = stage_error(refused("AuthFailure", 401, message))
+    assert (told.handling, told.doubtful, is_final(told)) == (handling, False, handling is Handling.FAIL)
+
+
+def test_credentials_that_are_refused_come_with_what_to_do_about_them() -> None:
+    assert "aws sso login --profile lab" in stage_error(refused("ExpiredToken"), profile="lab").message
+
+
+@pytest.mark.parametrize("code", ["AuthFailure", "InvalidClientTokenId", "RegionDisabledException"])
+def test_a_region_that_may_not_be_enabled_is_named(code: str) -> None:
+    told = stage_error(refused(code, 403, NOT_VALID), region="eu-south-1")
+    assert "or enable region eu-south-1 for the account" in told.message
+    assert told.message.endswith("Puter then continues by itself")
 
 
 def test_an_encoded_reason_of_a_denial_is_left_out_for_a_remedy() -> None:
