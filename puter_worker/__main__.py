@@ -19,10 +19,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from puter_client.contract.errors import PuterError
+from puter_client.contract.errors import InvalidInput, PuterError
 from puter_client.local.worker_process import LOCK_FD_VARIABLE, READY_VARIABLE
 from puter_client.store.redis_connection import URL_VARIABLE, why_refused
 from puter_worker.clock import Clock
+from puter_worker.errors import StageError
 from puter_worker.logs import set_up_logs
 from puter_worker.rates import Rates
 from puter_worker.settings import WorkerSettings, read_settings
@@ -41,8 +42,12 @@ def main(
     parser.add_argument("--burst", action="store_true", help="end when nothing is left to do")
     parser.add_argument("--local-engine", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     parser.add_argument("--redis-url-from", default=URL_VARIABLE, metavar="SETTING", help=argparse.SUPPRESS)
+    parser.add_argument("--check-aws-settings", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     os.umask(0o077)
+    _drop_empty_settings()
+    if options.check_aws_settings:
+        return asyncio.run(_check())
     try:
         settings = read_settings(
             os.environ,
@@ -56,6 +61,36 @@ def main(
     set_up_logs(options.local_engine / "logs" if options.local_engine else None)
     _preload()
     return asyncio.run(_run(settings, timings, rates, clock))
+
+
+def _drop_empty_settings() -> None:
+    """Take an empty variable for one that is not set.
+
+    The SDK would look for a profile without a name, or switch off the check of certificates because the file of CA
+    certificates has no name.
+    """
+    for name in [name for name, value in os.environ.items() if not value and name.startswith(("AWS_", "REQUESTS_CA"))]:
+        del os.environ[name]
+
+
+async def _check() -> int:
+    """Check the AWS settings of this environment, and end: the local engine does so before it replaces a worker."""
+    from puter_worker.ec2.session import Sessions
+
+    sessions = Sessions(timings=Timings(), version="")
+    try:
+        await sessions.check()
+    except StageError as error:
+        return _refused(error)
+    finally:
+        await sessions.aclose()
+    return 0
+
+
+def _refused(error: StageError) -> int:
+    """Tell why the worker does not start; returns the exit code of a setting that cannot be used."""
+    sys.stderr.write(f"puter worker: {error.message}\n")
+    return InvalidInput.exit_code
 
 
 def _preload() -> None:
@@ -92,7 +127,10 @@ async def _run(settings: WorkerSettings, timings: Timings | None, rates: Rates |
         for number in STOPS:
             asyncio.get_running_loop().add_signal_handler(number, worker.stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        await worker.check()
         await worker.run()
+    except StageError as error:
+        return _refused(error)
     except (RedisError, OSError) as error:
         why = why_refused(settings.redis_url, error, role="worker", named_by=settings.redis_url_from)
         sys.stderr.write(f"puter worker: {why}\n")

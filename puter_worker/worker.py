@@ -91,6 +91,14 @@ class Worker:
             stages.append(EndWhenIdle(store, settings, clock=clock, timings=timings, stop=self.stop))
         return stages
 
+    async def check(self) -> None:
+        """Check this host's AWS settings, as far as every request needs them; no credentials are resolved.
+
+        Raises:
+            StageError: they cannot be used.
+        """
+        await self._sessions.check()
+
     async def run(self) -> None:
         """Work until told to stop, or (with `burst`) until nothing is left; then drain.
 

@@ -47,7 +47,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
         str | None,
         Field(
             read=readers.pattern(r"[a-z]{2,4}(-[a-z]+){1,3}-\d{1,2}", "write a region like us-east-1"),
-            help="Like us-east-1.  [the profile's own, else us-east-1]",
+            help="Like us-east-1.  [AWS_REGION, the profile's, else us-east-1]",
             option=Option(metavar="NAME"),
             compared=True,
             per_member=True,  # the launch queue is of one target already

@@ -130,7 +130,7 @@ async def ensure_engine(
 
     Raises:
         EngineError: the engine cannot be started or used; the message says why and what to do.
-        InvalidInput: the state folder cannot be used.
+        InvalidInput: the state folder or the AWS settings cannot be used.
     """
     with _told_in_a_line():
         paths.secure()

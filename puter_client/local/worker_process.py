@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from puter_client import __version__
-from puter_client.contract.errors import EngineError
+from puter_client.contract.errors import EngineError, InvalidInput, PuterError
 from puter_client.contract.key import shown
 from puter_client.local.locks import FileLock, open_log
 from puter_client.local.notes import (
@@ -34,6 +36,9 @@ from puter_client.timings import ClientTimings
 
 LOCK_FD_VARIABLE = "PUTER_WORKER_LOCK_FD"  # descriptor of worker.lock, which the worker keeps open
 READY_VARIABLE = "PUTER_WORKER_READY"  # file into which the worker writes its process id once it serves
+
+WORKER = (sys.executable, "-m", "puter_worker")
+PREFIX = "puter worker: "  # of the line in which a worker says why it does not start
 
 # Relative paths in these variables are meant from the command's folder; the worker runs in another folder.
 _FILES = (
@@ -93,6 +98,7 @@ async def ensure_worker(
     """Ensure that a worker serves with this environment's AWS settings. The caller must hold `engine.start`.
 
     Raises:
+        InvalidInput: the AWS settings cannot be used; a running worker is not replaced then.
         EngineError: the worker cannot be started, or one that must be replaced does not end.
     """
     environ = worker_environ(environ)
@@ -106,6 +112,8 @@ async def ensure_worker(
                 reason = why_replace(note, environ=environ, version=version, url=url)
             if reason is None:
                 return
+            if command is None:
+                await _check(environ, timings)
             await end_worker(lock, paths, timings, timings.worker_drain_s)
             say(f"replacing the engine's worker: {reason}")
         await _start(lock, paths, environ, url, version, timings=timings, command=command)
@@ -174,7 +182,7 @@ async def _start(
     try:
         since = os.fstat(output).st_size
         worker = spawn(
-            command or [sys.executable, "-m", "puter_worker", "--local-engine", str(paths.state)],
+            command or [*WORKER, "--local-engine", str(paths.state)],
             environ={
                 **environ,
                 URL_VARIABLE: url,
@@ -196,7 +204,42 @@ async def _start(
         raise _died(worker, log, since)
 
 
-def _died(worker: subprocess.Popen[bytes], log: Path, since: int) -> EngineError:
+async def _check(environ: Mapping[str, str], timings: ClientTimings) -> None:
+    """Check the settings of a new worker while the old one still serves; only workers have the AWS SDK.
+
+    Raises:
+        InvalidInput: they cannot be used.
+    """
+    checking = await asyncio.create_subprocess_exec(
+        *WORKER,
+        "--check-aws-settings",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=environ,
+    )
+    try:
+        async with asyncio.timeout(timings.worker_ready_s):
+            _, told = await checking.communicate()
+    except BaseException:  # also Ctrl-C
+        with suppress(ProcessLookupError):
+            checking.kill()
+        raise
+    if checking.returncode == InvalidInput.exit_code:
+        raise InvalidInput(_refusal(told))
+
+
+def _refusal(told: bytes) -> str:
+    """Why a worker refused its settings, as it wrote it."""
+    lines = [line for line in told.decode(errors="replace").splitlines() if line.startswith(PREFIX)]
+    return lines[-1].removeprefix(PREFIX) if lines else "the worker refuses its settings, and wrote no reason"
+
+
+def _died(worker: subprocess.Popen[bytes], log: Path, since: int) -> PuterError:
+    if worker.returncode == InvalidInput.exit_code:
+        with log.open("rb") as written:
+            written.seek(since)
+            return InvalidInput(_refusal(written.read()))
     words = last_line(log, since) or f"it wrote nothing and ended with exit code {worker.returncode}"
     missing = "ModuleNotFoundError" in words or "ImportError" in words
     remedy = "run `pip install '.[local]'` in Puter's folder" if missing else f"its log is {shown(log, 200)}"

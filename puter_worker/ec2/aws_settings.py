@@ -21,15 +21,22 @@ if TYPE_CHECKING:
 DEFAULT_REGION = "us-east-1"
 """The region if neither a request nor this host's AWS settings name one."""
 
+_REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 _PROFILE_VARIABLES = ("AWS_DEFAULT_PROFILE", "AWS_PROFILE")  # in botocore's order
+_LIKE = "give one like us-east-1 (--region, AWS_REGION, or region in the AWS config)"
 _CORRECT = "correct it in the worker's environment or the AWS config of its host"
 
 
 def region_of(core: AioSession) -> str | None:
-    """The region set for a session, if any; a named profile's own region comes before AWS_DEFAULT_REGION."""
-    own: str | None = core.get_scoped_config().get("region")
-    default = os.environ.get("AWS_DEFAULT_REGION")
-    return (own or default) if core.instance_variables().get("profile") else (default or own)
+    """The region that the environment names, else that of the session's profile, if any.
+
+    The order is that of AWS CLI version 2 and of the other SDKs, for a profile that a request names as well as for
+    that of AWS_PROFILE: https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html. botocore itself does not
+    read AWS_REGION.
+    """
+    of_profile: str | None = core.get_scoped_config().get("region")  # also tells whether there is such a profile
+    named = (os.environ.get(name) for name in _REGION_VARIABLES)
+    return next((region for region in named if region), of_profile)
 
 
 def check_connection_settings(core: AioSession, endpoint_url: str) -> None:
@@ -77,12 +84,12 @@ def settings_error(error: Exception, profile: str | None) -> StageError:
         case sdk.ProfileNotFound():
             return _missing(profile, error.kwargs.get("profile"))
         case sdk.ConfigParseError():
-            return AwsSettingsError(f"{_where(error)}; correct it on the worker's host, and Puter continues by itself")
+            return AwsSettingsError(f"{_where(error)}; correct it on the worker's host")
         case sdk.NoRegionError():
-            return UnknownRegion("no AWS region: give one like us-east-1 with --region")
+            return UnknownRegion(f"no AWS region: {_LIKE}")
         case sdk.InvalidRegionError():
             region = shown(error.kwargs.get("region_name"))
-            return UnknownRegion(f"{region} is not the name of an AWS region: give one like us-east-1 with --region")
+            return UnknownRegion(f"{region} is not the name of an AWS region: {_LIKE}")
     why = fit_for_users(f"{type(error).__name__}: {error}")[:200]
     return AwsSettingsError(f"the worker's AWS settings cannot be used ({why}); {_CORRECT}")
 
@@ -96,8 +103,8 @@ def _missing(profile: str | None, default: object) -> StageError:
     variable = next((name for name in _PROFILE_VARIABLES if name in os.environ), _PROFILE_VARIABLES[-1])
     files = " and ".join(_described(path) for path in _files())
     return AwsSettingsError(
-        f"{variable} is {shown(default)}, and the AWS config ({files}) has no such profile: add it there, or change "
-        f"{variable} in the worker's environment"
+        f"{variable} is {shown(default)}, and the AWS config of the worker's host ({files}) has no such profile: "
+        f"add it there, or change {variable}"
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from datetime import datetime
 from typing import Any
 
 from aiobotocore.session import AioSession, get_session
-from botocore.loaders import Loader
+from botocore.loaders import Loader, create_loader
 from botocore.utils import parse_timestamp
 
 
@@ -33,9 +34,11 @@ def preload() -> None:
 
 @functools.cache
 def _models() -> Loader:
-    """The loader of service models, which caches what it has read; all sessions share it."""
-    loader: Loader = get_session().get_component("data_loader")
-    return loader
+    """The loader of service models, which caches what it has read; all sessions share it.
+
+    A session would make it with the settings of its profile, which may be wrong.
+    """
+    return create_loader(os.environ.get("AWS_DATA_PATH"))
 
 
 def _timestamp(value: Any) -> datetime:

@@ -13,8 +13,6 @@ from botocore.parsers import ResponseParserError
 from puter_worker.ec2.connection import why_not_reached
 from puter_worker.ec2.refusals import meaning_of
 from puter_worker.errors import (
-    About,
-    CredentialsError,
     Ec2Error,
     Handling,
     InvalidCall,

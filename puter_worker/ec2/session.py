@@ -20,7 +20,7 @@ import aiobotocore
 import structlog
 from aiobotocore.config import AioConfig
 
-from puter_worker.ec2.aws_settings import check_connection_settings, region_of, settings_error
+from puter_worker.ec2.aws_settings import DEFAULT_REGION, check_connection_settings, region_of, settings_error
 from puter_worker.ec2.core import core_of
 from puter_worker.ec2.credentials.profile import Credentials
 from puter_worker.ec2.errors import is_of_a_call, stage_error
@@ -111,6 +111,14 @@ class Sessions:
         """
         with self._settings_of(profile):
             return region_of(self._profile(profile).core)
+
+    async def check(self) -> None:
+        """Check the settings of the default profile; nothing is called, and no credentials are resolved.
+
+        Raises:
+            StageError: they cannot be used.
+        """
+        await self._client(None, self.region_of(None) or DEFAULT_REGION, None)
 
     async def account_id(self, profile: str | None, region: str) -> str:
         """The 12 digits of the account that a profile's credentials belong to; STS is called once for a session.

@@ -13,7 +13,7 @@ from puter_worker.clock import Clock
 from puter_worker.ec2.answers import Vpcs
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.session import Sessions
-from puter_worker.errors import CredentialsError, Handling, ProfileMissing, WrongAccount
+from puter_worker.errors import CredentialsError, Handling, ProfileMissing, UnknownRegion, WrongAccount
 from puter_worker.store.store import Store
 from puter_worker.target import TargetId, Targets
 from puter_worker.timings import Timings
@@ -38,22 +38,40 @@ def test_a_profile_has_its_own_region(sessions: Sessions) -> None:
     assert sessions.region_of("lab") == "eu-west-1"
 
 
-@pytest.mark.parametrize(
-    ("profile", "asked", "region"),
-    [
-        ("lab", "us-west-2", "us-west-2"),
-        ("lab", None, "eu-west-1"),
-        ("art", None, "ap-south-1"),
-        (None, None, "ap-south-1"),
-    ],
-)
-async def test_a_region_requested_comes_before_the_profiles_and_that_before_the_environments(
-    sessions: Sessions, monkeypatch: pytest.MonkeyPatch, profile: str | None, asked: str | None, region: str
-) -> None:
-    configure(f"[profile lab]\nregion = eu-west-1\n{KEYS}[profile art]\n{KEYS}")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")
+REGIONS = [
+    # requested, AWS_REGION, AWS_DEFAULT_REGION, the profile's own → used
+    ("us-west-2", "ca-central-1", "ap-south-1", "eu-west-1", "us-west-2"),
+    (None, "ca-central-1", "ap-south-1", "eu-west-1", "ca-central-1"),
+    (None, None, "ap-south-1", "eu-west-1", "ap-south-1"),
+    (None, "", "ap-south-1", "eu-west-1", "ap-south-1"),
+    (None, "ca-central-1", None, None, "ca-central-1"),
+    (None, None, None, "eu-west-1", "eu-west-1"),
+    (None, "", "", "eu-west-1", "eu-west-1"),
+    (None, None, None, None, "us-east-1"),
+]
 
-    assert (await found(sessions, profile, asked)).region == region
+
+@pytest.mark.parametrize("named_by", ["the request", "AWS_PROFILE", "nobody"])
+@pytest.mark.parametrize(("asked", "region", "default", "own", "used"), REGIONS)
+async def test_a_region_is_the_requests_else_the_environments_else_the_profiles_however_that_is_named(
+    sessions: Sessions,
+    monkeypatch: pytest.MonkeyPatch,
+    named_by: str,
+    asked: str | None,
+    region: str | None,
+    default: str | None,
+    own: str | None,
+    used: str,
+) -> None:
+    name = "default" if named_by == "nobody" else "profile lab"
+    configure(f"[{name}]\n{KEYS}" + (f"region = {own}\n" if own else ""))
+    if named_by == "AWS_PROFILE":
+        monkeypatch.setenv("AWS_PROFILE", "lab")
+    for variable, value in (("AWS_REGION", region), ("AWS_DEFAULT_REGION", default)):
+        if value is not None:
+            monkeypatch.setenv(variable, value)
+
+    assert (await found(sessions, "lab" if named_by == "the request" else None, asked)).region == used
 
 
 async def test_where_nobody_names_a_region_it_is_us_east_1(sessions: Sessions) -> None:
@@ -74,6 +92,41 @@ async def found(sessions: Sessions, profile: str | None, region: str | None) -> 
 
 def test_the_default_credentials_may_have_no_region(sessions: Sessions) -> None:
     assert sessions.region_of(None) is None
+
+
+async def test_a_missing_profile_is_told_though_the_environment_names_a_region(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+
+    with pytest.raises(ProfileMissing, match="'lab'"):
+        await found(sessions, "lab", None)
+
+
+async def test_a_profile_that_is_added_has_its_region(sessions: Sessions) -> None:
+    with pytest.raises(ProfileMissing):
+        sessions.region_of("lab")
+
+    configure(f"[profile lab]\nregion = eu-west-1\n{KEYS}")
+
+    assert sessions.region_of("lab") == "eu-west-1"
+
+
+async def test_what_is_not_a_region_is_told_with_its_name(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "UP_NORTH")
+
+    with pytest.raises(UnknownRegion, match="'UP_NORTH' is not the name of an AWS region"):
+        await found(sessions, None, None)
+
+
+def test_profiles_are_still_offered_while_the_config_cannot_be_parsed(moto: str) -> None:
+    sessions = Sessions(Timings(profiles_s=0.0), version="0")
+    configure("[profile lab]\n")
+    assert sessions.offered_profiles() == ["lab"]
+
+    configure("[profile lab]\nhello\n")
+
+    assert sessions.offered_profiles() == ["lab"]
 
 
 def test_a_missing_profile_has_no_region(sessions: Sessions) -> None:
