@@ -123,7 +123,7 @@ async def ensure_engine(
 
     Args:
         paths: the engine's folders.
-        environ: the environment of a new worker; a running worker with other `AWS_*` settings is replaced.
+        environ: the environment of a new worker; a running worker with other settings is replaced.
         say: called with one line for everything that takes time or is changed.
         worker_command: the command to run instead of Puter's worker.
         timings: of the client.

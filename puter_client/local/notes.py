@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import os
 import platform
 import subprocess
 import sys
@@ -12,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+
+from puter_client.local.environment import aws_settings, digest, other_settings
 
 USE_LOCK = "engine.use"  # shared by every command that works with the engine; exclusively held to end it
 START_LOCK = "engine.start"  # held while a command looks at, starts or replaces processes of the engine
@@ -59,7 +59,8 @@ class WorkerNote(msgspec.Struct, frozen=True, kw_only=True):
         version: Puter version of the command that started it.
         url: URL of the server that it works for.
         salt: random, new for each start.
-        settings: digest of its `AWS_*` settings, keyed with the salt.
+        aws_settings: digest of its `AWS_*` variables, keyed with the salt.
+        other_settings: the same of the other variables that its work depends on.
         pid: its process id; None until it is known.
     """
 
@@ -67,7 +68,8 @@ class WorkerNote(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     url: str
     salt: str
-    settings: str
+    aws_settings: str
+    other_settings: str
     pid: int | None = None
 
 
@@ -102,29 +104,14 @@ def is_elsewhere(noted: Host, here: Host, *, held: bool) -> bool:
     return held or (noted.boot_id != here.boot_id and noted.name != here.name)
 
 
-def aws_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """The `AWS_*` variables of an environment."""
-    return {name: value for name, value in environ.items() if name.startswith("AWS_")}
-
-
-def settings_digest(environ: Mapping[str, str], salt: str) -> str:
-    """A digest that is equal for equal `AWS_*` settings and does not reveal their values.
-
-    It is keyed with a new salt at each start (BLAKE2, RFC 7693), so digests of different starts cannot be compared.
-    """
-    keyed = hashlib.blake2b(key=bytes.fromhex(salt), digest_size=32)
-    keyed.update(
-        msgspec.json.encode(sorted((os.fsencode(n), os.fsencode(v)) for n, v in aws_settings(environ).items()))
-    )
-    return keyed.hexdigest()
-
-
 def why_replace(note: WorkerNote, *, environ: Mapping[str, str], version: str, url: str) -> str | None:
     """Why a running worker cannot serve this command; None if it can."""
     if note.version != version:
         return f"it ran Puter {note.version}, this is {version}"
     if note.url != url:
         return "the server's address has changed"
-    if note.settings != settings_digest(environ, note.salt):
+    if note.aws_settings != digest(aws_settings(environ), note.salt):
         return "its AWS_* settings differ from those of this command"
+    if note.other_settings != digest(other_settings(environ), note.salt):
+        return "variables of its environment that it needs, such as proxies, differ from those of this command"
     return None

@@ -1,4 +1,4 @@
-"""The engine's worker: one process that holds `worker.lock`, with the AWS settings of the command that started it."""
+"""The engine's worker: one process that holds `worker.lock`, with the environment of the command that started it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import msgspec
 from puter_client import __version__
 from puter_client.contract.errors import EngineError, InvalidInput, PuterError
 from puter_client.contract.key import shown
+from puter_client.local.environment import aws_settings, digest, other_settings
 from puter_client.local.locks import FileLock, open_log
 from puter_client.local.notes import (
     WORKER_LOCK,
     WORKER_READY,
     Host,
     WorkerNote,
-    settings_digest,
     this_host,
     why_replace,
 )
@@ -42,11 +42,16 @@ PREFIX = "puter worker: "  # of the line in which a worker says why it does not 
 
 # Relative paths in these variables are meant from the command's folder; the worker runs in another folder.
 _FILES = (
-    "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_CA_BUNDLE",
+    "AWS_CONFIG_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "BOTO_CONFIG",
     "PUTER_HOME",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
 )
 
 
@@ -95,7 +100,7 @@ async def ensure_worker(
     timings: ClientTimings,
     command: Sequence[str] | None = None,
 ) -> None:
-    """Ensure that a worker serves with this environment's AWS settings. The caller must hold `engine.start`.
+    """Ensure that a worker serves with this environment's settings. The caller must hold `engine.start`.
 
     Raises:
         InvalidInput: the AWS settings cannot be used; a running worker is not replaced then.
@@ -175,7 +180,14 @@ async def _start(
     ready.unlink(missing_ok=True)
     salt = secrets.token_hex(16)
     # Written before the process starts: if this command is killed right afterwards, no old note must remain.
-    note = WorkerNote(host=this_host(), version=version, url=url, salt=salt, settings=settings_digest(environ, salt))
+    note = WorkerNote(
+        host=this_host(),
+        version=version,
+        url=url,
+        salt=salt,
+        aws_settings=digest(aws_settings(environ), salt),
+        other_settings=digest(other_settings(environ), salt),
+    )
     lock.write(note)
     log = paths.logs / "worker.out"
     output = open_log(log)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +124,22 @@ def test_while_a_worker_runs_requests_wait_for_a_config_that_is_broken_and_go_on
         "[default]\nregion = us-east-1\n[profile lab]\naws_access_key_id = a\naws_secret_access_key = b\n"
     )
     assert fresh.puter("wait", "x", "--timeout", "60s").code == 0
+
+
+def test_a_proxy_that_is_right_again_is_used_by_the_next_command(fresh: CliWorld) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{nobody.getsockname()[1]}"
+        proxy = {"HTTP_PROXY": f"http://{where}"}
+        fresh.puter("submit", "--tag", "x", "--count", "1", "--ssh-from", "none", **proxy)
+
+        def why() -> str:
+            (told,) = fresh.puter("status", "--json", **proxy).objects()
+            return str(told["reason"])
+
+        wait_for(lambda: f"was not reached: the proxy {where} refused the connection" in why(), "the reason")
+
+    ran = fresh.puter("wait", "x", "--timeout", "60s")
+
+    assert ran.code == 0
+    assert "replacing the engine's worker: variables of its environment that it needs, such as proxies" in ran.err

@@ -102,7 +102,12 @@ def test_a_stopped_server_is_one_line_and_exit_code_3(world: EngineWorld) -> Non
 
 
 def test_values_of_aws_settings_are_nowhere_on_disk(world: EngineWorld) -> None:
-    secrets = {"AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": "a-token-of-a-session", "AWS_PROFILE": "pr0file"}
+    secrets = {
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_SESSION_TOKEN": "a-token-of-a-session",
+        "AWS_PROFILE": "pr0file",
+        "HTTPS_PROXY": "http://betty:pr0xy-passw0rd@proxy.test:3128",
+    }
     with Command(world, **secrets) as command:
         command.answer()
     assert world.secrets_seen() == [hashlib.sha256(SECRET.encode()).hexdigest()]

@@ -245,6 +245,38 @@ async def test_the_same_aws_settings_keep_the_worker(world: EngineWorld) -> None
     assert len(world.workers()) == 1
 
 
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "no_proxy", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "HOME"])
+async def test_other_variables_that_a_worker_reads_replace_it_and_are_said(world: EngineWorld, name: str) -> None:
+    for value in ("/one", "/two"):
+        world.environ[name] = value
+        (await world.ensure()).close()
+    assert len(world.workers()) == 2
+    assert world.said[-1].endswith("that it needs, such as proxies, differ from those of this command")
+
+
+async def test_two_shells_that_take_turns_keep_the_worker(world: EngineWorld, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("[default]\ncredential_process = get-keys\n")
+    shells = (
+        {"PWD": "/a", "OLDPWD": "/b", "SHLVL": "1", "_": "/bin/puter", "TERM": "xterm", "WINDOWID": "7", "LINES": "24"},
+        {"PWD": "/c", "SHLVL": "3", "_": "/bin/env", "TERM": "tmux", "TMUX": "/tmp/t,1,0", "SSH_TTY": "/dev/pts/9"},
+    )
+    world.environ["AWS_CONFIG_FILE"] = str(config)
+    before = dict(world.environ)
+    for shell in shells * 2:
+        world.environ = before | shell
+        (await world.ensure()).close()
+    assert len(world.workers()) == 1
+
+
+async def test_what_a_credential_process_reads_replaces_the_worker(world: EngineWorld, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("[default]\ncredential_process = get-keys\n")
+    for path in ("/usr/bin:/bin", f"{tmp_path}:/usr/bin:/bin"):
+        (await world.ensure(AWS_CONFIG_FILE=str(config), PATH=path)).close()
+    assert len(world.workers()) == 2
+
+
 async def test_a_worker_that_does_not_heed_its_end_is_killed(world: EngineWorld) -> None:
     (await world.ensure(STUB_END="late", AWS_PROFILE="one")).close()
     first = world.worker

@@ -5,13 +5,20 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from puter_client.local.notes import Host, WorkerNote, is_elsewhere, settings_digest, this_host, why_replace
+from puter_client.local.environment import aws_settings, digest, other_settings
+from puter_client.local.notes import Host, WorkerNote, is_elsewhere, this_host, why_replace
 
 HERE = Host(name="desk", boot_id="b1", pid_namespace="pid:[1]")
 SALT = "00" * 16
-ENVIRON = {"AWS_PROFILE": "team", "AWS_REGION": "eu-west-1", "EDITOR": "ed"}
+ENVIRON = {"AWS_PROFILE": "team", "AWS_REGION": "eu-west-1", "AWS_CONFIG_FILE": "/dev/null", "EDITOR": "ed"}
 NOTE = WorkerNote(
-    host=HERE, version="1.0", url="unix:///run/e.sock", salt=SALT, settings=settings_digest(ENVIRON, SALT), pid=7
+    host=HERE,
+    version="1.0",
+    url="unix:///run/e.sock",
+    salt=SALT,
+    aws_settings=digest(aws_settings(ENVIRON), SALT),
+    other_settings=digest(other_settings(ENVIRON), SALT),
+    pid=7,
 )
 
 
@@ -46,7 +53,9 @@ def test_this_host_is_itself() -> None:
         pytest.param({**ENVIRON, "EDITOR": "vi"}, "1.0", NOTE.url, None, id="another editor"),
         pytest.param({**ENVIRON, "AWS_PROFILE": "own"}, "1.0", NOTE.url, "AWS_* settings", id="another profile"),
         pytest.param({"AWS_PROFILE": "team"}, "1.0", NOTE.url, "AWS_* settings", id="no region"),
-        pytest.param({**ENVIRON, "AWS_ENDPOINT_URL": ""}, "1.0", NOTE.url, "AWS_* settings", id="an empty endpoint"),
+        pytest.param({**ENVIRON, "AWS_ENDPOINT_URL": ""}, "1.0", NOTE.url, None, id="an empty endpoint"),
+        pytest.param({**ENVIRON, "AWS_ENDPOINT_URL": "http://x"}, "1.0", NOTE.url, "AWS_* settings", id="an endpoint"),
+        pytest.param({**ENVIRON, "HTTPS_PROXY": "http://x"}, "1.0", NOTE.url, "such as proxies", id="a proxy"),
         pytest.param(ENVIRON, "1.1", NOTE.url, "it ran Puter 1.0, this is 1.1", id="a new version"),
         pytest.param(ENVIRON, "1.0", "unix:///tmp/e.sock", "the server's address has changed", id="a moved server"),
     ],
@@ -57,15 +66,15 @@ def test_a_worker_is_replaced_for_a_reason(environ: dict[str, str], version: str
 
 
 def test_digests_of_the_same_settings_agree_whatever_their_order() -> None:
-    assert settings_digest(dict(reversed(ENVIRON.items())), SALT) == NOTE.settings
+    assert digest(aws_settings(dict(reversed(ENVIRON.items()))), SALT) == NOTE.aws_settings
 
 
 def test_digests_of_two_starts_compare_to_nothing() -> None:
-    assert settings_digest(ENVIRON, "11" * 16) != NOTE.settings
+    assert digest(aws_settings(ENVIRON), "11" * 16) != NOTE.aws_settings
 
 
 def test_a_name_and_its_value_cannot_be_shifted_into_one_another() -> None:
-    assert settings_digest({"AWS_A": "B=c"}, SALT) != settings_digest({"AWS_A=B": "c"}, SALT)
+    assert digest({"AWS_A": "B=c"}, SALT) != digest({"AWS_A=B": "c"}, SALT)
 
 
 def test_a_note_holds_no_value_of_a_setting() -> None:
