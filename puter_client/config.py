@@ -7,14 +7,14 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import NAMESPACE, check_namespace, shown
 from puter_client.paths import Paths
-from puter_client.store.redis_connection import URL_VARIABLE, check_url
+from puter_client.store.redis_connection import check_url
+from puter_client.store.redis_url import URL_VARIABLE, RedisUrl
 
 _TOP = ("namespace", "redis_url", "defaults")
 
@@ -96,7 +96,7 @@ def read_config(path: Path) -> Config:
     if problems:
         raise InvalidInput(*problems)
     url = written.get("redis_url")
-    exposed = bool(url and urlsplit(url).password and stat.S_IMODE(mode) & 0o044)
+    exposed = bool(url and RedisUrl.parse(url).password and stat.S_IMODE(mode) & 0o044)
     return Config(
         namespace=written.get("namespace"),
         redis_url=url,
@@ -191,10 +191,13 @@ def _namespace(environ: Mapping[str, str], option: str | None, config: Config) -
 
 
 def redis_user(url: str) -> str | None:
-    """The user that a URL names; None for Redis's `default`, which is everybody."""
-    parts = urlsplit(url)
-    user = unquote(parts.username or "") if parts.scheme != "unix" else ""
-    return user if user not in ("", "default") else None
+    """The user that a URL names; None for Redis's `default`, which is everybody.
+
+    A name without a password does not count: who writes `redis://password@host` must not find the password in every
+    key and message.
+    """
+    parsed = RedisUrl.parse(url)
+    return parsed.user if parsed.password and parsed.user not in ("", "default") else None
 
 
 def login_name(environ: Mapping[str, str]) -> str:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from puter_client.contract.errors import InvalidInput, PuterError
 from puter_client.local.worker_process import LOCK_FD_VARIABLE, READY_VARIABLE
-from puter_client.store.redis_connection import URL_VARIABLE, why_refused
+from puter_client.store.redis_errors import why_refused
+from puter_client.store.redis_url import URL_VARIABLE
 from puter_worker.clock import Clock
 from puter_worker.errors import StageError
 from puter_worker.logs import set_up_logs
@@ -131,6 +132,9 @@ async def _run(settings: WorkerSettings, timings: Timings | None, rates: Rates |
         await worker.run()
     except StageError as error:
         return _refused(error)
+    except PuterError as error:
+        sys.stderr.write(f"puter worker: {error}\n")
+        return error.exit_code
     except (RedisError, OSError) as error:
         why = why_refused(settings.redis_url, error, role="worker", named_by=settings.redis_url_from)
         sys.stderr.write(f"puter worker: {why}\n")

@@ -12,7 +12,8 @@ import msgspec
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
 from puter_client.paths import Paths
-from puter_client.store.redis_connection import URL_VARIABLE, check_url
+from puter_client.store.redis_connection import check_url
+from puter_client.store.redis_url import URL_VARIABLE
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ import click
 from puter_client.cli.group import COMMANDS
 from puter_client.config import redis_url
 from puter_client.contract.errors import PuterError
-from puter_client.store.redis_connection import URL_VARIABLE
+from puter_client.store.redis_url import URL_VARIABLE
 
 NEEDED = ("arq", "aioboto3", "puter_worker")
 

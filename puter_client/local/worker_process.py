@@ -31,7 +31,7 @@ from puter_client.local.poll import poll
 from puter_client.local.process import end_holder, last_line, spawn
 from puter_client.local.server import Say
 from puter_client.paths import Paths, absolute
-from puter_client.store.redis_connection import URL_VARIABLE
+from puter_client.store.redis_url import URL_VARIABLE
 from puter_client.timings import ClientTimings
 
 LOCK_FD_VARIABLE = "PUTER_WORKER_LOCK_FD"  # descriptor of worker.lock, which the worker keeps open

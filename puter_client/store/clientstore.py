@@ -16,7 +16,8 @@ from puter_client.contract.phase import LIVE
 from puter_client.contract.record import Event, Record
 from puter_client.contract.request import Request
 from puter_client.store import names
-from puter_client.store.redis_connection import check_url, connection_pool, why_refused
+from puter_client.store.redis_connection import check_url, connection_pool
+from puter_client.store.redis_errors import why_refused
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 
 if TYPE_CHECKING:

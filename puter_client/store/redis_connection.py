@@ -2,98 +2,59 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
-from urllib.parse import unquote, urlsplit
+import os
+from typing import TYPE_CHECKING, Any
 
 from puter_client.contract.errors import InvalidInput
+from puter_client.store.redis_url import URL_VARIABLE, RedisUrl
 
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool
 
-SCHEMES = ("redis", "rediss", "unix")
-URL_VARIABLE = "PUTER_REDIS_URL"
+FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
 def check_url(url: str, *, named_by: str = URL_VARIABLE) -> str:
-    """The URL itself, if it is one of a Redis; the error does not show it, since it may hold a password.
+    """The URL itself, if a connection can be tried with it.
 
     `named_by`: the setting that holds it, for the error.
 
     Raises:
-        InvalidInput: it is not a redis://, rediss:// or unix:// URL.
+        InvalidInput: it cannot be used, or names a file for TLS that cannot; the text holds nothing of the URL.
     """
     try:
-        parts = urlsplit(url)
-        fine = parts.scheme in SCHEMES and bool(parts.path if parts.scheme == "unix" else parts.hostname)
-        _ = parts.port if parts.scheme != "unix" else None
-    except ValueError:
-        fine = False
-    if not fine:
-        raise InvalidInput(
-            "is not a Redis URL: write redis://host:6379/0, rediss://… or unix:///path", subject=named_by
-        )
+        _check_files(RedisUrl.parse(url))
+    except InvalidInput as error:
+        raise InvalidInput(error.message, subject=named_by) from None
     return url
 
 
-def safe_url(url: str) -> str:
-    """The URL without user, password and query, safe to show."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return f"unix://{parts.path}"
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
+def _check_files(url: RedisUrl) -> None:
+    """Refuse files for TLS with which every connection would fail."""
+    named = {name: url.options[name] for name in FILES if name in url.options}
+    for name, path in named.items():
+        try:
+            os.close(os.open(path, os.O_RDONLY))
+        except OSError as error:
+            raise _refused(f"{name} that cannot be read: {error.strerror}") from None
+    if not named:
+        return
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if path := named.get("ssl_ca_certs"):
+            what = "ssl_ca_certs that holds no certificates in PEM form"
+            context.load_verify_locations(path)
+        if path := named.get("ssl_certfile"):
+            what = "ssl_certfile that is no certificate of the key in ssl_keyfile, or the key has a passphrase"
+            context.load_cert_chain(path, named["ssl_keyfile"], password="")  # else OpenSSL asks the terminal for it
+    except (OSError, ValueError):  # ssl.SSLError is an OSError
+        raise _refused(what) from None
 
 
-def why_refused(
-    url: str, error: Exception, role: Literal["client", "worker"] = "client", *, named_by: str = URL_VARIABLE
-) -> str:
-    """Why a command to the Redis at this URL failed, and what to do; contains no secret.
-
-    Args:
-        url: URL of the connection.
-        error: of redis-py or of the system; its text is not used, since it may quote what was sent.
-        role: of the user that the URL must name.
-        named_by: the setting that holds the URL.
-    """
-    from redis.exceptions import (
-        AuthenticationError,
-        NoPermissionError,
-        OutOfMemoryError,
-        ReadOnlyError,
-        ResponseError,
-    )
-    from redis.exceptions import ConnectionError as RedisConnectionError
-
-    parts = urlsplit(url)
-    user = unquote(parts.username or "")
-    # redis-py reports a refusal during the connection as a ConnectionError caused by it.
-    refused = type(error) is RedisConnectionError and isinstance(error.__cause__, AuthenticationError | ResponseError)
-    match error.__cause__ if refused else error:
-        case AuthenticationError() if not user and parts.password:
-            told = f"refuses the password: {named_by} names no user"
-        case AuthenticationError() if not user:
-            told = f"requires a user and a password: add them to {named_by}"
-        case AuthenticationError():
-            told = f"refuses the user {user!r} or the password: check {named_by}"
-        case NoPermissionError() if role == "worker":
-            told = (
-                f"does not permit this to user {user or 'default'!r}: {named_by} must name a user with "
-                "a worker's rights (deploy/add-user worker creates it)"
-            )
-        case NoPermissionError():
-            told = (
-                f"does not permit this to user {user or 'default'!r}: perhaps the user has another namespace "
-                "(set --namespace or PUTER_NAMESPACE), or may only read"
-            )
-        case OutOfMemoryError():
-            told = "is out of memory: raise its maxmemory, or wait until old records expire"
-        case ReadOnlyError():
-            told = f"is a read-only replica: name its primary in {named_by}"
-        case ResponseError():
-            told = f"refused a command ({type(error).__name__})"
-        case _:
-            told = f"does not answer ({type(error).__name__}): check that it runs and that {named_by} is right"
-    return f"Redis at {safe_url(url)} {told}"
+def _refused(what: str) -> InvalidInput:
+    return InvalidInput(f"names a file with {what}", subject=URL_VARIABLE)
 
 
 def connection_pool(url: str, *, max_connections: int = 64, timeout_s: float = 5.0) -> ConnectionPool:
@@ -101,18 +62,44 @@ def connection_pool(url: str, *, max_connections: int = 64, timeout_s: float = 5
 
     A repeated command may have been executed before. That is harmless: a request appended twice joins itself, and
     every write of a worker is guarded by the revision that it expects.
+
+    Raises:
+        InvalidInput: the URL cannot be used.
     """
     from redis.asyncio import BlockingConnectionPool
     from redis.asyncio.retry import Retry
     from redis.backoff import ExponentialBackoff
     from redis.exceptions import ConnectionError as RedisConnectionError
 
-    return BlockingConnectionPool.from_url(
-        check_url(url),
+    arguments = {
+        "timeout": timeout_s,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        **connection_arguments(RedisUrl.parse(check_url(url))),
+    }
+    return BlockingConnectionPool(
         max_connections=max_connections,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
         retry_on_error=[RedisConnectionError],
+        **arguments,
     )
+
+
+def connection_arguments(url: RedisUrl) -> dict[str, Any]:
+    """What the URL says, in redis-py's words."""
+    from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
+
+    arguments: dict[str, Any] = {
+        "username": url.user or None,
+        "password": url.password or None,
+        "db": url.database,
+        **url.options,
+    }
+    if url.scheme == "unix":
+        return {"connection_class": UnixDomainSocketConnection, "path": url.socket, **arguments}
+    arguments |= {"host": url.host, "port": url.port}
+    if url.scheme == "redis":
+        return {"connection_class": Connection, **arguments}
+    # redis-py 5 accepts a certificate of another host unless it is told not to.
+    check = url.options.get("ssl_cert_reqs") != "none" and url.options.get("ssl_check_hostname", True)
+    return {"connection_class": SSLConnection, **arguments, "ssl_check_hostname": check}

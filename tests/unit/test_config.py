@@ -171,4 +171,11 @@ class TestNamespaceOfLogin:
             namespace_of_login("ß")
 
     def test_a_users_name_in_a_url_is_decoded(self) -> None:
-        assert redis_user("redis://be%2Dty@r.example") == "be-ty"
+        assert redis_user("redis://be%2Dty:x@r.example") == "be-ty"
+
+    @pytest.mark.parametrize("url", ["redis://hunter2@r.example", "redis://hunter2:@r.example"])
+    def test_a_password_that_stands_where_the_user_belongs_is_no_namespace(self, url: str) -> None:
+        assert namespace({"PUTER_REDIS_URL": url, "USER": "me"}) == "me"
+
+    def test_the_user_of_a_socket_counts_too(self) -> None:
+        assert redis_user("unix://betty:x@/run/redis.sock") == "betty"

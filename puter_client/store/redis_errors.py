@@ -1,0 +1,184 @@
+"""What an error of Redis means and what to do about it, in words that hold no secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from puter_client.store.redis_url import ENCODE, URL_VARIABLE, RedisUrl
+
+Role = Literal["client", "worker"]
+
+CLUSTER_MODE = "is in cluster mode, which Puter cannot use: name a Redis with cluster-enabled no; replicas are fine"
+# How an answer of Redis begins for which redis-py has no class of its own, as in the source of Valkey 9 (src/server.c,
+# src/cluster.c, src/networking.c, src/acl.c).
+_ANSWERS = (
+    ("CLUSTERDOWN", CLUSTER_MODE),
+    ("MOVED ", CLUSTER_MODE),
+    ("ASK ", CLUSTER_MODE),
+    ("CROSSSLOT", CLUSTER_MODE),
+    ("TRYAGAIN", CLUSTER_MODE),
+    ("SELECT is not allowed in cluster mode", CLUSTER_MODE),
+    ("DB index is out of range", "has no database of that number: name another, or raise its setting databases"),
+    ("MASTERDOWN", "is a replica that has lost its primary: name the primary in PUTER_REDIS_URL"),
+    ("MISCONF", "cannot write its data to disk and refuses writes: see its log, and the free space of its disk"),
+    ("NOREPLICAS", "refuses writes because too few replicas follow it (min-replicas-to-write): see its replicas"),
+    ("DENIED", "refuses other hosts because it has no password: give it users that have one (deploy/add-user)"),
+    ("BUSY ", "is busy with a script that takes long: wait, or end it with SCRIPT KILL"),
+    ("max number of clients reached", "has as many clients as it takes: raise its maxclients, or end some"),
+    ("AUTH <password> called without any", "has no password: remove it from PUTER_REDIS_URL, or name its user"),
+)
+_CLIENT_CERTIFICATE = "add ?ssl_certfile=FILE&ssl_keyfile=FILE to PUTER_REDIS_URL"
+
+
+def why_refused(url: str, error: Exception, role: Role = "client", *, named_by: str = URL_VARIABLE) -> str:
+    """Why a command to the Redis at this URL failed, and what to do; contains no secret.
+
+    Args:
+        url: URL of the connection.
+        error: of redis-py or of the system; its text is not shown, since it may quote what was sent.
+        role: of the user that the URL must name.
+        named_by: the setting that holds the URL; the texts below name the variable in its place.
+    """
+    to = RedisUrl.parse(url)
+    for cause in _causes(error):
+        if told := _answered(cause, to, role) or _not_secure(cause) or _not_reached(cause, to):
+            return f"Redis at {to} {told.replace(URL_VARIABLE, named_by)}"
+    kind = type(error).__name__
+    return f"Redis at {to} does not answer ({kind}): check that it runs and that {named_by} is right"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that led to it: redis-py tells of most failures as a ConnectionError."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _answered(error: BaseException, to: RedisUrl, role: Role) -> str | None:
+    """Redis has answered with an error."""
+    from redis.exceptions import (
+        AuthenticationError,
+        BusyLoadingError,
+        InvalidResponse,
+        NoPermissionError,
+        OutOfMemoryError,
+        ReadOnlyError,
+        ResponseError,
+    )
+    from redis.exceptions import ConnectionError as RedisConnectionError
+
+    if isinstance(error, ResponseError | RedisConnectionError):
+        # A pipeline writes before the answer which command it was that failed.
+        answer = str(error).rpartition("caused error: ")[2].lstrip("('\"")
+        for beginning, told in _ANSWERS:
+            if answer.startswith(beginning):
+                return told
+    match error:
+        case AuthenticationError():
+            return _not_let_in(to)
+        case NoPermissionError() if role == "worker":
+            return (
+                "does not permit this to the user of PUTER_REDIS_URL: it must name a user with a worker's rights "
+                "(deploy/add-user worker creates it)"
+            )
+        case NoPermissionError():
+            return (
+                "does not permit this to the user of PUTER_REDIS_URL: perhaps the user has another namespace "
+                "(set --namespace or PUTER_NAMESPACE), or may only read"
+            )
+        case OutOfMemoryError():
+            return "is out of memory: raise its maxmemory, or wait until old records expire"
+        case ReadOnlyError():
+            return "is a read-only replica: name its primary in PUTER_REDIS_URL"
+        case BusyLoadingError():
+            return "is still reading its data from disk: wait until it has, and try again"
+        case InvalidResponse():
+            return "does not answer as Redis does: check host and port (for a TLS port, write rediss://)"
+        case ResponseError():
+            return f"refused a command ({type(error).__name__}): Puter needs Redis 7.0 or newer, or Valkey"
+    return None
+
+
+def _not_let_in(to: RedisUrl) -> str:
+    """The user or the password is missing or wrong."""
+    match bool(to.user), bool(to.password):
+        case True, True:
+            return f"refuses the user or the password: check both in PUTER_REDIS_URL; {ENCODE}"
+        case True, False:
+            return "requires a password: PUTER_REDIS_URL names a user without one (redis://user:password@host)"
+        case False, True:
+            return "refuses the password: PUTER_REDIS_URL names no user (redis://user:password@host)"
+        case _:
+            return "requires a user and a password: add them to PUTER_REDIS_URL"
+
+
+def _not_secure(error: BaseException) -> str | None:
+    """TLS could not be set up."""
+    import ssl
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        # OpenSSL's X509_V_ERR_…: CERT_NOT_YET_VALID, CERT_HAS_EXPIRED; HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH.
+        match error.verify_code:
+            case 9 | 10:
+                return "has a certificate that is not valid now: renew it, or set this computer's clock"
+            case 62 | 64:
+                return (
+                    "has a certificate for another host: write the host that it names, or, if an ssh tunnel leads "
+                    "there, add ?ssl_check_hostname=false to PUTER_REDIS_URL"
+                )
+            case _:
+                return (
+                    "has a certificate that this computer does not trust: add ?ssl_ca_certs=FILE to PUTER_REDIS_URL, "
+                    "with the certificate of the authority that signed it"
+                )
+    if not isinstance(error, ssl.SSLError):
+        return None
+    reason = error.reason or type(error).__name__
+    if "CERTIFICATE_REQUIRED" in reason:
+        return f"requires a certificate of its clients: {_CLIENT_CERTIFICATE}"
+    return (
+        f"does not complete the TLS handshake ({reason}): for a plain port, write redis://; if it requires a "
+        f"certificate of its clients, {_CLIENT_CERTIFICATE}"
+    )
+
+
+def _not_reached(error: BaseException, to: RedisUrl) -> str | None:
+    """No connection, or no answer on it."""
+    import socket
+
+    from redis.exceptions import TimeoutError as RedisTimeoutError
+
+    match error:
+        case RedisTimeoutError() | TimeoutError():
+            plain = "; for a plain port, write redis://" if to.scheme == "rediss" else ""
+            return (
+                "does not answer in time: check that it runs and is not suspended or overloaded, and that no firewall "
+                f"is in between{plain}"
+            )
+        case socket.gaierror():
+            return "does not answer: its host's name cannot be resolved; check the host in PUTER_REDIS_URL"
+        case FileNotFoundError() if to.scheme == "unix":
+            return "does not answer: there is no such socket; check that it runs and that {named_by} is right"
+        case PermissionError() if to.scheme == "unix":
+            return "does not answer: your user may not open its socket; ask its owner for access"
+        case ConnectionRefusedError():
+            return (
+                "does not answer: nothing accepts connections there; check that it runs, and host and port in "
+                "PUTER_REDIS_URL"
+            )
+        case ConnectionResetError() | BrokenPipeError():
+            return _closed(to)
+    return _closed(to) if str(error).startswith("Connection closed by server") else None  # redis-py has no class for it
+
+
+def _closed(to: RedisUrl) -> str:
+    perhaps = {
+        "redis": "; for a TLS port, write rediss://",
+        "rediss": f"; if it requires a certificate of its clients, {_CLIENT_CERTIFICATE}",
+        "unix": "",
+    }
+    return f"closed the connection without an answer: see its log{perhaps[to.scheme]}"
