@@ -9,7 +9,10 @@ from contextlib import suppress
 import structlog
 
 import puter_worker
+from puter_client.contract.errors import StoreUnavailable
 from puter_client.store.redis_connection import connection_pool
+from puter_client.store.redis_errors import CLUSTER_MODE
+from puter_client.store.redis_url import RedisUrl
 from puter_worker.clock import Clock
 from puter_worker.ec2.session import Sessions
 from puter_worker.lead import Lead
@@ -104,7 +107,9 @@ class Worker:
 
         Raises:
             RedisError: Redis cannot be reached at the start; later the worker waits for it.
+            StoreUnavailable: Redis is in cluster mode.
         """
+        await self._check_redis()
         await self._announce.run_once()
         _log.info("worker.started", worker_id=self._settings.worker_id, version=puter_worker.__version__)
         listening = asyncio.create_task(self._runner.listen())
@@ -112,6 +117,18 @@ class Worker:
         self._on_ready()
         await self._stop.wait()
         await self._drain(listening)
+
+    async def _check_redis(self) -> None:
+        server = await self.store.db.server_settings()
+        if server.cluster_enabled:
+            raise StoreUnavailable(f"Redis at {RedisUrl.parse(self._settings.redis_url)} {CLUSTER_MODE}")
+        if server.deletes_when_full:
+            _log.warning(
+                "redis.may_evict",
+                maxmemory_policy=server.maxmemory_policy,
+                why="a full Redis deletes records and stored launches, and machines may be launched twice",
+                remedy="set maxmemory-policy noeviction",
+            )
 
     def stop(self) -> None:
         """Begin to drain."""

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import msgspec
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
@@ -28,6 +29,23 @@ T = TypeVar("T")
 def is_wrong_type(error: Exception) -> bool:
     """Whether Redis refused a command because a key holds another kind of value."""
     return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of Redis that decide whether a worker can use it.
+
+    Attributes:
+        cluster_enabled: whether keys are spread over several servers, so that no transaction may name two of them.
+        maxmemory_policy: what Redis does when its memory is full.
+    """
+
+    cluster_enabled: bool
+    maxmemory_policy: str
+
+    @property
+    def deletes_when_full(self) -> bool:
+        """Whether a full Redis deletes keys of Puter's; with every policy but one it does, since all of them expire."""
+        return self.maxmemory_policy != "noeviction"
 
 
 class Database:
@@ -59,6 +77,14 @@ class Database:
         step_s = self.clock.learn(seconds + micros / 1e6, sent_at=sent_at, answered_at=self.clock.monotonic())
         if step_s is not None:
             _log.warning("redis.clock_set", by_s=round(step_s, 3))
+
+    async def server_settings(self) -> ServerSettings:
+        """Settings of Redis, from INFO: a worker's user has no right to CONFIG GET."""
+        cluster, memory = await self.redis.info("cluster"), await self.redis.info("memory")
+        return ServerSettings(
+            cluster_enabled=bool(cluster.get("cluster_enabled")),
+            maxmemory_policy=str(memory.get("maxmemory_policy", "noeviction")),
+        )
 
     def now(self) -> float:
         """Redis TIME, in seconds since 1970."""

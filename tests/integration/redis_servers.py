@@ -27,9 +27,11 @@ def server_binaries() -> dict[str, str]:
 class RedisServer:
     """One server process; its data survives `kill` and `start`."""
 
-    def __init__(self, binary: str, folder: Path) -> None:
+    def __init__(self, binary: str, folder: Path, **settings: str) -> None:
+        """`settings`: further ones of the server's, with `_` for `-`."""
         self._binary = binary
         self._folder = folder
+        self._settings = {name.replace("_", "-"): value for name, value in settings.items()}
         self.url = f"unix://{folder}/redis.sock"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -44,6 +46,7 @@ class RedisServer:
             "appendfsync": "always",
             "save": "",
             "enable-debug-command": "local",
+            **self._settings,
         }
         arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
         self.process = subprocess.Popen([self._binary, *arguments])
@@ -71,10 +74,10 @@ class RedisServer:
 
 
 @contextmanager
-def running_server(binary: str) -> Iterator[RedisServer]:
-    """A server in a folder of its own, gone with the context."""
+def running_server(binary: str, **settings: str) -> Iterator[RedisServer]:
+    """A server in a folder of its own, gone with the context; `settings` as RedisServer has them."""
     folder = Path(tempfile.mkdtemp(prefix="puter-redis-"))
-    server = RedisServer(binary, folder)
+    server = RedisServer(binary, folder, **settings)
     server.start()
     try:
         yield server

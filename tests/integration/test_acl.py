@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -314,6 +315,27 @@ async def test_a_worker_is_refused_nothing_from_a_launch_to_its_label(
         log = admin.execute_command("ACL", "LOG")
     refused = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in log]
     assert [entry for entry in refused if entry[b"username"] == b"worker"] == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "warned"),
+    [("noeviction", []), ("allkeys-lru", ["allkeys-lru"]), ("volatile-ttl", ["volatile-ttl"])],
+)
+def test_a_worker_warns_of_a_redis_that_deletes_when_it_is_full(
+    guarded: Guarded, tmp_path: Path, policy: str, warned: list[str]
+) -> None:
+    with guarded.server.client() as admin:
+        admin.config_set("maxmemory-policy", policy)
+        try:
+            ran = worker_ran(guarded.url("worker"), tmp_path)
+        finally:
+            admin.config_set("maxmemory-policy", "noeviction")
+
+    lines = [json.loads(line) for line in ran.stderr.splitlines()]
+    warnings = [line for line in lines if line["event"] == "redis.may_evict"]
+    assert ran.returncode == 0, ran.stderr
+    assert [line["maxmemory_policy"] for line in warnings] == warned
+    assert all(line["level"] == "warning" and "maxmemory-policy noeviction" in line["remedy"] for line in warnings)
 
 
 def test_a_worker_cannot_list_or_empty_the_redis(guarded: Guarded) -> None:

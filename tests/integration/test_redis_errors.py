@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.errors import InvalidInput, StoreUnavailable
 from puter_client.contract.spec import Spec
 from puter_client.store.redis_connection import check_url
-from tests.integration.redis_servers import RedisServer
+from tests.integration.redis_servers import RedisServer, running_server, server_binaries
 from tests.integration.tls_proxy import Authority, open_port, server_context
 
+CLUSTER = "is in cluster mode, which Puter cannot use: name a Redis with cluster-enabled no"
 UNTRUSTED = "has a certificate that this computer does not trust: add ?ssl_ca_certs=FILE to "
 ADDRESS = "127.0.0.1"
 
@@ -51,7 +53,43 @@ async def assert_told(url: str, shown: str, why: str, home: Path) -> None:
     assert "hunter2" not in told + err
 
 
-# -- databases ---------------------------------------------------------------------------------------------------------
+# -- cluster mode and databases ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=server_binaries())
+def cluster(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A server in cluster mode, which needs two ports that are free."""
+    with socket.socket() as first, socket.socket() as second:
+        first.bind((ADDRESS, 0))
+        second.bind((ADDRESS, 0))
+        port, bus = (str(probe.getsockname()[1]) for probe in (first, second))
+    settings = {"port": port, "cluster_port": bus, "bind": ADDRESS, "cluster_enabled": "yes"}
+    with running_server(server_binaries()[request.param], **settings) as server:
+        yield server
+
+
+async def test_a_cluster_without_slots_is_named(cluster: RedisServer, tmp_path: Path) -> None:
+    await assert_told(cluster.url, cluster.url, CLUSTER, tmp_path)
+
+
+async def test_a_cluster_of_one_that_serves_every_slot_is_named(cluster: RedisServer, tmp_path: Path) -> None:
+    with cluster.client() as admin:
+        admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+        async with asyncio.timeout(30):
+            while b"cluster_state:ok" not in admin.execute_command("CLUSTER", "INFO"):
+                await asyncio.sleep(0.05)  # until it serves them; there is no event to wait for
+
+        await assert_told(cluster.url, cluster.url, CLUSTER, tmp_path)
+
+
+async def test_another_database_of_a_cluster_is_named(cluster: RedisServer, tmp_path: Path) -> None:
+    url = f"{cluster.url}?db=1"
+
+    told = await told_a_client(url)
+
+    # Since Valkey 9, a cluster may have several databases.
+    assert CLUSTER in told or "has no database of that number" in told
+    assert (await run_worker(url, tmp_path))[1] == f"puter worker: {told}\n"
 
 
 async def test_a_database_that_is_not_there_is_named(any_redis: RedisServer, tmp_path: Path) -> None:
