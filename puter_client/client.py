@@ -6,17 +6,18 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.errors import InvalidInput, NoWorker, WaitTimedOut
 from puter_client.contract.health import WorkerHealth
 from puter_client.contract.key import PuterKey, check_namespace, check_tag, shown
-from puter_client.contract.phase import LIVE
-from puter_client.contract.record import Event
+from puter_client.contract.phase import ENDED, LIVE
+from puter_client.contract.record import Event, Record
 from puter_client.contract.request import CancelRequest, Origin, UpRequest
 from puter_client.contract.spec import Spec
+from puter_client.freshness import is_stale, stage_reason
 from puter_client.store.clientstore import ClientStore
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 from puter_client.view import View, WaitFor, WaitState
@@ -163,7 +164,11 @@ class PuterClient:
     async def views(self, tags: Sequence[str]) -> list[View]:
         """The present state of these tags, in their order; a tag that was never requested has no record."""
         records = await self._store.records(self.namespace, [check_tag(tag) for tag in tags])
-        return [View(namespace=self.namespace, tag=tag, record=records.get(tag)) for tag in tags]
+        reasons = await _stage_reasons(self._store, records)
+        return [
+            View(namespace=self.namespace, tag=tag, record=records.get(tag), stage_reason=reasons.get(tag))
+            for tag in tags
+        ]
 
     async def recent(self, *, everything: bool = False) -> list[View]:
         """What is live or on its way, and what ended within 24 h (with `everything`: all that is still known)."""
@@ -175,8 +180,16 @@ class PuterClient:
         """A batch and its tags; None if the batch is unknown or no worker has taken any of its requests yet."""
         info, rows = await self._store.batch(self.namespace, batch_id)
         records = await self._store.records(self.namespace, list(rows))
+        reasons = await _stage_reasons(self._store, records)
         return info, [
-            View(namespace=self.namespace, tag=tag, record=records.get(tag), row=row, batch_id=batch_id)
+            View(
+                namespace=self.namespace,
+                tag=tag,
+                record=records.get(tag),
+                row=row,
+                batch_id=batch_id,
+                stage_reason=reasons.get(tag),
+            )
             for tag, row in rows.items()
         ]
 
@@ -325,6 +338,7 @@ class _Watch:
 
     async def _read(self, tags: list[str], rows: dict[str, BatchRow]) -> None:
         records = await self._store.records(self._namespace, tags)
+        reasons = await _stage_reasons(self._store, records)
         for tag in tags:
             self._views[tag] = View(
                 namespace=self._namespace,
@@ -332,7 +346,19 @@ class _Watch:
                 record=records.get(tag),
                 row=rows.get(tag),
                 batch_id=self._batch_id,
+                stage_reason=reasons.get(tag),
             )
+
+
+async def _stage_reasons(store: ClientStore, records: Mapping[str, Record]) -> dict[str, str]:
+    """Why records are not fresher, by tag; what is fresh is missing."""
+    if all(record.target is None or record.phase in ENDED for record in records.values()):
+        return {}
+    now = await store.now()
+    stale = {tag: record for tag, record in records.items() if is_stale(record, now, store.timings.stale_after_s)}
+    workers = await store.workers() if stale else []
+    reasons = {tag: stage_reason(record, workers, now) for tag, record in stale.items()}
+    return {tag: reason for tag, reason in reasons.items() if reason is not None}
 
 
 def still_waiting(views: Sequence[View], wait: WaitFor) -> WaitTimedOut:

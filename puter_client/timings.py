@@ -12,6 +12,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
         read_again_s: how often a wait reads everything again, since a message of the channel may be lost.
         recent_s: how long an ended machine is listed without `--all`.
         observed_within_s: age from which a worker has compared every live machine with EC2 at least once.
+        stale_after_s: a machine that EC2 has not shown for so long is not looked after; workers look every 25 s.
         look_every_s: pause between two reads while something is awaited that nothing announces.
         worker_silent_after_s: a worker that announced nothing for so long counts as gone; its health expires then.
         reconcile_s: how long a command waits until a new worker has compared live machines with EC2.
@@ -47,6 +48,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
     read_again_s: float = 2.0
     recent_s: float = 86_400.0
     observed_within_s: float = 60.0
+    stale_after_s: float = 60.0
     look_every_s: float = 0.1
     worker_silent_after_s: float = 30.0
     reconcile_s: float = 10.0

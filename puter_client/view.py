@@ -17,6 +17,7 @@ from puter_client.contract.spec import KEY_FIELDS
 from puter_client.ssh_commands import SSH_USER, rsync_command, ssh_command
 
 WAITING_FOR_WORKER = "waiting for a worker to take the request"
+WAITING_FOR_EC2 = "waiting for EC2 to confirm the machine of this name"
 # Outcomes that launch nothing: the tag's record is about another request.
 _NOTHING_LAUNCHED = frozenset({Outcome.CONFLICT, Outcome.REFUSED, Outcome.SKIPPED, Outcome.CANCELLED})
 
@@ -47,6 +48,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         record: the key's record, if a worker has written one.
         row: the tag's row in the batch; None without a batch, or if no worker has taken the request yet.
         batch_id: the batch that the command is about, if any.
+        stage_reason: why the record is not fresher, and what to do; None if it is as fresh as it should be.
     """
 
     namespace: str
@@ -54,6 +56,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     record: Record | None = None
     row: BatchRow | None = None
     batch_id: str | None = None
+    stage_reason: str | None = None
 
     @property
     def outcome(self) -> Outcome | None:
@@ -72,9 +75,12 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             return self.row.message
         if self.record is None or (self.batch_id and self.row is None):
             return WAITING_FOR_WORKER
-        if self.record.reason and self.estimate:
-            return f"{self.record.reason}, {self.estimate}"
-        return self.record.reason
+        reason = self.record.reason
+        if self.row and self.row.outcome is None:
+            reason = reason or WAITING_FOR_EC2
+        if reason and self.estimate:
+            reason = f"{reason}, {self.estimate}"
+        return f"{reason}; {self.stage_reason}" if reason and self.stage_reason else reason or self.stage_reason
 
     @property
     def estimate(self) -> str | None:
@@ -129,6 +135,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             "tag": self.tag,
             "phase": self.phase.value,
             "reason": self.reason,
+            "stage_reason": self.stage_reason,
             "outcome": self.outcome.value if self.outcome else None,
         }
         for name in _PLAIN:

@@ -20,6 +20,8 @@ NOT_LAUNCHED = "not launched"
 GROUPS = (("ended", ENDED), ("on the way", ON_ITS_WAY), ("live", LIVE))
 UNLABELLED = "·"
 FOOTNOTE = f"{UNLABELLED} its own name and tags are not written in EC2 yet"
+STALE = "?"
+STALE_FOOTNOTE = f"{STALE} as EC2 last showed it; it may have changed since"
 _LEAST_OF_A_REASON = 8
 _STYLE = {
     Phase.RUNNING: "green",
@@ -54,8 +56,8 @@ def line_of(view: View, now: float) -> Line:
         return Line(plain(view.tag), view.outcome.value, "", "", plain(view.reason or ""), "red")
     if record.phase is Phase.TERMINATED and record.result:
         phase = record.result.value
-    elif record.phase in LIVE and not record.labelled:
-        phase += UNLABELLED
+    elif record.phase in LIVE:
+        phase += ("" if record.labelled else UNLABELLED) + (STALE if view.stage_reason else "")
     return Line(
         plain(view.tag),
         phase,
@@ -79,6 +81,8 @@ def _time(view: View, now: float) -> str:
         return "no end" if record.ttl_s is None else ""
     if record.overdue:
         return f"{rough_duration(now - record.expires_at)} late"
+    if view.stage_reason and record.expires_at <= now:
+        return f"due {ago(record.expires_at, now)}"
     return f"{rough_duration(record.expires_at - now)} left"
 
 
@@ -88,7 +92,8 @@ def _rest(view: View) -> str:
         code = f"{record.error.code}: " if record and record.error else ""
         return code + (view.reason or "")
     address = record.public_ip or record.public_dns_name or record.private_ip or record.instance_id or ""
-    return f"{address}  {record.reason}" if record.reason else address
+    why = "; ".join(reason for reason in (record.reason, view.stage_reason) if reason)
+    return f"{address}  {why}" if why else address
 
 
 def group_of(view: View) -> str:
@@ -175,8 +180,9 @@ def view_lines(views: Sequence[View], now: float, width: int | None, *, most: in
         texts.append(styled(f"{name} ({size:,})", "bold"))
         texts += [f"+{hidden:,} earlier"] if hidden else []
         texts += [text for line in rows for text in layout.texts(line)]
-    if any(UNLABELLED in line.phase for line in lines):
-        texts.append(styled(FOOTNOTE, "dim"))
+    for mark, footnote in ((UNLABELLED, FOOTNOTE), (STALE, STALE_FOOTNOTE)):
+        if any(mark in line.phase for line in lines):
+            texts.append(styled(footnote, "dim"))
     return texts
 
 

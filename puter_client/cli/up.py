@@ -166,7 +166,7 @@ async def _up(
 
 def success(view: View, settings: ClientSettings, now: float) -> list[str]:
     """What `up` prints of a machine that is running, or as far on its way as `--wait` says."""
-    from puter_client.cli.when import clock, rough_duration
+    from puter_client.cli.when import ago, clock, rough_duration
     from puter_client.ssh_commands import rsync_command, ssh_command
 
     record = view.record
@@ -183,7 +183,9 @@ def success(view: View, settings: ClientSettings, now: float) -> list[str]:
         lines.append("instance  " + "  ".join(plain(fact) for fact in facts if fact))
     if name := record.public_dns_name or record.public_ip or record.private_ip:
         lines.append(f"address   {plain(name)}")
-    if record.expires_at is not None:
+    if record.expires_at is not None and record.expires_at <= now:
+        lines.append(f"runs      until {clock(record.expires_at, now)}, {ago(record.expires_at, now)}")
+    elif record.expires_at is not None:
         lines.append(
             f"runs      until {clock(record.expires_at, now)}, {rough_duration(record.expires_at - now)} from now"
         )

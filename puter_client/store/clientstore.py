@@ -37,7 +37,11 @@ _request_encoder = msgspec.json.Encoder()
 
 
 class ClientStore:
-    """A client's view of Redis. Nothing read is trusted: a value that cannot be decoded counts as missing."""
+    """A client's view of Redis. Nothing read is trusted: a value that cannot be decoded counts as missing.
+
+    Attributes:
+        timings: of the client.
+    """
 
     def __init__(
         self, redis: Redis, url: str, timings: ClientTimings = DEFAULT_TIMINGS, *, url_from: str = "the Redis URL"
@@ -45,7 +49,7 @@ class ClientStore:
         self._redis = redis
         self._url = url
         self._url_from = url_from
-        self._timings = timings
+        self.timings = timings
 
     @classmethod
     def connect(
@@ -160,7 +164,7 @@ class ClientStore:
         """Workers that announced themselves in the last 30 s."""
         async with self._connected() as redis:
             seconds, _ = await redis.time()
-            ids = await redis.zrangebyscore(names.WORKERS, seconds - self._timings.worker_silent_after_s, "+inf")
+            ids = await redis.zrangebyscore(names.WORKERS, seconds - self.timings.worker_silent_after_s, "+inf")
             async with redis.pipeline(transaction=False) as pipe:
                 for worker_id in ids:
                     pipe.get(names.worker(worker_id.decode()))

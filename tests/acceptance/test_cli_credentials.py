@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from puter_client.client import PuterClient
+from puter_client.timings import ClientTimings
 from tests.acceptance.cli_world import CliWorld
 from tests.integration.engine_world import is_running, wait_for
 
@@ -107,3 +110,32 @@ def test_no_worker_asks_for_a_code_of_mfa_on_a_terminal(fresh: CliWorld, program
 
     wait_for(lambda: any("a worker cannot ask for one" in why for why in reasons(fresh)), "the reason")
     assert "Enter MFA" not in (fresh.paths.logs / "worker.out").read_text()
+
+
+KEYS = "[profile lab]\naws_access_key_id = a\naws_secret_access_key = b\n"
+GONE = "no running worker has AWS profile 'lab' any more"
+
+
+def test_a_machine_whose_profile_is_gone_says_so_until_the_profile_is_back(fresh: CliWorld, program: Program) -> None:
+    program.does("exit 1")
+    config = Path(fresh.environ["AWS_CONFIG_FILE"])
+    config.write_text(KEYS)
+    fresh.up("lost", "--profile", "lab", "--ssh-from", "none")
+
+    config.write_text("[profile other]\n")
+    wait_for(lambda: GONE in stage_reason(fresh, "lost"), "the reason")
+
+    config.write_text(KEYS)
+    wait_for(lambda: GONE not in stage_reason(fresh, "lost"), "a worker that looks after it again")
+
+
+def stage_reason(world: CliWorld, tag: str) -> str:
+    """Why a machine's record is old, for a client that takes any for old."""
+
+    async def read() -> str:
+        hasty = ClientTimings(stale_after_s=0.0)
+        async with PuterClient.connect(f"unix://{world.paths.socket}", namespace="betty", timings=hasty) as client:
+            (view,) = await client.views([tag])
+        return view.stage_reason or ""
+
+    return asyncio.run(read())

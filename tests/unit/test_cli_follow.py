@@ -205,6 +205,11 @@ class TestSuccess:
         stays = view(**self.RUNNING | {"ttl_s": None, "expires_at": None})
         assert "runs      until somebody ends it" in success(stays, settings(), NOW)
 
+    def test_a_machine_past_its_end_has_no_time_left(self) -> None:
+        late = view(**self.RUNNING | {"expires_at": NOW - 600})
+        (line,) = [line for line in success(late, settings(), NOW) if line.startswith("runs")]
+        assert line.endswith(", 10m ago")
+
     def test_one_without_an_address_says_how_to_wait_for_it(self) -> None:
         lines = success(view(phase=Phase.LAUNCHING, reason="asking EC2"), settings(), NOW)
         assert lines[-2:] == ["phase     launching (asking EC2)", "no address yet: puter wait one"]

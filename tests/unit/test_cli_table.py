@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from puter_client.cli.table import FOOTNOTE, TAG_COLUMN, counted, grouped, line_of, table, view_lines
+from puter_client.cli.table import FOOTNOTE, STALE_FOOTNOTE, TAG_COLUMN, counted, grouped, line_of, table, view_lines
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
@@ -33,6 +34,10 @@ def view(tag: str = "one", row: BatchRow | None = None, **record: Any) -> View:
     return View(namespace="betty", tag=tag, record=known, row=row, batch_id="b1" if row else None)
 
 
+def stale(one: View, why: str) -> View:
+    return msgspec.structs.replace(one, stage_reason=why)
+
+
 class TestLine:
     def test_a_running_one_shows_how_long_still_and_where(self) -> None:
         line = line_of(view(**RUNNING), NOW)
@@ -48,6 +53,20 @@ class TestLine:
         late = RUNNING | {"overdue": True, "expires_at": NOW - 720, "reason": "should have ended itself"}
         line = line_of(view(**late), NOW)
         assert (line.time, line.rest) == ("12m late", "203.0.113.25  should have ended itself")
+
+    def test_one_that_nobody_reads_any_more_is_told_as_it_was_with_the_reason(self) -> None:
+        line = line_of(stale(view(**RUNNING), "EC2 last showed it 5m ago: no profile"), NOW)
+        assert line[:5] == (
+            "one",
+            "running?",
+            "50m left",
+            "t3.micro",
+            "203.0.113.25  EC2 last showed it 5m ago: no profile",
+        )
+
+    def test_one_that_nobody_reads_any_more_has_no_time_left_for_ever(self) -> None:
+        line = line_of(stale(view(**RUNNING | {"expires_at": NOW - 7_200}), "why"), NOW)
+        assert line.time == "due 2h ago"
 
     def test_one_on_its_way_shows_for_how_long_and_why(self) -> None:
         line = line_of(view(phase=Phase.LAUNCHING, reason="waiting for EC2's API rate limit"), NOW)
@@ -157,6 +176,10 @@ class TestGroups:
     def test_the_mark_of_the_unlabelled_is_explained_where_there_is_one(self) -> None:
         assert view_lines([view(**RUNNING | {"labelled": False})], NOW, 80)[-1] == FOOTNOTE
         assert FOOTNOTE not in view_lines([view(**RUNNING)], NOW, 80)
+
+    def test_the_mark_of_what_nobody_reads_any_more_is_explained(self) -> None:
+        assert view_lines([stale(view(**RUNNING), "why")], NOW, 80)[-1] == STALE_FOOTNOTE
+        assert STALE_FOOTNOTE not in view_lines([view(**RUNNING)], NOW, 80)
 
     def test_counts_are_by_phase(self) -> None:
         views = [view("a"), view("b"), view("c", **RUNNING)]

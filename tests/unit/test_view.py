@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import ErrorInfo, Record
-from puter_client.view import WAITING_FOR_WORKER, View, WaitFor, WaitState, iso
+from puter_client.view import WAITING_FOR_EC2, WAITING_FOR_WORKER, View, WaitFor, WaitState, iso
 
 WAITING, REACHED, FAILED = WaitState
 
@@ -175,3 +176,22 @@ def test_only_a_living_machine_has_commands_to_reach_it() -> None:
 
 def test_no_time_is_no_text() -> None:
     assert iso(None) is None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "stage_reason", "shown"),
+    [
+        (None, None, None, WAITING_FOR_EC2),
+        (None, None, "no profile", f"{WAITING_FOR_EC2}; no profile"),
+        (Outcome.EXISTING, None, "no profile", "no profile"),
+        (Outcome.EXISTING, "should have ended", "no profile", "should have ended; no profile"),
+        (Outcome.EXISTING, None, None, None),
+    ],
+)
+def test_why_a_record_is_old_is_part_of_the_reason_and_a_field_of_its_own(
+    outcome: Outcome | None, reason: str | None, stage_reason: str | None, shown: str | None
+) -> None:
+    told = msgspec.structs.replace(view(Phase.RUNNING, outcome=outcome, reason=reason), stage_reason=stage_reason)
+
+    assert told.reason == shown
+    assert (told.to_json()["reason"], told.to_json()["stage_reason"]) == (shown, stage_reason)

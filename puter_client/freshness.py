@@ -1,0 +1,68 @@
+"""Why what is known of a machine is not fresher: it is as EC2 last showed it, and no worker reads it now. Pure.
+
+Workers write no reason into each record that they cannot read again. They publish the health of their stages; what is
+wrong with the stage that reads a machine's target is what is wrong with its record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from puter_client.contract.health import StageHealth, WorkerHealth
+from puter_client.contract.key import shown
+from puter_client.contract.phase import LIVE, ON_ITS_WAY
+from puter_client.contract.record import Record
+
+_SETTLES_S = 20.0  # a worker that has just started announces the stages of its targets within 10 s
+
+
+def is_stale(record: Record, now: float, after_s: float) -> bool:
+    """Whether a record is older than it would be if a worker looked after its target.
+
+    Args:
+        record: with `observed_at` up to date.
+        now: Redis TIME.
+        after_s: the greatest age of a record that is looked after.
+    """
+    if record.target is None:
+        return False
+    if record.phase in LIVE:
+        return now - max(record.observed_at or 0.0, record.changed_at) > after_s
+    return record.phase in ON_ITS_WAY and now - record.changed_at > after_s
+
+
+def stage_reason(record: Record, workers: Sequence[WorkerHealth], now: float) -> str | None:
+    """Why no worker has brought a stale record up to date, and what to do; None if it only waits for its turn."""
+    target = record.target or ""
+    stages = [stage for worker in workers for stage in worker.stages if stage.name.endswith(f" {target}")]
+    if not stages:
+        why = _why_not_served(target, workers, now)
+    elif record.phase not in LIVE:
+        return None  # the stages write into the record what it waits for
+    else:
+        why = _why_not_observed([stage for stage in stages if stage.name == f"observe {target}"])
+    if record.phase not in LIVE:
+        return why
+    return f"EC2 last showed it {int(now - (record.observed_at or record.changed_at)) // 60}m ago: {why}"
+
+
+def _why_not_observed(observe: Sequence[StageHealth]) -> str:
+    for stage in observe:
+        if stage.last_error_at is not None and stage.last_error_at > (stage.last_success_at or 0.0):
+            return stage.last_error or "it cannot be read"
+    return "EC2 does not show it any more; what EC2 has not shown for an hour has ended"
+
+
+def _why_not_served(target: str, workers: Sequence[WorkerHealth], now: float) -> str:
+    account, _, rest = target.partition(":")
+    region, _, profile = rest.partition(":")
+    if not workers:
+        return "no worker is running"
+    if profile and all(profile not in worker.profiles for worker in workers):
+        return (
+            f"no running worker has AWS profile {shown(profile)} any more: add it to the AWS config of a worker's host"
+        )
+    if now - max(worker.started_at for worker in workers) < _SETTLES_S:
+        return "a worker has just started, and will look"
+    of = f"AWS profile {shown(profile)}" if profile else "the default AWS profile"
+    return f"no running worker reaches account {account} in {region}: {of} may belong to another account now"
