@@ -154,11 +154,13 @@ def _not_reached(error: BaseException, to: RedisUrl) -> str | None:
 
     match error:
         case RedisTimeoutError() | TimeoutError():
-            plain = "; for a plain port, write redis://" if to.scheme == "rediss" else ""
-            return (
-                "does not answer in time: check that it runs and is not suspended or overloaded, and that no firewall "
-                f"is in between{plain}"
-            )
+            look = {
+                "redis": ", and that no firewall is in between",
+                "rediss": ", and that no firewall is in between; for a plain port, write redis://",
+                "unix": "",
+            }
+            running = "check that it runs and is not suspended or overloaded"
+            return f"does not answer in time: {running}{look[to.scheme]}"
         case socket.gaierror():
             return "does not answer: its host's name cannot be resolved; check the host in PUTER_REDIS_URL"
         case FileNotFoundError() if to.scheme == "unix":

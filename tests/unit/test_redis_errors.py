@@ -140,6 +140,8 @@ def test_no_secret_is_in_it(error: Exception) -> None:
         (BETTY, RedisConnectionError("Connection closed by server."), "; for a TLS port, write rediss://"),
         (TLS, RedisConnectionError("Connection closed by server."), "ssl_keyfile=FILE to PUTER_REDIS_URL"),
         (TLS, RedisTimeoutError(), "; for a plain port, write redis://"),
+        (BETTY, RedisTimeoutError(), "is not suspended or overloaded, and that no firewall is in between"),
+        (SOCKET, RedisTimeoutError(), "is not suspended or overloaded"),
     ],
 )
 def test_who_gets_no_answer_is_told_what_the_port_may_be(url: str, error: Exception, perhaps: str) -> None:
