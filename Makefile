@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: venv demo check test coverage chaos lint types bench lock clean
+.PHONY: venv demo check test coverage chaos lint types bench wheel lock clean
 
 venv: $(READY)
 
@@ -45,10 +45,20 @@ types: venv
 bench: venv
 	@$(BIN)/python -m benchmarks
 
-# Renews the locked versions (needs uv; no address of an index is written down).
+# The one wheel of this version, for an installation without the project's folder (README.md has the commands).
+wheel: venv
+	@rm -f dist/*.whl
+	@$(BIN)/python -m hatchling build -t wheel
+
+# Renews the locked versions (needs uv; no address of an index is written down). What is developed with is locked first,
+# and the versions of the others are those: nothing is deployed that was not tested.
+COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml
 lock:
-	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev -o requirements/dev.txt pyproject.toml
-	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra worker -o requirements/worker.txt pyproject.toml
+	$(COMPILE) --extra dev -o requirements/dev.txt
+	for role in client worker local demo; do \
+	    cp requirements/dev.txt requirements/$$role.txt && \
+	    $(COMPILE) $$([ $$role = client ] || echo "--extra $$role") -o requirements/$$role.txt || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .coverage .coverage-html

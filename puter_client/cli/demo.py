@@ -28,6 +28,7 @@ from puter_client.cli.group import COMMANDS
 from puter_client.cli.terminal import live, out, plain, say
 from puter_client.contract.errors import PuterError
 from puter_client.contract.request import Origin
+from puter_client.packages import how_to_install
 from puter_client.paths import Paths
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 from puter_client.view import View, WaitFor
@@ -64,7 +65,7 @@ def demo(count: int) -> int:
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise DemoFailed(f"{missing[0]} is not installed: run `pip install '.[demo]'` in Puter's folder")
+        raise DemoFailed(f"{missing[0]} is not installed: {how_to_install('demo')}")
     with _interruptible():
         home = Path(tempfile.mkdtemp(prefix="puter-demo-"))
         try:

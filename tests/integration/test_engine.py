@@ -301,7 +301,7 @@ async def test_a_worker_that_dies_at_its_start_is_told_with_its_last_words(world
 
 async def test_a_worker_without_its_packages_is_told_what_to_install(world: EngineWorld) -> None:
     dying = [sys.executable, "-c", "import no_such_aioboto3"]
-    with pytest.raises(EngineError, match=r"No module named.*pip install '\.\[local\]'"):
+    with pytest.raises(EngineError, match=r"No module named.*pip install --require-hashes -r requirements/local\.txt"):
         await world.ensure(command=dying)
 
 

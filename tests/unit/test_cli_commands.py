@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -306,7 +308,8 @@ class TestWorker:
         assert main(["worker"]) == 3
         assert (
             capsys.readouterr().err
-            == "puter: aioboto3 is not installed: run `pip install '.[worker]'` in Puter's folder\n"
+            == f"puter: aioboto3 is not installed: run `{shlex.quote(sys.executable)} -m pip install --require-hashes "
+            "-r requirements/worker.txt` in the folder of Puter's source code\n"
         )
 
     def test_it_takes_the_place_of_the_command(
