@@ -23,8 +23,9 @@ from aiobotocore.config import AioConfig
 from puter_worker.ec2.aws_settings import DEFAULT_REGION, check_connection_settings, region_of, settings_error
 from puter_worker.ec2.core import core_of
 from puter_worker.ec2.credentials.profile import Credentials
+from puter_worker.ec2.credentials.unresolved import whose
 from puter_worker.ec2.errors import is_of_a_call, stage_error
-from puter_worker.errors import Ec2Error, Handling, WrongAccount
+from puter_worker.errors import CredentialsError, Ec2Error, Handling, WrongAccount
 from puter_worker.tasks import cancel_all
 from puter_worker.timings import Timings
 
@@ -49,6 +50,7 @@ class _Profile:
     name: str | None
     session: aioboto3.Session
     core: AioSession
+    credentials: Credentials
     account_id: str | None = None
     asking: dict[str, asyncio.Task[str]] = field(default_factory=dict)
     clients: dict[str, _Client] = field(default_factory=dict)
@@ -79,6 +81,7 @@ class Sessions:
         self._credentials: dict[str | None, Credentials] = {}
         self._offered: list[str] = []
         self._offered_until = 0.0
+        self._unusable: str | None = None
         # Below INFO the SDK logs whole calls and answers, with user data and private keys; at INFO it logs where it
         # looked for settings.
         for name in ("boto3", "botocore", "aiobotocore", "aioboto3"):
@@ -98,9 +101,12 @@ class Sessions:
             # Reading the files takes 10 ms of CPU, and every ensure job needs the list.
             self._offered_until = now + self._timings.profiles_s
             try:
-                self._offered = sorted(core_of(None).available_profiles)
+                self._offered, self._unusable = sorted(core_of(None).available_profiles), None
             except Exception as error:  # noqa: BLE001 - see settings_error
-                _log.warning("aws_settings.unusable", message=settings_error(error, None).message)
+                message = settings_error(error, None).message
+                if message != self._unusable:
+                    _log.warning("aws_settings.unusable", message=message)
+                self._unusable = message
         return self._offered
 
     def region_of(self, profile: str | None) -> str | None:
@@ -164,7 +170,7 @@ class Sessions:
         known = self._profiles.get(profile)
         if known is None or (client is not None and all(c.ec2 is not client for c in known.clients.values())):
             return
-        if profile in self._credentials and not self._credentials[profile].drop():
+        if not known.credentials.drop():
             return
         del self._profiles[profile]
         await _retire(known)
@@ -186,10 +192,10 @@ class Sessions:
 
     def _made(self, profile: str | None) -> _Profile:
         core = core_of(profile)
-        if profile not in self._credentials:
-            self._credentials[profile] = Credentials(profile, self._timings)
-        core.register_component("credential_provider", self._credentials[profile])
-        return _Profile(profile, aioboto3.Session(botocore_session=core), core)
+        # They outlive what is forgotten: how they failed last, and when, is known still.
+        credentials = self._credentials.setdefault(profile, Credentials(profile, self._timings))
+        core.register_component("credential_provider", credentials)
+        return _Profile(profile, aioboto3.Session(botocore_session=core), core, credentials)
 
     def _profile(self, name: str | None) -> _Profile:
         if name not in self._profiles:
@@ -218,7 +224,7 @@ class Sessions:
         return known.account_id
 
     async def _ask_account(self, known: _Profile, region: str) -> str:
-        self._credentials[known.name].region = region
+        known.credentials.region = region
         async with contextlib.AsyncExitStack() as stack:
             with self._settings_of(known.name):
                 sts = await stack.enter_async_context(
@@ -230,7 +236,12 @@ class Sessions:
             except Exception as unread:
                 if not is_of_a_call(unread):
                     raise
-                raise stage_error(unread, profile=known.name, region=region, service="STS") from None
+                error = stage_error(unread, profile=known.name, region=region, service="STS")
+                if error.doubtful:  # the call changes nothing, so nothing is in doubt
+                    raise CredentialsError(
+                        f"the account of {whose(known.name)} is not known: {error.message}"
+                    ) from None
+                raise error from None
 
     async def _client(self, profile: str | None, region: str, account: str | None) -> _Client:
         while True:
@@ -248,7 +259,7 @@ class Sessions:
                 await _retire(known)
 
     async def _made_client(self, known: _Profile, region: str) -> _Client:
-        self._credentials[known.name].region = region
+        known.credentials.region = region
         async with contextlib.AsyncExitStack() as stack:
             with self._settings_of(known.name):
                 made = await stack.enter_async_context(

@@ -23,7 +23,7 @@ from puter_worker.errors import AwsSettingsError, CredentialsError, Handling, St
 from puter_worker.timings import Timings
 from tests.integration.engine_world import is_running
 from tests.integration.moto_server import REGION
-from tests.integration.scripted_endpoint import Endpoint, refusal
+from tests.integration.scripted_endpoint import CLOSED, Endpoint, Reply, refusal
 
 KEY_ID, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 GOOD = f'{{"Version": 1, "AccessKeyId": "{KEY_ID}", "SecretAccessKey": "{SECRET}"'
@@ -370,6 +370,18 @@ async def test_credentials_that_ec2_refuses_are_read_again_and_no_oftener_than_t
     assert {error.handling for error in errors} == {Handling.CREDENTIALS}
     assert all(f"enable region {REGION}" in error.message for error in errors)
     assert len(runs(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("reply", [CLOSED, Reply(200, "no XML"), Reply(502, "<html>Bad Gateway</html>")])
+async def test_an_account_that_sts_does_not_tell_puts_nothing_in_doubt(
+    told: Endpoint, told_sessions: Sessions, reply: Reply
+) -> None:
+    told.replies = [reply]
+
+    with pytest.raises(CredentialsError, match="the account of the default AWS profile is not known: ") as caught:
+        await told_sessions.account_id(None, REGION)
+
+    assert not caught.value.doubtful
 
 
 async def test_what_is_wrong_with_the_settings_of_connections_is_told_before_a_call(

@@ -45,7 +45,6 @@ FINAL = (
     "InvalidParameterCombination",
     "InvalidParameter",
     "UnauthorizedOperation",
-    "AuthFailure",
     "OptInRequired",
     "Blocked",
     "InvalidKeyPair.NotFound",
@@ -55,7 +54,7 @@ FINAL = (
 )
 GONE = ("InvalidAMIID.NotFound", "InvalidKeyPair.NotFound", "InvalidGroup.NotFound")
 JUST_MADE = ("InvalidInstanceID.NotFound", "InvalidGroup.NotFound")
-CREDENTIALS = ("ExpiredToken", "RequestExpired", "InvalidClientTokenId", "SignatureDoesNotMatch")
+CREDENTIALS = ("ExpiredToken", "RequestExpired", "InvalidClientTokenId", "SignatureDoesNotMatch", "AuthFailure")
 PREPARING = (
     "GetCallerIdentity",
     "DescribeInstances",
