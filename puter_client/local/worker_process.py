@@ -119,7 +119,7 @@ async def ensure_worker(
             if reason is None:
                 return
             if command is None:
-                await _check(environ, timings)
+                await _check(paths, environ, timings)
             await end_worker(lock, paths, timings, timings.worker_drain_s)
             say(f"replacing the engine's worker: {reason}")
         await _start(lock, paths, environ, url, version, timings=timings, command=command)
@@ -217,7 +217,7 @@ async def _start(
         raise _died(worker, log, since)
 
 
-async def _check(environ: Mapping[str, str], timings: ClientTimings) -> None:
+async def _check(paths: Paths, environ: Mapping[str, str], timings: ClientTimings) -> None:
     """Check the settings of a new worker while the old one still serves; only workers have the AWS SDK.
 
     Raises:
@@ -230,6 +230,7 @@ async def _check(environ: Mapping[str, str], timings: ClientTimings) -> None:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         env=environ,
+        cwd=paths.engine,  # not the command's folder, which may hold anything that Python would import
     )
     try:
         async with asyncio.timeout(timings.worker_ready_s):

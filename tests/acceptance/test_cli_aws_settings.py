@@ -104,6 +104,16 @@ def test_a_worker_that_serves_is_not_replaced_by_one_that_would_not_start(fresh:
     assert fresh.puter("local", "start").err == ""  # nor is it replaced now
 
 
+def test_settings_are_checked_by_puter_and_by_nothing_that_lies_in_the_commands_folder(fresh: CliWorld) -> None:
+    assert fresh.puter("local", "start").code == 0
+    lies = fresh.home.parent / "puter_worker"
+    lies.mkdir()
+    (lies / "__init__.py").touch()
+    (lies / "__main__.py").write_text("raise SystemExit(2)\n")
+
+    assert fresh.puter("local", "start", AWS_REGION="eu-west-1").code == 0
+
+
 def test_while_a_worker_runs_requests_wait_for_a_config_that_is_broken_and_go_on_when_it_is_not(
     fresh: CliWorld,
 ) -> None:
