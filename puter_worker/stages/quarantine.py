@@ -123,30 +123,33 @@ class Adopter:
         _log.warning("instances.adopted", target=str(self._target), found=len(by_key), adopted=adopted_count)
 
     async def _adopt(self, instance: Instance) -> bool:
+        """Make the record of a machine; whether it was needed. A record that changes meanwhile is read again."""
         name = key_of(instance.tags, instance.ami_launch_index)
         assert name is not None
         key, generation = name
-        stored = await self._store.records.read_one(key)
-        now, txn = self._store.now(), Txn()
-        record = stored.value
-        if stored.rev is not None and record is None:
-            return False  # the record was written by another version of Puter
-        older = record is not None and record.phase in ENDED and record.generation < generation
-        if record is not None and not older and (record.phase not in ON_ITS_WAY or record.intent is not None):
-            return False  # the machine is known, or its intent's outcome will be found out
-        bare = found_record(instance, self._target, now) if older or record is None else record
-        if bare is None:
-            return False
-        if older and record is not None:
-            bare = bare.replace(request_number=record.request_number)
-        (spec,) = await self._store.records.specs([key]) if bare is record else [None]
-        of_it = bare.replace(generation=generation, labelled=is_labelled(instance.tags))
-        adoption = adopted(of_it, spec, instance, self._target.target_id, now, self._timings)
-        put_adopted(self._store, txn, stored, adoption, tells=bare is record)
-        waits_in = bare.target or str(self._target)  # it may have been requested for another target
-        self._store.launch_queue.remove(txn, waits_in, key)
-        self._store.look_ups.remove(txn, waits_in, key)
-        return not await self._store.commit(txn)
+        while True:
+            stored = await self._store.records.read_one(key)
+            now, txn = self._store.now(), Txn()
+            record = stored.value
+            if stored.rev is not None and record is None:
+                return False  # the record was written by another version of Puter
+            older = record is not None and record.phase in ENDED and record.generation < generation
+            if record is not None and not older and (record.phase not in ON_ITS_WAY or record.intent is not None):
+                return False  # the machine is known, or its intent's outcome will be found out
+            bare = found_record(instance, self._target, now) if older or record is None else record
+            if bare is None:
+                return False
+            if older and record is not None:
+                bare = bare.replace(request_number=record.request_number)
+            (spec,) = await self._store.records.specs([key]) if bare is record else [None]
+            of_it = bare.replace(generation=generation, labelled=is_labelled(instance.tags))
+            adoption = adopted(of_it, spec, instance, self._target.target_id, now, self._timings)
+            put_adopted(self._store, txn, stored, adoption, tells=bare is record)
+            waits_in = bare.target or str(self._target)  # it may have been requested for another target
+            self._store.launch_queue.remove(txn, waits_in, key)
+            self._store.look_ups.remove(txn, waits_in, key)
+            if not await self._store.commit(txn):
+                return True
 
 
 def found_record(instance: Instance, target: Target, now: float) -> Record | None:

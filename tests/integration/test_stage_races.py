@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import ErrorInfo, EventKind
 from puter_client.store import names as public
+from puter_worker.stages.quarantine import Adopter
 from puter_worker.store import names
 from puter_worker.store.targets import Leases
 from puter_worker.store.txn import Txn
@@ -22,6 +24,7 @@ from tests.integration.stage_world import (
     hands,
     one_machine_each,
     redis_keeps_its_rules,
+    rewrite,
     until,
 )
 from tests.integration.workshop import Workshop, spec
@@ -171,3 +174,30 @@ async def test_nothing_is_launched_where_a_record_cannot_be_read(workshop: Works
     assert view.outcome is Outcome.REFUSED
     assert "use another tag, or run workers of the version that wrote it" in (view.reason or "")
     assert len(workshop.instances()) == 1
+
+
+async def test_a_machine_is_adopted_though_its_record_changes_at_that_moment(
+    workshop: Workshop, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis has forgotten it; meanwhile the key is requested again, for another region, and its reason is written."""
+    async with workshop.working():
+        await workshop.request("one")
+    with workshop.server.client() as behind:
+        behind.flushall()
+    await workshop.client.submit([MachineRequest("one", spec(region="us-west-2"))])
+    await hands.take_requests()
+    real, changes = hands.store.records.read_one, iter(["first", "second"])
+
+    async def read_one(key: PuterKey) -> Any:
+        stored = await real(key)
+        for reason in changes:
+            rewrite(workshop, key, reason=reason)
+            break
+        return stored
+
+    monkeypatch.setattr(hands.store.records, "read_one", read_one)
+    await Adopter(hands.store, await hands.target(), workshop.timings).adopt_living()
+
+    (instance,) = workshop.instances("running")
+    record = await workshop.record("one")
+    assert (record.phase, record.instance_id) == (Phase.RUNNING, instance["InstanceId"])
