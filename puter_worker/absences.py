@@ -6,6 +6,7 @@ from puter_worker.clock import Clock
 
 # Of what was missed no more for so long, nothing is remembered.
 _REMEMBERED_S = 3_600.0
+_PRUNE_S = 60.0
 
 
 class Absences:
@@ -20,6 +21,7 @@ class Absences:
         """`over_s`: the shortest stretch of time over which something must have been missed."""
         self._clock = clock
         self._over_s = over_s
+        self._pruned_at = clock.monotonic()
         self._missed: dict[str, tuple[float, float, int]] = {}  # the first look, the latest one, how many
 
     def knows(self, name: str) -> bool:
@@ -29,7 +31,9 @@ class Absences:
     def missed(self, name: str, *, looks: int) -> bool:
         """Note a look that did not show it; whether now so many looks, over long enough, say that it is gone."""
         now = self._clock.monotonic()
-        self._missed = {one: seen for one, seen in self._missed.items() if now - seen[1] < _REMEMBERED_S}
+        if now - self._pruned_at > _PRUNE_S:
+            self._pruned_at = now
+            self._missed = {one: seen for one, seen in self._missed.items() if now - seen[1] < _REMEMBERED_S}
         first, _, count = self._missed.get(name, (now, now, 0))
         self._missed[name] = (first, now, count + 1)
         return count + 1 >= looks and now - first >= self._over_s

@@ -71,15 +71,15 @@ class Memory:
         self._has_read_all = False
         self.seen_alive: set[str] = set()
 
-    def contradicting(self, shown: Epoch) -> list[str]:
-        """Targets with launches that Redis may have forgotten; `shown`: how far it says it has got."""
+    def launched_in(self) -> dict[str, Remembered]:
+        """What is remembered of targets in which something was launched."""
         if self._folder is not None and not self._has_read_all:
             for file in self._folder.glob("*.json"):
                 known = _read(file)
                 if known is not None and known.target:
                     self._known.setdefault(known.target, known)
         self._has_read_all = True
-        return [target for target, known in self._known.items() if known.launched_at > 0 and known.contradicts(shown)]
+        return {target: known for target, known in self._known.items() if known.launched_at > 0}
 
     def of(self, target: str) -> Remembered | None:
         """What is remembered about a target; None if this worker has never seen it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
 from puter_client.paths import Paths
 from puter_client.store.redis_connection import check_url
-from puter_client.store.redis_url import URL_VARIABLE
+from puter_client.store.redis_url import URL_VARIABLE, RedisUrl
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,12 +84,18 @@ def read_settings(
         drain_s=_number(environ, "PUTER_DRAIN_S", 25, 1, 3_600),
         idle_exit_s=_number(environ, "PUTER_IDLE_EXIT_S", 600, 1, 86_400),
         quarantine_s=_number(environ, "PUTER_QUARANTINE_S", 10, 0, 3_600),
-        memory_folder=Paths.from_environ(environ).state / "targets",
+        memory_folder=_memory_folder(environ, url, is_local=local_engine is not None),
         pace=environ.get("PUTER_PACE", "on") != "off",
         max_group=_number(environ, "PUTER_MAX_GROUP", 100, 1, 100),
         burst=burst,
         local_engine=local_engine,
     )
+
+
+def _memory_folder(environ: Mapping[str, str], url: str, *, is_local: bool) -> Path:
+    """What is remembered of one Redis says nothing of another one."""
+    of = "local" if is_local else hashlib.sha256(str(RedisUrl.parse(url)).encode()).hexdigest()[:16]
+    return Paths.from_environ(environ).state / "targets" / of
 
 
 def _number(environ: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

@@ -78,7 +78,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_copy(self) -> bool:
         """Whether somebody else launched it with the tags of one of Puter's machines."""
-        return not (self.client_token or "").startswith(LAUNCH_PREFIX)
+        return bool(self.client_token) and not str(self.client_token).startswith(LAUNCH_PREFIX)
 
 
 async def describe_by_ids(caller: Caller, ids: Iterable[str]) -> dict[str, Instance]:

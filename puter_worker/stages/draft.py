@@ -86,6 +86,7 @@ class Draft:
         if isinstance(request, UpRequest):
             self._put_row(key, request, BatchRow())
         self._store.requests.park(self.txn, key, raw, self._now)
+        self._store.records.expect(self.txn, key, self._read[key])  # what has ended meanwhile needs no look
         record = self._record(key)
         if record is not None and record.target:
             self._store.look_ups.add(self.txn, record.target, key, self._now)

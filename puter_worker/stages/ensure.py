@@ -52,6 +52,7 @@ class Ensure:
             # The job runs because requests are parked until EC2 has confirmed the record.
             await self._look_up(current, TargetId.parse(record.target))
         elif record.phase is Phase.LAUNCHING:
+            await decide_parked(self._store, key)
             await self._see_to_launch(current)
         elif record.phase in ON_ITS_WAY:
             await self._find_target(current)

@@ -32,8 +32,9 @@ class Forgotten:
 
         This worker may lead these targets next.
         """
+        remembered = self._memory.launched_in()  # before Redis is read: what is launched meanwhile is no contradiction
         shown = await self._store.epochs.read()
-        contradicted = self._memory.contradicting(shown)
+        contradicted = [target for target, known in remembered.items() if known.contradicts(shown)]
         for target in known_to_redis:
             known = self._memory.of(target)
             if known is None or not known.contradicts(shown):

@@ -59,9 +59,9 @@ class Quarantine:
     async def open(self) -> bool:
         """Whether the target may launch now."""
         name = str(self._target)
+        known = self._memory.of(name)  # before Redis is read: what is remembered meanwhile is no contradiction
         shown = await self._store.epochs.read()
         noted = name in await self._store.unsure.all()
-        known = self._memory.of(name)
         forgot = known is not None and known.contradicts(shown)
         # Of a launch that only another worker remembers it is not known how long ago it was.
         ago_s = known.launched_ago_s(self._clock) if known is not None and forgot else 0.0

@@ -10,7 +10,7 @@ the intent's tag and its token protect against a second launch, never this look-
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import structlog
@@ -172,7 +172,7 @@ class Resolve(Stage):
                 )
                 return
             self._adopt(txn, current, spec, instance)
-        elif unsure and instance is None and record.generation == 1:
+        elif unsure and record.generation == 1:  # what has ended here says nothing of other targets
             self._look_again(txn, current, _first_looked_through(unsure))
             return
         else:
@@ -229,23 +229,56 @@ class Resolve(Stage):
             for one in live:
                 await self._tell_parked(one.value.key, f"{one.value.instance_id}: {reason_after(error)}")
             return
-        await self._confirm.carry_over(live, shown)
+        lost = await self._not_shown_for_long(live, shown)
+        after = await self._confirm.carry_over(live, shown)
+        # Whether these still exist is known after several looks: nobody is told before that they do.
+        unsure = {one.value.key: one.value for one in after if one.value.key in lost and one.value.phase in LIVE}
         at_once = asyncio.Semaphore(DECIDE_AT_ONCE)
 
         async def decide_one(key: PuterKey) -> None:
             async with at_once:
+                if key in unsure:
+                    why = (
+                        f"EC2 does not show {unsure[key].instance_id} any more; looking again before it counts as ended"
+                    )
+                    await self._tell_parked(key, why, after_s=self._timings.look_up_again_s)
+                    return
                 await decide_parked(self._store, key, most=parked[key])
                 txn = Txn()
                 self._store.requests.expect_none_parked(txn, key)
                 self._store.look_ups.remove(txn, str(self._target), key)
-                if await self._store.commit(txn):  # more requests were parked during the look
-                    txn = Txn()
-                    self._store.look_ups.add(txn, str(self._target), key, self._store.now())
-                    await self._store.commit(txn)
+                if await self._store.commit(txn):
+                    await self._see_to_rest(key)
 
         await asyncio.gather(*(decide_one(one.value.key) for one in live))
 
-    async def _tell_parked(self, key: PuterKey, why: str) -> None:
+    async def _see_to_rest(self, key: PuterKey) -> None:
+        """More requests were parked during the look: they need another one, unless the machine has ended."""
+        current = await self._store.records.read_one(key)
+        txn = Txn()
+        if current.value is not None and current.value.phase in LIVE:
+            self._store.look_ups.add(txn, str(self._target), key, self._store.now())
+        else:
+            await decide_parked(self._store, key)
+            self._store.records.expect(txn, key, current)
+            if current.value is None or current.value.target != str(self._target):
+                self._store.look_ups.remove(txn, str(self._target), key)
+        await self._store.commit(txn)
+
+    async def _not_shown_for_long(
+        self, live: Sequence[Versioned[Record]], shown: Mapping[str, Instance]
+    ) -> set[PuterKey]:
+        """The keys of machines that EC2 has not shown for so long that it would have forgotten an ended one."""
+        missing = [one.value for one in live if one.value.instance_id not in shown]
+        observed_at = await self._store.records.observed_at([record.key for record in missing]) if missing else {}
+        return {
+            record.key
+            for record in missing
+            if (seen_at := max(record.observed_at or 0.0, observed_at.get(record.key) or 0.0))
+            and self._clock.age(seen_at) >= self._timings.forgotten_s
+        }
+
+    async def _tell_parked(self, key: PuterKey, why: str, *, after_s: float | None = None) -> None:
         """Write into the batches of a key's parked requests what they wait for, and look the key up again later."""
         txn = Txn()
         for raw in (await self._store.requests.parked(key))[0]:
@@ -253,8 +286,11 @@ class Resolve(Stage):
                 request = decode_request(raw)
                 if isinstance(request, UpRequest):
                     self._store.batches.put_row(txn, key, request.batch, BatchRow(message=why))
-        self._store.look_ups.remove(txn, str(self._target), key)
-        self._store.restarts.reschedule(txn, key, self._store.now() + self._timings.after_credentials_error_s)
+        if after_s is not None:
+            self._store.look_ups.add(txn, str(self._target), key, self._store.now() + after_s)
+        else:
+            self._store.look_ups.remove(txn, str(self._target), key)
+            self._store.restarts.reschedule(txn, key, self._store.now() + self._timings.after_credentials_error_s)
         await self._store.commit(txn)
 
 
@@ -265,7 +301,7 @@ def _first_looked_through(unsure: set[str]) -> str:
     more = f" and {len(unsure) - 1} more" if len(unsure) > 1 else ""
     return (
         f"Redis has lost data: first looking for a machine of this name in {target.region} with {of}{more} (if nobody "
-        "can sign in there any more, remove that profile from the AWS config of the workers' hosts)"
+        "can sign in there any more, remove that profile, or the folder targets in the worker's state folder)"
     )
 
 

@@ -25,7 +25,7 @@ class Backoffs:
         now, timings = self._db.now(), self._db.timings
         late = now + max(timings.no_capacity_s, timings.quota_s)
         return {
-            name: backoff if backoff.until <= late else msgspec.structs.replace(backoff, until=now)
+            name: backoff if backoff.until <= late else msgspec.structs.replace(backoff, until=0.0, since=None)
             for name, backoff in found.items()
             if backoff is not None
         }

@@ -27,6 +27,8 @@ class Workers:
             pipe.zadd(public.WORKERS, {health.worker_id: health.seen_at})
             pipe.zremrangebyscore(public.WORKERS, "-inf", health.seen_at - 10 * ttl_s)
             pipe.expire(public.WORKERS, self._db.timings.keep_s)
+            # A new epoch means that Redis has lost data, never that nothing was launched for long.
+            pipe.expire(names.EPOCH, self._db.timings.keep_s)
             await pipe.execute()
 
     async def remove(self, worker_id: str) -> None:

@@ -187,3 +187,23 @@ async def test_a_copy_that_somebody_made_of_a_machine_is_not_taken_for_it(
     assert one.record
     assert (one.record.instance_id == original.id) == original_lives
     assert one.record.generation == (1 if original_lives else 2)
+
+
+async def test_an_earlier_machine_that_has_ended_here_does_not_hide_the_one_that_lives_elsewhere(host: Host) -> None:
+    async with host:
+        await asked(host.shop, "twin", region=EAST)
+        (first,) = await host.shop.living()
+        await host.shop.sim.shut_down(first.id)
+
+        async def has_ended() -> bool:
+            (record,) = await host.shop.records("twin")
+            return record.phase is Phase.TERMINATED
+
+        await eventually("the first has ended", has_ended)
+        await asked(host.shop, "twin", region=WEST)
+        await host.shop.faults(Fault(action="DescribeInstances", region=WEST, code="RequestExpired", times=5))
+        await host.loses_redis()
+        (twin,) = await asked(host.shop, "twin", region=EAST)
+
+    (living,) = await host.shop.living()
+    assert (twin.outcome, living.region) == (Outcome.CONFLICT, WEST)
