@@ -76,7 +76,8 @@ class Memory:
         if self._folder is not None and not self._has_read_all:
             for file in self._folder.glob("*.json"):
                 known = _read(file)
-                if known is not None and known.target:
+                # A file may be damaged: only one that names its own target is used.
+                if known is not None and known.target.count(":") >= 2 and self._file(known.target) == file:
                     self._known.setdefault(known.target, known)
         self._has_read_all = True
         return {target: known for target, known in self._known.items() if known.launched_at > 0}

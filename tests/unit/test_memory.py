@@ -77,3 +77,10 @@ def test_a_folder_that_cannot_be_written_costs_the_memory_on_disk_alone(tmp_path
     memory.keep(TARGET, KNOWN)
 
     assert memory.of(TARGET) == KNOWN
+
+
+@pytest.mark.parametrize("named", [TARGET, "nothing", "", "123456789012:eu-west-1:"])
+def test_a_file_that_does_not_name_its_own_target_is_not_used(tmp_path: Path, named: str) -> None:
+    Memory(tmp_path, clock=Clock()).keep(TARGET, Remembered(Epoch("e1", 3), 1_000.0, target=named))
+
+    assert list(Memory(tmp_path, clock=Clock()).launched_in()) == ([TARGET] if named == TARGET else [])
