@@ -24,6 +24,7 @@ from tests.integration.sim_workshop import (
 __all__ = ["in_groups", "sim_url", "sim_workshop"]
 
 TAGS = [f"job-{n}" for n in range(12)]
+UNLISTED_S = 60.0  # EC2 lists a launch only once the simulator's clock was moved
 BREAKS = {
     "answer dropped": Fault(action="RunInstances", drop=True, when="after", times=2),
     "answer cut": Fault(action="RunInstances", cut=True, when="after", times=2),
@@ -105,13 +106,19 @@ async def test_a_refusal_after_a_call_that_was_lost_goes_back_to_the_launch_queu
 async def test_a_token_that_a_forgotten_launch_has_used_leads_to_its_machine(
     sim_workshop: SimWorkshop,
 ) -> None:
-    sim_workshop.hurry(second_look_s=2.0)
-    await sim_workshop.sim.configure(list_lag_s=[1.0, 1.0])
+    await sim_workshop.sim.configure(list_lag_s=[UNLISTED_S, UNLISTED_S])
     async with sim_workshop.working():
         await sim_workshop.request("one", wait=WaitFor.LAUNCHED)
     forget_everything(sim_workshop)
     async with sim_workshop.working():  # it remembers nothing either
-        (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED)
+        batch = await sim_workshop.submit("one")
+
+        async def refused() -> bool:
+            return await sim_workshop.refused("IdempotentParameterMismatch") >= 1
+
+        await eventually("its token was refused", refused)
+        await sim_workshop.sim.advance(UNLISTED_S)
+        (view,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=20)
 
     assert await sim_workshop.refused("IdempotentParameterMismatch") == 1
     assert view.record is not None
