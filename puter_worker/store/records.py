@@ -20,8 +20,6 @@ from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned, decode, encode, next_rev
 
 KEEP_EVENTS = 200
-# Lua passes each word of a command on its stack, which has room for some 8,000.
-OBSERVED_AT_ONCE = 1_000
 
 
 class Records:
@@ -80,16 +78,11 @@ class Records:
     def put_observed(self, txn: Txn, keys: Iterable[PuterKey], now: float) -> None:
         """Note that EC2 has just shown the machines of these keys, and that nothing about them has changed.
 
-        This is one command for many machines: otherwise a quiet worker would spend most of its time writing records.
+        It becomes one command for many machines: otherwise a quiet worker would spend most of its time writing records.
         """
-        by_namespace: dict[str, list[str]] = {}
         for key in keys:
-            by_namespace.setdefault(key.namespace, []).append(key.tag)
-        for namespace, tags in by_namespace.items():
-            for start in range(0, len(tags), OBSERVED_AT_ONCE):
-                some = tags[start : start + OBSERVED_AT_ONCE]
-                txn.do("HSET", public.observed(namespace), *(word for tag in some for word in (tag, now)))
-            txn.keep(public.observed(namespace), self._db.timings.keep_s)
+            txn.do("HSET", public.observed(key.namespace), key.tag, now)
+            txn.keep(public.observed(key.namespace), self._db.timings.keep_s)
 
     def put(
         self,
@@ -115,22 +108,27 @@ class Records:
         for after in (*through, new):
             check_transition(before, after)
             before = after
-        rev = next_rev(old.rev)
-        self.expect(txn, new.key, old)
-        keep_s = self._db.timings.keep_s
-        txn.do("HSET", public.record(new.key), "doc", encode(new), "rev", rev)
-        txn.keep(public.record(new.key), keep_s + max(0, (new.ttl_s or 0)))
-        txn.keep(public.events(new.key), keep_s)
+        key, rev, keep_s = new.key, next_rev(old.rev), self._db.timings.keep_s
+        self.expect(txn, key, old)
+        txn.do("HSET", public.record(key), "doc", encode(new), "rev", rev)
+        txn.keep(public.record(key), keep_s + max(0, (new.ttl_s or 0)))
+        txn.keep(public.events(key), keep_s)
         if event is not None or old.value is None or old.value.phase is not new.phase:
-            self._put_in_sets(txn, old.value, new)
+            self._put_in_sets(txn, key, old.value, new)
             self._batches.put_member(txn, new)
             if event is not None:
-                self._put_event(txn, new, event, request_id, detail or {})
+                self._put_event(txn, key, new, event, request_id, detail or {})
             txn.once("PUBLISH", public.channel(new.namespace), new.tag)
         return Versioned(new, str(rev).encode())
 
     def _put_event(
-        self, txn: Txn, record: Record, event: EventKind, request_id: str | None, detail: Mapping[str, str]
+        self,
+        txn: Txn,
+        key: PuterKey,
+        record: Record,
+        event: EventKind,
+        request_id: str | None,
+        detail: Mapping[str, str],
     ) -> None:
         line = Event(
             at=record.changed_at,
@@ -141,19 +139,19 @@ class Records:
             request_id=request_id,
             detail=dict(detail),
         )
-        txn.do("RPUSH", public.events(record.key), encode(line))
-        txn.do("LTRIM", public.events(record.key), -KEEP_EVENTS, -1)
+        txn.do("RPUSH", public.events(key), encode(line))
+        txn.do("LTRIM", public.events(key), -KEEP_EVENTS, -1)
 
-    def _put_in_sets(self, txn: Txn, old: Record | None, new: Record) -> None:
+    def _put_in_sets(self, txn: Txn, key: PuterKey, old: Record | None, new: Record) -> None:
         if old is not None and old.phase is new.phase:
             return
         index = public.index(new.namespace)
         txn.do("ZADD", index, new.changed_at if new.phase in ENDED else "+inf", new.tag)
         txn.keep(index, self._db.timings.keep_s)
         if new.phase in ON_ITS_WAY:
-            self._moving.add(txn, str(new.key), new.changed_at + self._db.timings.unclaimed_s)
+            self._moving.add(txn, str(key), new.changed_at + self._db.timings.unclaimed_s)
         else:
-            self._moving.remove(txn, str(new.key))
+            self._moving.remove(txn, str(key))
         if new.target and new.phase in LIVE:
             self._machines.put(txn, new)
             if not new.labelled:

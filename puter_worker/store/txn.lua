@@ -1,9 +1,14 @@
 -- Checks guards, then writes. Redis runs nothing else meanwhile, so no guard can change between check and commands.
--- ARGV[1]: {guards, commands} in MessagePack; a guard is {kind, key, field, expected}, a command is a list of words.
--- A word {n} stands for ARGV[n]: the MessagePack of Redis's Lua cannot carry bytes that are not text.
+-- ARGV[1]: {guards, commands, places} in MessagePack; a guard is {kind, key, field, expected}, a command is a list of
+-- words. Words that are bytes are the other arguments: the MessagePack of Redis's Lua cannot carry bytes that are not
+-- text. The place of ARGV[n + 1] is places[n]: {1 for guards or 2 for commands, number there, number of the word}.
 -- Returns the 1-based numbers of the guards that did not hold; if there is one, nothing was written.
 -- If Redis refuses a command (out of memory, wrong type), the script ends there: earlier commands stay written.
-local guards, commands = unpack(cmsgpack.unpack(ARGV[1]))
+local sent = cmsgpack.unpack(ARGV[1])
+local guards, commands, places = unpack(sent)
+for number, place in ipairs(places) do
+  sent[place[1]][place[2]][place[3]] = ARGV[number + 1]
+end
 
 local holds = {
   ['hash'] = function(key, field, expected)  -- the field has this value
@@ -26,25 +31,15 @@ local holds = {
   end,
 }
 
-local function with_bytes(words)
-  for place, word in ipairs(words) do
-    if type(word) == 'table' then
-      words[place] = ARGV[word[1]]
-    end
-  end
-  return words
-end
-
 local broken = {}
 for number, guard in ipairs(guards) do
-  guard = with_bytes(guard)
   if not holds[guard[1]](guard[2], guard[3], guard[4]) then
     broken[#broken + 1] = number
   end
 end
 if #broken == 0 then
   for _, command in ipairs(commands) do
-    redis.call(unpack(with_bytes(command)))
+    redis.call(unpack(command))
   end
 end
 return broken

@@ -6,7 +6,6 @@ depend on has changed. The worker that loses a race reads and decides again, so 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -16,6 +15,11 @@ from puter_worker.store.names import WAKE
 Word = str | bytes | int | float
 # All words but bytes are sent as one MessagePack: writing each as its own argument would take most of intake's time.
 _encode = msgspec.msgpack.Encoder().encode
+# Commands that take any number of elements of one key; a call from Lua costs more than most of them do.
+_JOINED = frozenset({"HSET", "HDEL", "RPUSH", "SADD", "SREM", "ZADD", "ZREM"})
+_FLAGS = frozenset({"NX", "XX"})
+# Lua passes each word of a command on its stack, which has room for some 8,000.
+_JOINED_WORDS = 2_000
 
 
 @dataclass(slots=True)
@@ -24,7 +28,9 @@ class Txn:
 
     _guards: list[tuple[Word, ...]] = field(default_factory=list)
     # The dict's key is a number, or the command itself if it is to be carried out only once.
-    _commands: dict[tuple[Word, ...] | int, tuple[Word, ...]] = field(default_factory=dict)
+    _commands: dict[tuple[Word, ...] | int, list[Word]] = field(default_factory=dict)
+    # Each Redis key's last command, if it can take further elements.
+    _open: dict[Word, list[Word]] = field(default_factory=dict)
     _kept: dict[str, int] = field(default_factory=dict)
     _topics: dict[str, None] = field(default_factory=dict)
 
@@ -60,12 +66,29 @@ class Txn:
         return len(self._guards) - 1
 
     def do(self, *words: Word) -> None:
-        """Add a command, which is carried out if all guards hold, after the commands before it."""
-        self._commands[len(self._commands)] = words
+        """Add a command, which is carried out if all guards hold, after the commands before it.
+
+        Its second word is the one Redis key that it is about. If that key's last command has the same name, and both
+        take any number of elements, they become one.
+        """
+        name, key = words[:2]
+        last = self._open.get(key)
+        if last is not None and last[0] == name and len(last) < _JOINED_WORDS and words[2] not in _FLAGS:
+            last += words[2:]
+        else:
+            self._add(len(self._commands), words)
 
     def once(self, *words: Word) -> None:
         """Add a command, unless the same one was added in this way before."""
-        self._commands.setdefault(words, words)
+        if words not in self._commands:
+            self._add(words, words)
+
+    def _add(self, as_: tuple[Word, ...] | int, words: tuple[Word, ...]) -> None:
+        self._commands[as_] = command = list(words)
+        if words[0] in _JOINED and words[2] not in _FLAGS:
+            self._open[words[1]] = command
+        else:
+            self._open.pop(words[1], None)
 
     def keep(self, name: str, for_s: int) -> None:
         """Let a key in Redis expire after this time; EXPIRE comes after all commands, when the key exists."""
@@ -76,29 +99,27 @@ class Txn:
         self._topics[topic] = None
 
     @property
-    def commands(self) -> list[tuple[Word, ...]]:
+    def commands(self) -> list[list[Word]]:
         """The commands that are carried out if all guards hold, in this order."""
-        told: list[tuple[Word, ...]] = [("PUBLISH", WAKE, "\n".join(self._topics))] if self._topics else []
-        return [*self._commands.values(), *(("EXPIRE", name, for_s) for name, for_s in self._kept.items()), *told]
+        told: list[list[Word]] = [["PUBLISH", WAKE, "\n".join(self._topics)]] if self._topics else []
+        kept: list[list[Word]] = [["EXPIRE", name, for_s] for name, for_s in self._kept.items()]
+        return [*self._commands.values(), *kept, *told]
 
     def args(self) -> list[bytes]:
-        """The ARGV of `txn.lua`: guards and commands, in which [n] stands for bytes, then the bytes themselves."""
-        args = [b""]
-
-        def without_bytes(words: tuple[Word, ...]) -> Sequence[Word | tuple[int]]:
-            if bytes not in map(type, words):
-                return words
-            said: list[Word | tuple[int]] = []
-            for word in words:
-                if isinstance(word, bytes):
-                    args.append(word)
-                    said.append((len(args),))
-                else:
-                    said.append(word)
-            return said
-
-        args[0] = _encode(([*map(without_bytes, self._guards)], [*map(without_bytes, self.commands)]))
-        return args
+        """The ARGV of `txn.lua`: guards, commands and the places of the bytes in them, then the bytes themselves."""
+        all_bytes: list[bytes] = []
+        places: list[tuple[int, int, int]] = []
+        sent = ([list(words) for words in self._guards], [list(words) for words in self.commands])
+        for which, lists in enumerate(sent, 1):
+            for number, words in enumerate(lists, 1):
+                if bytes not in map(type, words):
+                    continue
+                for place, word in enumerate(words):
+                    if isinstance(word, bytes):
+                        words[place] = ""
+                        all_bytes.append(word)
+                        places.append((which, number, place + 1))
+        return [_encode((*sent, places)), *all_bytes]
 
     def __bool__(self) -> bool:
         return bool(self._commands or self._kept)

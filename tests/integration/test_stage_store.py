@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from math import inf
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -109,6 +111,56 @@ async def test_a_transaction_of_five_hundred_records_fits(store: Store) -> None:
     assert await store.commit(txn) == []
 
     assert await store.db.redis.hlen("h499") == 10
+
+
+async def test_joined_commands_leave_what_they_would_leave_one_by_one(store: Store) -> None:
+    redis, dice = store.db.redis, random.Random(4)
+
+    def any_command() -> tuple[Any, ...]:
+        key, m, other = dice.randrange(2), dice.randrange(4), dice.randrange(4)
+        return dice.choice(
+            [
+                ("HSET", f"h{key}", f"f{m}", bytes([other])),
+                ("HSET", f"h{key}", f"f{m}", "a", f"f{other}", "b"),
+                ("HDEL", f"h{key}", f"f{m}"),
+                ("RPUSH", f"l{key}", str(m)),
+                ("LTRIM", f"l{key}", 1, -1),
+                ("SADD", f"s{key}", str(m)),
+                ("SREM", f"s{key}", str(m)),
+                ("ZADD", f"z{key}", other, str(m)),
+                ("ZADD", f"z{key}", "NX", other, str(m)),
+                ("ZADD", f"z{key}", "XX", other, str(m)),
+                ("ZREM", f"z{key}", str(m)),
+                ("UNLINK", f"{dice.choice('hlsz')}{key}"),
+            ]
+        )
+
+    async def left() -> dict[bytes, Any]:
+        found: dict[bytes, Any] = {}
+        for key in sorted(await redis.keys()):
+            kind = key[:1]
+            if kind == b"h":
+                found[key] = await redis.hgetall(key)
+            elif kind == b"l":
+                found[key] = await redis.lrange(key, 0, -1)
+            elif kind == b"s":
+                found[key] = await redis.smembers(key)
+            else:
+                found[key] = await redis.zrange(key, 0, -1, withscores=True)
+        return found
+
+    for _ in range(100):
+        commands = [any_command() for _ in range(40)]
+        await redis.flushall()
+        for command in commands:
+            await redis.execute_command(*command)
+        one_by_one = await left()
+        await redis.flushall()
+        txn = Txn()
+        for command in commands:
+            txn.do(*command)
+        assert await store.commit(txn) == []
+        assert await left() == one_by_one, commands
 
 
 # -- durability ------------------------------------------------------------------------------------------------------

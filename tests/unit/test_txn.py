@@ -11,14 +11,12 @@ from puter_worker.store.txn import Txn
 
 
 def handed_over(txn: Txn) -> Any:
-    first, *others = args = txn.args()
-
-    def word(said: Any) -> Any:
-        return args[said[0] - 1] if isinstance(said, list) else said
-
-    guards, commands = msgspec.msgpack.decode(first)
+    first, *others = txn.args()
+    *lists, places = msgspec.msgpack.decode(first)
     assert all(isinstance(other, bytes) for other in others)
-    return [[[*map(word, words)] for words in some] for some in (guards, commands)]
+    for other, (which, number, place) in zip(others, places, strict=True):
+        lists[which - 1][number - 1][place - 1] = other
+    return lists
 
 
 def test_guards_come_first_each_of_four_words_and_then_commands_in_their_order() -> None:
@@ -63,11 +61,52 @@ def test_a_transaction_without_commands_is_nothing() -> None:
 def test_a_command_is_repeated_unless_it_is_wanted_once() -> None:
     txn = Txn()
     for _ in range(2):
-        txn.do("RPUSH", "l", "x")
+        txn.do("INCR", "n")
         txn.once("SADD", "s", "x")
     txn.once("SADD", "s", "y")
 
-    assert handed_over(txn)[1] == [["RPUSH", "l", "x"], ["SADD", "s", "x"], ["RPUSH", "l", "x"], ["SADD", "s", "y"]]
+    assert handed_over(txn)[1] == [["INCR", "n"], ["SADD", "s", "x"], ["INCR", "n"], ["SADD", "s", "y"]]
+
+
+def test_elements_of_one_key_are_added_by_one_command() -> None:
+    txn = Txn()
+    for n in range(3):
+        txn.do("ZADD", "z", n, f"m{n}")
+        txn.do("HSET", "h", f"f{n}", b"\xff")
+
+    assert handed_over(txn)[1] == [
+        ["ZADD", "z", 0, "m0", 1, "m1", 2, "m2"],
+        ["HSET", "h", "f0", b"\xff", "f1", b"\xff", "f2", b"\xff"],
+    ]
+
+
+def test_commands_with_flags_or_another_one_of_the_key_between_them_stay_apart() -> None:
+    txn = Txn()
+    commands: list[tuple[Any, ...]] = [
+        ("ZADD", "z", 1, "m"),
+        ("ZADD", "z", "XX", 2, "m"),
+        ("ZADD", "z", 3, "m"),
+        ("ZREM", "z", "m"),
+        ("ZADD", "z", 4, "m"),
+        ("RPUSH", "l", "x"),
+        ("LTRIM", "l", 1, -1),
+        ("RPUSH", "l", "y"),
+    ]
+    for command in commands:
+        txn.do(*command)
+
+    assert handed_over(txn)[1] == [list(command) for command in commands]
+
+
+def test_a_joined_command_fits_on_the_stack_of_redis_lua() -> None:
+    txn = Txn()
+    for n in range(20_000):
+        txn.do("RPUSH", "l", n)
+
+    commands = handed_over(txn)[1]
+
+    assert max(map(len, commands)) <= 8_000
+    assert [word for command in commands for word in command[2:]] == list(range(20_000))
 
 
 def test_a_key_is_kept_for_the_longest_that_is_requested_after_it_is_written() -> None:
