@@ -1,4 +1,4 @@
-"""Which targets may hold machines that Redis has forgotten: no new key is launched before they were looked through.
+"""Which targets may hold machines that Redis has forgotten: no new key is launched before they were checked.
 
 One key never has two machines, whichever targets it is requested for; while Redis has its record, the record sees to
 that. A Redis that was emptied or put back has lost records. Every worker compares how far Redis says it has got with
@@ -6,11 +6,12 @@ what it remembers of each target (`memory`), and notes those that Redis contradi
 records of the machines that live there (`quarantine`), and removes the note. Until then, resolve lets no key wait for
 its launch that has never had a machine as far as Redis knows, in any target.
 
-May run twice: a note that is there already is made again, and a target is looked through once more.
+May run twice: a note that is there already is made again, and a target is checked once more.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from puter_worker.memory import Epoch, Memory
@@ -44,19 +45,24 @@ class Forgotten:
             await self._note(contradicted, shown)
 
     async def others(self, target: str) -> set[str]:
-        """The targets, other than this one, that are still to be looked through."""
+        """The targets, other than this one, that are still to be checked."""
         await self.compare()
         return await self._store.unsure.all() - {target}
 
     async def _note(self, contradicted: Sequence[str], shown: Epoch) -> None:
         left = await self._store.unsure.all(also_without_rememberer=True)
+        new: list[str] = []
         for target in contradicted:
             before = self._noted.get(target)
             if before is not None and before.epoch_id == shown.epoch_id and before.launches <= shown.launches:
                 if target in left:
                     await self._store.unsure.put([target], only_renew=True)
-                else:  # another worker has looked it through
+                else:  # another worker has checked it
                     self._memory.saw(target, shown)
-            elif await self._targets.reaches(TargetId.parse(target)):
+            else:
+                new.append(target)
+        reached = await asyncio.gather(*(self._targets.reaches(TargetId.parse(target)) for target in new))
+        for target, is_reached in zip(new, reached, strict=True):
+            if is_reached:
                 await self._store.unsure.put([target])
                 self._noted[target] = shown

@@ -144,6 +144,13 @@ class Resolve(Stage):
     async def _resolve_new(self, namespace: str, new: Sequence[Versioned[Record]]) -> None:
         if not new:
             return
+        unsure = await self._forgotten.others(str(self._target))
+        # A key that was looked up, and still waits for the same other targets, needs no further call to EC2.
+        again = [one for one in new if unsure and one.value.reason == _first_checked(unsure)]
+        await self._store.commit_each(again, self._put_next_look)
+        new = [one for one in new if one not in again]
+        if not new:
+            return
         try:
             found = await self._target.look_up(namespace, [one.value.tag for one in new])
         except StageError as error:
@@ -156,6 +163,13 @@ class Resolve(Stage):
         unsure = await self._forgotten.others(str(self._target))
         # A key that has moved on meanwhile is left as it is.
         await self._store.commit_each(look_ups, lambda txn, look_up: self._decide(txn, *look_up, unsure=unsure))
+
+    def _put_next_look(self, txn: Txn, one: Versioned[Record]) -> None:
+        self._store.records.expect(txn, one.value.key, one)
+        self._look_up_later(txn, one.value.key)
+
+    def _look_up_later(self, txn: Txn, key: PuterKey) -> None:
+        self._store.look_ups.add(txn, str(self._target), key, self._store.now() + self._timings.look_up_again_s)
 
     def _decide(
         self, txn: Txn, current: Versioned[Record], spec: Spec | None, instance: Instance | None, *, unsure: set[str]
@@ -173,16 +187,15 @@ class Resolve(Stage):
                 return
             self._adopt(txn, current, spec, instance)
         elif unsure and record.generation == 1:  # what has ended here says nothing of other targets
-            self._look_again(txn, current, _first_looked_through(unsure))
+            self._look_again(txn, current, _first_checked(unsure))
             return
         else:
             self._queue(txn, current, instance)
         self._store.look_ups.remove(txn, str(self._target), record.key)
 
     def _look_again(self, txn: Txn, current: Versioned[Record], reason: str) -> None:
-        record, now = current.value, self._store.now()
-        self._store.records.put(txn, current, transitions.waiting(record, reason, now))
-        self._store.look_ups.add(txn, str(self._target), record.key, now + self._timings.look_up_again_s)
+        self._store.records.put(txn, current, transitions.waiting(current.value, reason, self._store.now()))
+        self._look_up_later(txn, current.value.key)
 
     def _is_stale_view(self, record: Record, instance: Instance) -> bool:
         """Whether EC2 still shows an earlier generation as alive that has ended according to the record."""
@@ -294,8 +307,8 @@ class Resolve(Stage):
         await self._store.commit(txn)
 
 
-def _first_looked_through(unsure: set[str]) -> str:
-    """Why a new key waits; `unsure`: targets that are still to be looked through."""
+def _first_checked(unsure: set[str]) -> str:
+    """Why a new key waits; `unsure`: targets that are still to be checked."""
     target = TargetId.parse(min(unsure))
     of = f"profile {target.profile!r}" if target.profile else "the default credentials"
     more = f" and {len(unsure) - 1} more" if len(unsure) > 1 else ""

@@ -100,10 +100,11 @@ class JobQueue:
     async def due(self, most: int) -> list[str]:
         """Ids of jobs that are due, the earliest first; jobs that are running are among them."""
         now_ms = int(self._db.now() * 1000)
-        due = await self._db.redis.zrangebyscore(QUEUE, "-inf", now_ms, start=0, num=most)
-        if not due:
-            due = await self._db.redis.zrangebyscore(QUEUE, f"({now_ms + LATE_MS}", "+inf", start=0, num=most)
-        return [raw.decode() for raw in due]
+        async with self._db.redis.pipeline(transaction=False) as pipe:
+            pipe.zrangebyscore(QUEUE, f"({now_ms + LATE_MS}", "+inf", start=0, num=most)
+            pipe.zrangebyscore(QUEUE, "-inf", now_ms, start=0, num=most)
+            late, due = await pipe.execute()
+        return [raw.decode() for raw in (*late, *due)][:most]
 
     async def next_due(self) -> float | None:
         """When the earliest job that is not due yet becomes due; seconds of Redis TIME."""

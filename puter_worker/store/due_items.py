@@ -10,6 +10,9 @@ from puter_worker.store.database import Database
 from puter_worker.store.targets import TargetIndex
 from puter_worker.store.txn import Txn
 
+# Redis TIME as a worker knows it may go back a little when it is learned anew; that makes nothing late.
+SLACK_S = 1.0
+
 
 class DueItems:
     """One sorted set of members, with the time from which each is due.
@@ -24,7 +27,7 @@ class DueItems:
         self._db = db
         self.name = name
         self._topic = topic
-        self._longest_s = longest_s
+        self._longest_s = longest_s + SLACK_S
 
     @classmethod
     def of(cls, db: Database, what: str, target: str, *, topic: str, longest_s: float) -> DueItems:
@@ -65,13 +68,14 @@ class DueItems:
         await self._db.redis.zadd(self.name, dict.fromkeys(members, until), xx=True)
 
     async def due(self, now: float, most: int | None = None) -> dict[str, float]:
-        """The members that are due, with their times, the earliest first."""
+        """The members that are due, with their times, the earliest first; at most `most` of them."""
         limit = {} if most is None else {"start": 0, "num": most}
-        pairs = await self._db.redis.zrangebyscore(self.name, "-inf", now, withscores=True, **limit)
-        if pairs:
-            return {member.decode(): at for member, at in pairs}
-        late = await self._db.redis.zrangebyscore(self.name, f"({now + self._longest_s}", "+inf", **limit)
-        return {member.decode(): 0.0 for member in late}
+        async with self._db.redis.pipeline(transaction=False) as pipe:
+            pipe.zrangebyscore(self.name, f"({now + self._longest_s}", "+inf", **limit)
+            pipe.zrangebyscore(self.name, "-inf", now, withscores=True, **limit)
+            late, pairs = await pipe.execute()
+        found = {member.decode(): 0.0 for member in late} | {member.decode(): at for member, at in pairs}
+        return dict(list(found.items())[:most])
 
     async def next_due(self) -> float | None:
         """When the earliest member is due; None if there is none."""

@@ -49,11 +49,11 @@ class Unsure:
             await self._db.commit(txn)
 
     async def remove(self, target: str) -> None:
-        """The target was looked through."""
+        """The target was checked."""
         await self._db.redis.zrem(names.UNSURE, target)
 
     async def all(self, *, also_without_rememberer: bool = False) -> set[str]:
-        """Targets that are still to be looked through; usually only those that a running worker remembers."""
+        """Targets that are still to be checked; usually only those that a running worker remembers."""
         since = "-inf" if also_without_rememberer else self._db.now() - self._db.timings.unsure_kept_s
         return {raw.decode() for raw in await self._db.redis.zrangebyscore(names.UNSURE, since, "+inf")}
 

@@ -13,6 +13,7 @@ from puter_client.contract.phase import Phase
 from puter_client.contract.request import Origin
 from puter_client.view import View, WaitFor
 from tests.ec2sim.config import Fault
+from tests.ec2sim.ledger import Entry
 from tests.integration.sim_workshop import SimWorkshop, eventually, sim_url, sim_workshop
 from tests.integration.workshop import spec
 
@@ -89,7 +90,7 @@ async def test_it_is_found_again_where_it_is(host: Host) -> None:
     await host.shop.one_each("twin")
 
 
-async def test_other_keys_are_launched_once_every_target_was_looked_through(host: Host) -> None:
+async def test_other_keys_are_launched_once_every_target_was_checked(host: Host) -> None:
     async with host:
         await asked(host.shop, *MANY[:10], region=EAST)
         await host.loses_redis()
@@ -115,7 +116,7 @@ async def test_a_host_that_remembers_tells_one_that_does_not(sim_workshop: SimWo
     assert len(await sim_workshop.living()) == 1
 
 
-async def test_while_a_remembered_target_cannot_be_looked_through_new_keys_wait_and_say_so(host: Host) -> None:
+async def test_while_a_remembered_target_cannot_be_checked_new_keys_wait_and_say_so(host: Host) -> None:
     """Its credentials have expired, for example; once they are renewed, all goes on."""
     async with host:
         await asked(host.shop, "twin", region=EAST)
@@ -128,6 +129,14 @@ async def test_while_a_remembered_target_cannot_be_looked_through_new_keys_wait_
             return any("Redis has lost data" in reason and EAST in reason for reason in reasons)
 
         await eventually("it says what it waits for", told)
+        looked_here = len(await calls_in(host.shop, WEST))
+        seen_there = len(await calls_in(host.shop, EAST))
+
+        async def looked_there_again() -> bool:
+            return len(await calls_in(host.shop, EAST)) >= seen_there + 5
+
+        await eventually("the other region is asked again and again", looked_there_again)
+        looked_again_here = len(await calls_in(host.shop, WEST)) - looked_here
         launched = len(await host.shop.living())
         await host.shop.faults()
 
@@ -138,10 +147,16 @@ async def test_while_a_remembered_target_cannot_be_looked_through_new_keys_wait_
         await eventually("it is decided", decided)
 
     assert launched == 1
+    assert looked_again_here <= 1  # by the sweep: the key itself is looked up only once the other region was checked
     assert len(await host.shop.living()) == 1
 
 
-async def test_a_target_that_nobody_may_look_through_stops_nobody_for_good(host: Host) -> None:
+async def calls_in(shop: SimWorkshop, region: str) -> list[Entry]:
+    """The look-ups in this region so far."""
+    return [call for call in await shop.calls("DescribeInstances") if call.region == region]
+
+
+async def test_a_target_that_nobody_may_check_stops_nobody_for_good(host: Host) -> None:
     async with host:
         await asked(host.shop, "one", region=EAST)
         await host.shop.faults(Fault(action="DescribeInstances", region=EAST, code="UnauthorizedOperation"))
@@ -156,9 +171,9 @@ async def test_as_long_as_redis_knows_all_nothing_is_looked_for_elsewhere(
 ) -> None:
     async with sim_workshop.working(memory_folder=tmp_path, quiet_sweep_s=3_600.0):
         await asked(sim_workshop, "one", region=EAST)
-        before = [call for call in await sim_workshop.calls("DescribeInstances") if call.region == EAST]
+        before = await calls_in(sim_workshop, EAST)
         await asked(sim_workshop, *MANY, region=WEST)
-        after = [call for call in await sim_workshop.calls("DescribeInstances") if call.region == EAST]
+        after = await calls_in(sim_workshop, EAST)
 
     assert len(after) - len(before) <= 2  # the machine there that has just started is looked at
 

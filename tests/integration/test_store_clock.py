@@ -52,17 +52,21 @@ async def test_items_that_were_put_off_before_the_step_are_due(store: Store, ahe
     assert (namespaces["betty"] <= now, list(due), claimed) == (is_due, *((["one"], [b"one"]) if is_due else ([], [])))
 
 
-async def test_what_is_due_as_usual_comes_first(store: Store) -> None:
+async def test_nothing_that_is_always_due_keeps_what_was_put_off_before_the_step_waiting(store: Store) -> None:
     txn, now = Txn(), store.now()
     store.look_ups.add(txn, TARGET, KEY, now + HOURS_2)
-    store.look_ups.add(txn, TARGET, PuterKey("betty", "two"), now - 1)
+    for n in range(9):
+        store.look_ups.add(txn, TARGET, PuterKey("betty", f"usual-{n}"), now - 9 + n)
     await store.commit(txn)
+    await store.db.redis.zadd(QUEUE, {"betty/one": (now + HOURS_2) * 1000, "betty/usual": (now - 1) * 1000})
 
-    first = await store.look_ups.due(TARGET, "betty", now, 10)
-    await store.look_ups.of(TARGET, "betty").claim(10, now + 5)
-    then = await store.look_ups.of(TARGET, "betty").claim(10, now + 5)
+    due = await store.look_ups.due(TARGET, "betty", now, 3)
+    claimed = await store.look_ups.of(TARGET, "betty").claim(3, now + 5)
+    jobs = await store.jobs.due(1)
 
-    assert (list(first), then) == (["two"], [b"one"])
+    assert list(due) == ["one", "usual-0", "usual-1"]
+    assert claimed == [b"one", b"usual-0", b"usual-1"]
+    assert jobs == ["betty/one"]
 
 
 async def test_jobs_that_were_queued_before_the_step_are_run(store: Store, ahead: tuple[float, bool]) -> None:
