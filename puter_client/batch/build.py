@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from puter_client.batch.levels import TAG, LevelReader, laid_over
-from puter_client.batch.model import MAX_ENTRIES, OPTION, Entry, Level, ResolveSshFrom, Row, Sheet, Written
+from puter_client.batch.model import CONFIG, MAX_ENTRIES, OPTION, Entry, Level, ResolveSshFrom, Row, Sheet, Written
 from puter_client.batch.problems import Problems, safe_name
 from puter_client.batch.template import Template, UnknownPlaceholder
 from puter_client.contract.errors import InvalidInput
@@ -59,7 +59,9 @@ class Builder:
     def _entries_of(self, row: Row, base: Level) -> Iterator[Entry]:
         level = self._reader.entry(row.fields)
         tag = level.pop(TAG, None)
-        fields = self._with_ssh(laid_over(base, level))
+        merged = laid_over(base, level)
+        given = frozenset(name for name, written in merged.items() if written.label != CONFIG)
+        fields = self._with_ssh(merged)
         if tag is None or not isinstance(tag.value, str):
             message = "is missing: every puter needs its own" if tag is None else "is not a text: put it in quotes"
             self._problems.add(message, line=row.line, label=row.label, field=TAG)
@@ -70,7 +72,7 @@ class Builder:
             spec = self._spec(row, own)
             if checked and spec:
                 where = "--tag" if row.line is None else f"{self._problems.name}:{row.line}"
-                yield Entry(text, spec, where)
+                yield Entry(text, spec, where, given)
 
     def _expanded(self, row: Row, tag: Written, fields: Level) -> Iterator[tuple[str, Level]]:
         """The tag and fields of each combination of the row's matrix, or of the row itself if it has none."""

@@ -42,11 +42,13 @@ class Entry(msgspec.Struct, frozen=True):
         tag: its tag, checked.
         spec: what is requested, checked.
         where: where it was written: `batch.yaml:12`, or `--tag` if it was generated.
+        given: names of the fields that are written in the file or as options, but not those of config.toml.
     """
 
     tag: str
     spec: Spec
     where: str
+    given: frozenset[str] = frozenset()
 
 
 class Batch(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -44,10 +44,10 @@ def given_fields(options: Mapping[str, Any], environ: Mapping[str, str]) -> dict
     return fields
 
 
-def given_as_default(spec: Spec, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Of the fields that options name, those whose value is the default's: it was asked for nevertheless."""
+def given_as_default(spec: Spec, given: Container[str]) -> tuple[str, ...]:
+    """Of the fields that the user gave, those whose value is the default's: it was asked for nevertheless."""
     return tuple(
-        item.name for item in fixed(Spec) if item.name in options and getattr(spec, item.attribute) == item.default
+        item.name for item in fixed(Spec) if item.name in given and getattr(spec, item.attribute) == item.default
     )
 
 

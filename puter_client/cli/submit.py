@@ -102,7 +102,7 @@ def submit(
         own = key_file is not None  # any other key would be made
         requests = [MachineRequest(entry.tag, keys.into(entry.spec) if own else entry.spec) for entry in batch.entries]
         return _tell_dry(batch, requests, settings, auto=sources.skipped, as_json=as_json)
-    requests = _requested(batch, keys, sources, options)
+    requests = _requested(batch, keys, sources)
     in_flight = InFlight(settings, WaitFor(wait), as_json=as_json)
     how = _How(
         timeout_s=timeout,
@@ -149,7 +149,7 @@ def _in_namespace(settings: ClientSettings, named: str | None) -> ClientSettings
     return msgspec.structs.replace(settings, namespace=named, named_by_option=True)
 
 
-def _requested(batch: Batch, keys: Keys, sources: SshSources, options: Mapping[str, Any]) -> list[MachineRequest]:
+def _requested(batch: Batch, keys: Keys, sources: SshSources) -> list[MachineRequest]:
     from puter_client.cli.specs import given_as_default, warn_of, without_a_rule
     from puter_client.client import MachineRequest
 
@@ -158,7 +158,7 @@ def _requested(batch: Batch, keys: Keys, sources: SshSources, options: Mapping[s
         say(without_a_rule(specs, sources.unknown))
     warn_of(specs, say)
     return [
-        MachineRequest(entry.tag, keys.into(entry.spec), given=given_as_default(entry.spec, options))
+        MachineRequest(entry.tag, keys.into(entry.spec), given=given_as_default(entry.spec, entry.given))
         for entry in batch.entries
     ]
 

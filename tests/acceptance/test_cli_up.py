@@ -53,6 +53,23 @@ class TestUp:
         assert forever.objects()[0]["not_applied"] == ["ttl"]
         assert "not applied" not in same.err
 
+    def test_a_batch_names_what_it_writes_and_what_a_machine_has_otherwise(
+        self, betty: CliWorld, tmp_path: Path
+    ) -> None:
+        """What it writes may be the default's value: it was asked for. What config.toml says was not."""
+        betty.up("long", "--ttl", "5h")
+        batch = tmp_path / "batch.yaml"
+        batch.write_text("defaults: {ttl: 60m}\nputers: [{tag: long}]\n")
+        silent = tmp_path / "silent.yaml"
+        silent.write_text("puters: [{tag: long}]\n")
+        (betty.home / "config.toml").write_text('[defaults]\nttl = "60m"\n')
+
+        told = betty.puter("submit", str(batch), "--wait", "running", "--json")
+        none = betty.puter("submit", str(silent), "--wait", "running", "--json")
+
+        assert told.objects()[-1]["not_applied"] == ["ttl"]
+        assert none.objects()[-1]["not_applied"] == []
+
     def test_another_machine_under_its_tag_is_a_conflict(self, betty: CliWorld) -> None:
         betty.up("taken")
         ran = betty.puter("up", "taken", "--instance-type", "c7i.large")
