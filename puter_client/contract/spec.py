@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Annotated
 
 import msgspec
@@ -24,6 +25,13 @@ DEFAULT_KEY_NAME = "puter-v1"
 _TTL = readers.Seconds("1m to 365d", 60, 365 * 86_400)
 _GIVE_UP_AFTER = readers.Seconds("1m to 7d", 60, 7 * 86_400)
 _ID = "write the id as EC2 shows it, like "
+
+
+class OnExit(StrEnum):
+    """What becomes of a machine when its workload has ended."""
+
+    SHUTDOWN = "shutdown"
+    KEEP = "keep"
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -124,12 +132,31 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
         str | None,
         Field(
             read=readers.command,
-            help="The workload: a shell command, run once Docker is up.",
+            help="The workload: a shell command, run once Docker is up (--no-docker: at once).",
             option=Option(metavar="CMD"),
             compared=True,
             per_member=True,
         ),
     ] = None
+    on_exit: Annotated[
+        OnExit | None,
+        Field(
+            read=readers.one_of(OnExit),
+            help="The machine when its workload has ended: shutdown, 10 s later, or keep until its deadline.  "
+            "[shutdown; with --no-shutdown keep]",
+            option=Option(metavar="shutdown|keep"),
+            per_member=True,
+            needs="run",
+        ),
+    ] = None
+    docker: Annotated[
+        bool,
+        Field(
+            read=readers.flag,
+            help="Docker is installed before the workload begins.  [--docker]",
+            option=Option(form=Form.FLAG),
+        ),
+    ] = True
     env: Annotated[
         dict[str, str],
         Field(
@@ -234,6 +261,12 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
             option=Option(metavar="K=V", form=Form.PAIRS, name="aws-tag"),
         ),
     ] = {}
+
+    @property
+    def ends_with_its_workload(self) -> bool:
+        """Whether the machine ends itself soon after its workload."""
+        default = OnExit.KEEP if self.ttl_s is None else OnExit.SHUTDOWN
+        return self.run is not None and (self.on_exit or default) is OnExit.SHUTDOWN
 
     def __repr__(self) -> str:
         # env, run and user data may carry secrets, and a repr ends in logs.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 
 import msgspec
 
@@ -54,6 +55,7 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
     )
     intent_id = secrets.token_hex(8)
     single = unit[0] if len(unit) == 1 else None
+    shared = _tags(unit, intent_id, spec, now)
     launch = RunCall(
         spec=spec,
         image=image,
@@ -62,8 +64,8 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
         group_id=group.group_id,
         subnet_id=place.subnet,
         zone=place.zone,
-        tags=_tags(unit, intent_id, spec, now),
-        user_data=_user_data(unit, spec),
+        tags=shared,
+        user_data=_user_data(unit, spec, shared),
         client_token=_token(target, single) if single else f"{tags.LAUNCH_PREFIX}{intent_id}",
         min_count=1,
         max_count=len(unit),
@@ -101,7 +103,7 @@ def _tags(unit: Unit, intent_id: str, spec: Spec, now: float) -> dict[str, str]:
     return shared | tags.encode_manifest([(w.record.tag, w.record.generation) for w in unit])
 
 
-def _user_data(unit: Unit, spec: Spec) -> bytes:
+def _user_data(unit: Unit, spec: Spec, shared: Mapping[str, str]) -> bytes:
     machines = [
         Machine(
             key=w.key,
@@ -109,10 +111,18 @@ def _user_data(unit: Unit, spec: Spec) -> bytes:
             run=w.spec.run,
             env=w.spec.env,
             user_data=w.spec.user_data,
+            ends_with_workload=w.spec.ends_with_its_workload,
         )
         for w in unit
     ]
-    return compose(Boot(os=spec.os, ttl_s=spec.ttl_s), machines)
+    boot = Boot(
+        os=spec.os,
+        ttl_s=spec.ttl_s,
+        nonce=shared[tags.INTENT],
+        expires_at=shared[tags.EXPIRES_AT],
+        docker=spec.docker,
+    )
+    return compose(boot, machines)
 
 
 def _token(target: Target, waiting: Waiting) -> str:

@@ -19,7 +19,9 @@ from typing import Literal, NamedTuple
 
 FIRST_BOOT = 1_790_000_030
 STAND_IN = Path(__file__).with_name("standin_machine.sh")
-TOOLS = ("sh", "bash", "cat", "mv", "cp", "rm", "mkdir", "chmod", "touch", "grep", "sed", "timeout", "env")
+TOOLS = (
+    "sh", "bash", "cat", "mv", "cp", "rm", "mkdir", "chmod", "touch", "grep", "sed", "timeout", "env", "head",
+)  # fmt: skip
 STAND_INS = (
     "systemctl", "shutdown", "dnf", "yum", "amazon-linux-extras", "usermod", "chown", "runuser", "sleep", "date",
 )  # fmt: skip
@@ -103,9 +105,9 @@ class StandIn:
             self.run(str(script))
 
     def run_workload(self) -> None:
-        if "puter-workload.service" in self.active:
+        """Runs what the agent would start: the agent itself is for test_agent."""
+        if "puter-agent.service" in self.active and (self.state / "workload.conf").exists():
             self.run(*self.workload_command())
-            (self.machine / "active/puter-workload.service").unlink()
 
     def workload_command(self) -> list[str]:
         unit = (self.root / "etc/systemd/system/puter-workload.service").read_text()
@@ -147,8 +149,8 @@ class StandIn:
 
     @property
     def exit_code(self) -> str | None:
-        path = self.state / "workload.exit"
-        return path.read_text().strip() if path.exists() else None
+        path = self.state / "workload.end"
+        return setting(path.read_text(), "exit_code") if path.exists() else None
 
     @property
     def handles(self) -> list[Handle]:

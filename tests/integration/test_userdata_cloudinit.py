@@ -15,7 +15,7 @@ from puter_client.contract.os_image import Os
 from puter_worker.ec2.userdata import Boot, Machine, compose
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's package cloud-init belongs to this one
-BOOT = Boot(os=Os.AL2023, ttl_s=3_600)
+BOOT = Boot(os=Os.AL2023, ttl_s=3_600, nonce="0" * 16, expires_at="never")
 ODD = "it's $HOME `x` \\ \" ü €\r\n\tend\n"
 
 # cloud-init's way from what EC2 hands out to what its handlers are given, in its own order.
@@ -89,7 +89,7 @@ def test_one_machine_gets_its_parts_in_order(tmp_path: Path) -> None:
         ("text/cloud-boothook", "000-puter-0-deadline"),
         ("text/x-shellscript", "000-puter-1-at"),
         ("text/x-shellscript", "000-puter-2-docker"),
-        ("text/x-shellscript", "000-puter-3-workload"),
+        ("text/x-shellscript", "000-puter-3-agent"),
         ("text/x-shellscript", "000-puter-4-task"),
         ("text/x-shellscript", "part-006"),
     ]
@@ -116,7 +116,7 @@ def test_each_of_a_hundred_gets_its_own_workload_and_no_other(tmp_path: Path) ->
     tasks = [[part.text for part in parts if part.name == "000-puter-4-task"] for parts in hundred]
     assert [len(texts) for texts in tasks] == [1] * 100
     assert [
-        f"printf %s 'render --frame {n}' >" in text and f" start alice/sweep-{n} 1\n" in text
+        f"printf %s 'render --frame {n}' >" in text and f" key=alice/sweep-{n} generation=1 " in text
         for n, [text] in enumerate(tasks)
     ] == [True] * 100
 

@@ -15,7 +15,7 @@ from puter_worker.ec2 import userdata
 from puter_worker.ec2.userdata import Boot, Machine, compose
 from tests.integration.standin_machine import TOOLS, StandIn
 
-SCRIPT = Path(userdata.__file__).with_name("workload.sh").read_text(encoding="utf-8")
+SCRIPT = Path(userdata.__file__).with_name("agent.sh").read_text(encoding="utf-8")
 # Whatever the script calls its own, environment variables of its callers among them.
 SCRIPTS_OWN = sorted(
     {*re.findall(r"\b([A-Za-z_]+)=", SCRIPT), *re.findall(r"\$\{?([A-Za-z_]+)", SCRIPT), "pair"} - {"IFS"}
@@ -34,7 +34,7 @@ ENV = shutil.which("env") or "env"
 
 def machine(folder: Path, run: str, env: dict[str, str]) -> StandIn:
     one = Machine(key=PuterKey("alice", "sweep-17"), generation=1, run=run, env=env, user_data=None)
-    return StandIn(folder, compose(Boot(os=Os.AL2023, ttl_s=3_600), [one]))
+    return StandIn(folder, compose(Boot(os=Os.AL2023, ttl_s=3_600, nonce="0" * 16, expires_at="never"), [one]))
 
 
 def arrived(folder: Path, env: dict[str, str]) -> dict[str, str]:
@@ -66,7 +66,7 @@ def test_a_variable_with_a_meaning_arrives_as_under_env(booted: StandIn, name: s
     (booted.state / "workload.run").write_text(run)
     (booted.state / "workload.env").write_text(f"{name}={value}\0")
 
-    by_task = booted.run(f"{booted.root}/usr/local/sbin/puter-workload", "task")
+    by_task = booted.run(f"{booted.root}/usr/local/sbin/puter-agent", "task")
     by_env = booted.run(ENV, f"{name}={value}", "/bin/bash", str(booted.state / "workload.run"))
 
     def seen(told: subprocess.CompletedProcess[str]) -> tuple[int, str, bool]:

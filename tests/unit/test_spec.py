@@ -9,7 +9,7 @@ import pytest
 
 from puter_client.contract.declaration import compared, declared, fixed
 from puter_client.contract.os_image import Os
-from puter_client.contract.spec import Spec, differing_fields, not_applied, options_of, spec_digest
+from puter_client.contract.spec import OnExit, Spec, differing_fields, not_applied, options_of, spec_digest
 
 COMPARED_CHANGES: dict[str, Any] = {
     "profile": "work",
@@ -28,6 +28,8 @@ COMPARED_CHANGES: dict[str, Any] = {
 FREE_CHANGES: dict[str, Any] = {
     "alone": True,
     "disk": 30,
+    "docker": False,
+    "on_exit": OnExit.KEEP,
     "instance_profile": "p",
     "key_name": "k",
     "public_key": "ssh-ed25519 AAAA",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import shlex
 from collections.abc import Sequence
 from functools import cache
@@ -13,19 +14,24 @@ import msgspec
 from puter_client.contract.fields import USER_DATA_LIMIT_BYTES
 from puter_client.contract.key import PuterKey
 from puter_client.contract.os_image import Os
+from puter_client.contract.spec import OnExit
 from puter_client.contract.userdata import PUTERS, Part, parts_of
 from puter_worker.ec2.userdata.mime import render
 from puter_worker.errors import UserDataTooLarge
 
+# Comments take space that users' workloads may need; the first line names the shell.
+_COMMENT = re.compile(r"^[ \t]*#(?!!).*\n", re.MULTILINE)
+
 _TASK = """\
 #!/bin/sh
-# Puter: stores this machine's workload, and starts it once.
+# Puter: stores this machine's workload, which the agent begins.
 cd "${{PUTER_ROOT:-}}/var/lib/puter" || exit 1
-[ ! -e workload.started ] || exit 0
+[ ! -e workload.conf ] || exit 0
 umask 077
 printf %s {run} >workload.run
 {env} >workload.env
-exec "${{PUTER_ROOT:-}}/usr/local/sbin/puter-workload" start {key} {generation}
+printf '%s\n' key={key} generation={generation} on_exit={on_exit} >workload.conf.new &&
+    mv -f workload.conf.new workload.conf
 """
 
 
@@ -35,10 +41,18 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         os: decides which commands install software.
         ttl_s: seconds from the first boot until a machine ends itself; None is never.
+        nonce: the id of the intent; the machines' end frames have it.
+        expires_at: the value of the tag `puter:expires-at` that the machines are launched with.
+        user: whom the image has for signing in; workloads are this user's.
+        docker: whether Docker is installed.
     """
 
     os: Os
     ttl_s: int | None
+    nonce: str
+    expires_at: str
+    user: str = "ec2-user"
+    docker: bool = True
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +64,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         run: the workload, a shell command; None is no workload.
         env: the workload's environment; the names are valid in a shell.
         user_data: the user's own part, which `check_user_data` has accepted.
+        ends_with_workload: whether it ends itself when its workload has ended.
     """
 
     key: PuterKey
@@ -57,6 +72,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     run: str | None
     env: dict[str, str]
     user_data: str | None
+    ends_with_workload: bool = True
 
     def __repr__(self) -> str:
         # run, env and user data may hold secrets, and logs may show a repr.
@@ -79,13 +95,10 @@ def compose(boot: Boot, machines: Sequence[Machine]) -> bytes:
     """
     if not machines:
         raise ValueError("no machines")
-    plain = render([*_common(boot, machines), *_members(machines)])
-    if len(machines) == 1 and len(plain) <= USER_DATA_LIMIT_BYTES:
-        return plain
-    smaller = min(plain, gzip.compress(plain, mtime=0), key=len)
-    if len(smaller) > USER_DATA_LIMIT_BYTES:
-        raise _too_large(len(smaller), machines)
-    return smaller
+    packed = gzip.compress(render([*_common(boot), *_members(machines)]), mtime=0)
+    if len(packed) > USER_DATA_LIMIT_BYTES:
+        raise _too_large(len(packed), machines)
+    return packed
 
 
 def _too_large(size: int, machines: Sequence[Machine]) -> UserDataTooLarge:
@@ -102,16 +115,29 @@ def _too_large(size: int, machines: Sequence[Machine]) -> UserDataTooLarge:
     return UserDataTooLarge(message, size=size, excess=excess)
 
 
-def _common(boot: Boot, machines: Sequence[Machine]) -> list[Part]:
+def _common(boot: Boot) -> list[Part]:
     ttl = "" if boot.ttl_s is None else str(boot.ttl_s)
     deadline = _script("deadline.sh").replace("@ttl_s@", ttl)
     parts = [Part(content_type="text/cloud-boothook", body=deadline.encode(), filename=f"{PUTERS}0-deadline")]
     if boot.ttl_s is not None:
         parts.append(_shell("1-at", _script("at.sh").replace("@os@", boot.os)))
-    parts.append(_shell("2-docker", _script("docker.sh").replace("@os@", boot.os)))
-    if any(machine.run is not None for machine in machines):
-        parts.append(_shell("3-workload", _script("workload.sh")))
+    if boot.docker:
+        parts.append(_shell("2-docker", _script("docker.sh").replace("@os@", boot.os)))
+    parts.append(_shell("3-agent", _agent(boot)))
     return parts
+
+
+def _agent(boot: Boot) -> str:
+    script = _script("agent.sh")
+    own = {
+        "nonce": boot.nonce,
+        "user": boot.user,
+        "docker": "yes" if boot.docker else "no",
+        "expires_at": boot.expires_at,
+    }
+    for name, value in own.items():
+        script = script.replace(f"@{name}@", value)
+    return script
 
 
 def _members(machines: Sequence[Machine]) -> list[Part]:
@@ -142,6 +168,7 @@ def _task(machine: Machine, run: str) -> Part:
         env=" ".join([r"printf '%s\0'", *pairs]) if pairs else ":",
         key=shlex.quote(str(machine.key)),
         generation=machine.generation,
+        on_exit=OnExit.SHUTDOWN if machine.ends_with_workload else OnExit.KEEP,
     )
     return _shell("4-task", script)
 
@@ -152,7 +179,8 @@ def _shell(name: str, script: str) -> Part:
 
 @cache
 def _script(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return _COMMENT.sub("", text)
 
 
 def _largest_field(machine: Machine) -> str:

@@ -1,11 +1,15 @@
 #!/bin/sh
-# Puter: sets when this machine ends itself. cloud-init runs this at every boot, before anything that may fail.
+# Puter: sets when this machine ends itself. cloud-init runs this at every boot, before anything that may fail; the agent
+# runs its copy with `move` when the deadline in its file has changed.
 set -u
+moving=${1:-}
 ttl_s='@ttl_s@'
 root=${PUTER_ROOT:-}
 state=$root/var/lib/puter
 units=$root/etc/systemd/system
 timer=puter-deadline.timer
+
+self=$root/usr/local/sbin/puter-deadline
 
 put() { cat >"$1.new" && mv -f "$1.new" "$1"; }
 keep() (umask 077 && put "$state/$1")
@@ -38,32 +42,40 @@ UNIT
 }
 
 umask 022
-mkdir -p "$state"
+mkdir -p "$state" "${self%/*}"
+[ -n "$moving" ] || { cp -f "$0" "$self.new" && chmod 755 "$self.new" && mv -f "$self.new" "$self"; }
 
 # An image of another machine's disk contains that machine's state: remove it.
 instance=${INSTANCE_ID:-unknown}
 if [ "$(cat "$state/instance" 2>/dev/null)" != "$instance" ]; then
     [ -s "$state/at-job" ] && atrm "$(cat "$state/at-job")" 2>/dev/null
-    rm -f "$state/deadline" "$state/at-job" "$state"/workload.*
+    rm -f "$state/deadline" "$state/at-job" "$state"/workload.* "$state"/frame* "$state/ending" "$state/expires-at"
+    date +%s | keep born
     echo "$instance" | keep instance
-fi
-
-if [ -z "$ttl_s" ]; then
-    [ -e "$units/$timer" ] && drop_timer
-    exit 0
 fi
 
 now=$(date +%s)
 deadline=$(cat "$state/deadline" 2>/dev/null)
+job=$(cat "$state/at-job" 2>/dev/null)
 case $deadline in
+    never) ;;
     '' | *[!0-9]*)
-        deadline=$((now + ttl_s))
-        echo "$deadline" | keep deadline
+        deadline=never
+        if [ -n "$ttl_s" ]; then
+            deadline=$((now + ttl_s))
+            echo "$deadline" | keep deadline
+        fi
         ;;
 esac
 
-job=$(cat "$state/at-job" 2>/dev/null)
-if [ -n "$job" ] && listed=$(at -l 2>/dev/null); then
+if [ "$deadline" = never ]; then
+    [ -e "$units/$timer" ] && drop_timer
+    [ -n "$job" ] && atrm "$job" 2>/dev/null
+    rm -f "$state/at-job"
+    exit 0
+fi
+
+if [ -z "$moving" ] && [ -n "$job" ] && listed=$(at -l 2>/dev/null); then
     # The job of `at` alone decides. If it is gone from the list, the machine's owner has cancelled it: set no other.
     drop_timer
     if echo "$listed" | grep -q "^${job}[[:space:]]"; then
@@ -74,7 +86,7 @@ if [ -n "$job" ] && listed=$(at -l 2>/dev/null); then
     exit 0
 fi
 
-rm -f "$state/at-job"
+[ -n "$moving" ] || rm -f "$state/at-job"
 if ! arm_timer; then
     # This needs no disk and no unit. It holds until the next boot, which runs this script again.
     minutes=$(((deadline - now + 59) / 60))
@@ -82,5 +94,10 @@ if ! arm_timer; then
     shutdown -h "+$minutes"
 elif [ "$now" -ge "$deadline" ]; then
     shutdown -h now
+elif [ -n "$moving" ]; then
+    # The timer holds the new deadline now. Hand it over to `at`, as at the first boot.
+    [ -n "$job" ] && atrm "$job" 2>/dev/null
+    rm -f "$state/at-job"
+    [ ! -x "$root/usr/local/sbin/puter-at" ] || "$root/usr/local/sbin/puter-at"
 fi
 exit 0

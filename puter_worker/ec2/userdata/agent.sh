@@ -1,0 +1,392 @@
+#!/bin/bash
+# Puter's agent: runs this machine's workload once, obeys its owner's orders, and says on the console how it ended.
+#   (no argument)   called by cloud-init: install this file and its units, and start the agent
+#   watch           called by puter-agent.service, which starts it again whenever it ends
+#   run             called by puter-workload.service: run the workload, and write down how it ended
+#   task            called as the workload's user: become the workload
+#
+# It may be killed anywhere. What is done is in files, each moved into place when it is whole, so the next agent goes on
+# from there. Only the exclusive creation of workload.started lets a workload begin, so no workload begins twice.
+# In /var/lib/puter, workload.run, workload.env and workload.conf come from the machine's own part of the user data. This
+# file writes workload.started, workload.cause (why the workload is stopped), workload.end, frame, frame.written, ending
+# (the machine is to end whatever on_exit says) and expires-at (the deadline that was last set by a tag).
+set -u -o pipefail
+umask 022
+nonce='@nonce@'
+user='@user@'
+docker='@docker@'
+born_to_end_at='@expires_at@'
+
+root=${PUTER_ROOT:-}
+state=$root/var/lib/puter
+log=$root/var/log/puter/workload.log
+self=$root/usr/local/sbin/puter-agent
+units=$root/etc/systemd/system
+workload=puter-workload.service
+metadata=http://169.254.169.254/latest
+
+longest_grace_s=120 # from SIGTERM to the deadline; a quarter of the life where that is shorter
+kill_after_s=30
+shutdown_after_s=10 # from the end of the workload
+orders_every_s=5
+output_bytes=8192 # of the frame, which thus stays under 16 KB: EC2 keeps the last 64 KB of a console
+line_chars=240
+
+key='' generation='' on_exit=''
+token='' token_at=0 leaving='' stopped_at='' tries=0 orders_at=0
+
+say() {
+    # The console's current line may hold a login prompt: begin a new line.
+    { printf '\nputer: %s\n' "$1" >>"$root/dev/console"; } 2>/dev/null
+    return 0
+}
+put() { cat >"$state/$1.new" && mv -f "$state/$1.new" "$state/$1"; }
+now() { date +%s; }
+number() { # the number in a file, or what is given
+    local read=''
+    [ -r "$state/$1" ] && IFS= read -r read <"$state/$1"
+    case $read in '' | *[!0-9]*) read=$2 ;; esac
+    echo "$read"
+}
+
+configured() {
+    [ -z "$key" ] || return 0
+    [ -s "$state/workload.conf" ] || return 1
+    local name value
+    while IFS='=' read -r name value; do
+        case $name in
+            key) key=$value ;;
+            generation) generation=$value ;;
+            on_exit) on_exit=$value ;;
+        esac
+    done <"$state/workload.conf"
+}
+
+# --- the workload ---
+
+ended() { # exit code, result, reason
+    [ ! -e "$state/workload.end" ] || return 0
+    rm -f "$state/reserve" # the workload may have filled the disk
+    put workload.end <<END
+result=$2
+exit_code=$1
+started_at=$(number workload.started '')
+finished_at=$(now)
+reason=$3
+END
+    say "workload $key generation $generation: $2, exit code $1${3:+ ($3)}"
+}
+
+how_it_ended() { # exit code, whether SIGTERM came first
+    local result=failed reason=''
+    [ "$1" -ne 0 ] || result=succeeded
+    if [ -n "$2" ] && [ -s "$state/workload.cause" ]; then
+        { IFS= read -r result && IFS= read -r reason; } <"$state/workload.cause"
+    elif [ -n "$2" ]; then
+        # The machine is shutting down, and the agent has not asked for it.
+        result=stopped reason='the machine was shut down'
+        if systemctl list-jobs --no-legend 2>/dev/null | grep -q reboot.target; then
+            result=interrupted reason='the machine was restarted'
+        elif [ "$(now)" -ge "$(number deadline 9999999999)" ]; then
+            result=timed_out reason='the machine reached its deadline'
+        fi
+    elif [ "$1" -gt 128 ]; then
+        reason="ended by signal $(($1 - 128))"
+    fi
+    ended "$1" "$result" "$reason"
+}
+
+# Whoever creates this file decides what becomes of the workload: its runner, or the agent, so that none begins any more.
+claim() { (set -o noclobber && now >"$state/workload.started") 2>/dev/null; }
+
+run() {
+    configured || exit 1
+    local termed='' code home
+    trap 'termed=yes' TERM
+    [ -e "$state/workload.started" ] || cat /proc/sys/kernel/random/boot_id >"$state/workload.boot" 2>/dev/null
+    claim || exit 0
+    mkdir -p "${log%/*}" && touch "$log" && chown "$user" "$log" && chmod 640 "$log"
+    if [ "$docker" = yes ] && ! docker version >/dev/null 2>&1; then
+        echo 'puter: did not run: Docker is not up' >>"$log"
+        ended 69 failed 'did not run: Docker is not up' # EX_UNAVAILABLE of sysexits.h
+        return
+    fi
+    home=$root/home/$user
+    cd "$home" 2>/dev/null || cd /
+    HOME=$home USER=$user LOGNAME=$user SHELL=/bin/bash runuser -u "$user" -- "$self" task >>"$log" 2>&1 </dev/null
+    code=$?
+    how_it_ended "$code" "$termed"
+}
+
+task() {
+    # The workload's variables may have the names of this script's, or of bash's own. So what is still needed is in
+    # positional parameters, and bash's own are unset first: then bash gives their values no meaning. env(1) would
+    # show the values in its command line, which everybody on the machine can read.
+    set -- "$state/workload.run"
+    while IFS= read -r -d '' pair; do set -- "$@" "$pair"; done <"$state/workload.env"
+    if [ "$#" -gt 1 ]; then
+        for pair in "${@:2}"; do unset -v "${pair%%=*}"; done
+        export "${@:2}"
+    fi 2>/dev/null
+    exec /bin/bash "$1"
+}
+
+begin() {
+    chown "$user" "$state/workload.run" "$state/workload.env"
+    runs || tries=$((tries + 1))
+    if [ "$tries" -le 20 ]; then
+        systemctl --no-block start "$workload"
+    elif claim; then
+        ended 70 failed 'did not run: systemd could not start it' # EX_SOFTWARE of sysexits.h
+    fi
+}
+
+runs() {
+    case $(systemctl is-active "$workload" 2>/dev/null) in active | activating | deactivating) return 0 ;; esac
+    return 1
+}
+
+# The workload has begun, does not run, and nobody has written how it ended: its runner was killed, or the machine's
+# power was cut.
+end_unseen() {
+    local code
+    if [ "$(cat "$state/workload.boot" 2>/dev/null)" != "$(cat /proc/sys/kernel/random/boot_id)" ]; then
+        ended 255 interrupted 'the machine was restarted'
+        return
+    fi
+    code=$(systemctl show -p ExecMainStatus "$workload" 2>/dev/null)
+    code=${code#*=}
+    case $code in '' | *[!0-9]* | 0) code=9 ;; esac
+    if [ -s "$state/workload.cause" ]; then
+        how_it_ended $((128 + code)) termed
+    else
+        ended $((128 + code)) failed "its runner was killed by signal $code"
+    fi
+}
+
+# The workload, if it runs, is to end for this reason, and then the machine, whatever on_exit says.
+stop_all() { # result, reason
+    cause "$1" "$2"
+    [ -e "$state/ending" ] || : >"$state/ending"
+}
+
+cause() { # result, reason: the first one counts
+    [ -s "$state/workload.cause" ] || printf '%s\n%s\n' "$1" "$2" | put workload.cause
+}
+
+stop_workload() {
+    local result reason
+    if [ -z "$stopped_at" ]; then
+        { IFS= read -r result && IFS= read -r reason; } <"$state/workload.cause"
+        say "workload $key generation $generation: $result, sending SIGTERM ($reason)"
+        systemctl --no-block stop "$workload"
+        stopped_at=$(now)
+    elif [ $(($(now) - stopped_at)) -ge "$kill_after_s" ]; then
+        systemctl kill -s KILL "$workload" 2>/dev/null
+    fi
+}
+
+# --- how it ended: the frame on the console, whose form docs/operations.md describes ---
+
+make_frame() {
+    local text digest total at line sum
+    text=$({
+        echo v=1
+        cat "$state/workload.end"
+        echo "output_bytes=$(stat -c %s "$log" 2>/dev/null || echo 0)"
+        echo
+        tail -c "$output_bytes" "$log" 2>/dev/null || :
+    } | base64 -w 0) || return 1
+    digest=$(printf %s "$text" | sha256sum) || return 1
+    digest=${digest:0:12}
+    total=$(((${#text} + line_chars - 1) / line_chars))
+    for ((at = 0; at < total; at++)); do
+        line="$nonce $digest $((at + 1))/$total ${text:at*line_chars:line_chars}"
+        sum=$(printf %s "$line" | sha256sum) || return 1
+        echo "puter:frame $line ${sum:0:8}"
+    done
+}
+
+write_frame() {
+    local frame
+    [ -e "$state/workload.end" ] && [ ! -e "$state/frame.written" ] || return 0
+    if ! frame=$(cat "$state/frame" 2>/dev/null); then
+        frame=$(make_frame) || return 0 # tried again soon
+        printf '%s\n' "$frame" | put frame
+    fi
+    # Twice: what the kernel writes may break into a line.
+    for _ in 1 2; do
+        printf '\n%s\n' "$frame" >>"$root/dev/console"
+    done 2>/dev/null
+    now | put frame.written
+}
+
+end_machine() {
+    if [ ! -e "$state/ending" ]; then
+        [ "$on_exit" = shutdown ] && [ -e "$state/frame.written" ] || return 0
+        [ $(($(now) - $(number frame.written 0))) -ge "$shutdown_after_s" ] || return 0
+    elif [ -e "$state/workload.started" ] && [ ! -e "$state/frame.written" ]; then
+        return 0
+    fi
+    shutdown -h now
+}
+
+# --- orders and deadline ---
+
+# An item of the instance metadata; fails if it is not there, or nobody answers.
+item() {
+    local answer
+    answer=$(curl -s -m 2 --noproxy '*' -w '\n%{http_code}' -H "X-aws-ec2-metadata-token: $token" \
+        "$metadata/meta-data/$1" 2>/dev/null) || return 1
+    case ${answer##*$'\n'} in
+        200) printf %s "${answer%$'\n'*}" ;;
+        *) return 1 ;;
+    esac
+}
+
+sign_in() {
+    [ -z "$token" ] || [ $(($(now) - token_at)) -ge 3600 ] || return 0
+    token=$(curl -s -f -m 2 --noproxy '*' -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 21600' \
+        "$metadata/api/token" 2>/dev/null) || token=''
+    token_at=$(now)
+    [ -n "$token" ]
+}
+
+heed_orders() {
+    local told expires
+    sign_in || return 0
+    if [ ! -e "$state/ending" ]; then
+        if told=$(item tags/instance/puter:order) && [ "$told" = stop ]; then
+            stop_all stopped 'its owner has ordered it'
+            say "order $nonce stop"
+        elif item spot/instance-action >/dev/null; then
+            stop_all interrupted 'EC2 takes the Spot machine back'
+        fi
+    fi
+    expires=$(cat "$state/expires-at" 2>/dev/null || echo "$born_to_end_at")
+    if told=$(item tags/instance/puter:expires-at) && [ "$told" != "$expires" ]; then
+        move_deadline "$told" && echo "$told" | put expires-at && say "order $nonce expires-at $told"
+    fi
+}
+
+move_deadline() { # an ISO time in UTC, or never
+    local at=never
+    if [ "$1" != never ]; then
+        [[ $1 =~ ^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z$ ]] && at=$(date -u -d "$1" +%s 2>/dev/null) || return 1
+    fi
+    echo "$at" | (umask 077 && put deadline)
+    "$root/usr/local/sbin/puter-deadline" move
+}
+
+deadline_holds() { # whether something will end the machine: its owner may have cancelled that
+    local job
+    job=$(number at-job '')
+    if [ -n "$job" ] && listed=$(at -l 2>/dev/null); then
+        echo "$listed" | grep -q "^${job}[[:space:]]"
+    else
+        systemctl is-enabled --quiet puter-deadline.timer
+    fi
+}
+
+# Whether the workload must end now, so that there is time to say how it ended.
+deadline_is_near() {
+    local deadline grace
+    deadline=$(number deadline '')
+    [ -n "$deadline" ] || return 1
+    grace=$(((deadline - $(number born "$(now)")) / 4))
+    [ "$grace" -le "$longest_grace_s" ] || grace=$longest_grace_s
+    [ "$(now)" -ge $((deadline - grace)) ] && deadline_holds || return 1
+    [ "$kill_after_s" -le $((grace / 2)) ] || kill_after_s=$((grace / 2))
+    cause timed_out "its machine ends at $(date -u -d "@$deadline" '+%Y-%m-%d %H:%M:%S') UTC"
+}
+
+# --- the roles ---
+
+see_to_workload() {
+    [ ! -e "$state/workload.end" ] || return 0
+    if [ ! -e "$state/workload.started" ]; then
+        if [ -e "$state/ending" ]; then
+            claim && ended 255 "$(head -n 1 "$state/workload.cause")" 'its machine was stopped before it began'
+        else
+            begin
+        fi
+    elif runs; then
+        if [ -e "$state/ending" ] || deadline_is_near; then stop_workload; fi
+    elif [ ! -e "$state/workload.end" ]; then
+        end_unseen
+    fi
+}
+
+tick() {
+    if configured; then
+        see_to_workload
+        write_frame
+    fi
+    end_machine
+    if [ $(($(now) - orders_at)) -ge "$orders_every_s" ]; then
+        heed_orders
+        orders_at=$(now)
+    fi
+}
+
+watch() {
+    local id
+    if sign_in && id=$(item instance-id) && [ "$id" != "$(cat "$state/instance" 2>/dev/null || echo "$id")" ]; then
+        say "this disk is a copy of another machine's, and this machine was not launched by Puter: the agent does nothing"
+        systemctl disable puter-agent.service
+        systemctl --no-block stop puter-agent.service
+        return
+    fi
+    trap 'leaving=yes' TERM
+    while [ -z "$leaving" ]; do
+        tick
+        sleep 1 &
+        wait "$!"
+    done
+    # At a shutdown systemd has stopped the workload before it stops the agent.
+    if configured && [ -e "$state/workload.started" ]; then
+        [ -e "$state/workload.end" ] || runs || end_unseen
+        write_frame
+    fi
+}
+
+install() {
+    mkdir -p "${self%/*}" "$units" "$state"
+    head -c 65536 /dev/zero >"$state/reserve"
+    cp -f "$0" "$self.new" && chmod 755 "$self.new" && mv -f "$self.new" "$self"
+    cat >"$units/puter-agent.service" <<UNIT
+[Unit]
+Description=Puter's agent: the workload, orders, the end frame
+After=network-online.target docker.service
+Wants=network-online.target
+
+[Service]
+ExecStart=$self watch
+Restart=always
+RestartSec=1s
+TimeoutStopSec=45s
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+    # The agent is stopped after the workload, so at a shutdown it can still say how that ended.
+    cat >"$units/$workload" <<UNIT
+[Unit]
+Description=The workload of this machine (Puter)
+After=puter-agent.service
+
+[Service]
+ExecStart=$self run
+TimeoutStopSec=${kill_after_s}s
+UNIT
+    systemctl daemon-reload
+    systemctl enable puter-agent.service
+    systemctl --no-block restart puter-agent.service
+}
+
+case ${1:-} in
+    '') install ;;
+    watch) watch ;;
+    run) run ;;
+    task) task ;;
+esac

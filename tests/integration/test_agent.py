@@ -1,0 +1,340 @@
+"""The agent on a machine: workloads run once, orders are obeyed, and every end reaches the console."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from puter_client.contract.result import Result
+from puter_worker.ec2.frame import Frame
+from tests.integration.agent_bed import NONCE, AgentBed
+
+Make = Callable[..., AgentBed]
+WORKLOAD = "puter-workload.service"
+# It ends by SIGTERM only, and has written something before.
+WAITS = "echo begun; trap 'echo told; exit 7' TERM; while :; do read -r -t 0.05 <> <(:); done"
+STUBBORN = "echo begun; trap '' TERM; while :; do read -r -t 0.05 <> <(:); done"
+
+
+@pytest.fixture
+def bed(tmp_path: Path) -> Iterator[Make]:
+    """Makes machines, and ends their processes."""
+    made: list[AgentBed] = []
+
+    def make(run: str | None, **machine: object) -> AgentBed:
+        made.append(AgentBed(tmp_path / str(len(made)), run, **machine))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def frame_of(machine: AgentBed) -> Frame:
+    machine.until("the machine ends", lambda: machine.shutdowns)
+    assert machine.frame is not None, machine.console.read_text()
+    assert machine.shutdowns[0] == "-h now"
+    return machine.frame
+
+
+def begun(machine: AgentBed) -> AgentBed:
+    """A machine whose agent runs and whose workload has begun."""
+    machine.start()
+    machine.until("the workload begins", lambda: "begun" in machine.output)
+    return machine
+
+
+# -- how workloads end ---
+
+
+@pytest.mark.parametrize(
+    ("run", "result", "code", "reason"),
+    [
+        ("true", Result.SUCCEEDED, 0, None),
+        ("exit 75", Result.FAILED, 75, None),
+        ("kill -KILL $$", Result.FAILED, 137, "ended by signal 9"),
+        ("no-such-command", Result.FAILED, 127, None),
+    ],
+)
+def test_a_workloads_exit_code_is_its_result(
+    bed: Make, run: str, result: Result, code: int, reason: str | None
+) -> None:
+    machine = bed(run).boot()
+    machine.start()
+
+    frame = frame_of(machine)
+
+    assert (frame.result, frame.exit_code, frame.reason) == (result, code, reason)
+    assert frame.started_at is not None
+    assert frame.started_at <= (frame.finished_at or 0)
+
+
+def test_the_frame_has_the_last_of_the_output(bed: Make) -> None:
+    machine = bed('echo "hello $WHAT"; echo oops >&2', env={"WHAT": "wörld"}).boot()
+    machine.start()
+
+    frame = frame_of(machine)
+
+    assert (frame.output, frame.output_bytes) == ("hello wörld\noops\n", 18)
+
+
+def test_long_output_is_cut_at_its_beginning_and_both_frames_stay_under_16_kb(bed: Make) -> None:
+    machine = bed(r"for ((n = 0; n < 9000; n++)); do printf '%05d\0\xff\n' $n; done").boot()
+    machine.start()
+
+    frame = frame_of(machine)
+
+    assert frame.output_bytes == 9_000 * 8
+    assert frame.output.endswith("08999\0\N{REPLACEMENT CHARACTER}\n")
+    lines = [line for line in machine.console.read_text().splitlines() if line.startswith("puter:frame ")]
+    assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]
+    assert sum(len(line) + 2 for line in lines) <= 2 * 16_384
+
+
+def test_on_exit_keep_leaves_the_machine(bed: Make) -> None:
+    machine = bed("exit 3", ends_with_workload=False).boot()
+    machine.start()
+    machine.until("the frame is written", (machine.state / "frame.written").exists)
+
+    machine.metadata("tags/instance/puter:order", "stop")
+    frame = frame_of(machine)
+
+    assert frame.exit_code == 3
+    assert len(machine.shutdowns) >= 1
+
+
+def test_without_docker_a_workload_that_needs_it_does_not_run(bed: Make) -> None:
+    machine = bed("echo ran").boot()
+    (machine.bed / "broken/docker").touch()
+    machine.start()
+
+    frame = frame_of(machine)
+
+    assert (frame.result, frame.exit_code, frame.reason) == (Result.FAILED, 69, "did not run: Docker is not up")
+
+
+def test_a_workload_that_needs_no_docker_runs_without_it(bed: Make) -> None:
+    machine = bed("echo ran", docker=False).boot()
+    (machine.bed / "broken/docker").touch()
+    machine.start()
+
+    assert frame_of(machine).output == "ran\n"
+
+
+def test_a_workload_that_systemd_cannot_start_has_an_end(bed: Make) -> None:
+    machine = bed("echo ran").boot()
+    (machine.bed / f"broken/start-{WORKLOAD}").touch()
+    machine.start()
+
+    frame = frame_of(machine)
+
+    assert (frame.result, frame.exit_code) == (Result.FAILED, 70)
+
+
+def test_a_killed_runner_is_an_end(bed: Make) -> None:
+    machine = begun(bed(WAITS).boot())
+    machine.kill_group(WORKLOAD, signal.SIGKILL)
+
+    frame = frame_of(machine)
+
+    assert (frame.result, frame.exit_code) == (Result.FAILED, 137)
+    assert frame.output.startswith("begun\n")
+
+
+# -- orders ---
+
+
+def test_stop_ends_the_workload_and_then_the_machine(bed: Make) -> None:
+    machine = begun(bed(WAITS, ends_with_workload=False).boot())
+    machine.metadata("tags/instance/puter:order", "stop")
+
+    frame = frame_of(machine)
+
+    assert (frame.result, frame.exit_code, frame.output) == (Result.STOPPED, 7, "begun\ntold\n")
+    assert f"puter: order {NONCE} stop\n" in machine.console.read_text()
+
+
+def test_a_workload_that_does_not_heed_sigterm_is_killed(bed: Make) -> None:
+    machine = bed(STUBBORN)
+    machine.quick(kill_after_s=1)
+    begun(machine.boot())
+    machine.metadata("tags/instance/puter:order", "stop")
+
+    frame = frame_of(machine)
+
+    assert (frame.result, frame.output) == (Result.STOPPED, "begun\n")
+
+
+def test_stop_before_the_workload_has_begun(bed: Make) -> None:
+    machine = bed("echo ran")
+    machine.boot()
+    config = machine.state / "workload.conf"
+    config.rename(machine.state / "not-yet")
+    machine.metadata("tags/instance/puter:order", "stop")
+    machine.start()
+    machine.until("the machine ends", lambda: machine.shutdowns)
+    (machine.state / "not-yet").rename(config)
+    machine.until("the frame is there", lambda: machine.frame)
+
+    frame = frame_of(machine)
+
+    assert (frame.result, frame.output) == (Result.STOPPED, "")
+
+
+def test_stop_ends_a_machine_without_a_workload(bed: Make) -> None:
+    machine = bed(None).boot()
+    machine.start()
+    machine.metadata("tags/instance/puter:order", "stop")
+
+    machine.until("the machine ends", lambda: machine.shutdowns)
+
+
+@pytest.mark.parametrize("order", ["", "go", "stop now", "STOP", "stop\nstop", "$(shutdown -h now)"])
+def test_other_orders_are_nothing(bed: Make, order: str) -> None:
+    machine = begun(bed(WAITS).boot())
+    machine.metadata("tags/instance/puter:order", order)
+    machine.looks(3)
+
+    assert machine.shutdowns == []
+    assert "order" not in machine.console.read_text()
+
+
+def test_a_spot_notice_ends_the_workload_in_order(bed: Make) -> None:
+    machine = begun(bed(WAITS).boot())
+    machine.metadata("spot/instance-action", '{"action": "terminate", "time": "2026-11-27T05:00:00Z"}')
+
+    frame = frame_of(machine)
+
+    assert (frame.result, frame.exit_code, frame.reason) == (
+        Result.INTERRUPTED,
+        7,
+        "EC2 takes the Spot machine back",
+    )
+
+
+def test_before_the_deadline_the_workload_is_ended(bed: Make) -> None:
+    machine = bed(WAITS).boot()
+    (machine.state / "born").write_text(str(int(time.time()) - 900))
+    (machine.state / "deadline").write_text(str(int(time.time()) + 100))
+    (machine.bed / "enabled/puter-deadline.timer").touch()
+    machine.start()
+
+    frame = frame_of(machine)
+
+    assert (frame.result, frame.exit_code) == (Result.TIMED_OUT, 7)
+
+
+@pytest.mark.parametrize("deadline", ["never", "in time", "cancelled"])
+def test_a_deadline_that_is_far_or_does_not_hold_ends_nothing(bed: Make, deadline: str) -> None:
+    machine = bed(WAITS).boot()
+    (machine.state / "born").write_text(str(int(time.time())))
+    (machine.bed / "enabled/puter-deadline.timer").touch()
+    at = {"never": "never", "in time": str(int(time.time()) + 3_600), "cancelled": str(int(time.time()) + 1)}
+    (machine.state / "deadline").write_text(at[deadline])
+    if deadline == "cancelled":
+        (machine.bed / "enabled/puter-deadline.timer").unlink()
+    begun(machine)
+    machine.looks(3)
+
+    assert not (machine.state / "workload.cause").exists()
+
+
+# -- what is killed ---
+
+
+def test_a_restart_of_the_machine_interrupts_the_workload(bed: Make) -> None:
+    machine = begun(bed(WAITS).boot())
+    machine.close()
+    (machine.state / "workload.boot").write_text("another boot\n")
+    machine.start()
+
+    frame = frame_of(machine)
+
+    assert (frame.result, frame.reason) == (Result.INTERRUPTED, "the machine was restarted")
+    assert frame.output == "begun\n"
+
+
+@pytest.mark.parametrize(
+    ("job", "result"), [("poweroff.target start waiting", "stopped"), ("reboot.target start waiting", "interrupted")]
+)
+def test_a_shutdown_from_elsewhere_is_told(bed: Make, job: str, result: str) -> None:
+    """systemd stops the workload, and after it the agent."""
+    machine = begun(bed(WAITS).boot())
+    (machine.bed / "jobs").write_text(job + "\n")
+    machine.kill_group(WORKLOAD, signal.SIGTERM)
+    machine.until("it has ended", (machine.state / "workload.end").exists)
+    assert machine.agent
+    machine.agent.terminate()
+    machine.agent.wait(20)
+
+    assert machine.frame is not None
+    assert (machine.frame.result, machine.frame.exit_code) == (Result(result), 7)
+
+
+def test_an_agent_that_is_stopped_while_the_workload_runs_says_nothing(bed: Make) -> None:
+    machine = begun(bed(WAITS).boot())
+    assert machine.agent
+    machine.agent.terminate()
+    machine.agent.wait(20)
+
+    assert not (machine.state / "workload.end").exists()
+    machine.start()
+    machine.metadata("tags/instance/puter:order", "stop")
+    assert frame_of(machine).result is Result.STOPPED
+
+
+# bash reads this at its start (BASH_ENV). Before the nth command of the role it kills, once, all of the agent's
+# processes or all of the workload's unit, as systemd does.
+KILLED_AT = """\
+set -o functrace
+killed_at=$KILLED_AT
+if [ "${1:-}" = "$ROLE" ] && mv "$ONCE" "$ONCE.used" 2>/dev/null; then
+    trap '[ $((killed_at -= 1)) -ne 0 ] || kill -KILL 0' DEBUG
+fi
+"""
+
+
+def killed_at(bed: Make, folder: Path, role: str, at: int) -> tuple[Frame, list[str], bool]:
+    """Of a machine whose agent or runner was killed before a command: its frame, what it ran, whether it was killed."""
+    hook, once, ran = folder / "killed-at.sh", folder / f"once-{at}", folder / f"ran-{at}"
+    hook.write_text(KILLED_AT)
+    once.touch()
+    machine = bed('echo ran >>"$RAN"; echo out; exit 3', env={"RAN": str(ran)}).boot()
+    agent = machine.start(BASH_ENV=str(hook), KILLED_AT=str(at), ROLE=role, ONCE=str(once))
+    machine.until("it is killed, or done", lambda: agent.poll() is not None or machine.shutdowns)
+    if was_killed := agent.poll() is not None:
+        machine.start()
+    frame = frame_of(machine)
+    machine.close()
+    return frame, ran.read_text().splitlines() if ran.exists() else [], was_killed
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_an_agent_that_is_killed_at_any_command_runs_the_workload_once_and_loses_no_end(
+    bed: Make, tmp_path: Path, first: int
+) -> None:
+    """In four parts, so that they run side by side."""
+    at, was_killed = first + 1, True
+    while was_killed:
+        frame, ran, was_killed = killed_at(bed, tmp_path, "watch", at)
+        assert (ran, frame.result, frame.exit_code, frame.output) == (["ran"], Result.FAILED, 3, "out\n"), at
+        at += 4
+    assert at > 50
+
+
+def test_a_runner_that_is_killed_at_any_command_runs_the_workload_once_at_most_and_has_an_end(
+    bed: Make, tmp_path: Path
+) -> None:
+    codes = []
+    for at in range(1, 60):
+        frame, ran, _ = killed_at(bed, tmp_path, "run", at)
+        assert ran in ([], ["ran"]), at
+        assert (frame.result, frame.exit_code in {3, 137}) == (Result.FAILED, True), at
+        codes.append(frame.exit_code)
+        if 137 in codes and codes[-3:] == [3, 3, 3]:
+            break
+    assert set(codes) == {3, 137}
