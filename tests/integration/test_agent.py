@@ -219,9 +219,9 @@ def test_a_spot_notice_ends_the_workload_in_order(bed: Make) -> None:
 def test_before_the_deadline_the_workload_is_ended(bed: Make) -> None:
     machine = bed(WAITS).boot()
     (machine.state / "born").write_text(str(int(time.time()) - 900))
-    (machine.state / "deadline").write_text(str(int(time.time()) + 100))
     (machine.bed / "enabled/puter-deadline.timer").touch()
-    machine.start()
+    begun(machine)
+    (machine.state / "deadline").write_text(str(int(time.time()) + 100))
 
     frame = frame_of(machine)
 
