@@ -13,6 +13,7 @@ from puter_client.contract.duration import format_duration
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import ENDED, LIVE, Phase
 from puter_client.contract.record import Record
+from puter_client.contract.result import Result
 from puter_client.contract.spec import KEY_FIELDS
 from puter_client.ssh_commands import SSH_USER, rsync_command, ssh_command
 
@@ -23,12 +24,13 @@ _NOTHING_LAUNCHED = frozenset({Outcome.CONFLICT, Outcome.REFUSED, Outcome.SKIPPE
 
 
 class WaitFor(StrEnum):
-    """The phase that a puter must have reached before a command returns."""
+    """What a puter must have reached before a command returns; `finished`: its workload has ended."""
 
     QUEUED = "queued"
     LAUNCHED = "launched"
     RUNNING = "running"
     TERMINATED = "terminated"
+    FINISHED = "finished"
 
 
 class WaitState(StrEnum):
@@ -116,6 +118,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             return WaitState.REACHED  # a later request uses the key: this request's machine has ended
         if record.phase in (Phase.FAILED, Phase.CANCELLED):
             return WaitState.FAILED
+        if wait is WaitFor.FINISHED:
+            return _finished(record)
         reached = {
             WaitFor.QUEUED: True,
             WaitFor.LAUNCHED: record.instance_id is not None,
@@ -152,6 +156,15 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         return fields
 
 
+def _finished(record: Record) -> WaitState:
+    """Whether the workload has ended well; without a workload, whether the machine has ended."""
+    if record.result is not None:
+        return WaitState.REACHED if record.result is Result.SUCCEEDED else WaitState.FAILED
+    if record.has_workload or record.phase not in ENDED:
+        return WaitState.WAITING
+    return WaitState.REACHED
+
+
 _PLAIN = (
     "generation",
     "batch_id",
@@ -172,6 +185,7 @@ _PLAIN = (
     "ttl_s",
     "result",
     "exit_code",
+    "log_tail",
     "labelled",
     "overdue",
     "spec_digest",

@@ -21,6 +21,7 @@ from puter_worker.stages.observe import Observe
 from puter_worker.stages.quarantine import Quarantine
 from puter_worker.stages.replay import Replay
 from puter_worker.stages.resolve import Resolve
+from puter_worker.stages.results import ReadResults
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.store import Store
@@ -105,6 +106,7 @@ class Lead(Stage):
             launch,
             Explain(store, target, gate, timings, most=most, busy=launch.is_busy),
             Replay(store, target, gate, timings),
+            ReadResults(store, target, timings),
             Observe(store, target, timings, quiet_s=self._settings.quiet_sweep_s),
         ]
 

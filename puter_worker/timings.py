@@ -78,6 +78,14 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         newborn_s: EC2 may refuse tags for an instance younger than this, because it does not show it yet.
         ingress_claim_s: how long one worker holds a claim on ingress rules.
 
+        result_claim_s: how long one worker holds a claim on consoles.
+        result_again_s: how often the console of a machine that stays after its workload is read; also the pause after
+            an error of EC2.
+        result_live_s: a console is still read as it is now, not as it was stored, this long after the machine's end.
+        result_reads_s: at how long after a machine's end its console is read, until it has an end frame: EC2 stores
+            what was written on it some time after the end, and gives no bound.
+        result_longest_s: no reading of a console is put off for longer.
+
         starting_s: how often machines that start are looked at: their owners wait for the address.
         address_s: EC2 may show a machine as running this long before it shows its public address.
         awaited_s: how often running machines are looked at while keys wait for one of them to end.
@@ -177,6 +185,12 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     label_refused_s: float = 300.0
     newborn_s: float = 60.0
     ingress_claim_s: float = 14.0
+
+    result_claim_s: float = 12.0
+    result_again_s: float = 15.0
+    result_live_s: float = 30.0
+    result_reads_s: tuple[float, ...] = (0.0, 15.0, 60.0, 180.0, 600.0, 1_200.0)
+    result_longest_s: float = 1_200.0
 
     starting_s: float = 2.0
     address_s: float = 10.0

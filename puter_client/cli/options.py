@@ -47,7 +47,7 @@ def timeout_option(default: str | None) -> Callable[[F], F]:
 
 def wait_option(default: str, name: str = "--wait") -> Callable[[F], F]:
     """The state of a machine at which the command returns."""
-    choices = ["queued", "launched", "running"] + (["terminated"] if name == "--for" else [])
+    choices = ["queued", "launched", "running", *(["terminated"] if name == "--for" else []), "finished"]
     return click.option(
         name, "wait", type=click.Choice(choices), default=default, show_default=True, help="The state to wait for."
     )

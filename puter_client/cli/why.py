@@ -40,6 +40,7 @@ WORDS = {
     EventKind.INSTANCE_LABELLED: "the machine has its own name and tags",
     EventKind.INSTANCE_OVERDUE: "the machine still runs after its deadline",
     EventKind.INSTANCE_TERMINATED: "the machine ended",
+    EventKind.WORKLOAD_FINISHED: "the workload's end is known",
     EventKind.INSTANCE_FAILED: "the machine failed",
     EventKind.PUTER_FAILED: "the launch failed",
 }

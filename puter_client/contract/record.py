@@ -48,9 +48,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         spec_digest: digest of the spec that is being served.
         intent: id of the open launch intent; while there is one, the request cannot be cancelled.
         target: account, region and profile of the launch, once resolved.
+        ends_with_workload: whether the machine ends itself when its workload has ended.
+        launched_by: id of the intent that launched the instance; end frames on its console have it.
+        end_code: EC2's code for what ended the instance, such as `Client.UserInitiatedShutdown`.
         observed_at: when EC2 last confirmed the instance.
         labelled: whether the instance has its own name and tags.
         overdue: whether the instance still runs after its deadline.
+        finished_at: when the workload ended, as far as that is known.
+        log_tail: the last lines that the workload printed, at most 1,000 characters; anybody on the machine may have
+            written them.
     """
 
     v: Literal[1] = 1
@@ -82,6 +88,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     key_name: str | None = None
     private_key_path: str | None = None
     has_workload: bool = False
+    ends_with_workload: bool = False
     # What is known of the machine.
     account_id: str | None = None
     instance_id: str | None = None
@@ -95,6 +102,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     running_at: float | None = None
     expires_at: float | None = None
     ended_at: float | None = None
+    launched_by: str | None = None
+    end_code: str | None = None
     observed_at: float | None = None
     labelled: bool = False
     overdue: bool = False
@@ -102,6 +111,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finished_at: float | None = None
     result: Result | None = None
     exit_code: int | None = None
+    log_tail: str | None = None
     error: ErrorInfo | None = None
 
     @property
@@ -133,6 +143,7 @@ class EventKind(StrEnum):
     INSTANCE_OVERDUE = "instance.overdue"
     INSTANCE_TERMINATED = "instance.terminated"
     INSTANCE_FAILED = "instance.failed"
+    WORKLOAD_FINISHED = "workload.finished"
     PUTER_FAILED = "puter.failed"
 
 

@@ -22,6 +22,11 @@ def record(key: PuterKey) -> str:
     return f"puter:{key.namespace}:record:{key.tag}"
 
 
+def output(key: PuterKey) -> str:
+    """String: the JSON of the last of what the key's workload printed (contract.output)."""
+    return f"puter:{key.namespace}:output:{key.tag}"
+
+
 def events(key: PuterKey) -> str:
     """List of a key's latest events, oldest first."""
     return f"puter:{key.namespace}:events:{key.tag}"

@@ -172,19 +172,24 @@ async def add_group(caller: Caller, instance_id: str, group_ids: Sequence[str], 
     return True
 
 
-async def console_output(caller: Caller, instance_id: str) -> str:
-    """An instance's console output, the latest that EC2 can show; '' if there is none yet.
+async def console_output(caller: Caller, instance_id: str, *, latest: bool) -> str:
+    """An instance's console output; '' if there is none yet.
+
+    `latest`: as it is now, which EC2 can show of running instances of types with Nitro; otherwise what EC2 has stored,
+    some time after a boot or the end.
 
     Raises:
         StageError: see Caller.call.
     """
-    try:
-        told = await caller.call("GetConsoleOutput", Console, InstanceId=instance_id, Latest=True)
-    except Ec2Error as error:
-        # For types without Nitro, EC2 has only the output that it stored some time after boot.
-        if error.code != "UnsupportedOperation":
-            raise
-        told = await caller.call("GetConsoleOutput", Console, InstanceId=instance_id)
+    if latest:
+        try:
+            told = await caller.call("GetConsoleOutput", Console, InstanceId=instance_id, Latest=True)
+        except Ec2Error as error:
+            if error.code not in {"UnsupportedOperation", "IncorrectInstanceState", "IncorrectState"}:
+                raise
+        else:
+            return told.output or ""
+    told = await caller.call("GetConsoleOutput", Console, InstanceId=instance_id)
     return told.output or ""
 
 

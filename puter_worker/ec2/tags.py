@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -45,6 +46,7 @@ MAX_MANIFEST_TAGS = 19
 MAX_MEMBERS = 100
 # 100 members with tags of 128 characters, their generations and JSON's quotes take fewer bytes than this.
 _MAX_MANIFEST_BYTES = 32_768
+_INTENT_ID = re.compile(r"[0-9a-f]{16}")
 
 Member = tuple[str, int]
 """Tag and generation of one machine of a group; its index in the manifest is its AmiLaunchIndex."""
@@ -120,6 +122,12 @@ def key_of(tags: Mapping[str, str], launch_index: int = 0) -> tuple[PuterKey, in
         return PuterKey.checked(tags.get(NAMESPACE, ""), member[0]), member[1]
     except InvalidInput:
         return None
+
+
+def intent_of(tags: Mapping[str, str]) -> str | None:
+    """The id of the intent that launched a machine; None if the tags do not say it."""
+    intent = tags.get(INTENT, "")
+    return intent if _INTENT_ID.fullmatch(intent) else None
 
 
 def is_labelled(tags: Mapping[str, str]) -> bool:

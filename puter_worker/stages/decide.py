@@ -78,12 +78,13 @@ def decide(old: Record | None, served: Spec | None, request: UpRequest, key: Put
         return Decision(row=_row(old, outcome, not_applied=left))
     if request.again or not same or not old.has_workload or request.origin is Origin.UP:
         return _created(old, request, key, now)
+    if old.phase is Phase.TERMINATED and old.result is None:
+        return Decision(row=_row(old, Outcome.EXISTING))  # its console is still to be read
     if old.result is Result.SUCCEEDED:
         return Decision(row=_row(old, Outcome.DONE, "its workload has succeeded; --again runs it again"))
     if request.retry_failed:
         return _created(old, request, key, now)
-    ended = f"its result is {old.result}" if old.result else "its result is not known"
-    return Decision(row=_row(old, Outcome.SKIPPED, f"{ended}; --retry-failed runs it again"))
+    return Decision(row=_row(old, Outcome.SKIPPED, f"{old.reason or old.result}; --retry-failed runs it again"))
 
 
 def _found(old: Record, request: UpRequest) -> Decision:
@@ -94,7 +95,12 @@ def _found(old: Record, request: UpRequest) -> Decision:
         return Decision(row=_row(old, Outcome.CONFLICT, conflict(old, other, spec)))
     ours = _is_ours(old.key_name, spec)
     path = old.private_key_path or (spec.private_key_path if ours else None)
-    taken = old.replace(spec_digest=spec_digest(spec), private_key_path=path)
+    taken = old.replace(
+        spec_digest=spec_digest(spec),
+        private_key_path=path,
+        has_workload=spec.run is not None,
+        ends_with_workload=spec.ends_with_its_workload,
+    )
     row = _row(old, Outcome.EXISTING, _unknown_workload(spec), not_applied=() if ours else _key_field(spec))
     return Decision(row=row, taken=taken)
 
@@ -191,6 +197,7 @@ def _created(old: Record | None, request: UpRequest, key: PuterKey, now: float) 
         key_name=spec.key_name,
         private_key_path=spec.private_key_path,
         has_workload=spec.run is not None,
+        ends_with_workload=spec.ends_with_its_workload,
     )
     row = BatchRow(outcome=Outcome.CREATED, generation=generation, request_number=record.request_number)
     return Decision(row=row, record=record)

@@ -12,7 +12,7 @@ from puter_client.contract.phase import LIVE, Phase
 from puter_client.contract.record import ErrorInfo, Record
 from puter_client.contract.spec import Spec
 from puter_worker.ec2.instances import Instance
-from puter_worker.ec2.tags import key_of
+from puter_worker.ec2.tags import intent_of, key_of
 from puter_worker.target import TargetId
 from puter_worker.timings import Timings
 
@@ -55,6 +55,7 @@ def with_instance(record: Record, instance: Instance, target: TargetId, now: flo
         key_name=instance.key_name or record.key_name,
         launched_at=launched_at,
         expires_at=expires_at,
+        launched_by=intent_of(instance.tags) or record.launched_by,
         observed_at=now,
         intent=None,
     )
@@ -67,7 +68,8 @@ def with_instance(record: Record, instance: Instance, target: TargetId, now: flo
         )
         return transitions.failed(known, ErrorInfo(code="InstanceStopped", message=message), now)
     overdue = expires_at is not None and now > expires_at + timings.overdue_s
-    known = known.replace(overdue=overdue, reason=_overdue(now, expires_at) if overdue and expires_at else None)
+    reason = record.reason if record.result is not None else None
+    known = known.replace(overdue=overdue, reason=_overdue(now, expires_at) if overdue and expires_at else reason)
     if instance.state == "running" and known.phase is not Phase.RUNNING:
         return transitions.running(known, now)
     if known.phase not in LIVE:
@@ -125,12 +127,15 @@ def _overdue(now: float, expires_at: float) -> str:
 
 def _ended(record: Record, instance: Instance, now: float) -> Record:
     why = instance.state_reason or instance.state_reason_code
+    record = record.replace(end_code=instance.state_reason_code)
     if record.phase is not Phase.RUNNING and record.running_at is None and not _ended_otherwise(instance):
         # The machine never ran: EC2 ended it (a disk could not be made, an encryption key is missing …).
         code = instance.state_reason_code or "NeverRan"
         return transitions.failed(record, ErrorInfo(code=code, message=why or "the machine ended before it ran"), now)
     if instance.state_reason_code == SHUT_ITSELF_DOWN and record.running_at is None:
         record = record.replace(running_at=now)  # only what runs can shut itself down
+    if record.result is not None and record.reason:
+        why = record.reason  # how the workload ended says more than how the machine did
     return transitions.terminated(record, why or "ended (EC2 gave no reason)", now)
 
 

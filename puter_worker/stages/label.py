@@ -20,7 +20,7 @@ from puter_worker.errors import Handling, StageError
 from puter_worker.rates import CREATE_TAGS
 from puter_worker.stages.stage import Stage, until_due
 from puter_worker.store import wakeups
-from puter_worker.store.labels import Label
+from puter_worker.store.generation import Generation
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned
@@ -103,7 +103,7 @@ class LabelWriter:
         stored = await self._store.records.read([label.key for label in claimed])
         at_once = asyncio.Semaphore(SENT_AT_ONCE)
 
-        async def write(label: Label, read: Versioned[Record | None]) -> bool:
+        async def write(label: Generation, read: Versioned[Record | None]) -> bool:
             async with at_once:
                 return await self._write(label, read, until)
 
@@ -114,7 +114,7 @@ class LabelWriter:
                 raise outcome
         return len(claimed)
 
-    async def _write(self, label: Label, stored: Versioned[Record | None], until: float) -> bool:
+    async def _write(self, label: Generation, stored: Versioned[Record | None], until: float) -> bool:
         """Write one label; returns whether it is written. An unwanted one is dropped, a refused one delayed."""
         record, txn = stored.value, Txn()
         labels = self._store.labels.of(str(self.target))
@@ -136,7 +136,7 @@ class LabelWriter:
             return False
         return True
 
-    def _again_s(self, error: StageError, record: Record, label: Label) -> float:
+    def _again_s(self, error: StageError, record: Record, label: Generation) -> float:
         """After how many seconds a refused label is tried again.
 
         EC2 may refuse tags for an instance that it does not show yet: as not found, or as not permitted (an IAM policy
@@ -150,7 +150,7 @@ class LabelWriter:
         _log.error("label.refused", namespace=label.key.namespace, tag=label.key.tag, code=error.code)
         return self._timings.label_refused_s
 
-    async def _note(self, written: list[Label]) -> None:
+    async def _note(self, written: list[Generation]) -> None:
         """Remove labels that are written, and note it in the records that still want them."""
         left = written
         while left:
@@ -160,7 +160,7 @@ class LabelWriter:
             done = {label for label, _ in noted}
             left = [label for label in left if label not in done]
 
-    def _put_noted(self, txn: Txn, one: tuple[Label, Versioned[Record | None]]) -> None:
+    def _put_noted(self, txn: Txn, one: tuple[Generation, Versioned[Record | None]]) -> None:
         label, stored = one
         if stored.value is None or not _wants(stored.value, label):
             self._store.records.expect(txn, label.key, stored)
@@ -170,5 +170,5 @@ class LabelWriter:
         self._store.labels.of(str(self.target)).remove(txn, str(label))
 
 
-def _wants(record: Record, label: Label) -> bool:
+def _wants(record: Record, label: Generation) -> bool:
     return record.generation == label.generation and record.phase in LIVE

@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from puter_client.contract.key import PuterKey
 from puter_client.contract.record import Record
 from puter_worker.store import names, wakeups
 from puter_worker.store.database import Database
 from puter_worker.store.due_items import DueItems
+from puter_worker.store.generation import Generation
 from puter_worker.store.txn import Txn
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """An instance whose own tags are not written yet.
-
-    Attributes:
-        key: the instance's key.
-        generation: the instance's generation.
-    """
-
-    key: PuterKey
-    generation: int
-
-    def __str__(self) -> str:
-        return f"{self.key}#{self.generation}"
-
-    @classmethod
-    def parse(cls, text: str) -> Label:
-        """The label that `str()` wrote."""
-        key, _, generation = text.rpartition("#")
-        return cls(PuterKey.parse(key), int(generation))
 
 
 class Labels:
@@ -48,13 +24,12 @@ class Labels:
 
     def add(self, txn: Txn, record: Record) -> None:
         """Note that the record's machine needs its own tags."""
-        label = Label(record.key, record.generation)
-        self.of(record.target or "").add(txn, str(label), record.changed_at, if_new=True)
+        self.of(record.target or "").add(txn, str(Generation.of(record)), record.changed_at, if_new=True)
 
     def remove(self, txn: Txn, record: Record) -> None:
         """Note that the record's machine no longer needs its own tags."""
-        self.of(record.target or "").remove(txn, str(Label(record.key, record.generation)))
+        self.of(record.target or "").remove(txn, str(Generation.of(record)))
 
-    async def claim(self, target: str, most: int, until: float) -> list[Label]:
+    async def claim(self, target: str, most: int, until: float) -> list[Generation]:
         """Claim up to `most` due labels until that time: no other worker gets them before."""
-        return [Label.parse(raw.decode()) for raw in await self.of(target).claim(most, until)]
+        return [Generation.parse(raw.decode()) for raw in await self.of(target).claim(most, until)]

@@ -89,6 +89,10 @@ def starting(target: str) -> str:
 INTENTS = "intents"  # what is due: open intents
 LABELS = "labels"  # what is due: `<key>#<generation>` of machines whose own tags are still to be written
 
+RESULTS = (
+    "results"  # what is due: `<key>#<generation>` of machines whose console is to be read for their workload's end
+)
+
 
 def due(what: str, target: str) -> str:
     """Sorted set: what a stage of the target has to do → when it is due; if claimed, when the claim ends."""

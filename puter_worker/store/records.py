@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY
+from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.record import Event, EventKind, Record
 from puter_client.contract.spec import Spec
 from puter_client.contract.transitions import check_transition
@@ -16,6 +16,7 @@ from puter_worker.store.database import Database
 from puter_worker.store.due_items import DueItems
 from puter_worker.store.labels import Labels
 from puter_worker.store.machines import Machines
+from puter_worker.store.results import Results
 from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned, decode, encode, next_rev
 
@@ -25,10 +26,20 @@ KEEP_EVENTS = 200
 class Records:
     """Reads and guarded writes of records and of the specs that they serve."""
 
-    def __init__(self, db: Database, *, machines: Machines, labels: Labels, moving: DueItems, batches: Batches) -> None:
+    def __init__(
+        self,
+        db: Database,
+        *,
+        machines: Machines,
+        labels: Labels,
+        results: Results,
+        moving: DueItems,
+        batches: Batches,
+    ) -> None:
         self._db = db
         self._machines = machines
         self._labels = labels
+        self._results = results
         self._moving = moving
         self._batches = batches
 
@@ -152,6 +163,8 @@ class Records:
             self._moving.add(txn, str(key), new.changed_at + self._db.timings.unclaimed_s)
         else:
             self._moving.remove(txn, str(key))
+        if new.target and (new.phase in LIVE or new.phase is Phase.TERMINATED):
+            self._results.follow(txn, new)
         if new.target and new.phase in LIVE:
             self._machines.put(txn, new)
             if not new.labelled:

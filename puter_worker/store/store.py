@@ -21,6 +21,7 @@ from puter_worker.store.machines import Machines
 from puter_worker.store.records import Records
 from puter_worker.store.requests import Requests
 from puter_worker.store.restarts import Restarts
+from puter_worker.store.results import Results
 from puter_worker.store.targets import Leases, TargetIndex, Unsure
 from puter_worker.store.token_buckets import TokenBuckets
 from puter_worker.store.txn import Txn
@@ -52,6 +53,7 @@ class Store:
         backoffs: the backoffs of places and quotas.
         machines: machines that are alive.
         labels: machines whose own tags are not written yet.
+        results: machines whose workload's end is not known, and the output that consoles have shown.
         ingress: rules that let further addresses reach existing machines.
         workers: the health of workers.
         epochs: how far this Redis has got.
@@ -71,7 +73,15 @@ class Store:
         self.labels = Labels(db)
         self.batches = Batches(db)
         moving = DueItems(db, names.MOVING, topic=None, longest_s=timings.unclaimed_s)
-        self.records = Records(db, machines=self.machines, labels=self.labels, moving=moving, batches=self.batches)
+        self.results = Results(db)
+        self.records = Records(
+            db,
+            machines=self.machines,
+            labels=self.labels,
+            results=self.results,
+            moving=moving,
+            batches=self.batches,
+        )
         self.jobs = JobQueue(db)
         self.requests = Requests(db)
         self.restarts = Restarts(db, self.jobs, moving=moving, parked=self.requests.parked_keys)

@@ -48,6 +48,11 @@ def machines(target: str) -> str:
     return f"machines {target}"
 
 
+def results(target: str) -> str:
+    """Topic: consoles of the target's machines are to be read."""
+    return f"results {target}"
+
+
 class Wakeups:
     """The one subscription of a worker."""
 

@@ -70,11 +70,16 @@ class SimWorkshop(Workshop):
         return super().settings(**({"pace": True, "max_group": 100, "quarantine_s": 0.5} | changes))
 
     async def submit(
-        self, *tags: str, client: PuterClient | None = None, most: int | None = None, **fields: Any
+        self,
+        *tags: str,
+        client: PuterClient | None = None,
+        most: int | None = None,
+        origin: Origin = Origin.UP,
+        **fields: Any,
     ) -> str:
         """Request machines; the id of the batch."""
         asked = [MachineRequest(tag, spec(**fields)) for tag in tags]
-        return await (client or self.client).submit(asked, origin=Origin.UP, max_parallel=most)
+        return await (client or self.client).submit(asked, origin=origin, max_parallel=most)
 
     async def records(self, *tags: str, client: PuterClient | None = None) -> list[Record]:
         """The tags' records, as far as there are some."""

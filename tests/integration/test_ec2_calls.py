@@ -239,13 +239,16 @@ async def test_only_the_first_of_many_failed_calls_forgets_a_client(told: Endpoi
                 assert current is renewed
 
 
-async def test_the_console_of_a_type_that_cannot_tell_the_latest_is_read(told: Endpoint, caller: Caller) -> None:
+@pytest.mark.parametrize("code", ["UnsupportedOperation", "IncorrectInstanceState"])
+async def test_where_ec2_cannot_tell_the_latest_the_stored_console_is_read(
+    told: Endpoint, caller: Caller, code: str
+) -> None:
     told.replies = [
-        refusal("UnsupportedOperation"),
+        refusal(code),
         answer("GetConsoleOutput", "<instanceId>i-1</instanceId><output>aGVsbG8=</output>"),
     ]
 
-    assert await console_output(caller, "i-1") == "hello"
+    assert await console_output(caller, "i-1", latest=True) == "hello"
 
 
 async def test_an_answer_without_instances_is_an_empty_launch(told: Endpoint, caller: Caller) -> None:

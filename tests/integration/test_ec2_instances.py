@@ -225,7 +225,8 @@ async def test_a_group_that_a_machine_has_is_not_added(caller: Caller) -> None:
     assert not await add_group(caller, instance.instance_id, instance.group_ids, instance.group_ids[0])
 
 
-async def test_a_console_is_read(caller: Caller) -> None:
+@pytest.mark.parametrize("latest", [True, False])
+async def test_a_console_is_read(caller: Caller, latest: bool) -> None:
     (instance,) = await launched(caller)
 
-    assert "Linux version" in await console_output(caller, instance.instance_id)
+    assert "Linux version" in await console_output(caller, instance.instance_id, latest=latest)

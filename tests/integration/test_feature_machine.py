@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import email
+import gzip
 import re
 from datetime import datetime
 
@@ -85,7 +86,7 @@ async def test_its_user_data_is_mime_with_the_deadline_first_and_the_users_part_
 
     (instance,) = workshop.instances()
     told = workshop.ec2.describe_instance_attribute(InstanceId=instance["InstanceId"], Attribute="userData")
-    message = email.message_from_bytes(base64.b64decode(told["UserData"]["Value"]))
+    message = email.message_from_bytes(gzip.decompress(base64.b64decode(told["UserData"]["Value"])))
     parts = [part for part in message.walk() if not part.is_multipart()]
     assert parts[0].get_content_type() == "text/cloud-boothook"
     last = parts[-1].get_payload(decode=True)

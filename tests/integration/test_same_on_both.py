@@ -73,7 +73,7 @@ class Numbered:
     _ADDRESS = re.compile(r"\b\d{1,3}([.-])\d{1,3}\1\d{1,3}\1\d{1,3}\b(?!/)")
     # Which zone a machine comes to be in is EC2's choice, and moto gives all calls the same id.
     _ANY = frozenset({"availability_zone", "request_id"})
-    _BY_NAME = frozenset({"intent", "puter:intent", "batch", "batch_id", "puter:batch"})
+    _BY_NAME = frozenset({"intent", "puter:intent", "launched_by", "batch", "batch_id", "puter:batch"})
 
     def __init__(self) -> None:
         self._numbers: dict[str, str] = {}
@@ -92,7 +92,8 @@ class Numbered:
         if name in self._ANY:
             return f"<{name}>"
         if name in self._BY_NAME:
-            return self._number(name.removeprefix("puter:").removesuffix("_id"), value)
+            kind = "intent" if name == "launched_by" else name.removeprefix("puter:").removesuffix("_id")
+            return self._number(kind, value)
         text = self._ID.sub(lambda match: self._number(match[1], match[0]), value)
         return self._ADDRESS.sub(lambda match: self._number("address", match[0].replace("-", ".")), text)
 

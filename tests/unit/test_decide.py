@@ -99,13 +99,17 @@ def test_what_ended_without_a_workload_gets_the_next_generation(origin: Origin, 
 
 
 WORKLOADS: list[tuple[Result | None, Origin, dict[str, bool], Outcome]] = [
+    (None, Origin.SUBMIT, {}, Outcome.EXISTING),  # its console is still to be read
+    (None, Origin.SUBMIT, {"retry_failed": True}, Outcome.EXISTING),
+    (None, Origin.SUBMIT, {"again": True}, Outcome.CREATED),
+    (None, Origin.UP, {}, Outcome.CREATED),
     (Result.SUCCEEDED, Origin.SUBMIT, {}, Outcome.DONE),
     (Result.SUCCEEDED, Origin.SUBMIT, {"retry_failed": True}, Outcome.DONE),
     (Result.SUCCEEDED, Origin.SUBMIT, {"again": True}, Outcome.CREATED),
     (Result.SUCCEEDED, Origin.UP, {}, Outcome.CREATED),
     *(
         (result, origin, flags, expected)
-        for result in (None, Result.FAILED, Result.TIMED_OUT, Result.INTERRUPTED, Result.LOST)
+        for result in (Result.FAILED, Result.TIMED_OUT, Result.INTERRUPTED, Result.STOPPED, Result.LOST)
         for origin, flags, expected in (
             (Origin.SUBMIT, {}, Outcome.SKIPPED),
             (Origin.SUBMIT, {"retry_failed": True}, Outcome.CREATED),

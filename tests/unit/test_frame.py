@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import random
 
 import pytest
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 
 from puter_client.contract.result import Result
 from puter_worker.ec2.frame import Frame, read_frame
+from tests.frames import lines_of
 
 NONCE = "0123456789abcdef"
 HEAD = b"v=1\nresult=failed\nexit_code=3\nstarted_at=100\nfinished_at=160\nreason=a = b\noutput_bytes=12\n"
@@ -27,19 +26,7 @@ WHOLE = Frame(
 )
 
 
-def lines_of(content: bytes, nonce: str = NONCE, size: int = 40) -> list[str]:
-    """The lines of one copy of a frame, as the agent writes them."""
-    text = base64.b64encode(content).decode()
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    total = -(-len(text) // size)
-    lines = []
-    for n in range(total):
-        said = f"{nonce} {digest} {n + 1}/{total} {text[n * size : (n + 1) * size]}"
-        lines.append(f"puter:frame {said} {hashlib.sha256(said.encode()).hexdigest()[:8]}")
-    return lines
-
-
-LINES = lines_of(CONTENT)
+LINES = lines_of(CONTENT, NONCE, 40)
 
 
 def test_a_whole_frame_is_read() -> None:
@@ -69,7 +56,7 @@ def test_a_frame_of_another_nonce_is_none() -> None:
 
 
 def test_lines_of_two_frames_are_not_mixed() -> None:
-    other = lines_of(CONTENT.replace(b"hello", b"HELLO"))
+    other = lines_of(CONTENT.replace(b"hello", b"HELLO"), NONCE, 40)
 
     assert read_frame("\n".join([*LINES[:3], *other[3:]]), NONCE) is None
     assert read_frame("\n".join([*LINES[:3], *other]), NONCE) is not None
@@ -100,14 +87,14 @@ def test_a_changed_character_is_noticed(at: int) -> None:
     ],
 )
 def test_a_content_of_another_form_is_none(content: bytes) -> None:
-    assert read_frame("\n".join(lines_of(content)), NONCE) is None
+    assert read_frame("\n".join(lines_of(content, NONCE)), NONCE) is None
 
 
 def test_a_clock_and_a_reason_may_be_anything() -> None:
     content = (
         b"v=1\nresult=stopped\nexit_code=0\nstarted_at=\nfinished_at=99999999999999\nreason=" + b"x" * 999 + b"\n\n\xff"
     )
-    frame = read_frame("\n".join(lines_of(content)), NONCE)
+    frame = read_frame("\n".join(lines_of(content, NONCE)), NONCE)
 
     assert frame is not None
     assert (frame.started_at, frame.finished_at, len(frame.reason or ""), frame.output) == (None, None, 300, "\ufffd")
@@ -121,7 +108,7 @@ def test_any_text_is_no_frame(text: str) -> None:
 @given(st.binary(max_size=300))
 def test_any_output_comes_back(output: bytes) -> None:
     content = b"v=1\nresult=succeeded\nexit_code=0\n\n" + output
-    frame = read_frame("\n".join(lines_of(content)), NONCE)
+    frame = read_frame("\n".join(lines_of(content, NONCE)), NONCE)
 
     assert frame is not None
     assert frame.output == output.decode(errors="replace")
@@ -134,7 +121,7 @@ def test_full_consoles_are_read_in_a_moment_whatever_they_hold() -> None:
         "puter:frame " * 5_461,
         ("puter:frame " + NONCE + " ") * 2_200,
         "".join(f"puter:frame {NONCE} {dice.randrange(16**12):012x} 1/80 AAAA 00000000\n" for _ in range(1_000)),
-        "\n".join(line for n in range(40) for line in lines_of(b"%d" % n * 900, size=240)),
+        "\n".join(line for n in range(40) for line in lines_of(b"%d" % n * 900, NONCE)),
         dice.randbytes(65_536).decode(errors="replace"),
     ]
 

@@ -1,0 +1,109 @@
+"""How workloads ended: what follows from an end frame, from EC2's word on a machine's end, and from neither. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from puter_client.contract.phase import LIVE, Phase
+from puter_client.contract.record import Record
+from puter_client.contract.result import Result
+from puter_worker.ec2.frame import Frame
+
+# Where EC2 itself names what ended the machine, nothing but a workload that had just ended before can be missed.
+READS_OF_KNOWN_ENDS = 4
+TAIL_LINES = 10
+TAIL_CHARACTERS = 1_000
+
+_INTERRUPTED = frozenset(
+    {
+        "Server.SpotInstanceTermination",
+        "Server.SpotInstanceShutdown",
+        "Server.InternalError",
+        "Server.ScheduledStop",
+        "Client.InstanceInitiatedRestart",
+    }
+)
+_BY_A_PERSON = frozenset({"Client.UserInitiatedShutdown", "Client.UserInitiatedHibernate"})
+
+
+def next_read_s(record: Record, now: float, reads_s: Sequence[float]) -> float | None:
+    """In how many seconds the console of an ended machine is read next; None if it is not read any more.
+
+    `reads_s`: at how many seconds after the end it is read.
+    """
+    since = now - (record.ended_at or now)
+    known = record.end_code in _INTERRUPTED or record.end_code in _BY_A_PERSON
+    later = [at for at in (reads_s[:READS_OF_KNOWN_ENDS] if known else reads_s) if at > since]
+    return later[0] - since if later else None
+
+
+def with_frame(record: Record, frame: Frame, now: float) -> Record:
+    """The record of a machine whose console has this frame."""
+    result, why = frame.result, frame.reason
+    if result is Result.STOPPED and record.end_code in _INTERRUPTED:
+        # The machine was shut down before its agent knew why.
+        result, why = Result.INTERRUPTED, _interrupted(record)
+    return record.replace(
+        result=result,
+        exit_code=frame.exit_code,
+        finished_at=_within(frame.finished_at, record, now),
+        log_tail=_tail(frame.output),
+        reason=_reason(result, frame.exit_code, why),
+        changed_at=now,
+    )
+
+
+def without_frame(record: Record, now: float) -> Record:
+    """The record of an ended machine whose console does not say how its workload ended."""
+    if record.end_code in _INTERRUPTED:
+        result, why = Result.INTERRUPTED, _interrupted(record)
+    elif record.end_code in _BY_A_PERSON:
+        result, why = Result.STOPPED, "somebody has terminated its machine in EC2"
+    else:
+        result, why = Result.LOST, "its machine has ended, and its console does not say how the workload did"
+    return record.replace(result=result, finished_at=record.ended_at, reason=_reason(result, None, why), changed_at=now)
+
+
+def unread(record: Record, why: str, now: float) -> Record:
+    """The record of an ended machine whose console cannot be read."""
+    return record.replace(
+        result=Result.LOST,
+        finished_at=record.ended_at,
+        reason=_reason(Result.LOST, None, f"its console cannot be read: {why}"),
+        changed_at=now,
+    )
+
+
+def waits_for_its_end(record: Record, in_s: float, now: float) -> Record:
+    """The record of an ended machine whose console is read again."""
+    reason = f"its machine has ended; how the workload did is not known yet, looking again in {max(1, round(in_s))} s"
+    return record.replace(reason=reason, changed_at=now if record.reason != reason else record.changed_at)
+
+
+def is_wanted(record: Record | None, generation: int) -> bool:
+    """Whether the console of this generation's machine is still to be read."""
+    if record is None or record.generation != generation or not record.has_workload or record.result is not None:
+        return False
+    return record.phase is Phase.TERMINATED or (record.phase in LIVE and not record.ends_with_workload)
+
+
+def _interrupted(record: Record) -> str:
+    if record.end_code == "Server.SpotInstanceTermination":
+        return "EC2 has taken the Spot machine back"
+    return f"EC2 has ended its machine ({record.end_code})"
+
+
+def _reason(result: Result, exit_code: int | None, why: str | None) -> str:
+    code = f", exit code {exit_code}" if exit_code and result is not Result.LOST else ""
+    return f"workload {result.value.replace('_', ' ')}{code}{f': {why}' if why else ''}"
+
+
+def _within(at: float | None, record: Record, now: float) -> float:
+    """A time by the machine's clock, within what is known of the machine's life."""
+    latest = record.ended_at or now
+    return latest if at is None else min(max(at, record.launched_at or at), latest)
+
+
+def _tail(output: str) -> str | None:
+    lines = output.rstrip("\n").split("\n")[-TAIL_LINES:]
+    return "\n".join(lines)[-TAIL_CHARACTERS:] or None

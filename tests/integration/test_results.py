@@ -1,0 +1,187 @@
+"""How workloads ended, read from consoles: real Valkey, simulated EC2, a real worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import Phase
+from puter_client.contract.request import Origin
+from puter_client.contract.result import Result
+from puter_client.view import View, WaitFor
+from tests.ec2sim.config import Fault
+from tests.ec2sim.reports import Seen
+from tests.frames import frame
+from tests.integration.sim_workshop import SimWorkshop, eventually, sim_url, sim_workshop
+
+__all__ = ["sim_url", "sim_workshop"]
+
+
+@pytest.fixture(autouse=True)
+def quick(sim_workshop: SimWorkshop) -> None:
+    """Ends are seen soon, and consoles are read often."""
+    sim_workshop.hurry(result_again_s=0.2, starting_s=0.2, result_reads_s=(0.0, 0.3, 0.6))
+
+
+async def launched(shop: SimWorkshop, *tags: str, **fields: Any) -> dict[str, Seen]:
+    """The running machines of these tags."""
+    await shop.request(*tags, **({"run": "work"} | fields))
+    by_id = {one.id: one for one in await shop.living()}
+    return {record.tag: by_id[record.instance_id or ""] for record in await shop.records(*tags)}
+
+
+async def ends(shop: SimWorkshop, one: Seen, exit_code: int = 0, output: str = "", **said: object) -> None:
+    """The machine's workload ends as its agent says it, and then the machine."""
+    await shop.sim.write_console(one.id, frame(one.tags["puter:intent"], exit_code, output, **said))  # type: ignore[arg-type]
+    await shop.sim.shut_down(one.id)
+
+
+async def finished(shop: SimWorkshop, *tags: str) -> list[View]:
+    """The machines as they are when their results are known."""
+    return await shop.client.wait(tags=tags, wait=WaitFor.FINISHED, timeout_s=30)
+
+
+async def test_a_frame_on_the_console_is_the_result(sim_workshop: SimWorkshop) -> None:
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        machines = await launched(sim_workshop, "good", "bad")
+        await ends(sim_workshop, machines["good"], 0, "fine\n")
+        await ends(sim_workshop, machines["bad"], 3, "line\n" * 30 + "oops\n")
+        good, bad = await finished(sim_workshop, "good", "bad")
+        events = [event.event for event in await sim_workshop.told("bad")]
+
+    assert good.record
+    assert bad.record
+    assert (good.record.result, good.record.exit_code, good.record.log_tail) == (Result.SUCCEEDED, 0, "fine")
+    assert (bad.record.result, bad.record.exit_code, bad.reason) == (Result.FAILED, 3, "workload failed, exit code 3")
+    assert bad.record.log_tail == "line\n" * 9 + "oops"
+    assert events.count("workload.finished") == 1
+    assert bad.record.finished_at is not None
+
+
+@pytest.mark.parametrize(
+    ("end", "result"),
+    [
+        (("Server.SpotInstanceTermination", "Spot"), Result.INTERRUPTED),
+        (("Client.UserInitiatedShutdown", "User initiated"), Result.STOPPED),
+        (("Client.InstanceInitiatedShutdown", "itself"), Result.LOST),
+        (("Client.VolumeLimitExceeded", "whatever"), Result.LOST),
+    ],
+)
+async def test_a_machine_that_ended_without_a_frame(
+    sim_workshop: SimWorkshop, end: tuple[str, str], result: Result
+) -> None:
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        one = (await launched(sim_workshop, "one"))["one"]
+        await sim_workshop.sim.end(one.id, *end)
+        (view,) = await finished(sim_workshop, "one")
+
+    assert view.record
+    assert (view.record.result, view.record.exit_code) == (result, None)
+
+
+async def test_a_console_that_comes_late_is_waited_for(sim_workshop: SimWorkshop) -> None:
+    """EC2 shows what was written before the end only some time after it."""
+    await sim_workshop.sim.configure(console_delay_s=40.0)
+    sim_workshop.hurry(result_reads_s=(0.0, 0.5, 1.0, 1.5, 2.0, 30.0, 60.0), result_live_s=0.0)
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        one = (await launched(sim_workshop, "one"))["one"]
+        await ends(sim_workshop, one, 3)
+
+        async def waits() -> bool:
+            return any(
+                "how the workload did is not known yet" in reason for reason in await sim_workshop.reasons("one")
+            )
+
+        await eventually("it says what it waits for", waits)
+        again = await sim_workshop.submit("one", run="work", origin=Origin.SUBMIT)
+        await sim_workshop.sim.advance(41.0)
+        (view,) = await sim_workshop.client.wait(batch_id=again, tags=["one"], wait=WaitFor.FINISHED, timeout_s=40)
+
+    assert view.record
+    assert (view.outcome, view.record.result, view.record.generation) == (Outcome.EXISTING, Result.FAILED, 1)
+
+
+async def test_a_machine_that_stays_is_read_while_it_runs(sim_workshop: SimWorkshop) -> None:
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        one = (await launched(sim_workshop, "one", on_exit="keep"))["one"]
+        await sim_workshop.sim.write_console(one.id, frame(one.tags["puter:intent"], 3, "oops\n"))
+        (view,) = await finished(sim_workshop, "one")
+        assert view.record
+        assert (view.phase, view.record.result) == (Phase.RUNNING, Result.FAILED)
+        await sim_workshop.sim.shut_down(one.id)
+        await eventually("it has ended", lambda: has_ended(sim_workshop, "one"))
+        (record,) = await sim_workshop.records("one")
+
+    assert (record.result, record.reason) == (Result.FAILED, "workload failed, exit code 3")
+
+
+@pytest.mark.parametrize("nonce", ["0" * 16, "another"])
+async def test_a_frame_of_another_launch_is_none(sim_workshop: SimWorkshop, nonce: str) -> None:
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        one = (await launched(sim_workshop, "one"))["one"]
+        await sim_workshop.sim.write_console(one.id, frame(nonce, 0))
+        await sim_workshop.sim.shut_down(one.id)
+        (view,) = await finished(sim_workshop, "one")
+
+    assert view.record
+    assert view.record.result is Result.LOST
+
+
+@pytest.mark.parametrize("code", ["RequestLimitExceeded", "RequestExpired", "InternalError"])
+async def test_an_error_of_ec2_is_waited_for(sim_workshop: SimWorkshop, code: str) -> None:
+    await sim_workshop.faults(Fault(action="GetConsoleOutput", code=code, times=3))
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        one = (await launched(sim_workshop, "one"))["one"]
+        await ends(sim_workshop, one, 0)
+        (view,) = await finished(sim_workshop, "one")
+
+    assert view.record
+    assert view.record.result is Result.SUCCEEDED
+
+
+async def test_a_console_that_may_not_be_read_is_a_lost_result_with_its_reason(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.faults(Fault(action="GetConsoleOutput", code="UnauthorizedOperation"))
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        one = (await launched(sim_workshop, "one"))["one"]
+        await ends(sim_workshop, one, 0)
+        (view,) = await finished(sim_workshop, "one")
+
+    assert view.record
+    assert view.record.result is Result.LOST
+    assert "console cannot be read" in (view.reason or "")
+
+
+async def test_many_ends_at_once_each_have_one_result(sim_workshop: SimWorkshop) -> None:
+    tags = [f"job-{n}" for n in range(60)]
+    async with sim_workshop.working(quiet_sweep_s=0.2), sim_workshop.working(quiet_sweep_s=0.2):
+        machines = await launched(sim_workshop, *tags)
+        for n, tag in enumerate(tags):
+            await ends(sim_workshop, machines[tag], n % 3)
+        views = await finished(sim_workshop, *tags)
+        told = [[event.event for event in await sim_workshop.told(tag)] for tag in tags]
+
+    assert [view.record and view.record.exit_code for view in views] == [n % 3 for n in range(60)]
+    assert [events.count("workload.finished") for events in told] == [1] * 60
+
+
+async def test_a_workload_that_has_succeeded_is_done_and_one_that_has_not_is_skipped(
+    sim_workshop: SimWorkshop,
+) -> None:
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        machines = await launched(sim_workshop, "good", "bad")
+        await ends(sim_workshop, machines["good"], 0)
+        await ends(sim_workshop, machines["bad"], 3)
+        await finished(sim_workshop, "good", "bad")
+        again = await sim_workshop.submit("good", "bad", run="work", origin=Origin.SUBMIT)
+        views = await sim_workshop.client.wait(
+            batch_id=again, tags=["good", "bad"], wait=WaitFor.FINISHED, timeout_s=30
+        )
+
+    assert [view.outcome for view in views] == [Outcome.DONE, Outcome.SKIPPED]
+    assert "exit code 3; --retry-failed" in (views[1].reason or "")
+
+
+async def has_ended(shop: SimWorkshop, tag: str) -> bool:
+    return [record.phase for record in await shop.records(tag)] == [Phase.TERMINATED]
