@@ -186,6 +186,7 @@ _PLAIN = (
     "result",
     "exit_code",
     "log_tail",
+    "attempts",
     "labelled",
     "overdue",
     "spec_digest",

@@ -12,7 +12,7 @@ from typing import Any
 from puter_client.batch.model import CONFIG, OPTION, Level, ReadFile, Written
 from puter_client.batch.problems import Problems, safe_name, unknown
 from puter_client.batch.source import user_data_text
-from puter_client.contract.declaration import inputs
+from puter_client.contract.declaration import declared, inputs
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import FIELDS, InvalidSpec, build_spec
 from puter_client.contract.key import shown
@@ -24,6 +24,7 @@ USER_DATA_FILE = "user_data_file"
 _INPUTS = inputs(Spec)
 MAPPINGS = tuple(name for name, field in _INPUTS.items() if field.is_mapping)
 
+_NEEDY = frozenset(item.name for item in declared(Spec) if item.field.needs)
 _CLIENT_ONLY = frozenset(name for name, field in _INPUTS.items() if field.client_only)
 _REMEDIES = {
     "max_parallel": "belongs at the top of a YAML file; or use --max-parallel",
@@ -101,8 +102,8 @@ class LevelReader:
             self._problems.add_at(fields[TAG], TAG, "is different for each entry: write it there")
             fields = {name: written for name, written in fields.items() if name != TAG}
         level = self._level(fields, known) | (clients or {})
-        # env is checked already, and without run it would be refused: the entries bring run.
-        alone = {name: w.value for name, w in level.items() if name not in {"env", "ssh_from"}}
+        # What needs another field (env needs run) may get it from the entries; its value is checked already.
+        alone = {name: w.value for name, w in level.items() if name not in _NEEDY and name != "ssh_from"}
         try:
             build_spec(alone)
         except InvalidSpec as error:

@@ -41,6 +41,7 @@ WORDS = {
     EventKind.INSTANCE_OVERDUE: "the machine still runs after its deadline",
     EventKind.INSTANCE_TERMINATED: "the machine ended",
     EventKind.WORKLOAD_FINISHED: "the workload's end is known",
+    EventKind.WORKLOAD_RETRIED: "the workload is run again",
     EventKind.INSTANCE_FAILED: "the machine failed",
     EventKind.PUTER_FAILED: "the launch failed",
 }

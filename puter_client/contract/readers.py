@@ -181,13 +181,30 @@ def flag(value: Any) -> bool:
     raise ValueError(f"{shown(value)}: write true or false")
 
 
-def gib(value: Any) -> int:
-    """Read the size of a disk."""
-    written = str(value)
-    digits = not isinstance(value, bool) and written.isascii() and written.isdigit() and len(written) <= 9
-    if not digits or not 1 <= int(written) <= 65_536:
-        raise ValueError(f"{shown(value)}: write a whole number of GiB, 1 to 65536")
-    return int(written)
+def whole(of: str, least: int, most: int) -> Reader:
+    """A reader of a whole number; `of`: what is counted, as messages put it."""
+
+    def read(value: Any) -> int:
+        written = str(value)
+        digits = not isinstance(value, bool) and written.isascii() and written.isdigit() and len(written) <= 9
+        if not digits or not least <= int(written) <= most:
+            raise ValueError(f"{shown(value)}: write a whole number{of}, {least} to {most}")
+        return int(written)
+
+    return read
+
+
+def retry_on(value: Any) -> tuple[str, ...]:
+    """Read results and exit codes after which a workload is run again."""
+    items = value if isinstance(value, list | tuple) else text(value).split()
+    if not items:
+        raise ValueError(_EMPTY)
+    found = [text(item) for item in items]
+    for item in found:
+        code = item.isascii() and item.isdigit() and item == str(int(item)) and 1 <= int(item) <= 255
+        if item not in {"failed", "timed_out"} and not code:
+            raise ValueError(f"{shown(item)}: write failed, timed_out or exit codes from 1 to 255")
+    return tuple(sorted(set(found)))
 
 
 def env(value: Any) -> dict[str, str]:

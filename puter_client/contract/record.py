@@ -27,6 +27,24 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None = None
 
 
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An earlier run of a workload that was run again.
+
+    Attributes:
+        generation: of the machine that it ran on.
+        instance_id: that machine.
+        result: how it ended.
+        exit_code: of the workload, if that is known.
+        finished_at: seconds of Redis TIME.
+    """
+
+    generation: int
+    instance_id: str | None = None
+    result: Result
+    exit_code: int | None = None
+    finished_at: float | None = None
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One key's state; times are seconds of Redis TIME since 1970, UTC.
 
@@ -55,6 +73,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         labelled: whether the instance has its own name and tags.
         overdue: whether the instance still runs after its deadline.
         finished_at: when the workload ended, as far as that is known.
+        attempts: the workload's earlier runs for this request.
         log_tail: the last lines that the workload printed, at most 1,000 characters; anybody on the machine may have
             written them.
     """
@@ -112,6 +131,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     result: Result | None = None
     exit_code: int | None = None
     log_tail: str | None = None
+    attempts: tuple[Attempt, ...] = ()
     error: ErrorInfo | None = None
 
     @property
@@ -144,6 +164,7 @@ class EventKind(StrEnum):
     INSTANCE_TERMINATED = "instance.terminated"
     INSTANCE_FAILED = "instance.failed"
     WORKLOAD_FINISHED = "workload.finished"
+    WORKLOAD_RETRIED = "workload.retried"
     PUTER_FAILED = "puter.failed"
 
 

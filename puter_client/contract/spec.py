@@ -118,7 +118,11 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     ] = False
     disk: Annotated[
         int | None,
-        Field(read=readers.gib, help="Root disk in GiB.  [the image's size]", option=Option(metavar="GIB")),
+        Field(
+            read=readers.whole(" of GiB", 1, 65_536),
+            help="Root disk in GiB.  [the image's size]",
+            option=Option(metavar="GIB"),
+        ),
     ] = None
     instance_profile: Annotated[
         str | None,
@@ -146,9 +150,27 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
             "[shutdown; with --no-shutdown keep]",
             option=Option(metavar="shutdown|keep"),
             per_member=True,
-            needs="run",
         ),
     ] = None
+    retries: Annotated[
+        int,
+        Field(
+            read=readers.whole("", 0, 100),
+            help="How often a workload is run again that was interrupted or lost.  [0]",
+            option=Option(metavar="N"),
+            per_member=True,
+        ),
+    ] = 0
+    retry_on: Annotated[
+        tuple[str, ...],
+        Field(
+            read=readers.retry_on,
+            help="What else is run again: failed, timed_out, exit codes.",
+            option=Option(metavar="RESULT|CODE", form=Form.WORDS),
+            per_member=True,
+            needs="retries",
+        ),
+    ] = ()
     docker: Annotated[
         bool,
         Field(

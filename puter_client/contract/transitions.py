@@ -13,8 +13,24 @@ from typing import Any
 
 from puter_client.contract.errors import PuterError
 from puter_client.contract.phase import ENDED, LIVE, Phase
-from puter_client.contract.record import ErrorInfo, Record
+from puter_client.contract.record import Attempt, ErrorInfo, Record
+from puter_client.contract.spec import Spec
 
+# What a record has from its request.
+_REQUESTED = (
+    "batch_id",
+    "batch_size",
+    "max_parallel",
+    "owner",
+    "spec_digest",
+    "profile",
+    "region",
+    "os",
+    "ttl_s",
+    "private_key_path",
+    "has_workload",
+    "ends_with_workload",
+)
 _FOUND = frozenset({Phase.PENDING, Phase.RUNNING, Phase.TERMINATED, Phase.FAILED})
 
 ALLOWED: Mapping[Phase | None, frozenset[Phase]] = MappingProxyType(
@@ -120,6 +136,30 @@ def pending(record: Record, now: float) -> Record:
 def running(record: Record, now: float) -> Record:
     """The machine runs."""
     return record.replace(phase=Phase.RUNNING, running_at=now, changed_at=now)
+
+
+def retried(record: Record, spec: Spec, now: float) -> Record:
+    """The workload of an ended machine is run again, on a machine of the next generation."""
+    assert record.result is not None
+    attempt = Attempt(
+        generation=record.generation,
+        instance_id=record.instance_id,
+        result=record.result,
+        exit_code=record.exit_code,
+        finished_at=record.finished_at,
+    )
+    number = len(record.attempts) + 1
+    kept = ("namespace", "tag", "request_number", "created_at", *_REQUESTED)
+    return Record(
+        **{name: getattr(record, name) for name in kept},
+        generation=record.generation + 1,
+        instance_type=spec.instance_type,
+        key_name=spec.key_name,
+        phase=Phase.QUEUED,
+        reason=f"retry {number} of {spec.retries}: {record.reason}",
+        changed_at=now,
+        attempts=(*record.attempts, attempt),
+    )
 
 
 def terminated(record: Record, reason: str, now: float) -> Record:

@@ -12,14 +12,24 @@ from collections.abc import Sequence
 
 import structlog
 
+from puter_client.contract import transitions
 from puter_client.contract.output import Output
 from puter_client.contract.phase import LIVE
 from puter_client.contract.record import EventKind, Record
+from puter_client.contract.spec import Spec
 from puter_worker.ec2 import instances as ec2
 from puter_worker.ec2.frame import Frame, read_frame
 from puter_worker.errors import Handling, StageError, reason_after
 from puter_worker.stages.stage import Stage, until_due
-from puter_worker.stages.workload import is_wanted, next_read_s, unread, waits_for_its_end, with_frame, without_frame
+from puter_worker.stages.workload import (
+    is_retried,
+    is_wanted,
+    next_read_s,
+    unread,
+    waits_for_its_end,
+    with_frame,
+    without_frame,
+)
 from puter_worker.store import wakeups
 from puter_worker.store.generation import Generation
 from puter_worker.store.store import Store
@@ -77,7 +87,10 @@ class ReadResults(Stage):
                 else:
                     reads.append(group.create_task(read(machine, current)))
         await self._store.commit_each(unwanted, self._put_unwanted)
-        written = await self._store.commit_each([task.result() for task in reads], self._put)
+        done = [task.result() for task in reads]
+        specs = await self._store.records.specs([machine.key for machine, _, _ in done])
+        served = dict(zip((machine for machine, _, _ in done), specs, strict=True))
+        written = await self._store.commit_each(done, lambda txn, one: self._put(txn, one, served[one[0]]))
         for machine, _, found in written:
             if isinstance(found, Frame):
                 key = machine.key
@@ -103,7 +116,7 @@ class ReadResults(Stage):
         self._store.records.expect(txn, machine.key, stored)
         self._store.results.of(str(self._target)).remove(txn, str(machine))
 
-    def _put(self, txn: Txn, read: Read) -> None:
+    def _put(self, txn: Txn, read: Read, spec: Spec | None) -> None:
         machine, current, found = read
         record, now = current.value, self._store.now()
         items = self._store.results.of(str(self._target))
@@ -126,5 +139,11 @@ class ReadResults(Stage):
         detail = {"result": ended.result.value if ended.result else ""}
         if ended.exit_code is not None:
             detail["exit_code"] = str(ended.exit_code)
-        self._store.records.put(txn, current, ended, event=EventKind.WORKLOAD_FINISHED, detail=detail)
         items.remove(txn, str(machine))
+        if spec is not None and is_retried(ended, spec):
+            again = transitions.retried(ended, spec, now)
+            event = EventKind.WORKLOAD_RETRIED
+            self._store.records.put(txn, current, again, event=event, detail=detail, through=(ended,))
+            self._store.jobs.enqueue(txn, machine.key)
+        else:
+            self._store.records.put(txn, current, ended, event=EventKind.WORKLOAD_FINISHED, detail=detail)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from puter_client.contract.phase import LIVE, Phase
 from puter_client.contract.record import Record
 from puter_client.contract.result import Result
+from puter_client.contract.spec import Spec
 from puter_worker.ec2.frame import Frame
 
 # Where EC2 itself names what ended the machine, nothing but a workload that had just ended before can be missed.
@@ -78,6 +79,17 @@ def waits_for_its_end(record: Record, in_s: float, now: float) -> Record:
     """The record of an ended machine whose console is read again."""
     reason = f"its machine has ended; how the workload did is not known yet, looking again in {max(1, round(in_s))} s"
     return record.replace(reason=reason, changed_at=now if record.reason != reason else record.changed_at)
+
+
+def is_retried(record: Record, spec: Spec) -> bool:
+    """Whether the workload of this ended machine is run again."""
+    if record.phase is not Phase.TERMINATED or record.result is None or len(record.attempts) >= spec.retries:
+        return False
+    if record.result in {Result.INTERRUPTED, Result.LOST}:
+        return True
+    if record.result in {Result.SUCCEEDED, Result.STOPPED}:
+        return False
+    return record.result.value in spec.retry_on or str(record.exit_code) in spec.retry_on
 
 
 def is_wanted(record: Record | None, generation: int) -> bool:

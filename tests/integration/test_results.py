@@ -183,5 +183,76 @@ async def test_a_workload_that_has_succeeded_is_done_and_one_that_has_not_is_ski
     assert "exit code 3; --retry-failed" in (views[1].reason or "")
 
 
+async def test_an_interrupted_workload_is_run_again_on_the_next_machine(sim_workshop: SimWorkshop) -> None:
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        first = (await launched(sim_workshop, "one", retries=1))["one"]
+        await sim_workshop.sim.end(first.id, "Server.SpotInstanceTermination", "Spot")
+        second = await next_of(sim_workshop, "one", first)
+        await ends(sim_workshop, second, 0)
+        (view,) = await finished(sim_workshop, "one")
+        events = [event.event for event in await sim_workshop.told("one")]
+
+    assert view.record
+    assert (view.record.generation, view.record.result) == (2, Result.SUCCEEDED)
+    assert [(one.generation, one.instance_id, one.result) for one in view.record.attempts] == [
+        (1, first.id, Result.INTERRUPTED)
+    ]
+    assert (events.count("workload.retried"), events.count("workload.finished")) == (1, 1)
+    assert len(await sim_workshop.sim.instances()) == 2
+
+
+@pytest.mark.parametrize(
+    ("retry_on", "exit_code", "again"),
+    [
+        ((), 75, False),
+        (("failed",), 1, True),
+        (("75",), 75, True),
+        (("75",), 1, False),
+        (("75", "failed"), 1, True),
+        (("failed",), 0, False),
+    ],
+)
+async def test_what_else_is_run_again(
+    sim_workshop: SimWorkshop, retry_on: tuple[str, ...], exit_code: int, again: bool
+) -> None:
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        first = (await launched(sim_workshop, "one", retries=1, retry_on=retry_on))["one"]
+        await ends(sim_workshop, first, exit_code)
+        if again:
+            await ends(sim_workshop, await next_of(sim_workshop, "one", first), 9)
+        (view,) = await finished(sim_workshop, "one")
+
+    assert view.record
+    assert (view.record.generation, view.record.exit_code) == ((2, 9) if again else (1, exit_code))
+    assert len(await sim_workshop.sim.instances()) == (2 if again else 1)
+
+
+async def test_retries_end(sim_workshop: SimWorkshop) -> None:
+    async with sim_workshop.working(quiet_sweep_s=0.2), sim_workshop.working(quiet_sweep_s=0.2):
+        machine = (await launched(sim_workshop, "one", retries=2, retry_on=("failed",)))["one"]
+        for number in range(2):
+            await ends(sim_workshop, machine, number + 1)
+            machine = await next_of(sim_workshop, "one", machine)
+        await ends(sim_workshop, machine, 3)
+        (view,) = await finished(sim_workshop, "one")
+
+    assert view.record
+    assert [one.exit_code for one in view.record.attempts] == [1, 2]
+    assert (view.record.generation, view.record.exit_code) == (3, 3)
+    assert len(await sim_workshop.sim.instances()) == 3
+
+
+async def next_of(shop: SimWorkshop, tag: str, before: Seen) -> Seen:
+    """The machine that runs the workload of this one again."""
+
+    async def runs() -> bool:
+        (record,) = await shop.records(tag)
+        return record.phase is Phase.RUNNING and record.instance_id != before.id
+
+    await eventually("the next machine runs", runs)
+    (record,) = await shop.records(tag)
+    return next(one for one in await shop.living() if one.id == record.instance_id)
+
+
 async def has_ended(shop: SimWorkshop, tag: str) -> bool:
     return [record.phase for record in await shop.records(tag)] == [Phase.TERMINATED]

@@ -78,7 +78,10 @@ def test_all_but_a_members_own_is_shared() -> None:
 def test_what_spec_declares_a_members_own_is_known() -> None:
     own = set(Spec.__struct_fields__) - set(shared(Spec))
 
-    assert own == {"profile", "region", "run", "env", "user_data", "give_up_after_s", "private_key_path", "on_exit"}
+    assert own == {
+        "profile", "region", "run", "env", "user_data", "give_up_after_s", "private_key_path", "on_exit", "retries",
+        "retry_on",
+    }  # fmt: skip
 
 
 def test_a_field_gets_its_option_with_its_help() -> None:

@@ -30,6 +30,8 @@ FREE_CHANGES: dict[str, Any] = {
     "disk": 30,
     "docker": False,
     "on_exit": OnExit.KEEP,
+    "retries": 2,
+    "retry_on": ("failed",),
     "instance_profile": "p",
     "key_name": "k",
     "public_key": "ssh-ed25519 AAAA",

@@ -13,6 +13,8 @@ from redis.asyncio import Redis
 from puter_client.contract import transitions
 from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.record import ErrorInfo, Record
+from puter_client.contract.result import Result
+from puter_client.contract.spec import Spec
 from puter_client.contract.transitions import ALLOWED, IllegalTransition, check_transition
 from puter_worker.clock import Clock
 from puter_worker.store.store import Store
@@ -68,6 +70,11 @@ CHANGES: dict[str, tuple[Change, Phase | None, tuple[Phase | None, ...]]] = {
         lambda r: transitions.running(r, NOW),
         Phase.RUNNING,
         tuple(phase for phase in FOUND_FROM if phase is not Phase.RUNNING),
+    ),
+    "retried": (
+        lambda r: transitions.retried(r.replace(result=Result.LOST), Spec(retries=2), NOW),
+        Phase.QUEUED,
+        (Phase.TERMINATED,),
     ),
     "terminated": (lambda r: transitions.terminated(r, "why", NOW), Phase.TERMINATED, FOUND_FROM),
     "failed": (lambda r: transitions.failed(r, WHY, NOW), Phase.FAILED, FOUND_FROM),
@@ -163,6 +170,28 @@ def test_what_is_put_back_needs_a_token_of_its_own() -> None:
 
     assert (launching.intent, launching.attempt, launching.private_key_path) == ("4711", 1, "/k")
     assert (back.intent, back.attempt, back.private_key_path) == (None, 2, "/k")
+
+
+def test_what_is_run_again_keeps_its_request_and_forgets_its_machine() -> None:
+    ended = record(
+        Phase.TERMINATED,
+        instance_id="i-1",
+        batch_id="b",
+        owner="anna",
+        has_workload=True,
+        result=Result.FAILED,
+        exit_code=3,
+        reason="workload failed, exit code 3",
+        ended_at=NOW - 9,
+    )
+    again = transitions.retried(ended, Spec(retries=2, instance_type="c7i.large"), NOW)
+
+    assert (again.generation, again.request_number) == (ended.generation + 1, ended.request_number)
+    assert (again.batch_id, again.owner, again.has_workload) == ("b", "anna", True)
+    assert (again.instance_id, again.result, again.exit_code, again.ended_at) == (None, None, None, None)
+    assert again.instance_type == "c7i.large"
+    assert again.reason == "retry 1 of 2: workload failed, exit code 3"
+    assert [(one.instance_id, one.result, one.exit_code) for one in again.attempts] == [("i-1", Result.FAILED, 3)]
 
 
 @pytest.mark.parametrize("name", ["terminated", "failed", "cancelled"])
