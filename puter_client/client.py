@@ -15,7 +15,7 @@ from puter_client.contract.health import WorkerHealth
 from puter_client.contract.key import PuterKey, check_namespace, check_tag, shown
 from puter_client.contract.phase import ENDED, LIVE
 from puter_client.contract.record import Event, Record
-from puter_client.contract.request import CancelRequest, Origin, UpRequest
+from puter_client.contract.request import CancelRequest, ExtendRequest, Origin, StopRequest, UpRequest
 from puter_client.contract.spec import Spec
 from puter_client.freshness import is_stale, stage_reason
 from puter_client.store.clientstore import ClientStore
@@ -156,6 +156,35 @@ class PuterClient:
         `batch_id`: cancel only requests of this batch.
         """
         requests = [CancelRequest(tag=check_tag(tag), user=self.user, batch=batch_id) for tag in tags]
+        if requests:
+            await self._store.append(self.namespace, requests)
+
+    async def stop(self, tags: Sequence[str], *, batch_id: str | None = None) -> None:
+        """End machines now, and cancel requests that are not launched; the records show the result.
+
+        `batch_id`: only what this batch requested.
+        """
+        requests = [StopRequest(tag=check_tag(tag), user=self.user, batch=batch_id) for tag in tags]
+        if requests:
+            await self._store.append(self.namespace, requests)
+
+    async def extend(
+        self,
+        tags: Sequence[str],
+        *,
+        batch_id: str | None = None,
+        expires_at: float | None = None,
+        add_s: int | None = None,
+    ) -> None:
+        """Let machines end themselves at another time, or never; the records show the result.
+
+        `batch_id`: only what this batch requested. `expires_at`: in seconds since 1970 by Redis TIME; `add_s`: so much
+        later than it is planned now. Without both the machines never end themselves.
+        """
+        requests = [
+            ExtendRequest(tag=check_tag(tag), user=self.user, batch=batch_id, expires_at=expires_at, add_s=add_s)
+            for tag in tags
+        ]
         if requests:
             await self._store.append(self.namespace, requests)
 

@@ -18,6 +18,7 @@ from puter_worker.stages.explain import Explain
 from puter_worker.stages.forgotten import Forgotten
 from puter_worker.stages.launch import Launch
 from puter_worker.stages.observe import Observe
+from puter_worker.stages.orders import CarryOut
 from puter_worker.stages.quarantine import Quarantine
 from puter_worker.stages.replay import Replay
 from puter_worker.stages.resolve import Resolve
@@ -106,6 +107,7 @@ class Lead(Stage):
             launch,
             Explain(store, target, gate, timings, most=most, busy=launch.is_busy),
             Replay(store, target, gate, timings),
+            CarryOut(store, target, timings),
             ReadResults(store, target, timings),
             Observe(store, target, timings, quiet_s=self._settings.quiet_sweep_s),
         ]

@@ -78,6 +78,12 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         newborn_s: EC2 may refuse tags for an instance younger than this, because it does not show it yet.
         ingress_claim_s: how long one worker holds a claim on ingress rules.
 
+        order_claim_s: how long one worker holds a claim on orders.
+        order_again_s: pause before an order that EC2 refused is written again.
+        order_refused_s: the same, after a refusal that repeating will hardly change.
+        order_confirm_s: how often the console of a machine is read until it says that its agent has the order.
+        order_confirm_within_s: an agent that has not said so by then is not expected to.
+
         result_claim_s: how long one worker holds a claim on consoles.
         result_again_s: how often the console of a machine that stays after its workload is read; also the pause after
             an error of EC2.
@@ -185,6 +191,12 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     label_refused_s: float = 300.0
     newborn_s: float = 60.0
     ingress_claim_s: float = 14.0
+
+    order_claim_s: float = 12.0
+    order_again_s: float = 2.0
+    order_refused_s: float = 60.0
+    order_confirm_s: float = 8.0
+    order_confirm_within_s: float = 60.0
 
     result_claim_s: float = 12.0
     result_again_s: float = 15.0

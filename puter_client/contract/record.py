@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from puter_client.contract.key import PuterKey
+from puter_client.contract.order import Order
 from puter_client.contract.os_image import Os
 from puter_client.contract.phase import Phase
 from puter_client.contract.result import Result
@@ -68,6 +69,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         target: account, region and profile of the launch, once resolved.
         ends_with_workload: whether the machine ends itself when its workload has ended.
         launched_by: id of the intent that launched the instance; end frames on its console have it.
+        order: the latest order of its owner for this generation.
         end_code: EC2's code for what ended the instance, such as `Client.UserInitiatedShutdown`.
         observed_at: when EC2 last confirmed the instance.
         labelled: whether the instance has its own name and tags.
@@ -122,6 +124,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: float | None = None
     ended_at: float | None = None
     launched_by: str | None = None
+    order: Order | None = None
     end_code: str | None = None
     observed_at: float | None = None
     labelled: bool = False
@@ -163,6 +166,9 @@ class EventKind(StrEnum):
     INSTANCE_OVERDUE = "instance.overdue"
     INSTANCE_TERMINATED = "instance.terminated"
     INSTANCE_FAILED = "instance.failed"
+    ORDER_GIVEN = "order.given"
+    ORDER_SENT = "order.sent"
+    ORDER_CONFIRMED = "order.confirmed"
     WORKLOAD_FINISHED = "workload.finished"
     WORKLOAD_RETRIED = "workload.retried"
     PUTER_FAILED = "puter.failed"

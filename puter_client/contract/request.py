@@ -69,4 +69,44 @@ class CancelRequest(
     batch: str | None = None
 
 
-Request = UpRequest | CancelRequest
+class StopRequest(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag="stop"
+):
+    """End this tag's machine now, or cancel its request if nothing is launched for it.
+
+    Attributes:
+        v: schema version.
+        tag: as the client sent it; workers check it.
+        user: user name that the client sent; not verified.
+        batch: only for a request of this submission; None is for any.
+    """
+
+    v: Literal[1] = 1
+    tag: str
+    user: str
+    batch: str | None = None
+
+
+class ExtendRequest(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag="extend"
+):
+    """Let this tag's machine end itself at another time.
+
+    Attributes:
+        v: schema version.
+        tag: as the client sent it; workers check it.
+        user: user name that the client sent; not verified.
+        batch: only for a machine of this submission; None is for any.
+        expires_at: when it ends itself, in seconds of Redis TIME; None is never, if `add_s` is None too.
+        add_s: so much later than it would have ended itself.
+    """
+
+    v: Literal[1] = 1
+    tag: str
+    user: str
+    batch: str | None = None
+    expires_at: float | None = None
+    add_s: int | None = None
+
+
+Request = UpRequest | CancelRequest | StopRequest | ExtendRequest

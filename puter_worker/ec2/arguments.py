@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Any
 
 import msgspec
@@ -15,6 +16,8 @@ from puter_worker.ec2.tags import MANAGED, MANIFEST, specification
 from puter_worker.errors import UnusableImage
 
 MAX_TOKEN = 64
+# Keys of tags that the metadata service shows ("Tag your Amazon EC2 resources", tags in instance metadata).
+IN_METADATA = re.compile(r"(?!\.\Z|\.\.\Z|_index\Z)[A-Za-z0-9+=.,_:@-]+")
 # A container is one hop further from the metadata service: with EC2's default of 1 it could not use the role.
 _METADATA_HOPS = 2
 
@@ -87,6 +90,8 @@ def run_arguments(launch: RunCall) -> dict[str, Any]:
             "HttpEndpoint": "enabled",
             "HttpTokens": "required",
             "HttpPutResponseHopLimit": _METADATA_HOPS,
+            # The agent reads its orders there. A machine with keys that the service does not take gets them by ssh.
+            "InstanceMetadataTags": "enabled" if all(map(IN_METADATA.fullmatch, launch.tags)) else "disabled",
         },
         "TagSpecifications": _tag_specifications(launch),
     }

@@ -34,6 +34,7 @@ BATCH = "puter:batch"
 INTENT = "puter:intent"
 OWNER = "puter:owner"
 EXPIRES_AT = "puter:expires-at"
+ORDER = "puter:order"
 LABELLED = "puter:labelled"
 MANIFEST = "puter:manifest-"
 
@@ -77,7 +78,7 @@ def birth_tags(
         MANAGED: "true",
         NAMESPACE: namespace,
         INTENT: intent,
-        EXPIRES_AT: "never" if expires_at is None else _iso(expires_at),
+        EXPIRES_AT: expiry(expires_at),
         LABELLED: "no",
     }
     if batch:
@@ -128,6 +129,14 @@ def intent_of(tags: Mapping[str, str]) -> str | None:
     """The id of the intent that launched a machine; None if the tags do not say it."""
     intent = tags.get(INTENT, "")
     return intent if _INTENT_ID.fullmatch(intent) else None
+
+
+def expiry_of(tags: Mapping[str, str]) -> float | None:
+    """When a machine ends itself by its tags; None if they say never, or nothing that can be read."""
+    try:
+        return datetime.strptime(tags.get(EXPIRES_AT, ""), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
 
 
 def is_labelled(tags: Mapping[str, str]) -> bool:
@@ -188,5 +197,8 @@ def from_ec2(tags: Iterable[Tag]) -> dict[str, str]:
     return {tag.key: tag.value for tag in tags}
 
 
-def _iso(at: float) -> str:
+def expiry(at: float | None) -> str:
+    """The value of `puter:expires-at`: in UTC, ISO 8601, whole seconds; or `never`."""
+    if at is None:
+        return "never"
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -7,10 +7,11 @@ import msgspec
 from puter_client.contract import transitions
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.key import PuterKey
+from puter_client.contract.order import Order, OrderKind
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.record import Record
-from puter_client.contract.request import CancelRequest, Origin, UpRequest
+from puter_client.contract.request import CancelRequest, ExtendRequest, Origin, StopRequest, UpRequest
 from puter_client.contract.result import Result
 from puter_client.contract.spec import Spec, differing_fields, not_applied, spec_digest
 from puter_worker.ec2.instances import Instance
@@ -143,9 +144,35 @@ def _unknown_workload(spec: Spec) -> str | None:
     return "the machine existed already, and Redis had forgotten its request: it may run another workload"
 
 
+def may_be_cancelled(record: Record) -> bool:
+    """Whether nothing was launched for the record's request yet."""
+    return record.phase in ON_ITS_WAY and record.intent is None
+
+
+def ordered(old: Record | None, request: StopRequest | ExtendRequest, now: float) -> Order | None:
+    """The order for a machine that is launched or being launched; None if there is none, or it is another batch's.
+
+    What is to end now stays so: a later order does not change it.
+    """
+    if old is None or not (old.phase in LIVE or (old.phase in ON_ITS_WAY and old.intent is not None)):
+        return None
+    if request.batch is not None and request.batch != old.batch_id:
+        return None
+    if old.order is not None and old.order.kind is OrderKind.STOP:
+        return None
+    if isinstance(request, StopRequest):
+        return Order(kind=OrderKind.STOP, user=request.user, given_at=now)
+    expires_at = request.expires_at
+    if request.add_s is not None:
+        if old.expires_at is None:
+            return None  # it never ends itself, or it is not known yet when
+        expires_at = old.expires_at + request.add_s
+    return Order(kind=OrderKind.EXTEND, user=request.user, given_at=now, expires_at=expires_at)
+
+
 def after_cancel(old: Record | None, request: CancelRequest, now: float) -> Record | None:
     """The record after a cancel; None if the cancel came too late, or names another batch."""
-    if old is None or old.phase not in ON_ITS_WAY or old.intent is not None:
+    if old is None or not may_be_cancelled(old):
         return None
     if request.batch is not None and request.batch != old.batch_id:
         return None

@@ -19,9 +19,17 @@ from puter_client.contract.fields import recheck_spec
 from puter_client.contract.key import PuterKey, check_tag
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.record import EventKind, Record
-from puter_client.contract.request import MAX_BATCH_ID, CancelRequest, Origin, Request, UpRequest
+from puter_client.contract.request import (
+    MAX_BATCH_ID,
+    CancelRequest,
+    ExtendRequest,
+    Origin,
+    Request,
+    StopRequest,
+    UpRequest,
+)
 from puter_client.contract.spec import Spec
-from puter_worker.stages.decide import after_cancel, decide, must_be_confirmed
+from puter_worker.stages.decide import after_cancel, decide, may_be_cancelled, must_be_confirmed, ordered
 from puter_worker.store.ingress import IngressRule
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
@@ -62,6 +70,7 @@ class Draft:
         self._namespace = namespace
         self._now = store.now()
         self._decided = 0
+        self._ordered: set[PuterKey] = set()  # whose last change is an order
         self._read: dict[PuterKey, Versioned[Record | None]] = {}
         self._served: dict[PuterKey, Spec | None] = {}
         self._new: dict[PuterKey, list[Record]] = defaultdict(list)  # what the requests make of it, one by one
@@ -105,6 +114,8 @@ class Draft:
                 self._put_row(key, request, BatchRow(outcome=Outcome.REFUSED, message=_UNREADABLE))
         elif isinstance(request, CancelRequest):
             self._cancel(key, request)
+        elif isinstance(request, StopRequest | ExtendRequest):
+            self._order(key, request)
         else:
             self._up(key, request)
 
@@ -122,6 +133,17 @@ class Draft:
                 outcome=Outcome.CANCELLED, generation=changed.generation, request_number=changed.request_number
             )
             self._store.batches.put_row(self.txn, key, changed.batch_id, row)
+
+    def _order(self, key: PuterKey, request: StopRequest | ExtendRequest) -> None:
+        record = self._record(key)
+        if isinstance(request, StopRequest) and (record is None or may_be_cancelled(record)):
+            self._cancel(key, CancelRequest(tag=request.tag, user=request.user, batch=request.batch))
+            return
+        order = ordered(record, request, self._now)
+        self._count("order" if order else "order too late")
+        if record is not None and order is not None:
+            self._new[key].append(record.replace(order=order))
+            self._ordered.add(key)
 
     def _up(self, key: PuterKey, request: UpRequest) -> None:
         served = self._served.get(key)
@@ -171,6 +193,8 @@ class Draft:
         for key, (*through, record) in self._new.items():
             event = EventKind.REQUEST_CANCELLED if record.ended_at else EventKind.REQUEST_ACCEPTED
             detail = {"batch": record.batch_id or "", "owner": record.owner or ""}
+            if key in self._ordered and record.order is not None:
+                event, detail = EventKind.ORDER_GIVEN, {"order": record.order.kind.value, "user": record.order.user}
             self._store.records.put(self.txn, self._read[key], record, event=event, detail=detail, through=through)
         return not await self._store.commit(self.txn)
 

@@ -12,7 +12,7 @@ from puter_client.contract.phase import LIVE, Phase
 from puter_client.contract.record import ErrorInfo, Record
 from puter_client.contract.spec import Spec
 from puter_worker.ec2.instances import Instance
-from puter_worker.ec2.tags import intent_of, key_of
+from puter_worker.ec2.tags import expiry_of, intent_of, key_of
 from puter_worker.target import TargetId
 from puter_worker.timings import Timings
 
@@ -38,7 +38,7 @@ def generation_of(instance: Instance, *, unknown: int = 1) -> int:
 def with_instance(record: Record, instance: Instance, target: TargetId, now: float, timings: Timings) -> Record:
     """The record with everything that EC2 shows of its instance; a phase never moves back."""
     launched_at = record.launched_at or instance.launch_time or now
-    expires_at = launched_at + record.ttl_s if record.ttl_s is not None else None
+    expires_at = _expires_at(record, instance, launched_at)
     known = record.replace(
         target=str(target),
         account_id=target.account,
@@ -75,6 +75,15 @@ def with_instance(record: Record, instance: Instance, target: TargetId, now: flo
     if known.phase not in LIVE:
         return transitions.pending(known, now)
     return known.replace(changed_at=now) if overdue != record.overdue else known
+
+
+def _expires_at(record: Record, instance: Instance, launched_at: float) -> float | None:
+    """When the machine ends itself; None is never, or not known."""
+    if record.order is not None and (record.order.sent_at is not None or record.expires_at is not None):
+        return record.expires_at  # as its owner has ordered
+    if record.ttl_s is not None:
+        return launched_at + record.ttl_s
+    return expiry_of(instance.tags)  # of a machine that was found, only its tags tell it
 
 
 def seen_otherwise(

@@ -14,7 +14,7 @@ import structlog
 
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import NAMESPACE, PuterKey
-from puter_client.contract.request import Request
+from puter_client.contract.request import ExtendRequest, Request, StopRequest
 from puter_worker.stages.draft import Draft, decode_request
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
@@ -86,7 +86,7 @@ class Intake(Stage):
                 taken.append((PuterKey(namespace, request.tag), request, raw))
         await draft.read([key for key, _, _ in taken])
         for key, request, raw in taken:
-            if draft.must_wait(key):
+            if draft.must_wait(key) and not isinstance(request, StopRequest | ExtendRequest):
                 draft.park(key, request, raw)
             else:
                 draft.add(key, request)

@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from puter_client.contract import transitions
+from puter_client.contract.batch import BatchRow
+from puter_client.contract.order import OrderKind
+from puter_client.contract.outcome import Outcome
 from puter_client.contract.record import EventKind, Record
 from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.tags import is_labelled, key_of
@@ -181,10 +184,22 @@ class Members:
         error: StageError | None = None,
     ) -> None:
         now = self._store.now()
+        if record.order is not None and record.order.kind is OrderKind.STOP:
+            self._put_stopped(txn, current, record, now)
+            return
         waiting = transitions.back_in_queue(record, reason, now)
         request_id = error.request_id if error else None
         self._store.records.put(txn, current, waiting, event=EventKind.LAUNCH_PUT_OFF, request_id=request_id)
         self._store.launch_queue.add(txn, str(self._target), record.key, now + pause_s)
+
+    def _put_stopped(self, txn: Txn, current: Versioned[Record], record: Record, now: float) -> None:
+        """Its owner has ordered its end while its launch was sent, and the launch was in vain."""
+        user = record.order.user if record.order else "?"
+        over = transitions.cancelled(record.replace(intent=None), user, now)
+        self._store.records.put(txn, current, over, event=EventKind.REQUEST_CANCELLED)
+        if over.batch_id:
+            row = BatchRow(outcome=Outcome.CANCELLED, generation=over.generation, request_number=over.request_number)
+            self._store.batches.put_row(txn, over.key, over.batch_id, row)
 
     async def delayed(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from puter_client.contract.order import OrderKind
 from puter_client.contract.phase import LIVE, Phase
 from puter_client.contract.record import Record
 from puter_client.contract.result import Result
@@ -58,6 +59,8 @@ def without_frame(record: Record, now: float) -> Record:
     """The record of an ended machine whose console does not say how its workload ended."""
     if record.end_code in _INTERRUPTED:
         result, why = Result.INTERRUPTED, _interrupted(record)
+    elif record.order is not None and record.order.kind is OrderKind.STOP and record.order.sent_at is not None:
+        result, why = Result.STOPPED, f"ordered by {record.order.user}"
     elif record.end_code in _BY_A_PERSON:
         result, why = Result.STOPPED, "somebody has terminated its machine in EC2"
     else:

@@ -16,6 +16,7 @@ from puter_worker.store.database import Database
 from puter_worker.store.due_items import DueItems
 from puter_worker.store.labels import Labels
 from puter_worker.store.machines import Machines
+from puter_worker.store.orders import Orders
 from puter_worker.store.results import Results
 from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned, decode, encode, next_rev
@@ -33,6 +34,7 @@ class Records:
         machines: Machines,
         labels: Labels,
         results: Results,
+        orders: Orders,
         moving: DueItems,
         batches: Batches,
     ) -> None:
@@ -40,6 +42,7 @@ class Records:
         self._machines = machines
         self._labels = labels
         self._results = results
+        self._orders = orders
         self._moving = moving
         self._batches = batches
 
@@ -124,6 +127,7 @@ class Records:
         txn.do("HSET", public.record(key), "doc", encode(new), "rev", rev)
         txn.keep(public.record(key), keep_s + max(0, (new.ttl_s or 0)))
         txn.keep(public.events(key), keep_s)
+        self._orders.follow(txn, old.value, new)
         if event is not None or old.value is None or old.value.phase is not new.phase:
             self._put_in_sets(txn, key, old.value, new)
             self._batches.put_member(txn, new)

@@ -18,6 +18,7 @@ from puter_worker.store.ingress import IngressRules
 from puter_worker.store.intents import Intents
 from puter_worker.store.labels import Labels
 from puter_worker.store.machines import Machines
+from puter_worker.store.orders import Orders
 from puter_worker.store.records import Records
 from puter_worker.store.requests import Requests
 from puter_worker.store.restarts import Restarts
@@ -53,6 +54,7 @@ class Store:
         backoffs: the backoffs of places and quotas.
         machines: machines that are alive.
         labels: machines whose own tags are not written yet.
+        orders: machines whose owner has ordered something.
         results: machines whose workload's end is not known, and the output that consoles have shown.
         ingress: rules that let further addresses reach existing machines.
         workers: the health of workers.
@@ -74,11 +76,13 @@ class Store:
         self.batches = Batches(db)
         moving = DueItems(db, names.MOVING, topic=None, longest_s=timings.unclaimed_s)
         self.results = Results(db)
+        self.orders = Orders(db)
         self.records = Records(
             db,
             machines=self.machines,
             labels=self.labels,
             results=self.results,
+            orders=self.orders,
             moving=moving,
             batches=self.batches,
         )

@@ -53,6 +53,11 @@ def results(target: str) -> str:
     return f"results {target}"
 
 
+def orders(target: str) -> str:
+    """Topic: machines of the target have orders."""
+    return f"orders {target}"
+
+
 class Wakeups:
     """The one subscription of a worker."""
 

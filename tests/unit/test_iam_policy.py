@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 
 from puter_worker.ec2.calls import Action
-from puter_worker.ec2.tags import OWN
+from puter_worker.ec2.tags import EXPIRES_AT, ORDER, OWN
 
 ROOT = Path(__file__).parents[2]
 POLICY = json.loads((ROOT / "deploy" / "iam-policy.json").read_text())
@@ -122,7 +122,7 @@ def test_tags_are_written_at_birth_or_as_labels_of_its_own_machines() -> None:
     assert birth["Condition"].keys() == {"StringEquals"}
     assert birth["Condition"]["StringEquals"].keys() == {"ec2:CreateAction"}
     assert label["Condition"]["StringEquals"] == MANAGED
-    assert label["Condition"]["ForAllValues:StringEquals"] == {"aws:TagKeys": list(OWN)}
+    assert label["Condition"]["ForAllValues:StringEquals"] == {"aws:TagKeys": [*OWN, ORDER, EXPIRES_AT]}
     assert label["Condition"]["Null"] == {"aws:TagKeys": "false"}
     assert listed(label["Resource"]) == ["arn:aws:ec2:*:*:instance/*"]
 

@@ -1,0 +1,36 @@
+"""Orders: what the owner of a machine that runs asks of it, by tags that its agent reads."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class OrderKind(StrEnum):
+    """What a machine is to do."""
+
+    STOP = "stop"
+    EXTEND = "extend"
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The latest order for a machine; times are seconds of Redis TIME.
+
+    Attributes:
+        kind: what it is to do.
+        user: user name that the client sent; not verified.
+        given_at: when a worker took the request.
+        expires_at: for `extend`: when the machine ends itself from now on; None is never.
+        sent_at: when the machine's tags were written.
+        problem: why they could not be written.
+        confirmed_at: when the machine's console said that its agent has the order.
+    """
+
+    kind: OrderKind
+    user: str
+    given_at: float
+    expires_at: float | None = None
+    sent_at: float | None = None
+    problem: str | None = None
+    confirmed_at: float | None = None
