@@ -26,6 +26,7 @@ class InstanceType(msgspec.Struct, frozen=True):
         nitro: whether its hypervisor is Nitro; others refuse the latest console output.
         burstable: whether it has CPU credits.
         quota: the quota class that its vCPUs count in.
+        gpu: the maker and name of its GPU; None: it has none.
     """
 
     name: str
@@ -35,6 +36,7 @@ class InstanceType(msgspec.Struct, frozen=True):
     nitro: bool = True
     burstable: bool = False
     quota: str = "standard"
+    gpu: tuple[str, str] | None = None
 
     @property
     def shown_tags(self) -> Mapping[str, str]:
@@ -64,8 +66,9 @@ TYPES = {
         InstanceType("c7gn.medium", 1, 2_048, _ARM),
         InstanceType("c7i.large", 2, 4_096),
         InstanceType("c7i.48xlarge", 192, 393_216),
-        InstanceType("g4dn.xlarge", 4, 16_384, quota="g-and-vt"),
-        InstanceType("g5g.xlarge", 4, 8_192, _ARM, quota="g-and-vt"),
+        InstanceType("g4dn.xlarge", 4, 16_384, quota="g-and-vt", gpu=("NVIDIA", "T4")),
+        InstanceType("g4ad.xlarge", 4, 16_384, quota="g-and-vt", gpu=("AMD", "Radeon Pro V520")),
+        InstanceType("g5g.xlarge", 4, 8_192, _ARM, quota="g-and-vt", gpu=("NVIDIA", "T4g")),
     )
 }
 
@@ -168,6 +171,7 @@ def _type_node(each: InstanceType) -> Node:
             "defaultThreadsPerCore": min(2, each.vcpus),
         },
         "memoryInfo": {"sizeInMiB": each.memory_mib},
+        "gpuInfo": {"gpus": [{"name": each.gpu[1], "manufacturer": each.gpu[0], "count": 1}]} if each.gpu else None,
         "instanceStorageSupported": False,
         "networkInfo": {
             "networkPerformance": "Up to 5 Gigabit",

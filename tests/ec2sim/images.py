@@ -1,4 +1,4 @@
-"""The images of a region: Amazon Linux in several dates, what resembles it, and what others call by its name."""
+"""The images of a region: each system in several dates, what resembles it, and what others call by its name."""
 
 from __future__ import annotations
 
@@ -14,12 +14,23 @@ from tests.ec2sim.wire import Node, Params, element, elements, timestamp
 
 AMAZON = "137112412989"
 ECS = "591542846629"
+DEEP_LEARNING = "898082745236"
+WINDOWS = "801119661308"
 MARKETPLACE = "679593333241"
 STRANGER = "099720109999"
 CANONICAL = "099720109477"
-_ALIAS = {AMAZON: "amazon", ECS: "amazon", MARKETPLACE: "aws-marketplace"}
+DEBIAN = "136693071363"
+RED_HAT = "309956199498"
+_ALIAS = {
+    AMAZON: "amazon",
+    ECS: "amazon",
+    DEEP_LEARNING: "amazon",
+    WINDOWS: "amazon",
+    MARKETPLACE: "aws-marketplace",
+}
 _NEVER = "2099-01-01T00:00:00"
 _PAST = "2025-09-23T01:10:00"
+_RECALLED = "2025-11-26T00:00:00"
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +45,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
         deprecated: ISO 8601; past it only its owner sees the image, unless deprecated ones are requested.
         root_gib: size of its snapshot.
         state: available, or what it is else.
+        data_gib: size of the snapshot of a second volume; None: it has none.
     """
 
     id: str
@@ -44,6 +56,17 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     deprecated: str
     root_gib: int = 8
     state: str = "available"
+    data_gib: int | None = None
+
+    @property
+    def root_device(self) -> str:
+        """As their publishers name it."""
+        return "/dev/sda1" if self.owner in (CANONICAL, WINDOWS, RED_HAT) else "/dev/xvda"
+
+    @property
+    def platform_details(self) -> str:
+        """What it is billed as."""
+        return {WINDOWS: "Windows", RED_HAT: "Red Hat Enterprise Linux"}.get(self.owner, "Linux/UNIX")
 
     @property
     def alias(self) -> str | None:
@@ -59,7 +82,9 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     def description(self) -> str:
         """As their publishers word them."""
         if self.owner == CANONICAL:
-            return "Canonical, Ubuntu, 24.04, noble image"
+            return f"Canonical, Ubuntu, {'24.04, noble' if 'noble' in self.name else '22.04, jammy'} image"
+        if self.owner not in (AMAZON, ECS):
+            return self.name
         linux = "Amazon Linux 2023 AMI" if self.name.startswith("al2023") else "Amazon Linux 2 AMI"
         return f"{linux} {self.architecture}"
 
@@ -69,7 +94,11 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
         return {}
 
 
-# Name, owner, created, deprecated, GiB, state. What is newest is never what a careless pattern takes for it.
+# Name, owner, created, deprecated, GiB, state. What is newest is never what a careless pattern takes for it: it is of a
+# stranger, of the Marketplace, deprecated, not ready, or another kind of its true owner's.
+_NOBLE = "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-{deb}-server-"
+_JAMMY = "ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-{deb}-server-"
+_GPU = "Deep Learning {gpu}Base OSS Nvidia Driver GPU AMI (Amazon Linux 2023) "
 _MADE = (
     ("al2023-ami-2023.7.20250623.1-kernel-6.1-{arch}", AMAZON, "2025-06-25T01:10:00", _PAST, 8, "available"),
     ("al2023-ami-2023.8.20250915.0-kernel-6.1-{arch}", AMAZON, "2025-09-17T02:20:00", _NEVER, 8, "available"),
@@ -85,7 +114,39 @@ _MADE = (
     ("amzn2-ami-kernel-5.10-hvm-2.0.20251020.0-{arch}-gp2", AMAZON, "2025-10-22T05:50:00", _NEVER, 8, "available"),
     ("amzn2-ami-ecs-hvm-2.0.20251103-{arch}-ebs", ECS, "2025-11-04T05:50:00", _NEVER, 30, "available"),
     ("amzn2-ami-hvm-2.0.20251199.0-{arch}-gp2", STRANGER, "2025-11-20T00:00:00", _NEVER, 8, "available"),
-    ("ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-{deb}", CANONICAL, "2025-10-22T07:00:00", _NEVER, 8, "available"),
+    (_NOBLE + "20250821", CANONICAL, "2025-08-21T07:00:00", _NEVER, 8, "available"),
+    (_NOBLE + "20251022", CANONICAL, "2025-10-22T07:00:00", _NEVER, 8, "available"),
+    (_NOBLE + "20251015", CANONICAL, "2025-11-24T07:00:00", _RECALLED, 8, "available"),
+    (_NOBLE + "20251119", CANONICAL, "2025-11-19T07:00:00", _NEVER, 8, "pending"),
+    (_NOBLE.replace("images/", "images-testing/") + "20251120", CANONICAL, "2025-11-20T07:00:00", _NEVER,
+     8, "available"),
+    (_NOBLE.replace("ubuntu/images", "ubuntu-pro-server/images") + "20251121", CANONICAL, "2025-11-21T07:00:00", _NEVER,
+     8, "available"),
+    (_NOBLE.replace("server", "minimal") + "20251121", CANONICAL, "2025-11-21T07:00:00", _NEVER, 8, "available"),
+    (_NOBLE + "20251199", STRANGER, "2025-11-22T00:00:00", _NEVER, 8, "available"),
+    (_NOBLE + "20251022-prod-ab3", MARKETPLACE, "2025-11-23T00:00:00", _NEVER, 8, "available"),
+    (_JAMMY + "20250930", CANONICAL, "2025-09-30T07:00:00", _NEVER, 8, "available"),
+    (_JAMMY + "20251001.1", CANONICAL, "2025-10-02T07:00:00", _NEVER, 8, "available"),
+    (_JAMMY + "20251003", CANONICAL, "2025-11-24T07:00:00", _RECALLED, 8, "available"),
+    (_JAMMY + "20251199", STRANGER, "2025-11-22T00:00:00", _NEVER, 8, "available"),
+    ("debian-12-{deb}-20250814-2204", DEBIAN, "2025-08-14T09:00:00", _NEVER, 8, "available"),
+    ("debian-12-{deb}-20251006-2257", DEBIAN, "2025-10-06T09:00:00", _NEVER, 8, "available"),
+    ("debian-12-{deb}-20250901-2222", DEBIAN, "2025-11-24T09:00:00", _RECALLED, 8, "available"),
+    ("debian-12-backports-{deb}-20251006-2257", DEBIAN, "2025-10-06T09:30:00", _NEVER, 8, "available"),
+    ("debian-12-{deb}-daily-20251125-2307", DEBIAN, "2025-11-25T09:00:00", _NEVER, 8, "available"),
+    ("debian-13-{deb}-20251117-2299", DEBIAN, "2025-11-17T09:00:00", _NEVER, 8, "available"),
+    ("debian-12-{deb}-20251199-2399", STRANGER, "2025-11-22T00:00:00", _NEVER, 8, "available"),
+    ("debian-12-{deb}-20251006-2257-prod-x7", MARKETPLACE, "2025-11-23T00:00:00", _NEVER, 8, "available"),
+    (_GPU + "20250926", DEEP_LEARNING, "2025-09-26T10:00:00", _NEVER, 75, "available"),
+    (_GPU + "20251024", DEEP_LEARNING, "2025-10-24T10:00:00", _NEVER, 75, "available"),
+    (_GPU + "20251010", DEEP_LEARNING, "2025-11-24T10:00:00", _RECALLED, 75, "available"),
+    (_GPU.replace("2023)", "2)") + "20251103", DEEP_LEARNING, "2025-11-03T10:00:00", _NEVER, 60, "available"),
+    ("Deep Learning {gpu}Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04) 20251107", DEEP_LEARNING, "2025-11-07T10:00:00",
+     _NEVER, 75, "available"),
+    (_GPU + "20251199", STRANGER, "2025-11-22T00:00:00", _NEVER, 75, "available"),
+    ("RHEL-9.6.0_HVM-20251015-{arch}-0-Hourly2-GP3", RED_HAT, "2025-10-15T11:00:00", _NEVER, 10, "available"),
+    ("Windows_Server-2022-English-Full-Base-2025.11.12", WINDOWS, "2025-11-12T12:00:00", _NEVER, 30, "available"),
+    ("our-data-node-v3-{arch}", STRANGER, "2025-11-01T13:00:00", _NEVER, 12, "available"),
 )  # fmt: skip
 
 
@@ -94,7 +155,9 @@ def images_of(region: str) -> dict[str, Image]:
     images: dict[str, Image] = {}
     for architecture, of_debian in (("x86_64", "amd64"), ("arm64", "arm64")):
         for name, owner, created, deprecated, gib, state in _MADE:
-            named = name.format(arch=architecture, deb=of_debian)
+            if owner == WINDOWS and architecture == "arm64":
+                continue
+            named = name.format(arch=architecture, deb=of_debian, gpu="ARM64 " if architecture == "arm64" else "")
             digest = hashlib.blake2s(f"{region}:{owner}:{named}".encode()).hexdigest()
             image = Image(
                 id=f"ami-0{digest[:16]}",
@@ -105,6 +168,7 @@ def images_of(region: str) -> dict[str, Image]:
                 deprecated=f"{deprecated}.000Z",
                 root_gib=gib,
                 state=state,
+                data_gib=200 if "data-node" in name else None,
             )
             images[image.id] = image
     return images
@@ -121,7 +185,8 @@ _FILTERS: dict[str, Field[Image]] = {
     "name": lambda i: (i.name,),
     "owner-alias": lambda i: (i.alias,) if i.alias else (),
     "owner-id": lambda i: (i.owner,),
-    "root-device-name": lambda _: ("/dev/xvda",),
+    "platform": lambda i: ("windows",) if i.owner == WINDOWS else (),
+    "root-device-name": lambda i: (i.root_device,),
     "root-device-type": lambda _: ("ebs",),
     "state": lambda i: (i.state,),
     "virtualization-type": lambda _: ("hvm",),
@@ -163,13 +228,12 @@ def describe_images(params: Params, images: Mapping[str, Image], account: str, n
 
 
 def _image_node(image: Image) -> Node:
-    ebs: Node = {
-        "deleteOnTermination": True,
-        "snapshotId": image.snapshot_id,
-        "volumeSize": image.root_gib,
-        "volumeType": "gp3" if image.name.startswith("al2023") else "gp2",
-        "encrypted": False,
-    }
+    volume_type = "gp2" if image.name.startswith("amzn2") else "gp3"
+    # The order of an image's devices says nothing: the root is the one with its name.
+    devices: list[Node] = [{"deviceName": "/dev/sdb", "virtualName": "ephemeral0"}] if image.owner == CANONICAL else []
+    if image.data_gib is not None:
+        devices.append(_device("/dev/sdf", image.snapshot_id + "d", image.data_gib, volume_type))
+    devices.append(_device(image.root_device, image.snapshot_id, image.root_gib, volume_type))
     return {
         "imageId": image.id,
         "imageLocation": f"{image.alias or image.owner}/{image.name}",
@@ -179,17 +243,29 @@ def _image_node(image: Image) -> Node:
         "isPublic": True,
         "architecture": image.architecture,
         "imageType": "machine",
-        "platformDetails": "Linux/UNIX",
+        "platform": "windows" if image.owner == WINDOWS else None,
+        "platformDetails": image.platform_details,
         "usageOperation": "RunInstances",
         "imageOwnerAlias": image.alias,
         "name": image.name,
         "description": image.description,
         "rootDeviceType": "ebs",
-        "rootDeviceName": "/dev/xvda",
-        "blockDeviceMapping": [{"deviceName": "/dev/xvda", "ebs": ebs}],
+        "rootDeviceName": image.root_device,
+        "blockDeviceMapping": devices,
         "virtualizationType": "hvm",
         "hypervisor": "xen",
         "enaSupport": True,
         "deprecationTime": image.deprecated,
         "imdsSupport": "v2.0" if image.name.startswith("al2023") else None,
     }
+
+
+def _device(name: str, snapshot_id: str, gib: int, volume_type: str) -> Node:
+    ebs: Node = {
+        "deleteOnTermination": True,
+        "snapshotId": snapshot_id,
+        "volumeSize": gib,
+        "volumeType": volume_type,
+        "encrypted": False,
+    }
+    return {"deviceName": name, "ebs": ebs}

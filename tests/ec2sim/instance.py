@@ -207,14 +207,14 @@ def render_shared(options: Options) -> str:
         "monitoring": {"state": "enabled" if options.monitoring else "disabled"},
         "architecture": options.image.architecture,
         "rootDeviceType": "ebs",
-        "rootDeviceName": "/dev/xvda",
+        "rootDeviceName": options.image.root_device,
         "virtualizationType": "hvm",
         "clientToken": options.client_token,
         "hypervisor": "xen",
         "ebsOptimized": False,
         "enaSupport": True,
         "instanceLifecycle": "spot" if options.spot else None,
-        "platformDetails": "Linux/UNIX",
+        "platformDetails": options.image.platform_details,
         "usageOperation": "RunInstances",
         "metadataOptions": {
             "state": "applied",
@@ -260,7 +260,8 @@ def _render_place(one: Instance) -> str:
         f"<subnetId>{one.subnet.id}</subnetId><vpcId>{one.subnet.vpc.id}</vpcId>"
         f"<privateIpAddress>{one.private_ip}</privateIpAddress>{element('ipAddress', one.public_ip)}"
         f"<sourceDestCheck>true</sourceDestCheck><groupSet>{groups}</groupSet>"
-        f"<blockDeviceMapping><item><deviceName>/dev/xvda</deviceName><ebs><volumeId>{one.volume_id}</volumeId>"
+        f"<blockDeviceMapping><item><deviceName>{one.options.image.root_device}</deviceName>"
+        f"<ebs><volumeId>{one.volume_id}</volumeId>"
         f"<status>{status}</status><attachTime>{timestamp(one.launched_at)}</attachTime>"
         "<deleteOnTermination>true</deleteOnTermination></ebs></item></blockDeviceMapping>"
         + element("iamInstanceProfile", {"arn": arn, "id": "AIPASIMULATED"} if profile else None)

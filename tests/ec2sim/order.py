@@ -164,7 +164,7 @@ def _read_profile(region: Region, params: Params) -> str | None:
 def _read_root_gib(params: Params, image: Image) -> int:
     for mapping in params.sections("BlockDeviceMapping"):
         size = mapping.section("Ebs").integer("VolumeSize")
-        if mapping.need("DeviceName") == "/dev/xvda" and size is not None:
+        if mapping.need("DeviceName") == image.root_device and size is not None:
             if size < image.root_gib:
                 message = (
                     f"Volume of size {size}GB is smaller than snapshot '{image.snapshot_id}', "
