@@ -6,16 +6,23 @@ import re
 import shlex
 from pathlib import Path
 
+from puter_client.contract.os_image import DEFAULT_SSH_USER, SSH_USER
 from puter_client.contract.record import Record
 
 # Paths in which no shell replaces anything within double quotes.
 _PLAIN = re.compile(r"[A-Za-z0-9_./~@%+=:,-]+")
-SSH_USER = "ec2-user"  # on every Amazon Linux
+_USER = re.compile(SSH_USER)
 
 
 def address(record: Record) -> str | None:
     """The machine's public DNS name, else its public or private IP address."""
     return record.public_dns_name or record.public_ip or record.private_ip
+
+
+def ssh_user(record: Record) -> str:
+    """The user to sign in as; what a record has is not trusted: ssh reads `-o…@host` as an option."""
+    user = record.ssh_user or ""
+    return user if _USER.fullmatch(user) else DEFAULT_SSH_USER
 
 
 def private_key(record: Record) -> str | None:
@@ -30,7 +37,7 @@ def ssh_argv(record: Record) -> list[str] | None:
     if host is None:
         return None
     path = private_key(record)
-    return ["ssh", *(["-i", path] if path else []), f"{SSH_USER}@{host}"]
+    return ["ssh", *(["-i", path] if path else []), f"{ssh_user(record)}@{host}"]
 
 
 def ssh_command(record: Record) -> str | None:
@@ -46,7 +53,7 @@ def rsync_argv(record: Record, source: str, destination: str) -> list[str] | Non
         return None
     path = private_key(record)
     shell = ["ssh", "-i", path] if path else ["ssh"]
-    target = f"{SSH_USER}@{host}:{destination}"
+    target = f"{ssh_user(record)}@{host}:{destination}"
     return ["rsync", "-Paq", "--exclude", ".git", "-e", shlex.join(shell), source, target]
 
 
@@ -59,4 +66,4 @@ def rsync_command(record: Record) -> str | None:
     if path and not _PLAIN.fullmatch(path):
         return shlex.join(rsync_argv(record, "./", "~/") or [])
     shell = f"ssh -i {path}" if path else "ssh"
-    return f'rsync -Paq --exclude .git -e "{shell}" ./ {SSH_USER}@{host}:~/'
+    return f'rsync -Paq --exclude .git -e "{shell}" ./ {ssh_user(record)}@{host}:~/'

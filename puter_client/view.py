@@ -15,7 +15,7 @@ from puter_client.contract.phase import ENDED, LIVE, Phase
 from puter_client.contract.record import Record
 from puter_client.contract.result import Result
 from puter_client.contract.spec import KEY_FIELDS
-from puter_client.ssh_commands import SSH_USER, rsync_command, ssh_command
+from puter_client.ssh_commands import rsync_command, ssh_command
 
 WAITING_FOR_WORKER = "waiting for a worker to take the request"
 WAITING_FOR_EC2 = "waiting for EC2 to confirm the machine of this name"
@@ -147,7 +147,6 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         for name in _TIMES:
             fields[name] = iso(getattr(record, name)) if record else None
         reached = self.record_to_reach
-        fields["ssh_user"] = SSH_USER
         fields["ssh"] = ssh_command(reached) if reached and reached.phase in LIVE else None
         fields["rsync"] = rsync_command(reached) if reached and reached.phase in LIVE else None
         fields["not_applied"] = list(self.row.not_applied) if self.row else []
@@ -180,6 +179,7 @@ _PLAIN = (
     "public_dns_name",
     "public_ip",
     "private_ip",
+    "ssh_user",
     "key_name",
     "private_key_path",
     "ttl_s",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.keypairs import KeyPair
 from puter_worker.ec2.session import Sessions
 from puter_worker.ec2.tags import key_of
-from puter_worker.errors import About, StageError
+from puter_worker.errors import About, Ec2Error, StageError
 from puter_worker.ownkey import OwnKey, own_key
 from puter_worker.pacer import Pacer
 from puter_worker.rates import Rates
@@ -122,15 +122,51 @@ class Target:
     # -- what launches share ------------------------------------------------------------------------------------
 
     async def image(self, *, ami: str | None, os: Os, instance_type: str) -> Image:
-        """The image to boot: the AMI that the request names, else the newest Amazon Linux for the type."""
+        """The image to boot: the AMI that the request names, else the newest of the OS for the type."""
         if ami is not None:
             return await self._cached(("image", ami), lambda: images.describe_image(self.caller, ami))
-        architecture = await self._cached(
-            ("architecture", instance_type), lambda: images.architecture_of(self.caller, instance_type)
+        kind = await self._instance_type(instance_type)
+        image = await self._cached(
+            ("newest", os, kind.architecture), lambda: images.latest_image(self.caller, os, kind.architecture)
         )
-        return await self._cached(
-            ("newest", os, architecture), lambda: images.latest_image(self.caller, os, architecture)
-        )
+        if os is Os.AL2023_GPU and not kind.has_nvidia_gpu:
+            notice = f"{instance_type} has no NVIDIA GPU: the driver of {os.value} is of no use there"
+            return msgspec.structs.replace(image, notice=notice)
+        return image
+
+    async def check_fit(self, image: Image, instance_types: Sequence[str]) -> None:
+        """Check that an image that a request names is for the processors of these types.
+
+        Without the permission to describe types nothing is checked: EC2 refuses what does not fit.
+
+        Raises:
+            StageError: UnusableImage if it is not; see images.describe_type.
+        """
+        for name in instance_types if image.architecture else ():
+            try:
+                kind = await self._instance_type(name)
+            except Ec2Error as error:
+                if error.code != "UnauthorizedOperation":
+                    raise
+                return
+            images.check_fit(image, kind)
+
+    async def ssh_users(self, machines: Iterable[Instance]) -> dict[str, str]:
+        """The users of the images of machines that were found, by instance id; one is missing if it is not known."""
+        found = {one.instance_id: one.image_id for one in machines if one.image_id}
+        ids = sorted(set(found.values()))
+        users = dict(zip(ids, await asyncio.gather(*(self._user_of(image_id) for image_id in ids)), strict=True))
+        return {instance_id: user for instance_id, image_id in found.items() if (user := users[image_id])}
+
+    async def _user_of(self, image_id: str) -> str | None:
+        try:
+            image = await self._cached(("image", image_id), lambda: images.describe_image(self.caller, image_id))
+        except StageError:
+            return None  # a machine outlives its image
+        return image.ssh_user if image.architecture else None
+
+    async def _instance_type(self, name: str) -> images.InstanceType:
+        return await self._cached(("type", name), lambda: images.describe_type(self.caller, name))
 
     async def subnet(self, subnet_id: str) -> Subnet:
         """A subnet, with its VPC and zone."""

@@ -120,7 +120,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         unsure_s: and how long it waits before the next attempt if it got no answer.
         unsure_kept_s: a target that may hold forgotten machines is waited for as long as some worker that remembers a
             launch there has said so within this.
-        target_cache_s: how long images, key pairs and groups are cached: a new Amazon Linux is noticed after it.
+        target_cache_s: how long images, key pairs and groups are cached: a new image is noticed after it.
         unlabelled_cache_s: how long the list of machines without their own tags is cached.
 
         slow_s: how long the rate is lower after EC2 has refused a call because of its rate limit.

@@ -24,7 +24,7 @@ from puter_client.contract.key import check_tag, shown
 from puter_client.contract.phase import LIVE
 from puter_client.contract.record import Record
 from puter_client.paths import secure_folder
-from puter_client.ssh_commands import SSH_USER, address, private_key
+from puter_client.ssh_commands import address, private_key, ssh_user
 
 _INSTANCE_ID = re.compile(r"i-[0-9a-f]{8,17}")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,252}")
@@ -66,7 +66,7 @@ def ssh(namespace: str | None, tag: str, command: tuple[str, ...]) -> None:
     settings = settings_of(namespace)
     record = _living(settings, tag)
     words = list(command[1:] if command[:1] == ("--",) else command)
-    target = f"{SSH_USER}@{_host(record)}"
+    target = f"{ssh_user(record)}@{_host(record)}"
     _become([*ssh_program(record, known_hosts(settings)), target, *(["--", *words] if words else [])])
 
 
@@ -92,7 +92,7 @@ def rsync(tag: str, source: str, destination: str, namespace: str | None) -> Non
 
     settings = settings_of(namespace)
     record = _living(settings, tag)
-    remote = f"{SSH_USER}@{_host(record)}:"
+    remote = f"{ssh_user(record)}@{_host(record)}:"
     if source.startswith(":"):
         if destination.startswith(":"):
             raise click.UsageError("one side must be on this computer: write ':' before SRC or DST, not both")
@@ -207,7 +207,7 @@ def host_blocks(records: Sequence[Record], hosts: Path) -> list[str]:
             "",
             f"Host {name}",
             f"  HostName {host}",
-            f"  User {SSH_USER}",
+            f"  User {ssh_user(record)}",
             f"  HostKeyAlias {record.instance_id}",
             f"  UserKnownHostsFile {_quoted(str(hosts))}",
             "  StrictHostKeyChecking accept-new",

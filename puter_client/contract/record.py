@@ -78,6 +78,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         attempts: the workload's earlier runs for this request.
         log_tail: the last lines that the workload printed, at most 1,000 characters; anybody on the machine may have
             written them.
+        ssh_user: the user for ssh, whose the workload is too; None until the image is known.
     """
 
     v: Literal[1] = 1
@@ -119,6 +120,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     public_dns_name: str | None = None
     public_ip: str | None = None
     private_ip: str | None = None
+    ssh_user: str | None = None
     launched_at: float | None = None
     running_at: float | None = None
     expires_at: float | None = None

@@ -14,7 +14,7 @@ import msgspec
 
 from puter_client.contract import readers
 from puter_client.contract.declaration import Field, Form, NoneFlag, Option, compared, fixed, option_name
-from puter_client.contract.os_image import Os
+from puter_client.contract.os_image import SSH_USER, Os
 
 DEFAULT_INSTANCE_TYPE = "t3.micro"
 DEFAULT_TTL_S = 3_600
@@ -78,10 +78,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
         Os,
         Field(
             read=readers.one_of(Os),
-            help="Newest Amazon Linux of that version.  [al2023]",
-            option=Option(metavar="al2023|al2"),
+            help="Its publisher's newest image: al2023, al2, ubuntu24.04, ubuntu22.04, debian12, al2023-gpu.  [al2023]",
+            option=Option(metavar="NAME"),
             compared=True,
-            sets_aside=("ami",),
+            sets_aside=("ami", "ssh_user"),
         ),
     ] = Os.AL2023
     ami: Annotated[
@@ -91,6 +91,14 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
             help="This image, whatever --os says.",
             option=Option(metavar="ID"),
             compared=True,
+        ),
+    ] = None
+    ssh_user: Annotated[
+        str | None,
+        Field(
+            read=readers.pattern(SSH_USER, "write the name of a user on the image, like ubuntu"),
+            help="The image's user for ssh and the workload.  [as its publisher has it]",
+            option=Option(metavar="NAME"),
         ),
     ] = None
     subnet: Annotated[

@@ -115,11 +115,15 @@ def queued_for_launch(
     )
 
 
-def launching(record: Record, intent: str, now: float, *, private_key_path: str | None) -> Record:
+def launching(record: Record, intent: str, now: float, *, ssh_user: str, private_key_path: str | None) -> Record:
     """The key is a member of an intent: the call to EC2 for it is sent next."""
-    path = private_key_path or record.private_key_path
     return record.replace(
-        intent=intent, reason="launching in EC2", estimate_s=None, changed_at=now, private_key_path=path
+        intent=intent,
+        reason="launching in EC2",
+        estimate_s=None,
+        changed_at=now,
+        ssh_user=ssh_user,
+        private_key_path=private_key_path or record.private_key_path,
     )
 
 

@@ -113,6 +113,19 @@ class Console(Answer, frozen=True, kw_only=True):
     output: str | None = None
 
 
+class DiskAnswer(_Part, frozen=True, kw_only=True):
+    """A volume that an image makes: its size in GiB, the least that its snapshot allows."""
+
+    volume_size: int | None = None
+
+
+class DeviceAnswer(_Part, frozen=True, kw_only=True):
+    """A device of an image; one without a volume is an instance store, or none."""
+
+    device_name: str = ""
+    ebs: DiskAnswer | None = None
+
+
 class ImageAnswer(_Part, frozen=True, kw_only=True):
     """An image."""
 
@@ -124,7 +137,9 @@ class ImageAnswer(_Part, frozen=True, kw_only=True):
     platform: str | None = None
     platform_details: str | None = None
     owner_id: str = ""
+    image_owner_alias: str | None = None
     creation_date: str | None = None
+    block_device_mappings: list[DeviceAnswer] = []
 
 
 class Images(Answer, frozen=True, kw_only=True):
@@ -139,10 +154,23 @@ class ProcessorAnswer(_Part, frozen=True, kw_only=True):
     supported_architectures: list[str] = []
 
 
+class GpuAnswer(_Part, frozen=True, kw_only=True):
+    """A kind of GPU of an instance type."""
+
+    manufacturer: str = ""
+
+
+class GpusAnswer(_Part, frozen=True, kw_only=True):
+    """The GPUs of an instance type."""
+
+    gpus: list[GpuAnswer] = []
+
+
 class InstanceTypeAnswer(_Part, frozen=True, kw_only=True):
     """An instance type."""
 
     processor_info: ProcessorAnswer = ProcessorAnswer()
+    gpu_info: GpusAnswer = GpusAnswer()
 
 
 class InstanceTypes(Answer, frozen=True, kw_only=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -10,29 +9,13 @@ import msgspec
 import structlog
 
 from puter_client.contract.key import shown
-from puter_client.contract.os_image import Os
+from puter_client.contract.os_image import DEFAULT_SSH_USER, Os
 from puter_worker.ec2.answers import ImageAnswer, Images, InstanceTypes
 from puter_worker.ec2.calls import Caller
+from puter_worker.ec2.publishers import Shown, is_other_kind, owner_and_names, shown_by
 from puter_worker.errors import Ec2Error, ImageMissing, NoImage, UnusableImage, UnusableInstanceType
 
 ARCHITECTURES = ("x86_64", "arm64")
-# Names of Amazon's own images. The call also filters by owner: anyone may publish an image under such a name.
-_NAMES = {
-    Os.AL2023: "al2023-ami-2023.*-kernel-6.1-{architecture}",
-    Os.AL2: "amzn2-ami-hvm-2.0.*-{architecture}-gp2",
-}
-_OTHER_KINDS = ("-minimal-", "-ecs-")
-# What the names of images tell of their system. Many names, above all of private images, tell nothing.
-_AMAZON_LINUX = re.compile(r"amazon[ _-]?linux|amzn|al20\d\d|\bal2\b", re.IGNORECASE)
-_OTHER_SYSTEM = re.compile(
-    r"(?<![a-z])(ubuntu|debian|rhel|red[ _-]?hat|(open)?suse|sles|rocky[ _-]?(linux|\d)|almalinux|centos|fedora|"
-    r"oracle[ _-]?linux|kali[ _-]?linux|arch[ _-]?linux|alpine|nixos|flatcar|bottlerocket|freebsd)",
-    re.IGNORECASE,
-)
-# Accounts of publishers of other systems, as each names its own: Canonical, Debian, Red Hat, SUSE, Rocky, AlmaLinux.
-_OTHER_PUBLISHERS = frozenset(
-    {"099720109477", "136693071363", "309956199498", "013907871322", "792107900819", "764336703387"}
-)
 _log = structlog.get_logger()
 
 
@@ -42,33 +25,53 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         image_id: `ami-…`.
         name: the name that its owner gave it.
-        architecture: `x86_64` or `arm64`.
+        architecture: `x86_64` or `arm64`; empty: not known.
         root_device_name: such as `/dev/xvda`; RunInstances needs it to set the size of the root disk. None: not known.
+        root_gib: the least size of the root disk, that of its snapshot; None: not known.
+        ssh_user: the user for ssh and the workload.
         creation_date: ISO 8601, as EC2 wrote it; empty if EC2 gave none.
         notice: what its user should know about it, in plain words.
+        user_notice: what the user of an image should know whose `ssh_user` is a guess; None: it is known.
     """
 
     image_id: str
     name: str
     architecture: str
     root_device_name: str | None
+    root_gib: int | None = None
+    ssh_user: str = DEFAULT_SSH_USER
     creation_date: str = ""
     notice: str | None = None
+    user_notice: str | None = None
+
+
+class InstanceType(msgspec.Struct, frozen=True, kw_only=True):
+    """What an instance type is for.
+
+    Attributes:
+        name: such as `t3.micro`.
+        architecture: `x86_64` or `arm64`.
+        has_nvidia_gpu: whether it has a GPU that NVIDIA's driver is for.
+    """
+
+    name: str
+    architecture: str
+    has_nvidia_gpu: bool = False
 
 
 async def latest_image(caller: Caller, os: Os, architecture: str) -> Image:
-    """The newest Amazon Linux image for an OS and an architecture.
+    """The newest image for an OS and an architecture, of the OS's own publisher.
 
     Raises:
         StageError: NoImage if the region has none; and see Caller.call.
     """
-    pattern = _NAMES[os].format(architecture=architecture)
+    owner, names = owner_and_names(os, architecture)
     found = await caller.call(
         "DescribeImages",
         Images,
-        Owners=["amazon"],
+        Owners=[owner],
         Filters=[
-            {"Name": "name", "Values": [pattern]},
+            {"Name": "name", "Values": names},
             {"Name": "architecture", "Values": [architecture]},
             {"Name": "state", "Values": ["available"]},
         ],
@@ -79,7 +82,7 @@ async def latest_image(caller: Caller, os: Os, architecture: str) -> Image:
             f"{caller.region} has no {os.value} image for {architecture}: name one with --ami",
             request_id=found.request_id,
         )
-    return newest
+    return msgspec.structs.replace(newest, ssh_user=os.ssh_user)
 
 
 def pick_newest(images: Iterable[ImageAnswer]) -> Image | None:
@@ -87,15 +90,13 @@ def pick_newest(images: Iterable[ImageAnswer]) -> Image | None:
     dated = [
         (created, image.name, image)
         for image in images
-        if image.state == "available"
-        and not any(kind in image.name for kind in _OTHER_KINDS)
-        and (created := _created(image)) is not None
+        if image.state == "available" and not is_other_kind(image.name) and (created := _created(image)) is not None
     ]
     return _image(max(dated, key=lambda row: row[:2])[2]) if dated else None
 
 
 async def describe_image(caller: Caller, ami_id: str) -> Image:
-    """The image with the id that a user gave; it has a notice if it is seen not to be Amazon Linux.
+    """The image with the id that a user gave; it has notices if its system is not supported, or its user is a guess.
 
     Without the permission to describe it only its id is known, which is enough to launch it.
 
@@ -109,53 +110,81 @@ async def describe_image(caller: Caller, ami_id: str) -> Image:
         if error.code != "UnauthorizedOperation":
             raise
         _log.warning("image.not_described", image_id=ami_id, code=error.code, request_id=error.request_id)
-        return Image(image_id=ami_id, name="", architecture="", root_device_name=None)
+        notice = (
+            f"the worker's role may not call DescribeImages, so the system of image {ami_id} is not known: "
+            f"{_guessed(DEFAULT_SSH_USER)}"
+        )
+        return Image(image_id=ami_id, name="", architecture="", root_device_name=None, user_notice=notice)
     if not found.images:
         raise ImageMissing(f"{caller.region} has no image {ami_id}: ids differ from region to region")
     image = found.images[0]
     problem = None
     if image.state != "available":
         problem = f"is {image.state or 'in an unknown state'}, not available"
-    elif image.platform == "windows":
+    elif image.platform == "windows" or (image.platform_details or "").startswith("Windows"):
         problem = "is for Windows, which Puter does not support"
     elif image.architecture not in ARCHITECTURES:
         problem = f"is for {image.architecture or 'an unknown processor'}, not for {' or '.join(ARCHITECTURES)}"
     if problem:
         raise UnusableImage(f"{ami_id} {problem}: name another with --ami", request_id=found.request_id)
-    if is_amazon_linux(image):
-        return _image(image)
-    _log.warning("image.not_amazon_linux", image_id=ami_id, name=image.name, owner_id=image.owner_id)
-    notice = (
-        f"image {ami_id} ({shown(image.name, 80)}, of account {image.owner_id}) is not Amazon Linux, the only system "
-        "that Puter supports: Docker, the workload and ssh as ec2-user will probably not work"
-    )
-    return msgspec.structs.replace(_image(image), notice=notice)
+    shows = shown_by(image)
+    if shows.foreign:
+        _log.warning("image.not_supported", image_id=ami_id, name=image.name, owner_id=image.owner_id)
+    of_system, of_user = _notices(image, shows)
+    return msgspec.structs.replace(_image(image), ssh_user=shows.ssh_user, notice=of_system, user_notice=of_user)
 
 
-def is_amazon_linux(image: ImageAnswer) -> bool:
-    """Whether an image may be Amazon Linux: neither its name nor its owner nor its billing shows another system."""
-    if _AMAZON_LINUX.search(image.name):
-        return True
-    told = f"{image.name} {image.platform_details or ''}"
-    return image.owner_id not in _OTHER_PUBLISHERS and not _OTHER_SYSTEM.search(told)
+def _notices(image: ImageAnswer, shows: Shown) -> tuple[str | None, str | None]:
+    """What the user should know of an image, and of the user on it."""
+    which = f"image {image.image_id} ({shown(image.name, 80)}, of account {image.owner_id})"
+    user = shows.ssh_user
+    if shows.foreign:
+        return (
+            f"{which} is not Amazon Linux, Ubuntu or Debian, the systems that Puter supports: Docker, the workload "
+            f"and ssh as {user} will probably not work"
+        ), None
+    if shows.proven:
+        return None, None
+    told = f"is taken for {shows.system.value} by its name alone" if shows.system else "does not show its system"
+    return None, f"{which} {told}: {_guessed(user)}"
 
 
-async def architecture_of(caller: Caller, instance_type: str) -> str:
-    """The architecture of an instance type: `x86_64` or `arm64`.
+def _guessed(user: str) -> str:
+    return f"ssh and the workload use {user}; if the image has another user, name it with --ssh-user"
+
+
+async def describe_type(caller: Caller, name: str) -> InstanceType:
+    """An instance type.
 
     Raises:
-        StageError: InvalidInstanceType (EC2's code) if there is no such type; UnusableInstanceType if it is neither.
+        StageError: InvalidInstanceType (EC2's code) if there is no such type; UnusableInstanceType if it is for neither
+            architecture.
     """
-    found = await caller.call("DescribeInstanceTypes", InstanceTypes, InstanceTypes=[instance_type])
+    found = await caller.call("DescribeInstanceTypes", InstanceTypes, InstanceTypes=[name])
     offered = {a for described in found.instance_types for a in described.processor_info.supported_architectures}
+    makers = {gpu.manufacturer.upper() for described in found.instance_types for gpu in described.gpu_info.gpus}
     for architecture in ARCHITECTURES:
         if architecture in offered:
-            return architecture
+            return InstanceType(name=name, architecture=architecture, has_nvidia_gpu="NVIDIA" in makers)
     raise UnusableInstanceType(
-        f"{instance_type} is for {', '.join(sorted(offered)) or 'no known processor'}: "
+        f"{name} is for {', '.join(sorted(offered)) or 'no known processor'}: "
         f"name a type for {' or '.join(ARCHITECTURES)}",
         request_id=found.request_id,
     )
+
+
+def check_fit(image: Image, instance_type: InstanceType) -> None:
+    """Check that an image is for an instance type's processor; one whose architecture is not known passes.
+
+    Raises:
+        UnusableImage: it is for the other one.
+    """
+    if image.architecture and image.architecture != instance_type.architecture:
+        raise UnusableImage(
+            f"{image.image_id} is for {image.architecture}, but {instance_type.name} for "
+            f"{instance_type.architecture}: name a type for {image.architecture} with --instance-type, or an image for "
+            f"{instance_type.architecture} with --ami"
+        )
 
 
 def _created(image: ImageAnswer) -> datetime | None:
@@ -167,10 +196,13 @@ def _created(image: ImageAnswer) -> datetime | None:
 
 
 def _image(answer: ImageAnswer) -> Image:
+    root = answer.root_device_name or "/dev/xvda"
+    sizes = [one.ebs.volume_size for one in answer.block_device_mappings if one.device_name == root and one.ebs]
     return Image(
         image_id=answer.image_id,
         name=answer.name,
         architecture=answer.architecture,
-        root_device_name=answer.root_device_name or "/dev/xvda",
+        root_device_name=root,
+        root_gib=sizes[0] if sizes else None,
         creation_date=answer.creation_date or "",
     )

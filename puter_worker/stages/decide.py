@@ -96,7 +96,9 @@ def _found(old: Record, request: UpRequest) -> Decision:
         return Decision(row=_row(old, Outcome.CONFLICT, conflict(old, other, spec)))
     ours = _is_ours(old.key_name, spec)
     path = old.private_key_path or (spec.private_key_path if ours else None)
+    # Nobody else can say whom a machine without a request lets in: its image may be anybody's.
     taken = old.replace(
+        ssh_user=spec.ssh_user or old.ssh_user,
         spec_digest=spec_digest(spec),
         private_key_path=path,
         has_workload=spec.run is not None,
@@ -221,6 +223,7 @@ def _created(old: Record | None, request: UpRequest, key: PuterKey, now: float) 
         instance_type=spec.instance_type,
         os=spec.os,
         ttl_s=spec.ttl_s,
+        ssh_user=spec.ssh_user or (spec.os.ssh_user if spec.ami is None else None),
         key_name=spec.key_name,
         private_key_path=spec.private_key_path,
         has_workload=spec.run is not None,

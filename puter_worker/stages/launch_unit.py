@@ -183,7 +183,9 @@ class UnitLauncher:
     def _put_launching(self, txn: Txn, one: Waiting, prepared: Prepared, *, members: int, now: float) -> None:
         intent_id = prepared.intent.intent_id
         self._store.launch_queue.expect(txn, str(self._target), one.key)
-        launching = transitions.launching(one.record, intent_id, now, private_key_path=prepared.private_key_path)
+        launching = transitions.launching(
+            one.record, intent_id, now, ssh_user=prepared.ssh_user, private_key_path=prepared.private_key_path
+        )
         detail = {"intent": intent_id, "members": str(members)}
         if prepared.notices:
             detail["notice"] = "\n".join(prepared.notices)

@@ -28,11 +28,13 @@ class Prepared(msgspec.Struct, frozen=True):
     Attributes:
         intent: the intent to send.
         notices: what the owners of its machines should know, in plain words.
+        ssh_user: the machines' user for ssh and the workload.
         private_key_path: where this host keeps the private key, if EC2 made the key pair for it.
     """
 
     intent: Intent
     notices: tuple[str, ...]
+    ssh_user: str
     private_key_path: str | None
 
 
@@ -45,6 +47,9 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
     """
     spec = unit[0].spec
     image = await target.image(ami=spec.ami, os=spec.os, instance_type=place.instance_type)
+    if spec.ami is not None:
+        await target.check_fit(image, (spec.instance_type, *spec.instance_types))
+    ssh_user = spec.ssh_user or image.ssh_user
     subnet = await target.subnet(place.subnet) if place.subnet else None
     managed = {tags.MANAGED: "true"}
     bare = spec.key_name is None and spec.public_key is None
@@ -80,10 +85,12 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
         arguments=msgspec.Raw(_json.encode(run_arguments(launch))),
         made_at=now,
     )
-    notices = (image.notice, None if own else key_pair.notice, group.notice)
+    user_notice = None if spec.ssh_user else image.user_notice
+    notices = (image.notice, user_notice, None if own else key_pair.notice, group.notice)
     return Prepared(
         intent,
         tuple(notice for notice in notices if notice),
+        ssh_user,
         own.private_key_path if own else None,
     )
 

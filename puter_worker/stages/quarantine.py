@@ -115,14 +115,14 @@ class Adopter:
             name = key_of(instance.tags, instance.ami_launch_index)
             if name is not None:
                 by_key.setdefault((name[0].namespace, name[0].tag), []).append(instance)
+        chosen = [one for instances in by_key.values() if (one := choose(instances)) is not None]
+        users = await self._target.ssh_users(chosen)
         adopted_count = 0
-        for instances in by_key.values():
-            chosen = choose(instances)
-            if chosen is not None:
-                adopted_count += await self._adopt(chosen)
+        for instance in chosen:
+            adopted_count += await self._adopt(instance, users.get(instance.instance_id))
         _log.warning("instances.adopted", target=str(self._target), found=len(by_key), adopted=adopted_count)
 
-    async def _adopt(self, instance: Instance) -> bool:
+    async def _adopt(self, instance: Instance, user: str | None) -> bool:
         """Make the record of a machine; whether it was needed. A record that changes meanwhile is read again."""
         name = key_of(instance.tags, instance.ami_launch_index)
         assert name is not None
@@ -142,7 +142,11 @@ class Adopter:
             if older and record is not None:
                 bare = bare.replace(request_number=record.request_number)
             (spec,) = await self._store.records.specs([key]) if bare is record else [None]
-            of_it = bare.replace(generation=generation, labelled=is_labelled(instance.tags))
+            of_it = bare.replace(
+                generation=generation,
+                labelled=is_labelled(instance.tags),
+                ssh_user=(spec.ssh_user if spec else None) or user or bare.ssh_user,
+            )
             adoption = adopted(of_it, spec, instance, self._target.target_id, now, self._timings)
             put_adopted(self._store, txn, stored, adoption, tells=bare is record)
             waits_in = bare.target or str(self._target)  # it may have been requested for another target

@@ -160,9 +160,12 @@ class Resolve(Stage):
         specs = await self._store.records.specs([one.value.key for one in new])
         look_ups = [(one, spec, choose(found[one.value.tag])) for one, spec in zip(new, specs, strict=True)]
         look_ups.sort(key=lambda look_up: look_up[0].value.created_at)  # so they wait for their launch in their order
+        users = await self._target.ssh_users(one for _, _, one in look_ups if one is not None and one.state not in DEAD)
         unsure = await self._forgotten.others(str(self._target))
         # A key that has moved on meanwhile is left as it is.
-        await self._store.commit_each(look_ups, lambda txn, look_up: self._decide(txn, *look_up, unsure=unsure))
+        await self._store.commit_each(
+            look_ups, lambda txn, look_up: self._decide(txn, *look_up, users=users, unsure=unsure)
+        )
 
     def _put_next_look(self, txn: Txn, one: Versioned[Record]) -> None:
         self._store.records.expect(txn, one.value.key, one)
@@ -172,11 +175,18 @@ class Resolve(Stage):
         self._store.look_ups.add(txn, str(self._target), key, self._store.now() + self._timings.look_up_again_s)
 
     def _decide(
-        self, txn: Txn, current: Versioned[Record], spec: Spec | None, instance: Instance | None, *, unsure: set[str]
+        self,
+        txn: Txn,
+        current: Versioned[Record],
+        spec: Spec | None,
+        instance: Instance | None,
+        *,
+        users: Mapping[str, str],
+        unsure: set[str],
     ) -> None:
         """Adopt the machine if it exists, or put the key into the launch queue.
 
-        `unsure`: other targets in which it may exist without Redis knowing it.
+        `users`: users for ssh, by instance id; `unsure`: other targets in which it may exist without Redis knowing it.
         """
         record = current.value
         if instance is not None and instance.state not in DEAD:
@@ -185,7 +195,7 @@ class Resolve(Stage):
                     txn, current, f"EC2 still shows {instance.instance_id}, which has ended; looking again"
                 )
                 return
-            self._adopt(txn, current, spec, instance)
+            self._adopt(txn, current, spec, instance, users.get(instance.instance_id))
         elif unsure and record.generation == 1:  # what has ended here says nothing of other targets
             self._look_again(txn, current, _first_checked(unsure))
             return
@@ -202,9 +212,15 @@ class Resolve(Stage):
         young = self._store.db.clock.age(record.created_at) < self._timings.stale_view_s
         return generation_of(instance) < record.generation and instance.state in ALIVE and young
 
-    def _adopt(self, txn: Txn, current: Versioned[Record], spec: Spec | None, instance: Instance) -> None:
+    def _adopt(
+        self, txn: Txn, current: Versioned[Record], spec: Spec | None, instance: Instance, user: str | None
+    ) -> None:
         record, now = current.value, self._store.now()
-        of_it = record.replace(generation=generation_of(instance), labelled=is_labelled(instance.tags))
+        of_it = record.replace(
+            generation=generation_of(instance),
+            labelled=is_labelled(instance.tags),
+            ssh_user=(spec.ssh_user if spec else None) or user or record.ssh_user,
+        )
         adoption = adopted(of_it, spec, instance, self._target.target_id, now, self._timings)
         put_adopted(self._store, txn, current, adoption, tells=True)
         if adoption.record.phase in LIVE:

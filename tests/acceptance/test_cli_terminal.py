@@ -12,7 +12,7 @@ import boto3
 import pytest
 
 from tests.acceptance.cli_world import CliWorld, ended
-from tests.ec2sim.images import CANONICAL
+from tests.ec2sim.images import RED_HAT
 
 # No worker serves this type's zones in the simulated EC2, so that its request waits.
 WAITS = ("--for", "terminated")
@@ -43,9 +43,9 @@ def test_each_of_many_notes_is_a_line_of_its_own(fresh: CliWorld, words: str) ->
     ec2: Any = aws.client("ec2", endpoint_url=fresh.environ["AWS_ENDPOINT_URL"])
     ec2.import_key_pair(KeyName="puter-v1", PublicKeyMaterial=OTHERS_KEY)
     ec2.create_security_group(GroupName="puter-v1", Description="-")
-    ubuntu = ec2.describe_images(Owners=[CANONICAL])["Images"][0]["ImageId"]
+    rhel = ec2.describe_images(Owners=[RED_HAT])["Images"][0]["ImageId"]
 
-    code, shown = ended(fresh.on_terminal(*words.split(), "--ami", ubuntu, "--ssh-from", "0.0.0.0/0,::/0"))
+    code, shown = ended(fresh.on_terminal(*words.split(), "--ami", rhel, "--ssh-from", "0.0.0.0/0,::/0"))
 
     # What is written between two moves of the cursor is a line.
     lines = re.split(r"[\r\n]|\x1b\[\d*[A-Za-z]", shown)
@@ -54,7 +54,7 @@ def test_each_of_many_notes_is_a_line_of_its_own(fresh: CliWorld, words: str) ->
         "puter: warning: ssh is open to every address (0.0.0.0/0)",
         "puter: warning: ssh is open to every address (::/0)",
         "puter: starting the local engine",
-        f"puter: note: image {ubuntu} ('ubuntu",
+        f"puter: note: image {rhel} ('RHEL",
         "puter: note: EC2 holds another key under the name 'puter-v1'",
         "puter: note: Puter did not make the security group 'puter-v1'",
     ]

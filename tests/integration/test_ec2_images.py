@@ -7,7 +7,7 @@ import pytest
 from puter_client.contract.os_image import Os
 from puter_worker.ec2.answers import ImageAnswer
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.images import architecture_of, describe_image, latest_image, pick_newest
+from puter_worker.ec2.images import describe_image, describe_type, latest_image, pick_newest
 from puter_worker.errors import Ec2Error, Handling, NoImage, UnusableInstanceType
 
 
@@ -23,9 +23,9 @@ async def test_the_newest_image_is_of_the_kind_requested(
     assert image.root_device_name == "/dev/xvda"
 
 
-async def test_a_processor_without_images_is_an_error_with_a_remedy(caller: Caller) -> None:
-    with pytest.raises(NoImage, match="us-east-1 has no al2023 image for riscv: name one with --ami"):
-        await latest_image(caller, Os.AL2023, "riscv")
+async def test_a_region_without_an_image_is_an_error_with_a_remedy(caller: Caller) -> None:
+    with pytest.raises(NoImage, match="us-east-1 has no al2023-gpu image for arm64: name one with --ami"):
+        await latest_image(caller, Os.AL2023_GPU, "arm64")
 
 
 async def test_an_image_that_was_named_is_described(caller: Caller) -> None:
@@ -43,17 +43,24 @@ async def test_an_image_that_is_not_there_fails_the_request(caller: Caller) -> N
 
 @pytest.mark.parametrize(("instance_type", "architecture"), [("t3.micro", "x86_64"), ("t4g.micro", "arm64")])
 async def test_an_instance_type_tells_its_processor(caller: Caller, instance_type: str, architecture: str) -> None:
-    assert await architecture_of(caller, instance_type) == architecture
+    assert (await describe_type(caller, instance_type)).architecture == architecture
+
+
+@pytest.mark.parametrize(("instance_type", "has_one"), [("g4dn.xlarge", True), ("t3.micro", False)])
+async def test_an_instance_type_tells_whether_it_has_an_nvidia_gpu(
+    caller: Caller, instance_type: str, has_one: bool
+) -> None:
+    assert (await describe_type(caller, instance_type)).has_nvidia_gpu is has_one
 
 
 async def test_a_type_for_neither_processor_is_refused(caller: Caller) -> None:
     with pytest.raises(UnusableInstanceType, match=r"mac1.metal is for x86_64_mac: name a type"):
-        await architecture_of(caller, "mac1.metal")
+        await describe_type(caller, "mac1.metal")
 
 
 async def test_a_type_that_does_not_exist_fails_the_request(caller: Caller) -> None:
     with pytest.raises(Ec2Error) as caught:
-        await architecture_of(caller, "t9.none")
+        await describe_type(caller, "t9.none")
 
     assert (caught.value.code, caught.value.handling) == ("InvalidInstanceType", Handling.FAIL)
 

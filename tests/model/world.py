@@ -108,6 +108,9 @@ class _Target(Target):
     async def image(self, **_: Any) -> Image:
         return Image(image_id="ami-1", name="al2023", architecture="x86_64", root_device_name="/dev/xvda")
 
+    async def ssh_users(self, _: Any) -> dict[str, str]:
+        return {}
+
     async def zones(self) -> list[str]:
         return ["us-east-1a", "us-east-1b"]
 

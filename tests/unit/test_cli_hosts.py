@@ -50,6 +50,11 @@ def test_a_block_names_all_that_ssh_needs() -> None:
     ]
 
 
+@pytest.mark.parametrize(("user", "named"), [("admin", "admin"), ("root\n  ProxyCommand reboot", "ec2-user")])
+def test_a_block_has_the_machines_user_if_it_is_one(user: str, named: str) -> None:
+    assert [line for line in host_blocks([record(ssh_user=user)], HOSTS) if "User " in line] == [f"  User {named}"]
+
+
 def test_what_ssh_would_read_as_a_user_or_a_path_is_replaced() -> None:
     assert hosts(record("me@host:x")) == ["Host puter-betty-me_host_x"]
 

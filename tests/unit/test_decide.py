@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from puter_client.contract.key import PuterKey
+from puter_client.contract.os_image import Os
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import ON_ITS_WAY, Phase
 from puter_client.contract.record import Record
@@ -215,6 +216,32 @@ def test_a_batch_cancels_its_own_request_only(batch: str | None, *, cancelled: b
 
 def test_a_key_that_nobody_requested_cannot_be_cancelled() -> None:
     assert after_cancel(None, CancelRequest(tag="one", user="anna"), NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "user"),
+    [
+        (Spec(), "ec2-user"),
+        (Spec(os=Os.UBUNTU_24_04), "ubuntu"),
+        (Spec(os=Os.DEBIAN_12, ssh_user="build"), "build"),
+        (Spec(ami="ami-12345678", os=Os.DEBIAN_12), None),
+        (Spec(ami="ami-12345678", ssh_user="build"), "build"),
+    ],
+)
+def test_a_new_record_has_the_user_as_far_as_it_is_known(spec: Spec, user: str | None) -> None:
+    decision = decide(None, None, request(spec), KEY, NOW)
+
+    assert decision.record
+    assert decision.record.ssh_user == user
+
+
+@pytest.mark.parametrize(("asked", "user"), [(None, "ubuntu"), ("build", "build")])
+def test_a_forgotten_machine_keeps_its_images_user_unless_the_request_names_one(asked: str | None, user: str) -> None:
+    old = record(Phase.RUNNING, spec_digest=None, ssh_user="ubuntu")
+    decision = decide(old, None, request(Spec(region="us-east-1", ssh_user=asked)), KEY, NOW)
+
+    assert decision.taken
+    assert decision.taken.ssh_user == user
 
 
 # -- found in EC2 by a Redis that had forgotten it ---

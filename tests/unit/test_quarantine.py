@@ -74,6 +74,10 @@ class World:
         self.adopted += 1
         yield Instances()
 
+    async def ssh_users(self, _: object) -> dict[str, str]:
+        """Nobody's."""
+        return {}
+
     def __str__(self) -> str:
         return TARGET
 

@@ -38,6 +38,7 @@ FREE_CHANGES: dict[str, Any] = {
     "private_key_path": "/k",
     "security_group_name": "g",
     "ssh_from": ("192.0.2.1/32",),
+    "ssh_user": "build",
     "aws_tags": {"a": "b"},
     "ttl_s": None,
     "give_up_after_s": 60,
@@ -92,6 +93,7 @@ def test_a_spec_of_another_version_is_not_guessed_at() -> None:
     [
         (Spec(), Spec(ttl_s=18_000, disk=500), (), ("disk", "ttl"), ["--disk", "--ttl"]),
         (Spec(), Spec(ttl_s=None), (), ("ttl",), ["--no-shutdown"]),
+        (Spec(), Spec(ssh_user="build"), (), ("ssh_user",), ["--ssh-user"]),
         (Spec(ttl_s=18_000), Spec(), (), (), []),
         (Spec(ttl_s=18_000), Spec(), ("ttl",), ("ttl",), ["--ttl"]),
         (Spec(ttl_s=18_000), Spec(ttl_s=18_000), ("ttl",), (), []),

@@ -66,6 +66,22 @@ def test_rsync_gets_the_key_as_one_word_of_its_shell() -> None:
     assert argv[-2:] == ["./", "ec2-user@192.0.2.1:~/data/"]
 
 
+@pytest.mark.parametrize("user", ["ubuntu", "admin", "First.Last"])
+def test_the_commands_sign_in_as_the_machines_user(user: str) -> None:
+    there = record(public_ip="192.0.2.1", ssh_user=user)
+
+    assert ssh_command(there) == f"ssh {user}@192.0.2.1"
+    assert (rsync_command(there) or "").endswith(f" ./ {user}@192.0.2.1:~/")
+    assert (rsync_argv(there, "./", "~/") or [])[-1] == f"{user}@192.0.2.1:~/"
+
+
+@pytest.mark.parametrize(
+    "user", [None, "", "-oProxyCommand=reboot", "a b", "$(reboot)", "u@elsewhere", "x\ny", "x" * 33]
+)
+def test_what_is_no_users_name_is_not_used(user: str | None) -> None:
+    assert ssh_command(record(public_ip="192.0.2.1", ssh_user=user)) == "ssh ec2-user@192.0.2.1"
+
+
 def test_a_key_that_is_on_another_computer_is_not_named() -> None:
     elsewhere = record(public_ip="192.0.2.1", private_key_path="/others/puter-v1.pem")
 

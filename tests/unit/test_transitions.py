@@ -56,7 +56,7 @@ CHANGES: dict[str, tuple[Change, Phase | None, tuple[Phase | None, ...]]] = {
         (Phase.RESOLVING, Phase.LAUNCHING),
     ),
     "launching": (
-        lambda r: transitions.launching(r, "4711", NOW, private_key_path=None),
+        lambda r: transitions.launching(r, "4711", NOW, ssh_user="admin", private_key_path=None),
         Phase.LAUNCHING,
         (Phase.LAUNCHING,),
     ),
@@ -165,7 +165,9 @@ def test_who_waits_for_the_same_as_before_has_waited_since_then() -> None:
 
 
 def test_what_is_put_back_needs_a_token_of_its_own() -> None:
-    launching = transitions.launching(record(Phase.LAUNCHING, attempt=1), "4711", NOW, private_key_path="/k")
+    launching = transitions.launching(
+        record(Phase.LAUNCHING, attempt=1), "4711", NOW, ssh_user="admin", private_key_path="/k"
+    )
     back = transitions.back_in_queue(launching, "why", NOW + 1)
 
     assert (launching.intent, launching.attempt, launching.private_key_path) == ("4711", 1, "/k")
