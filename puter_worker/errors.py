@@ -14,6 +14,7 @@ StageError                  an error that stops a key at a stage
 ├── NoImage                 the region has no image of that kind
 ├── ImageMissing            the region has no image with that id
 ├── UnusableImage           the image cannot be booted
+├── DiskTooSmall            the image does not fit onto a root disk of the requested size
 ├── UnusableInstanceType    Puter does not support the type's processor
 ├── SubnetMissing           the region has no subnet with that id
 ├── NoDefaultVpc            the account has no default VPC, and no subnet was named
@@ -219,6 +220,10 @@ class ImageMissing(StageError):
 
 class UnusableImage(StageError):
     """The image cannot be booted."""
+
+
+class DiskTooSmall(StageError):
+    """The image does not fit onto a root disk of the requested size."""
 
 
 class UnusableInstanceType(StageError):

@@ -10,10 +10,11 @@ import msgspec
 
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import USER_DATA_LIMIT_BYTES
+from puter_client.contract.key import shown
 from puter_client.contract.spec import Spec
 from puter_worker.ec2.images import Image
 from puter_worker.ec2.tags import MANAGED, MANIFEST, specification
-from puter_worker.errors import UnusableImage
+from puter_worker.errors import DiskTooSmall, UnusableImage
 
 MAX_TOKEN = 64
 # Keys of tags that the metadata service shows ("Tag your Amazon EC2 resources", tags in instance metadata).
@@ -66,6 +67,7 @@ def run_arguments(launch: RunCall) -> dict[str, Any]:
     Raises:
         InvalidInput: the user data is over EC2's limit.
         UnusableImage: the size of the root disk is requested, and the disk's name is not known.
+        DiskTooSmall: the image does not fit onto a root disk of the requested size.
         ValueError: a defect of Puter: the token is missing or too long, or the tag `puter:managed` is missing.
     """
     if len(launch.user_data) > USER_DATA_LIMIT_BYTES:
@@ -103,6 +105,12 @@ def run_arguments(launch: RunCall) -> dict[str, Any]:
             raise UnusableImage(
                 f"{launch.image.image_id} has a root disk whose name is not known, because the worker's role may not "
                 "call DescribeImages: allow it (deploy/iam-policy.json has all), or leave the disk's size out"
+            )
+        if launch.image.root_gib is not None and spec.disk < launch.image.root_gib:
+            raise DiskTooSmall(
+                f"a root disk of {spec.disk} GiB is too small for image {launch.image.image_id} "
+                f"({shown(launch.image.name, 80)}), which needs {launch.image.root_gib} GiB: write --disk "
+                f"{launch.image.root_gib} or more, or leave the disk's size out"
             )
         arguments["BlockDeviceMappings"] = [
             {

@@ -15,6 +15,7 @@ from puter_client.contract.spec import Spec
 from puter_worker.ec2.arguments import RunCall, run_arguments
 from puter_worker.ec2.images import Image
 from puter_worker.ec2.tags import birth_tags, encode_manifest
+from puter_worker.errors import DiskTooSmall
 
 TAGS = birth_tags(namespace="lab", intent="i1", batch=None, owner="me", expires_at=None)
 LAUNCH = RunCall(
@@ -100,6 +101,26 @@ def test_a_machine_has_its_place(changes: dict[str, Any], place: dict[str, Any])
 
     where = ("SecurityGroupIds", "SubnetId", "Placement", "NetworkInterfaces")
     assert {name: asked[name] for name in where if name in asked} == place
+
+
+@pytest.mark.parametrize(("disk", "least"), [(8, 8), (9, 8), (1, None)])
+def test_a_disk_has_the_size_requested(disk: int, least: int | None) -> None:
+    image = msgspec.structs.replace(LAUNCH.image, root_gib=least)
+    (device,) = arguments(spec=Spec(disk=disk), image=image)["BlockDeviceMappings"]
+
+    assert (device["DeviceName"], device["Ebs"]["VolumeSize"]) == ("/dev/xvdz", disk)
+
+
+def test_a_disk_that_the_image_does_not_fit_onto_is_refused_with_the_sizes() -> None:
+    image = msgspec.structs.replace(LAUNCH.image, root_gib=75)
+
+    with pytest.raises(DiskTooSmall) as caught:
+        arguments(spec=Spec(disk=74), image=image)
+
+    assert caught.value.message == (
+        "a root disk of 74 GiB is too small for image ami-1 ('al'), which needs 75 GiB: write --disk 75 or more, or "
+        "leave the disk's size out"
+    )
 
 
 def test_what_is_not_requested_is_not_sent() -> None:
