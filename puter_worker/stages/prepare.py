@@ -70,7 +70,7 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
         subnet_id=place.subnet,
         zone=place.zone,
         tags=shared,
-        user_data=_user_data(unit, spec, shared),
+        user_data=_user_data(unit, spec, shared, ssh_user),
         client_token=_token(target, single) if single else f"{tags.LAUNCH_PREFIX}{intent_id}",
         min_count=1,
         max_count=len(unit),
@@ -110,7 +110,7 @@ def _tags(unit: Unit, intent_id: str, spec: Spec, now: float) -> dict[str, str]:
     return shared | tags.encode_manifest([(w.record.tag, w.record.generation) for w in unit])
 
 
-def _user_data(unit: Unit, spec: Spec, shared: Mapping[str, str]) -> bytes:
+def _user_data(unit: Unit, spec: Spec, shared: Mapping[str, str], user: str) -> bytes:
     machines = [
         Machine(
             key=w.key,
@@ -127,6 +127,7 @@ def _user_data(unit: Unit, spec: Spec, shared: Mapping[str, str]) -> bytes:
         ttl_s=spec.ttl_s,
         nonce=shared[tags.INTENT],
         expires_at=shared[tags.EXPIRES_AT],
+        user=user,
         docker=spec.docker,
     )
     return compose(boot, machines)

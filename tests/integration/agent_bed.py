@@ -58,7 +58,7 @@ class AgentBed:
         }
         self.console.touch()
         boots = {name: machine.pop(name) for name in ("docker", "ttl_s") if name in machine}
-        boot = Boot(**{"os": Os.AL2023, "ttl_s": None, "nonce": NONCE, "expires_at": BORN_TO_END_AT} | boots)  # type: ignore[arg-type]
+        boot = Boot(**{"os": Os.AL2023, "ttl_s": None, "nonce": NONCE, "expires_at": BORN_TO_END_AT, "user": "ec2-user"} | boots)  # type: ignore[arg-type]
         key = PuterKey("alice", "sweep-17")
         fields: dict[str, object] = {"key": key, "generation": 3, "run": run, "env": {}, "user_data": None} | machine
         for part, _, content in parts_of(compose(boot, [Machine(**fields)])):  # type: ignore[arg-type]

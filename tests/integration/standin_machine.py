@@ -44,7 +44,7 @@ class StandIn:
         self.machine = folder / "machine"
         for name in ("bin", "enabled", "active", "jobs", "broken", "scripts"):
             (self.machine / name).mkdir(parents=True)
-        for name in ("dev", "home/ec2-user"):
+        for name in ("dev", "root", "home/ec2-user", "home/ubuntu", "home/admin"):
             (self.root / name).mkdir(parents=True)
         (self.machine / "last-job").write_text("0")
         (self.machine / "calls").touch()

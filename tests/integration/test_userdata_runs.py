@@ -30,9 +30,11 @@ def user_data(
     run: str | None = None,
     env: dict[str, str] | None = None,
     own: str | None = None,
+    user: str = "ec2-user",
 ) -> bytes:
     machine = Machine(key=PuterKey("alice", "sweep-17"), generation=3, run=run, env=env or {}, user_data=own)
-    return compose(Boot(os=os, ttl_s=ttl_s, nonce="0" * 16, expires_at="never"), [machine])
+    boot = Boot(os=os, ttl_s=ttl_s, nonce="0" * 16, expires_at="never", user=user)
+    return compose(boot, [machine])
 
 
 BY_AT = ("at", NEXT_MINUTE)
@@ -209,11 +211,12 @@ def test_docker_comes_from_the_oss_own_place(tmp_path: Path, os: Os, command: st
     assert [call for call in host.calls if call.endswith("install -y docker")] == [command]
 
 
-def test_docker_runs_now_and_after_a_reboot_for_ec2_user_too(tmp_path: Path, os_name: Os) -> None:
-    host = StandIn(tmp_path, user_data(os_name)).boot()
+@pytest.mark.parametrize("user", ["ec2-user", "admin"])
+def test_docker_runs_now_and_after_a_reboot_for_the_user_too(tmp_path: Path, os_name: Os, user: str) -> None:
+    host = StandIn(tmp_path, user_data(os_name, user=user)).boot()
 
     assert "docker" in host.enabled & host.active
-    assert "usermod -aG docker ec2-user" in host.calls
+    assert f"usermod -aG docker {user}" in host.calls
 
 
 def test_a_workload_prints_into_its_log(tmp_path: Path) -> None:
@@ -222,12 +225,12 @@ def test_a_workload_prints_into_its_log(tmp_path: Path) -> None:
     assert (host.root / "var/log/puter/workload.log").read_text() == "out\nerr\n"
 
 
-def test_a_workload_runs_as_ec2_user_in_its_home(tmp_path: Path) -> None:
-    host = StandIn(tmp_path, user_data(run='echo "$HOME $USER $PWD"')).boot()
+@pytest.mark.parametrize(("user", "home"), [("ec2-user", "home/ec2-user"), ("ubuntu", "home/ubuntu"), ("root", "root")])
+def test_a_workload_runs_as_the_images_user_in_its_home(tmp_path: Path, user: str, home: str) -> None:
+    host = StandIn(tmp_path, user_data(run='echo "$HOME $USER $PWD"', user=user)).boot()
 
-    home = host.root / "home/ec2-user"
-    assert f"runuser -u ec2-user -- {host.root}/usr/local/sbin/puter-agent task" in host.calls
-    assert (host.root / "var/log/puter/workload.log").read_text() == f"{home} ec2-user {home}\n"
+    assert f"runuser -u {user} -- {host.root}/usr/local/sbin/puter-agent task" in host.calls
+    assert (host.root / "var/log/puter/workload.log").read_text() == f"{host.root / home} {user} {host.root / home}\n"
 
 
 def test_boot_does_not_wait_for_the_agent(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ ENV = shutil.which("env") or "env"
 
 def machine(folder: Path, run: str, env: dict[str, str]) -> StandIn:
     one = Machine(key=PuterKey("alice", "sweep-17"), generation=1, run=run, env=env, user_data=None)
-    return StandIn(folder, compose(Boot(os=Os.AL2023, ttl_s=3_600, nonce="0" * 16, expires_at="never"), [one]))
+    return StandIn(folder, compose(Boot(os=Os.AL2023, ttl_s=3_600, nonce="0" * 16, expires_at="never", user="ec2-user"), [one]))
 
 
 def arrived(folder: Path, env: dict[str, str]) -> dict[str, str]:

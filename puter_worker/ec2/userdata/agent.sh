@@ -13,7 +13,7 @@
 set -u -o pipefail
 umask 022
 nonce='@nonce@'
-user='@user@'
+user='@user@' home='@home@'
 docker='@docker@'
 born_to_end_at='@expires_at@'
 
@@ -101,7 +101,7 @@ claim() { (set -o noclobber && now >"$state/workload.started") 2>/dev/null; }
 
 run() {
     configured || exit 1
-    local termed='' code home
+    local termed='' code
     trap 'termed=yes' TERM
     [ -e "$state/workload.started" ] || cat /proc/sys/kernel/random/boot_id >"$state/workload.boot" 2>/dev/null
     claim || exit 0
@@ -111,7 +111,7 @@ run() {
         ended 69 failed 'did not run: Docker is not up' # EX_UNAVAILABLE of sysexits.h
         return
     fi
-    home=$root/home/$user
+    home=$root$home
     cd "$home" 2>/dev/null || cd /
     HOME=$home USER=$user LOGNAME=$user SHELL=/bin/bash runuser -u "$user" -- "$self" task >>"$log" 2>&1 </dev/null
     code=$?

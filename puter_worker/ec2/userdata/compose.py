@@ -43,7 +43,7 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
         ttl_s: seconds from the first boot until a machine ends itself; None is never.
         nonce: the id of the intent; the machines' end frames have it.
         expires_at: the value of the tag `puter:expires-at` that the machines are launched with.
-        user: whom the image has for signing in; workloads are this user's.
+        user: the image's user, whose the workload is; a word for shells.
         docker: whether Docker is installed.
     """
 
@@ -51,7 +51,7 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: int | None
     nonce: str
     expires_at: str
-    user: str = "ec2-user"
+    user: str
     docker: bool = True
 
 
@@ -122,7 +122,7 @@ def _common(boot: Boot) -> list[Part]:
     if boot.ttl_s is not None:
         parts.append(_shell("1-at", _script("at.sh").replace("@os@", boot.os)))
     if boot.docker:
-        parts.append(_shell("2-docker", _script("docker.sh").replace("@os@", boot.os)))
+        parts.append(_shell("2-docker", _script("docker.sh").replace("@os@", boot.os).replace("@user@", boot.user)))
     parts.append(_shell("3-agent", _agent(boot)))
     return parts
 
@@ -132,6 +132,7 @@ def _agent(boot: Boot) -> str:
     own = {
         "nonce": boot.nonce,
         "user": boot.user,
+        "home": "/root" if boot.user == "root" else f"/home/{boot.user}",
         "docker": "yes" if boot.docker else "no",
         "expires_at": boot.expires_at,
     }

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Puter: installs Docker, with ec2-user in its group. It tries 3 times: early in a boot, package mirrors may not be
-# reachable, and the package manager's lock may be held.
+# Puter: installs Docker, with the image's user in its group. It tries 3 times: early in a boot, package mirrors may
+# not be reachable, and the package manager's lock may be held.
 set -u
+user='@user@'
 os='@os@'
 
 install_docker() {
@@ -21,4 +22,4 @@ until install_docker && systemctl enable docker && systemctl start docker; do
     fi
     sleep 10
 done
-usermod -aG docker ec2-user
+usermod -aG docker "$user"
