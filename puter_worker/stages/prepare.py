@@ -123,7 +123,6 @@ def _user_data(unit: Unit, spec: Spec, shared: Mapping[str, str], user: str) -> 
         for w in unit
     ]
     boot = Boot(
-        os=spec.os,
         ttl_s=spec.ttl_s,
         nonce=shared[tags.INTENT],
         expires_at=shared[tags.EXPIRES_AT],

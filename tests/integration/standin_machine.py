@@ -15,16 +15,25 @@ import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
+
+from puter_client.contract.os_image import Os
 
 FIRST_BOOT = 1_790_000_030
 STAND_IN = Path(__file__).with_name("standin_machine.sh")
 TOOLS = (
     "sh", "bash", "cat", "mv", "cp", "rm", "mkdir", "chmod", "touch", "grep", "sed", "timeout", "env", "head",
 )  # fmt: skip
-STAND_INS = (
-    "systemctl", "shutdown", "dnf", "yum", "amazon-linux-extras", "usermod", "chown", "runuser", "sleep", "date",
-)  # fmt: skip
+STAND_INS = ("systemctl", "shutdown", "usermod", "chown", "runuser", "sleep", "date")
+# What installs packages on each system, and what is installed on its images.
+INSTALLS = {
+    Os.AL2023: ("dnf", "yum"),
+    Os.AL2: ("yum", "amazon-linux-extras"),
+    Os.AL2023_GPU: ("dnf", "yum", "docker"),
+    Os.UBUNTU_24_04: ("apt-get",),
+    Os.UBUNTU_22_04: ("apt-get",),
+    Os.DEBIAN_12: ("apt-get",),
+}
 
 
 class Handle(NamedTuple):
@@ -36,7 +45,13 @@ class Handle(NamedTuple):
 
 
 class StandIn:
-    """A machine that was launched with some user data."""
+    """A machine that was launched with some user data.
+
+    Attributes:
+        system: what it has booted.
+    """
+
+    system: ClassVar[Os] = Os.AL2023
 
     def __init__(self, folder: Path, data: bytes, instance: str = "i-1") -> None:
         self.root = folder / "root"
@@ -50,7 +65,7 @@ class StandIn:
         (self.machine / "calls").touch()
         for name in TOOLS:
             (self.machine / "bin" / name).symlink_to(shutil.which(name) or name)
-        for name in STAND_INS:
+        for name in (*STAND_INS, *INSTALLS[self.system]):
             command = self.machine / "bin" / name
             command.write_text(STAND_IN.read_text().replace("@date@", shutil.which("date") or "date"))
             command.chmod(0o755)
@@ -79,6 +94,11 @@ class StandIn:
     def broken(self, *what: str) -> StandIn:
         for name in what:
             (self.machine / "broken" / name).touch()
+        return self
+
+    def locked(self, *locks: str) -> StandIn:
+        """The next calls of apt-get find these locks held, one each."""
+        (self.machine / "locks").write_text("".join(f"{lock}\n" for lock in locks))
         return self
 
     def repaired(self) -> StandIn:

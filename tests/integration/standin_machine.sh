@@ -28,6 +28,25 @@ case $name in
         [ ! -e "$MACHINE/broken/install-$3" ] || exit 1
         cp "$0" "$MACHINE/bin/$3"
         [ "$3" != at ] || cp "$0" "$MACHINE/bin/atrm" ;;
+    apt-get)
+        # As apt does: a lock that another process holds, an install without package lists, and questions to nobody.
+        [ "${DEBIAN_FRONTEND:-} ${NEEDRESTART_SUSPEND:-}" = 'noninteractive 1' ] || exit 99
+        for package; do :; done
+        if [ -s "$MACHINE/locks" ]; then
+            read -r lock <"$MACHINE/locks"
+            sed -i 1d "$MACHINE/locks"
+            echo "E: Could not get lock $lock. It is held by process 7 (apt-get)" >&2
+            exit 100
+        fi
+        if [ "$package" = update ]; then
+            touch "$MACHINE/lists"
+            exit
+        fi
+        [ -e "$MACHINE/lists" ] || { echo "E: Unable to locate package $package" >&2; exit 100; }
+        command=${package%.io}
+        [ ! -e "$MACHINE/broken/install-$command" ] || exit 100
+        cp "$0" "$MACHINE/bin/$command"
+        [ "$command" != at ] || cp "$0" "$MACHINE/bin/atrm" ;;
     at)
         if [ "$1" = -l ]; then
             for job in "$MACHINE"/jobs/*; do

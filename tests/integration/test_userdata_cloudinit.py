@@ -11,11 +11,10 @@ import msgspec
 import pytest
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.os_image import Os
 from puter_worker.ec2.userdata import Boot, Machine, compose
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's package cloud-init belongs to this one
-BOOT = Boot(os=Os.AL2023, ttl_s=3_600, nonce="0" * 16, expires_at="never", user="ec2-user")
+BOOT = Boot(ttl_s=3_600, nonce="0" * 16, expires_at="never", user="ec2-user")
 ODD = "it's $HOME `x` \\ \" ü €\r\n\tend\n"
 
 # cloud-init's way from what EC2 hands out to what its handlers are given, in its own order.

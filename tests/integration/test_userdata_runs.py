@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from puter_client.contract.key import PuterKey
 from puter_client.contract.os_image import Os
 from puter_worker.ec2.userdata import Boot, Machine, compose
-from tests.integration.standin_machine import FIRST_BOOT, StandIn, parts_of
+from tests.integration.standin_machine import FIRST_BOOT, INSTALLS, StandIn, parts_of
 
 TTL_S = 3_600
 DEADLINE = FIRST_BOOT + TTL_S
@@ -30,10 +30,10 @@ def user_data(
     run: str | None = None,
     env: dict[str, str] | None = None,
     own: str | None = None,
-    user: str = "ec2-user",
+    user: str | None = None,
 ) -> bytes:
     machine = Machine(key=PuterKey("alice", "sweep-17"), generation=3, run=run, env=env or {}, user_data=own)
-    boot = Boot(os=os, ttl_s=ttl_s, nonce="0" * 16, expires_at="never", user=user)
+    boot = Boot(ttl_s=ttl_s, nonce="0" * 16, expires_at="never", user=user or os.ssh_user)
     return compose(boot, [machine])
 
 
@@ -46,8 +46,10 @@ def assert_ends_once_by(host: StandIn, expected: tuple[str, int]) -> None:
     assert host.ends_by(host.handles[0])
 
 
-@pytest.fixture(params=list(Os))
-def os_name(request: pytest.FixtureRequest) -> Os:
+@pytest.fixture(params=[Os.AL2023, Os.AL2, Os.DEBIAN_12])
+def os_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Os:
+    """The system of the test's machines: of each way to install packages one."""
+    monkeypatch.setattr(StandIn, "system", request.param)
     return Os(request.param)
 
 
@@ -202,13 +204,73 @@ def test_the_deadline_is_roots_alone(tmp_path: Path) -> None:
     assert (host.state / "deadline").stat().st_mode & 0o777 == 0o600
 
 
+def installs(host: StandIn) -> list[str]:
+    """The calls that install or update something, without those of commands that run them."""
+    return [call for call in host.calls if call.split()[0] in INSTALLS[Os.AL2] + INSTALLS[Os.AL2023] + ("apt-get",)]
+
+
+APT = "apt-get -q -o DPkg::Lock::Timeout=300"
+
+
 @pytest.mark.parametrize(
-    ("os", "command"), [(Os.AL2023, "dnf install -y docker"), (Os.AL2, "amazon-linux-extras install -y docker")]
+    ("os", "commands"),
+    [
+        (Os.AL2023, ["dnf install -y at", "dnf install -y docker"]),
+        (Os.AL2, ["yum install -y at", "amazon-linux-extras install -y docker"]),
+        (Os.AL2023_GPU, ["dnf install -y at"]),
+        *[
+            (os, [f"{APT} install -y at", f"{APT} update", f"{APT} install -y at", f"{APT} install -y docker.io"])
+            for os in (Os.UBUNTU_24_04, Os.UBUNTU_22_04, Os.DEBIAN_12)
+        ],
+    ],
 )
-def test_docker_comes_from_the_oss_own_place(tmp_path: Path, os: Os, command: str) -> None:
+def test_software_comes_from_the_systems_own_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, os: Os, commands: list[str]
+) -> None:
+    monkeypatch.setattr(StandIn, "system", os)
     host = StandIn(tmp_path, user_data(os)).boot()
 
-    assert [call for call in host.calls if call.endswith("install -y docker")] == [command]
+    assert installs(host) == commands
+    assert {"atd", "docker"} <= host.enabled & host.active
+
+
+LOCKS = ["/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_locks_of_apt_that_its_option_does_not_wait_for_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
+    monkeypatch.setattr(StandIn, "system", Os.DEBIAN_12)
+    host = StandIn(tmp_path, user_data(Os.DEBIAN_12)).locked(*[lock] * 12).boot()
+
+    assert_ends_once_by(host, BY_AT)
+    assert "docker" in host.active
+    assert host.calls.count("sleep 10") == 12
+
+
+@pytest.mark.parametrize("lock", [*LOCKS, "/var/lib/dpkg/lock-frontend"])
+def test_a_lock_of_apt_that_is_never_released_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
+    monkeypatch.setattr(StandIn, "system", Os.DEBIAN_12)
+    host = StandIn(tmp_path, user_data(Os.DEBIAN_12, run="true")).locked(*[lock] * 1_000).boot()
+
+    assert_ends_once_by(host, BY_TIMER)
+    assert host.exit_code == "69"
+    assert host.calls.count("sleep 10") < 100
+
+
+def test_a_system_without_a_package_manager_says_so(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data(run="true"))
+    for name in INSTALLS[Os.AL2023]:
+        (host.machine / "bin" / name).unlink()
+    told = host.run(str(host.scripts["000-puter-2-docker"]))
+    host.boot()
+
+    assert "cannot install docker: this system has neither apt-get nor dnf nor yum" in told.stdout
+    assert host.exit_code == "69"
+    assert_ends_once_by(host, BY_TIMER)
 
 
 @pytest.mark.parametrize("user", ["ec2-user", "admin"])

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.os_image import Os
 from puter_worker.ec2 import userdata
 from puter_worker.ec2.userdata import Boot, Machine, compose
 from tests.integration.standin_machine import TOOLS, StandIn
@@ -34,7 +33,7 @@ ENV = shutil.which("env") or "env"
 
 def machine(folder: Path, run: str, env: dict[str, str]) -> StandIn:
     one = Machine(key=PuterKey("alice", "sweep-17"), generation=1, run=run, env=env, user_data=None)
-    return StandIn(folder, compose(Boot(os=Os.AL2023, ttl_s=3_600, nonce="0" * 16, expires_at="never", user="ec2-user"), [one]))
+    return StandIn(folder, compose(Boot(ttl_s=3_600, nonce="0" * 16, expires_at="never", user="ec2-user"), [one]))
 
 
 def arrived(folder: Path, env: dict[str, str]) -> dict[str, str]:

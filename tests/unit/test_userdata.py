@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import InvalidSpec, build_spec
 from puter_client.contract.key import PuterKey
-from puter_client.contract.os_image import Os
 from puter_client.contract.userdata import check_user_data
 from puter_worker.ec2.userdata import Boot, Machine, compose
 from puter_worker.errors import UserDataTooLarge
 
-BOOT = Boot(os=Os.AL2023, ttl_s=3600, nonce="0" * 16, expires_at="never", user="ec2-user")
+BOOT = Boot(ttl_s=3600, nonce="0" * 16, expires_at="never", user="ec2-user")
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=80)
 
 
@@ -82,7 +81,7 @@ def test_puters_scripts_run_before_nameless_ones_of_the_user() -> None:
 
 
 def test_without_a_ttl_nothing_speaks_of_at() -> None:
-    assert "000-puter-1-at" not in names(compose(msgspec.structs.replace(BOOT, ttl_s=None), [machine()]))
+    assert "000-puter-1-at" not in names(compose(Boot(ttl_s=None, user="ec2-user"), [machine()]))
 
 
 def test_without_a_workload_the_agent_is_there_for_orders() -> None:
@@ -98,10 +97,9 @@ def test_docker_can_be_left_out() -> None:
     assert "000-puter-2-docker" not in names(compose(msgspec.structs.replace(BOOT, docker=False), [machine()]))
 
 
-@pytest.mark.parametrize("os", list(Os))
 @pytest.mark.parametrize("ttl_s", [60, None])
-def test_no_placeholder_is_left(os: Os, ttl_s: int | None) -> None:
-    data = compose(msgspec.structs.replace(BOOT, os=os, ttl_s=ttl_s), [machine(run="make")])
+def test_no_placeholder_is_left(ttl_s: int | None) -> None:
+    data = compose(Boot(ttl_s=ttl_s, user="ec2-user"), [machine(run="make")])
 
     assert not [part for part in leaves(data) if re.search(rb"@[a-z_]+@", body(part))]
 

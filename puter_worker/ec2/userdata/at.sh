@@ -1,11 +1,11 @@
 #!/bin/sh
 # Puter: hands the deadline over to `at`, where `atq` shows it and `atrm` cancels it.
 set -u
-os='@os@'
 state=${PUTER_ROOT:-}/var/lib/puter
 self=${PUTER_ROOT:-}/usr/local/sbin/puter-at
 timer=puter-deadline.timer
 
+@install@
 keep_timer() {
     echo "puter: the systemd timer keeps the deadline: $1"
     exit 0
@@ -21,10 +21,7 @@ tries=0
 until command -v at >/dev/null; do
     tries=$((tries + 1))
     [ "$tries" -le 2 ] || keep_timer 'at could not be installed'
-    case $os in
-        al2) timeout 300 yum install -y at ;;
-        *) timeout 300 dnf install -y at ;;
-    esac || sleep 5
+    install_package at || sleep 5
 done
 { systemctl enable atd && systemctl start atd; } || keep_timer 'atd could not be started'
 

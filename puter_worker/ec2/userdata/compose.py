@@ -13,7 +13,6 @@ import msgspec
 
 from puter_client.contract.fields import USER_DATA_LIMIT_BYTES
 from puter_client.contract.key import PuterKey
-from puter_client.contract.os_image import Os
 from puter_client.contract.spec import OnExit
 from puter_client.contract.userdata import PUTERS, Part, parts_of
 from puter_worker.ec2.userdata.mime import render
@@ -39,7 +38,6 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
     """What all machines of one launch share.
 
     Attributes:
-        os: decides which commands install software.
         ttl_s: seconds from the first boot until a machine ends itself; None is never.
         nonce: the id of the intent; the machines' end frames have it.
         expires_at: the value of the tag `puter:expires-at` that the machines are launched with.
@@ -47,7 +45,6 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
         docker: whether Docker is installed.
     """
 
-    os: Os
     ttl_s: int | None
     nonce: str
     expires_at: str
@@ -120,9 +117,9 @@ def _common(boot: Boot) -> list[Part]:
     deadline = _script("deadline.sh").replace("@ttl_s@", ttl)
     parts = [Part(content_type="text/cloud-boothook", body=deadline.encode(), filename=f"{PUTERS}0-deadline")]
     if boot.ttl_s is not None:
-        parts.append(_shell("1-at", _script("at.sh").replace("@os@", boot.os)))
+        parts.append(_shell("1-at", _installing("at.sh")))
     if boot.docker:
-        parts.append(_shell("2-docker", _script("docker.sh").replace("@os@", boot.os).replace("@user@", boot.user)))
+        parts.append(_shell("2-docker", _installing("docker.sh").replace("@user@", boot.user)))
     parts.append(_shell("3-agent", _agent(boot)))
     return parts
 
@@ -176,6 +173,11 @@ def _task(machine: Machine, run: str) -> Part:
 
 def _shell(name: str, script: str) -> Part:
     return Part(content_type="text/x-shellscript", body=script.encode(), filename=PUTERS + name)
+
+
+def _installing(name: str) -> str:
+    """A script that installs software, with what knows the package managers of all systems."""
+    return _script(name).replace("@install@\n", _script("install.sh"))
 
 
 @cache

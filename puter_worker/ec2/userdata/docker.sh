@@ -3,14 +3,17 @@
 # not be reachable, and the package manager's lock may be held.
 set -u
 user='@user@'
-os='@os@'
 
+@install@
 install_docker() {
     command -v docker >/dev/null && return
-    case $os in
-        al2) timeout 600 amazon-linux-extras install -y docker ;;
-        *) timeout 600 dnf install -y docker ;;
-    esac
+    if command -v amazon-linux-extras >/dev/null; then
+        timeout 600 amazon-linux-extras install -y docker
+    elif command -v apt-get >/dev/null; then
+        install_package docker.io
+    else
+        install_package docker
+    fi
 }
 
 tries=0
