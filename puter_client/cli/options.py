@@ -76,7 +76,18 @@ def _spec_option(field: Input) -> Callable[[F], F]:
     if option.form is Form.SWITCH:
         return click.option(long, field.name, is_flag=True, default=None, help=field.help)
     names = [f"-{option.short}", long] if option.short else [long]
-    return click.option(*names, field.name, metavar=option.metavar, multiple=option.form.repeated, help=field.help)
+
+    def complete(_ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+        return [choice for choice in option.choices if choice.startswith(begun)]
+
+    return click.option(
+        *names,
+        field.name,
+        metavar=option.metavar,
+        multiple=option.form.repeated,
+        help=field.help,
+        shell_complete=complete if option.choices else None,
+    )
 
 
 selection_options = _all(

@@ -41,12 +41,14 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         metavar: the placeholder of the value in the help.
         name: the long name without its dashes; None is the field's name with `-` for `_`.
         short: the one-letter name without its dash.
+        choices: the values that a shell may complete; () if there are too many, or none that are known.
     """
 
     form: Form = Form.TEXT
     metavar: str | None = None
     name: str | None = None
     short: str | None = None
+    choices: tuple[str, ...] = ()
 
 
 class NoneFlag(msgspec.Struct, frozen=True, kw_only=True):

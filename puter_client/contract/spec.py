@@ -78,8 +78,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
         Os,
         Field(
             read=readers.one_of(Os),
-            help="Its publisher's newest image: al2023, al2, ubuntu24.04, ubuntu22.04, debian12, al2023-gpu.  [al2023]",
-            option=Option(metavar="NAME"),
+            help=f"Its publisher's newest image: {', '.join(Os)}.  [al2023]",
+            option=Option(metavar="NAME", choices=tuple(Os)),
             compared=True,
             sets_aside=("ami", "ssh_user"),
         ),

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 
 from puter_client import __version__
 from puter_client.cli.app import main, puter
 from puter_client.cli.group import COMMANDS
 from puter_client.contract.errors import InvalidInput
+from puter_client.contract.os_image import Os
 from puter_client.local.worker_process import worker_environ
 
 SUBCOMMANDS = [(name,) for name in COMMANDS] + [("local", name) for name in ("start", "stop", "status")]
@@ -38,6 +40,15 @@ class TestHelp:
     def test_no_line_is_wider_than_80_columns(self, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
         assert main([*words, "--help"]) == 0
         assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+    @pytest.mark.parametrize("command", ["up", "submit"])
+    @pytest.mark.parametrize(
+        ("begun", "whole"), [("", list(Os)), ("ubuntu", ["ubuntu24.04", "ubuntu22.04"]), ("x", [])]
+    )
+    def test_a_shell_completes_the_systems(self, command: str, begun: str, whole: list[str]) -> None:
+        shell = ShellComplete(puter, {}, "puter", "_PUTER_COMPLETE")
+
+        assert [one.value for one in shell.get_completions([command, "--os"], begun)] == whole
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_every_command_has_examples(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
