@@ -79,7 +79,8 @@ async def latest_image(caller: Caller, os: Os, architecture: str) -> Image:
     newest = pick_newest(found.images)
     if newest is None:
         raise NoImage(
-            f"{caller.region} has no {os.value} image for {architecture}: name one with --ami",
+            f"{caller.region} has no {os.value} image for {architecture}: name one with --ami, or a type for another "
+            "processor with --instance-type",
             request_id=found.request_id,
         )
     return msgspec.structs.replace(newest, ssh_user=os.ssh_user)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from puter_client.client import MachineRequest
+from puter_client.contract.os_image import Os
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
 from puter_client.contract.request import Origin
@@ -88,6 +89,17 @@ async def test_it_is_found_again_where_it_is(host: Host) -> None:
 
     assert twin.outcome is Outcome.EXISTING
     await host.shop.one_each("twin")
+
+
+async def test_a_machine_that_is_found_without_a_request_has_the_user_of_its_image(host: Host) -> None:
+    async with host:
+        await asked(host.shop, "twin", region=EAST, os=Os.DEBIAN_12)
+        await host.loses_redis()
+        (twin,) = await asked(host.shop, "twin", region=WEST)
+
+    assert twin.outcome is Outcome.CONFLICT
+    assert twin.record
+    assert twin.record.ssh_user == "admin"
 
 
 async def test_other_keys_are_launched_once_every_target_was_checked(host: Host) -> None:
