@@ -45,6 +45,8 @@ case $name in
         [ -e "$MACHINE/lists" ] || { echo "E: Unable to locate package $package" >&2; exit 100; }
         command=${package%.io}
         [ ! -e "$MACHINE/broken/install-$command" ] || exit 100
+        [ "$package" != docker.io ] || [ ! -e "$MACHINE/client-apart" ] || exit 0
+        command=${command%-cli}
         cp "$0" "$MACHINE/bin/$command"
         [ "$command" != at ] || cp "$0" "$MACHINE/bin/atrm" ;;
     at)

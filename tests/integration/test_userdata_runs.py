@@ -210,6 +210,7 @@ def installs(host: StandIn) -> list[str]:
 
 
 APT = "apt-get -q -o DPkg::Lock::Timeout=300"
+GET = f"{APT} install -y --no-install-recommends"
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ APT = "apt-get -q -o DPkg::Lock::Timeout=300"
         (Os.AL2, ["yum install -y at", "amazon-linux-extras install -y docker"]),
         (Os.AL2023_GPU, ["dnf install -y at"]),
         *[
-            (os, [f"{APT} install -y at", f"{APT} update", f"{APT} install -y at", f"{APT} install -y docker.io"])
+            (os, [f"{GET} at", f"{APT} update", f"{GET} at", f"{GET} docker.io"])
             for os in (Os.UBUNTU_24_04, Os.UBUNTU_22_04, Os.DEBIAN_12)
         ],
     ],
@@ -232,6 +233,18 @@ def test_software_comes_from_the_systems_own_place(
 
     assert installs(host) == commands
     assert {"atd", "docker"} <= host.enabled & host.active
+
+
+def test_where_dockers_client_is_a_package_of_its_own_it_is_installed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StandIn, "system", Os.DEBIAN_12)
+    host = StandIn(tmp_path, user_data(Os.DEBIAN_12, run="true"))
+    (host.machine / "client-apart").touch()
+    host.boot()
+
+    assert installs(host)[-2:] == [f"{GET} docker.io", f"{GET} docker-cli"]
+    assert host.exit_code == "0"
 
 
 LOCKS = ["/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"]

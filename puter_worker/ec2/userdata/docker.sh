@@ -10,7 +10,8 @@ install_docker() {
     if command -v amazon-linux-extras >/dev/null; then
         timeout 600 amazon-linux-extras install -y docker
     elif command -v apt-get >/dev/null; then
-        install_package docker.io
+        # From Debian 13 on, the client is a package of its own.
+        install_package docker.io && { command -v docker >/dev/null || install_package docker-cli; }
     else
         install_package docker
     fi

@@ -17,8 +17,9 @@ apt() {
 }
 install_package() {
     if command -v apt-get >/dev/null; then
-        # An image has no package lists, or old ones.
-        apt install -y "$1" || { apt update && apt install -y "$1"; }
+        # An image has no package lists, or old ones. Recommended by `at` is a mail server, for one.
+        set -- --no-install-recommends "$1"
+        apt install -y "$@" || { apt update && apt install -y "$@"; }
     elif command -v dnf >/dev/null; then
         timeout 600 dnf install -y "$1"
     elif command -v yum >/dev/null; then
