@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Self
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.os_image import Os
 from puter_worker.ec2.frame import Frame, read_frame
 from puter_worker.ec2.userdata import Boot, Machine, compose
 from tests.integration.standin_machine import parts_of
@@ -58,7 +57,7 @@ class AgentBed:
         }
         self.console.touch()
         boots = {name: machine.pop(name) for name in ("docker", "ttl_s") if name in machine}
-        boot = Boot(**{"os": Os.AL2023, "ttl_s": None, "nonce": NONCE, "expires_at": BORN_TO_END_AT, "user": "ec2-user"} | boots)  # type: ignore[arg-type]
+        boot = Boot(**{"ttl_s": None, "nonce": NONCE, "expires_at": BORN_TO_END_AT, "user": "ec2-user"} | boots)  # type: ignore[arg-type]
         key = PuterKey("alice", "sweep-17")
         fields: dict[str, object] = {"key": key, "generation": 3, "run": run, "env": {}, "user_data": None} | machine
         for part, _, content in parts_of(compose(boot, [Machine(**fields)])):  # type: ignore[arg-type]

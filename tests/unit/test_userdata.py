@@ -81,7 +81,9 @@ def test_puters_scripts_run_before_nameless_ones_of_the_user() -> None:
 
 
 def test_without_a_ttl_nothing_speaks_of_at() -> None:
-    assert "000-puter-1-at" not in names(compose(Boot(ttl_s=None, user="ec2-user"), [machine()]))
+    assert "000-puter-1-at" not in names(
+        compose(msgspec.structs.replace(BOOT, ttl_s=None), [machine()])
+    )
 
 
 def test_without_a_workload_the_agent_is_there_for_orders() -> None:
@@ -99,7 +101,7 @@ def test_docker_can_be_left_out() -> None:
 
 @pytest.mark.parametrize("ttl_s", [60, None])
 def test_no_placeholder_is_left(ttl_s: int | None) -> None:
-    data = compose(Boot(ttl_s=ttl_s, user="ec2-user"), [machine(run="make")])
+    data = compose(msgspec.structs.replace(BOOT, ttl_s=ttl_s, user="ec2-user"), [machine(run="make")])
 
     assert not [part for part in leaves(data) if re.search(rb"@[a-z_]+@", body(part))]
 
@@ -111,8 +113,7 @@ def test_the_same_machines_give_the_same_bytes() -> None:
     assert compose(BOOT, machines) == compose(BOOT, again)
 
 
-@pytest.mark.parametrize("os", list(Os))
-def test_what_the_client_lets_through_fits(os: Os) -> None:
+def test_what_the_client_lets_through_fits() -> None:
     fits = {"run": "./render", "user_data": "#!/bin/sh\n" + noise(8_000 * 2)}
     while True:  # as long as the client takes it
         try:
@@ -121,9 +122,8 @@ def test_what_the_client_lets_through_fits(os: Os) -> None:
             fits["user_data"] = fits["user_data"][:-100]
         else:
             break
-    boot = msgspec.structs.replace(BOOT, os=os)
 
-    compose(boot, [machine(run=fits["run"], user_data=fits["user_data"])])
+    compose(BOOT, [machine(run=fits["run"], user_data=fits["user_data"])])
 
 
 def test_gzip_bears_no_time() -> None:
