@@ -120,7 +120,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
         bool,
         Field(
             read=readers.flag,
-            help="Launched by a call of its own: machines of one call can read each other's user data.",
+            help="Launched by a call of its own: machines of one call can read each other's run and env.",
             option=Option(form=Form.FLAG),
         ),
     ] = False
@@ -206,7 +206,6 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
             help="Boot script or cloud-config, run after Puter's part.",
             option=Option(metavar="FILE", form=Form.FILE),
             compared=True,
-            per_member=True,
             secret=True,
         ),
     ] = None

@@ -26,14 +26,14 @@ class Shape:
         namespace: the namespace of their keys.
         owner: the user who requested them.
         batch_id: the batch that requested them.
-        values: the values of all spec fields that are not declared as a member's own.
+        values: the values of all spec fields that are not declared as a member's own; a secret (user_data) among them.
         spec: the spec of any member.
     """
 
     namespace: str
     owner: str | None
     batch_id: str | None
-    values: tuple[Hashable, ...]
+    values: tuple[Hashable, ...] = field(repr=False)
     spec: Spec = field(compare=False, repr=False)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 import subprocess
 from collections import defaultdict
@@ -173,6 +174,29 @@ async def test_what_is_alone_shares_its_user_data_with_no_other(sim_workshop: Si
     assert [together[tag] for tag in alone] == [1] * len(alone)
     assert max(together.values()) > 1
     await sim_workshop.one_each(*tags)
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_nobodys_user_data_is_launched_with_anothers(sim_workshop: SimWorkshop) -> None:
+    own = {tag: (None, "#!/bin/sh\n# anna's\n", "#!/bin/sh\n# betty's\n")[n % 3] for n, tag in enumerate(TAGS[:24])}
+    asked = [MachineRequest(tag, spec(run=f"render {tag}", user_data=text)) for tag, text in own.items()]
+    async with sim_workshop.working():
+        batch = await sim_workshop.client.submit(asked, origin=Origin.SUBMIT)
+        await sim_workshop.client.wait(batch_id=batch, tags=list(own), wait=WaitFor.LAUNCHED, timeout_s=30)
+        await all_labelled(sim_workshop, *own)
+
+    launches = by_launch(await sim_workshop.seen())
+    assert [len({own[one.tags["puter:tag"]] for one in launch}) for launch in launches] == [1] * len(launches)
+    assert max(map(len, launches)) > 1
+    for launch in launches:
+        (text,) = {own[one.tags["puter:tag"]] for one in launch}
+        told = decoded(launch[0].user_data)
+        assert {other for other in own.values() if other and other.encode() in told} == {text} - {None}
+    await sim_workshop.one_each(*own)
+
+
+def decoded(user_data: bytes) -> bytes:
+    return gzip.decompress(user_data) if user_data.startswith(b"\x1f\x8b") else user_data
 
 
 # -- what does not fit into one call ---

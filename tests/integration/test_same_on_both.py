@@ -35,13 +35,14 @@ from tests.integration.workshop import PATIENCE_S, Workshop, spec
 
 __all__ = ["sim_url"]
 
+OWN = "#cloud-config\npackages: [git]\n"
 SWEEP: dict[str, Spec] = {
-    "sweep-0": spec(run="render 0", env={"SEED": "0"}),
-    "sweep-1": spec(run="render 1", env={"SEED": "1"}),
-    "sweep-2": spec(run="render 2"),
-    "sweep-3": spec(user_data="#!/bin/sh\necho three\n"),
-    "sweep-4": spec(user_data="#cloud-config\npackages: [git]\n", run="render 4"),
-    "sweep-5": spec(),
+    "sweep-0": spec(user_data=OWN, run="render 0", env={"SEED": "0"}),
+    "sweep-1": spec(user_data=OWN, run="render 1", env={"SEED": "1"}),
+    "sweep-2": spec(user_data=OWN, run="render 2"),
+    "sweep-3": spec(user_data=OWN),
+    "sweep-4": spec(user_data=OWN, run="render 4"),
+    "sweep-5": spec(user_data=OWN),
 }
 TAGS = ("one", "wrong", *SWEEP)
 

@@ -79,7 +79,7 @@ def test_what_spec_declares_a_members_own_is_known() -> None:
     own = set(Spec.__struct_fields__) - set(shared(Spec))
 
     assert own == {
-        "profile", "region", "run", "env", "user_data", "give_up_after_s", "private_key_path", "on_exit", "retries",
+        "profile", "region", "run", "env", "give_up_after_s", "private_key_path", "on_exit", "retries",
         "retry_on",
     }  # fmt: skip
 

@@ -95,10 +95,29 @@ def test_what_one_call_gives_to_all_must_be_the_same_for_all(other: dict[str, An
     assert sorted(sizes(of, calls_now=0)) == [1, 3]
 
 
-def test_workloads_and_user_data_may_differ_within_a_group() -> None:
-    of = [waiting("a", run="make a"), waiting("b", run="make b", env={"X": "1"}), waiting("c", user_data="#!/bin/sh\n")]
+def test_workloads_may_differ_within_a_group() -> None:
+    of = [waiting("a", run="make a"), waiting("b", run="make b", env={"X": "1"}), waiting("c")]
 
     assert sizes(of, calls_now=0) == [3]
+
+
+def test_nobodys_user_data_stands_beside_anothers() -> None:
+    texts = [None, "#!/bin/sh\n", "#!/bin/sh\n\n", " #!/bin/sh\n"]
+    of = [waiting(f"{n}-{copy}", user_data=text) for copy in "ab" for n, text in enumerate(texts)]
+
+    units_of = units(of, calls_now=0, most=100)
+
+    assert [[w.key.tag for w in unit] for unit in units_of] == [[f"{n}-a", f"{n}-b"] for n in range(4)]
+
+
+def test_calls_are_counted_apart_for_different_user_data() -> None:
+    calls = Calls(most=100)
+
+    assert [calls.until(waiting(f"t-{n}", user_data=f"#!/bin/sh\n# {n % 2}\n")) for n in range(4)] == [1, 2, 1, 2]
+
+
+def test_a_shapes_repr_shows_no_secret() -> None:
+    assert "hunter2" not in repr(waiting("a", user_data="#!/bin/sh\n# hunter2\n").shape)
 
 
 class Wider(Spec, frozen=True, kw_only=True):

@@ -23,6 +23,23 @@ from puter_worker.errors import UserDataTooLarge
 
 BOOT = Boot(ttl_s=3600, nonce="0" * 16, expires_at="never", user="ec2-user")
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=80)
+MULTIPART = """\
+Content-Type: multipart/mixed; boundary="b"
+MIME-Version: 1.0
+
+--b
+Content-Type: text/x-shellscript
+Content-Disposition: attachment; filename="first.sh"
+
+#!/bin/sh
+echo grüß Gott
+--b
+Content-Type: text/cloud-config
+Content-Transfer-Encoding: base64
+
+I2Nsb3VkLWNvbmZpZwpwYWNrYWdlczogW2dpdF0K
+--b--
+"""
 
 
 def machine(
@@ -185,16 +202,16 @@ def test_what_members_share_has_no_index() -> None:
     assert [part["Launch-Index"] for part in leaves(data)] == [None] * 5
 
 
-def test_members_own_user_data_has_their_index() -> None:
-    data = compose(BOOT, [machine(n, user_data=f"#!/bin/sh\necho {n}\n") for n in range(2)])
+def test_what_is_in_a_shared_multipart_has_no_index() -> None:
+    data = compose(BOOT, [machine(n, run=f"make {n}", user_data=MULTIPART) for n in range(2)])
 
-    assert [part["Launch-Index"] for part in leaves(data)][-2:] == ["0", "1"]
+    assert [part["Launch-Index"] for part in leaves(data)][-4:] == ["0", "1", None, None]
 
 
-def test_each_part_of_a_members_own_multipart_has_its_index() -> None:
-    data = compose(BOOT, [machine(1), machine(2, user_data=MULTIPART)])
-
-    assert [part["Launch-Index"] for part in leaves(data)][-2:] == ["1", "1"]
+@pytest.mark.parametrize("other", [None, "#!/bin/sh\ntrue\n\n", MULTIPART])
+def test_machines_with_different_user_data_are_a_mistake_of_the_caller(other: str | None) -> None:
+    with pytest.raises(ValueError, match="different user_data"):
+        compose(BOOT, [machine(1, user_data="#!/bin/sh\ntrue\n"), machine(2, user_data=other)])
 
 
 def test_one_machines_parts_have_no_index() -> None:
@@ -217,25 +234,6 @@ def test_run_and_env_are_quoted_whole(run: str, env: dict[str, str]) -> None:
 @given(user_data=TEXT.map(lambda text: "#!/bin/sh\n" + text))
 def test_the_users_text_arrives_to_the_byte(user_data: str) -> None:
     assert body(leaves(compose(BOOT, [machine(user_data=user_data)]))[-1]) == user_data.encode()
-
-
-MULTIPART = """\
-Content-Type: multipart/mixed; boundary="b"
-MIME-Version: 1.0
-
---b
-Content-Type: text/x-shellscript
-Content-Disposition: attachment; filename="first.sh"
-
-#!/bin/sh
-echo grüß Gott
---b
-Content-Type: text/cloud-config
-Content-Transfer-Encoding: base64
-
-I2Nsb3VkLWNvbmZpZwpwYWNrYWdlczogW2dpdF0K
---b--
-"""
 
 
 @pytest.mark.parametrize(

@@ -79,12 +79,13 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 def compose(boot: Boot, machines: Sequence[Machine]) -> bytes:
     """User data for RunInstances, before base64; the same arguments give the same bytes.
 
-    For several machines, each member's own parts have cloud-init's Launch-Index header: the index in `machines`.
+    For several machines, each member's own workload has cloud-init's Launch-Index header: the index in `machines`.
+    user_data has none, because it is the same for all: the text of one user would else stand beside that of another.
     A caller that makes groups need not compute sizes: it halves a group for which this raises UserDataTooLarge.
 
     Args:
         boot: what the machines share.
-        machines: at least one, in the order of their launch indexes.
+        machines: at least one, in the order of their launch indexes, with the same user_data or none.
 
     Raises:
         UserDataTooLarge: it is over EC2's limit.
@@ -92,6 +93,8 @@ def compose(boot: Boot, machines: Sequence[Machine]) -> bytes:
     """
     if not machines:
         raise ValueError("no machines")
+    if len({machine.user_data for machine in machines}) > 1:
+        raise ValueError("machines of one launch have different user_data")
     packed = gzip.compress(render([*_common(boot), *_members(machines)]), mtime=0)
     if len(packed) > USER_DATA_LIMIT_BYTES:
         raise _too_large(len(packed), machines)
@@ -143,12 +146,7 @@ def _members(machines: Sequence[Machine]) -> list[Part]:
     for index, machine in enumerate(machines):
         if machine.run is not None:
             parts.append(_for_index(_task(machine, machine.run), index, machines))
-    # A part that is the same for all machines needs no index, and is sent once instead of a hundred times.
-    if len({machine.user_data for machine in machines}) == 1:
-        return [*parts, *_own(machines[0])]
-    for index, machine in enumerate(machines):
-        parts += [_for_index(part, index, machines) for part in _own(machine)]
-    return parts
+    return [*parts, *_own(machines[0])]
 
 
 def _own(machine: Machine) -> tuple[Part, ...]:
