@@ -1,66 +1,88 @@
-"""The user's own user data: its type, recognised as cloud-init does, and the forms that would harm Puter's part.
+"""The user's own user data: the forms that Puter accepts, and the type that it gives to each part.
 
-cloud-init resolves includes and archives and unpacks compressed parts before it runs anything at all, and an error
-there (an address that does not answer) ends all of it: since 20.3, see `ERROR_ON_USER_DATA_FAILURE` in its
-features.py. A machine would then boot without its deadline. cloud-init also drops the launch index of such parts.
-So these forms are refused.
+cloud-init looks at all parts of a message before it runs the first of them. An error there ends everything, the
+machine's deadline too, and what it expands there loses its launch index, so that it reaches every machine of a launch.
+So the list is closed. In cloud-init 19.3 to 26.2 (`user_data.py`, `handlers/__init__.py`) all that is on it
+
+* stays one part: nothing is fetched, unpacked or made into further parts, as includes, archives, gzip and multiparts
+  within multiparts are;
+* is what its text begins with: the beginning is exact and the type follows from it, so that cloud-init, which looks
+  into some types again whatever they say, finds the same type;
+* is first read by the handler of its type, which runs after those of the parts before it, and whose errors end that
+  part alone. The exception is cloud-config, in which cloud-init looks for a launch index at once. An error there is
+  harmless; aliases could make it endless, so they are refused;
+* runs by itself: a `#part-handler` would be registered in cloud-init, and be given other parts of the same message.
+
+A jinja template is on the list: its handler renders it, after the deadline is set, and makes of it one script or one
+cloud-config. Which of the two is in its second line, which no template can change.
 """
 
 from __future__ import annotations
 
 import email
 import re
+from collections.abc import Iterator, Mapping
 from email.message import Message
+from functools import lru_cache
+from typing import Literal, get_args
 
 import msgspec
 
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
 
-# Beginnings that cloud-init knows, longest first where one begins another (its handlers/__init__.py).
-_TYPES = {
-    "#!": "text/x-shellscript",
-    "#include": "text/x-include-url",
-    "#part-handler": "text/part-handler",
-    "#cloud-boothook": "text/cloud-boothook",
-    "#cloud-config-archive": "text/cloud-config-archive",
-    "#cloud-config-jsonp": "text/cloud-config-jsonp",
-    "#cloud-config": "text/cloud-config",
-    "## template: jinja": "text/jinja2",
-}
-_MULTIPART = ("content-type: multipart/", "mime-version:")
-_REFUSED = re.compile(
-    r"text/(x-include(-once)?-url|cloud-config-archive)|application/(x-)?(gzip|gunzip|compress)(ed|-compressed)?"
-)
-# Types for which cloud-init inspects the text, whatever type the part declares.
-_LOOKED_INTO = frozenset({"text/plain", "text/x-not-multipart", "text/x-shellscript"})
-_FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+ContentType = Literal["text/x-shellscript", "text/cloud-config", "text/cloud-boothook", "text/jinja2"]
 
+SUBJECT = "user_data"
+MAX_PARTS = 16
+MAX_YAML_DEPTH = 50
 # Names of Puter's scripts begin with this; digits sort before the `part-…` that cloud-init gives to nameless ones.
 PUTERS = "000-puter-"
 
-
-SUBJECT = "user_data"
+# The types and how their texts begin; the first that matches is the type of a text that says none.
+_BEGINNINGS: Mapping[ContentType, re.Pattern[bytes]] = {
+    "text/x-shellscript": re.compile(rb"#!"),
+    "text/cloud-config": re.compile(rb"#cloud-config(?=[ \t\r\n]|\Z)"),
+    "text/cloud-boothook": re.compile(rb"#cloud-boothook(?=[ \t\r\n]|\Z)|#!"),
+    "text/jinja2": re.compile(rb"## template: jinja[ \t]*\r?\n(#!|#cloud-config[ \t\r\n])"),
+}
+# Other beginnings that cloud-init knows, longest first where one begins another.
+_INSTEAD = {
+    "#include": "cloud-init would fetch it before the machine has a deadline: fetch it in a script (#!/bin/sh, curl …)",
+    "#cloud-config-archive": "write each item as a part of a multipart/mixed message",
+    "#cloud-config-jsonp": "write the settings themselves as #cloud-config",
+    "#part-handler": "it would be given other parts too: do the same in a script (#!…)",
+    "## template: jinja": "its second line must begin with #! or be #cloud-config",
+}
+_UNTYPED = "text/plain"
+_MIME = re.compile(r"(content-type|mime-version)[ \t]*:", re.IGNORECASE)
+# A part has each at most once, so at most four headers.
+_HEADERS = {
+    name.lower(): name for name in ("Content-Type", "MIME-Version", "Content-Transfer-Encoding", "Content-Disposition")
+}
+_ENCODINGS = ("7bit", "8bit", "binary", "base64", "quoted-printable")
+_FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_LAUNCH_INDEX = re.compile(rb"""^["']?launch-index["']?\s*:""", re.MULTILINE)
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One part of user data.
 
     Attributes:
-        content_type: one that cloud-init or a part handler knows.
+        content_type: one of the closed list.
         body: the content, which arrives unchanged.
         filename: cloud-init runs scripts in the order of these; None is a number by position.
         launch_index: the one instance of a launch that gets it; None is all of them.
     """
 
-    content_type: str
+    content_type: ContentType
     body: bytes
     filename: str | None = None
     launch_index: int | None = None
 
 
 def check_user_data(text: str) -> None:
-    """Refuse user data that cloud-init would not take, or that would put the machine's deadline at risk.
+    """Refuse user data that is not on the closed list.
 
     Raises:
         InvalidInput: with what to write instead.
@@ -68,62 +90,165 @@ def check_user_data(text: str) -> None:
     parts_of(text)
 
 
+@lru_cache(maxsize=64)  # a batch has the same few in each of its thousands of requests
 def parts_of(text: str) -> tuple[Part, ...]:
-    """The parts of user data, for every instance of a launch: one part, unless the text is MIME itself.
+    """The parts of user data: one, unless the text is MIME itself, and at most 16.
 
     Raises:
         InvalidInput: see check_user_data.
     """
     text = text.lstrip("\ufeff \t\r\n")
-    if text.lower().startswith(_MULTIPART):
-        return _parts_of_multipart(text)
-    content_type = _type_of(text)
-    if content_type is None:
-        raise InvalidInput(
-            f"begins with {shown(text.partition(chr(10))[0], 20)}: begin it with #! (a script), "
-            "#cloud-config, #cloud-boothook, #part-handler, ## template: jinja or Content-Type: multipart/mixed",
-            subject=SUBJECT,
-        )
-    _refuse_harmful(content_type)
-    return (Part(content_type=content_type, body=text.encode()),)
+    if _MIME.match(text):
+        return _parts_of_multipart(text.encode())
+    return (_part(_UNTYPED, text.encode(), None),)
 
 
-def _parts_of_multipart(text: str) -> tuple[Part, ...]:
-    # The parser reads letters beyond ASCII correctly from bytes only.
-    message = email.message_from_bytes(text.encode())
-    leaves = [leaf for leaf in message.walk() if not leaf.is_multipart()]
-    if leaves == [message]:
-        raise InvalidInput(
-            "is not valid MIME: give it a Content-Type of multipart/mixed with the boundary of its parts",
-            subject=SUBJECT,
+def check_type(part: Part) -> None:
+    """Refuse a part whose type is not on the closed list, or which cloud-init could take for one of another type.
+
+    Raises:
+        InvalidInput: it is such a part.
+    """
+    beginning = _BEGINNINGS.get(part.content_type)
+    if beginning is None or not beginning.match(part.body):
+        raise _invalid(f"does not begin as {shown(part.content_type)} must")
+
+
+def _part(declared: str, body: bytes, filename: str | None) -> Part:
+    """The part that a text is, with the type that its beginning says; `declared` must not say another."""
+    body = body.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")
+    fitting = [kind for kind, beginning in _BEGINNINGS.items() if beginning.match(body)]
+    if not fitting:
+        raise _invalid(_unknown(body))
+    if declared != _UNTYPED and declared not in fitting:
+        raise _invalid(f"begins as {fitting[0]}, but its Content-Type is {declared}: make the two agree")
+    content_type = next(kind for kind in fitting if declared in (_UNTYPED, kind))
+    _check_text(body)
+    if content_type == "text/cloud-config":
+        _check_cloud_config(body)
+    return Part(content_type=content_type, body=body, filename=filename)
+
+
+def _unknown(body: bytes) -> str:
+    beginning = body[:40].decode(errors="replace").lower()
+    for known, instead in _INSTEAD.items():
+        if beginning.startswith(known):
+            return f"begins with {known}: {instead}"
+    # The text is not shown: it may be a secret.
+    return (
+        "does not say what it is: begin it with #! (a script), #cloud-config, #cloud-boothook, ## template: jinja "
+        "or Content-Type: multipart/mixed"
+    )
+
+
+def _check_text(body: bytes) -> None:
+    if b"\0" in body:
+        raise _invalid("contains a NUL character: remove it")
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        raise _invalid("is not valid UTF-8: write it in UTF-8") from None
+
+
+def _check_cloud_config(body: bytes) -> None:
+    import yaml  # most requests have no cloud-config
+
+    try:
+        kinds = list(_events(body.decode()))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in its line {mark.line + 1}" if mark else ""
+        raise _invalid(f"is not valid YAML{where}: cloud-init would ignore it; correct it") from None
+    if kinds[2:3] != ["MappingStartEvent"] or kinds.count("DocumentStartEvent") > 1:
+        raise _invalid("is not one YAML mapping: write name: value below #cloud-config")
+    if _LAUNCH_INDEX.search(body):
+        raise _invalid("has a launch-index, by which most machines would ignore it: remove it")
+
+
+def _events(text: str) -> Iterator[str]:
+    """The names of YAML's events. Nothing is built of them, so whatever is written costs no more than its length."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        kind = type(event).__name__
+        depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
+        if kind == "AliasEvent":
+            raise _invalid("has a YAML alias (*name): write its content there instead")
+        if depth > MAX_YAML_DEPTH:
+            raise _invalid(f"has YAML of more than {MAX_YAML_DEPTH} levels: write it flatter")
+        yield kind
+
+
+def _parts_of_multipart(text: bytes) -> tuple[Part, ...]:
+    try:
+        # The parser reads letters beyond ASCII correctly from bytes only.
+        message = email.message_from_bytes(text)
+    except RecursionError:
+        raise _invalid("has multiparts within multiparts: write all parts into one multipart/mixed") from None
+    _check_headers(message)
+    leaves = [leaf for leaf in message.get_payload() if isinstance(leaf, Message)]
+    if _declared(message) != "multipart/mixed" or message.defects or not leaves:
+        raise _invalid(
+            "is not valid MIME: give it a Content-Type of multipart/mixed with the boundary of its parts, "
+            "and end it with --boundary--"
         )
-    return tuple(_part_of_leaf(leaf) for leaf in leaves)
+    if len(leaves) > MAX_PARTS:
+        raise _invalid(f"has {len(leaves)} MIME parts: write at most {MAX_PARTS}")
+    parts = tuple(_numbered(leaves))
+    names = [part.filename for part in parts if part.filename]
+    if len(set(names)) < len(names):
+        raise _invalid("has two MIME parts with the same filename: give each its own")
+    return parts
+
+
+def _numbered(leaves: list[Message]) -> Iterator[Part]:
+    for number, leaf in enumerate(leaves, 1):
+        try:
+            yield _part_of_leaf(leaf)
+        except InvalidInput as error:
+            raise _invalid(f"has a MIME part {number} that {error.message}") from None
 
 
 def _part_of_leaf(leaf: Message) -> Part:
-    body = leaf.get_payload(decode=True)
-    if not isinstance(body, bytes):
-        raise InvalidInput("has a MIME part without content: remove it", subject=SUBJECT)
-    if "Launch-Index" in leaf:
-        raise InvalidInput("has a Launch-Index header, which Puter sets itself: remove it", subject=SUBJECT)
-    content_type = leaf.get_content_type()
-    _refuse_harmful(content_type)
-    if content_type in _LOOKED_INTO:
-        _refuse_harmful(_type_of(body.decode(errors="replace").lstrip()))
-    filename = leaf.get_filename()
-    usable = filename and _FILENAME.fullmatch(filename) and not filename.startswith(PUTERS)
-    return Part(content_type=content_type, body=body, filename=filename if usable else None)
+    _check_headers(leaf)
+    declared = _declared(leaf)
+    if declared not in (_UNTYPED, *get_args(ContentType)):
+        known = ", ".join(get_args(ContentType))
+        raise _invalid(f"has the Content-Type {shown(declared)}: write one of {known}")
+    encoding = str(leaf.get("Content-Transfer-Encoding", "7bit")).strip().lower()
+    body = leaf.get_payload(decode=True) if encoding in _ENCODINGS else None
+    if leaf.defects or not isinstance(body, bytes):
+        raise _invalid("is not valid MIME: check its headers, and that its text is encoded as they say")
+    return _part(declared, body, _filename(leaf))
 
 
-def _type_of(text: str) -> str | None:
-    beginning = text[:40].lower()
-    return next((kind for known, kind in _TYPES.items() if beginning.startswith(known)), None)
+def _check_headers(message: Message) -> None:
+    names = [name.lower() for name, _ in message.items()]
+    if "launch-index" in names:
+        raise _invalid("has a Launch-Index header, which Puter sets itself: remove it")
+    for name, written in zip(names, message.keys(), strict=True):
+        if name not in _HEADERS:
+            raise _invalid(f"has a header {shown(written)}: remove it; Puter takes {', '.join(_HEADERS.values())}")
+    if len(set(names)) < len(names):
+        raise _invalid("has the same header twice: write it once")
 
 
-def _refuse_harmful(content_type: str | None) -> None:
-    if content_type and _REFUSED.fullmatch(content_type):
-        raise InvalidInput(
-            f"has type {content_type}: cloud-init unpacks it before anything runs, and if that fails "
-            "the machine never ends itself; fetch or unpack in a script instead (#!/bin/sh, curl …)",
-            subject=SUBJECT,
-        )
+def _declared(message: Message) -> str:
+    """The type as it is written, in small letters; get_content_type would read what is none as text/plain."""
+    return str(message.get("Content-Type", _UNTYPED)).partition(";")[0].strip().lower()
+
+
+def _filename(leaf: Message) -> str | None:
+    name = leaf.get_filename()
+    if name is None:
+        return None
+    if not _FILENAME.fullmatch(name):
+        raise _invalid(f"has the filename {shown(name)}: use up to 100 letters, digits and . _ -")
+    if name < f"{PUTERS}~":
+        raise _invalid(f"has the filename {shown(name)}, which sorts before Puter's own: begin it with a letter or 1-9")
+    return name
+
+
+def _invalid(message: str) -> InvalidInput:
+    return InvalidInput(message, subject=SUBJECT)

@@ -43,6 +43,12 @@ NOT_REQUESTS = {
     "too many bytes": b" " * (MAX_REQUEST_BYTES + 1),
 }
 
+MULTIPART = "Content-Type: multipart/mixed; boundary=b\nMIME-Version: 1.0\n\n--b\n"
+NESTED = "".join(f"Content-Type: multipart/mixed; boundary={n}\n\n--{n}\n" for n in range(300))
+ALIASES = "#cloud-config\nx0: &x0 {a: b}\n" + "".join(
+    f"x{n}: &x{n}\n  <<: [{', '.join([f'*x{n - 1}'] * 20)}]\n" for n in range(1, 60)
+)
+
 REFUSED = {
     "an unknown kind": request(type="launch"),
     "an unknown field": request(sudo=True),
@@ -53,6 +59,13 @@ REFUSED = {
     "a time to live of nothing": request(spec={"ttl_s": 0}),
     "a name of a user with a line break": request(user="root\nX: y"),
     "user data of no known kind": request(spec={"user_data": "echo no shebang"}),
+    "user data that is fetched": request(spec={"user_data": "#include file:///etc/passwd"}),
+    "user data that is unpacked": request(
+        spec={"user_data": f"{MULTIPART}Content-Type: application/gzip\n\n#!\n--b--\n"}
+    ),
+    "user data of a type beyond ASCII": request(spec={"user_data": f"{MULTIPART}Content-Type: téxt/x\n\n#!\n--b--\n"}),
+    "user data that nests": request(spec={"user_data": NESTED}),
+    "user data whose aliases never end": request(spec={"user_data": ALIASES}),
     "a text for a flag": request(again="yes"),
 }
 

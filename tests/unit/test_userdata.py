@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import InvalidSpec, build_spec
 from puter_client.contract.key import PuterKey
-from puter_client.contract.userdata import check_user_data
 from puter_worker.ec2.userdata import Boot, Machine, compose
 from puter_worker.errors import UserDataTooLarge
 
 BOOT = Boot(ttl_s=3600, nonce="0" * 16, expires_at="never", user="ec2-user")
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=80)
+
+
 MULTIPART = """\
 Content-Type: multipart/mixed; boundary="b"
 MIME-Version: 1.0
@@ -236,22 +236,6 @@ def test_the_users_text_arrives_to_the_byte(user_data: str) -> None:
     assert body(leaves(compose(BOOT, [machine(user_data=user_data)]))[-1]) == user_data.encode()
 
 
-@pytest.mark.parametrize(
-    ("user_data", "content_type"),
-    [
-        ("#!/bin/sh\ntrue\n", "text/x-shellscript"),
-        ("\n  #!/bin/sh\ntrue\n", "text/x-shellscript"),
-        ("#cloud-config\npackages: [git]\n", "text/cloud-config"),
-        ("#cloud-config-jsonp\n[]\n", "text/cloud-config-jsonp"),
-        ("#cloud-boothook\n#!/bin/sh\n", "text/cloud-boothook"),
-        ("#part-handler\n", "text/part-handler"),
-        ("## template: jinja\n#!/bin/sh\n", "text/jinja2"),
-    ],
-)
-def test_the_beginning_tells_the_type(user_data: str, content_type: str) -> None:
-    assert leaves(compose(BOOT, [machine(user_data=user_data)]))[-1].get_content_type() == content_type
-
-
 def test_a_multiparts_parts_are_taken_singly() -> None:
     parts = leaves(compose(BOOT, [machine(user_data=MULTIPART)]))[-2:]
 
@@ -259,30 +243,3 @@ def test_a_multiparts_parts_are_taken_singly() -> None:
         ("text/x-shellscript", "first.sh", "#!/bin/sh\necho grüß Gott"),
         ("text/cloud-config", None, "#cloud-config\npackages: [git]\n"),
     ]
-
-
-def test_a_part_cannot_take_the_name_of_one_of_puters() -> None:
-    data = compose(BOOT, [machine(user_data=MULTIPART.replace("first.sh", "000-puter-1-at"))])
-
-    assert names(data).count("000-puter-1-at") == 1
-
-
-@pytest.mark.parametrize(
-    ("user_data", "complaint"),
-    [
-        ("echo hi\n", r"begins with 'echo hi': begin it with #!"),
-        ("", r"begins with ''"),
-        ("hunter2 " * 20, r"begins with 'hunter2 hunter2 hun…'"),
-        ("#include http://example.com/x\n", r"text/x-include-url: .* fetch or unpack in a script"),
-        ("#include-once\nhttp://example.com/x\n", r"text/x-include-url"),
-        ("#cloud-config-archive\n- '#!/bin/sh'\n", r"text/cloud-config-archive"),
-        (MULTIPART.replace("#!/bin/sh", "#include"), r"text/x-include-url"),
-        (MULTIPART.replace("text/cloud-config", "text/cloud-config-archive"), r"text/cloud-config-archive"),
-        (MULTIPART.replace("text/cloud-config", "application/gzip"), r"application/gzip"),
-        (MULTIPART.replace("--b\n", "--b\nLaunch-Index: 3\n"), r"Launch-Index .* remove it"),
-        ("Content-Type: multipart/mixed\n\nnothing\n", r"is not valid MIME"),
-    ],
-)
-def test_user_data_that_cannot_be_used_is_refused(user_data: str, complaint: str) -> None:
-    with pytest.raises(InvalidInput, match=complaint):
-        check_user_data(user_data)

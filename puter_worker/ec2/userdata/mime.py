@@ -1,4 +1,9 @@
-"""Parts of user data and their MIME form, as cloud-init reads it."""
+"""Parts of user data and their MIME form, as cloud-init reads it.
+
+No content can spoil the message: what is not plain ASCII travels as base64, whose decoding fails for nothing that this
+module writes; no line of a part can be its boundary, which is a digest of all parts; and the types are those of the
+closed list, whatever a caller says.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +17,20 @@ from email.mime.nonmultipart import MIMENonMultipart
 
 import msgspec
 
-from puter_client.contract.userdata import Part
+from puter_client.contract.userdata import Part, check_type
 
 # cloud-init decodes the whole message as text before it parses it, which would change bytes that are not plain ASCII.
 _PLAIN = re.compile(rb"[\t\n\x20-\x7e]*")
 
 
 def render(parts: Sequence[Part]) -> bytes:
-    """The parts as one MIME message; the same parts give the same bytes."""
+    """The parts as one MIME message; the same parts give the same bytes.
+
+    Raises:
+        InvalidInput: a part's type is not on the closed list, or its text does not begin as that type.
+    """
+    for part in parts:
+        check_type(part)
     digest = hashlib.sha256(msgspec.msgpack.encode(parts)).hexdigest()
     outer = MIMEMultipart(boundary=f"puter-{digest[:32]}")
     for part in parts:
