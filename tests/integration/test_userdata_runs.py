@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from puter_client.contract.key import PuterKey
 from puter_client.contract.os_image import Os
 from puter_worker.ec2.userdata import Boot, Machine, compose
-from tests.integration.standin_machine import FIRST_BOOT, INSTALLS, StandIn, parts_of
+from tests.integration.standin_machine import FIRST_BOOT, INSTALLS, StandIn, parts_of, setting
 
 TTL_S = 3_600
 DEADLINE = FIRST_BOOT + TTL_S
@@ -84,6 +84,14 @@ def test_where_the_users_part_fails_the_machine_ends_all_the_same(tmp_path: Path
 
     assert "own" in host.calls
     assert_ends_once_by(host, BY_AT)
+
+
+@pytest.mark.parametrize("unit", ["puter-deadline.timer", "puter-deadline.service"])
+def test_the_deadline_does_not_wait_for_a_boot_that_the_users_part_holds_up(tmp_path: Path, unit: str) -> None:
+    # cloud-init runs boothooks before sysinit.target on Debian and Ubuntu; units wait for that target by default.
+    host = StandIn(tmp_path, user_data()).boot(as_far_as_scripts=False)
+
+    assert setting((host.root / "etc/systemd/system" / unit).read_text(), "DefaultDependencies") == "no"
 
 
 def test_where_systemd_takes_no_timer_a_shutdown_is_scheduled(tmp_path: Path) -> None:

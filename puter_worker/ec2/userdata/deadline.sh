@@ -17,10 +17,13 @@ drop_timer() {
     systemctl disable "$timer" >/dev/null 2>&1
     systemctl --no-block stop "$timer" >/dev/null 2>&1
 }
+# Debian and Ubuntu reach sysinit.target, for which units wait by default, only after all boothooks: also one of the
+# user's that never ends.
 arm_timer() {
     mkdir -p "$units" && put "$units/puter-deadline.service" <<UNIT &&
 [Unit]
 Description=Shuts this machine down at its deadline (Puter)
+DefaultDependencies=no
 
 [Service]
 Type=oneshot
@@ -29,6 +32,10 @@ UNIT
         put "$units/$timer" <<UNIT &&
 [Unit]
 Description=Deadline of this machine (Puter)
+DefaultDependencies=no
+After=time-set.target
+Conflicts=shutdown.target
+Before=shutdown.target
 
 [Timer]
 OnCalendar=$(date -u -d "@$deadline" '+%Y-%m-%d %H:%M:%S') UTC
