@@ -17,14 +17,13 @@ import pytest
 
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import PuterKey
-from puter_client.contract.os_image import Os
 from puter_client.contract.userdata import PUTERS, ContentType, Part, parts_of
 from puter_worker.ec2.userdata import Boot, Machine, compose
 from puter_worker.ec2.userdata.mime import render
 from puter_worker.errors import UserDataTooLarge
 from tests.integration.cloud_init import TREES, Arrived, CloudInit, needs_cloud_init
 
-BOOT = Boot(os=Os.AL2023, ttl_s=3_600)
+BOOT = Boot(ttl_s=3_600, nonce="0" * 16, expires_at="never", user="ec2-user")
 GROUPS = int(os.environ.get("PUTER_USERDATA_GROUPS", "300"))
 
 

@@ -98,9 +98,7 @@ def test_puters_scripts_run_before_nameless_ones_of_the_user() -> None:
 
 
 def test_without_a_ttl_nothing_speaks_of_at() -> None:
-    assert "000-puter-1-at" not in names(
-        compose(msgspec.structs.replace(BOOT, ttl_s=None), [machine()])
-    )
+    assert "000-puter-1-at" not in names(compose(msgspec.structs.replace(BOOT, ttl_s=None), [machine()]))
 
 
 def test_without_a_workload_the_agent_is_there_for_orders() -> None:
