@@ -7,11 +7,13 @@ import re
 import msgspec
 
 from puter_client.contract.errors import InvalidInput
+from puter_client.contract.plain import printable
 
 # Narrow on purpose: the alphabets contain no separator of a Redis key or an arq job id and no wildcard of an EC2
 # filter, so no two keys can ever share a name anywhere.
 NAMESPACE = re.compile(r"[a-z0-9][a-z0-9-]{0,38}")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}")
+_DIGITS = re.compile("([0-9]+)")
 
 
 class PuterKey(msgspec.Struct, frozen=True, order=True):
@@ -68,8 +70,14 @@ def check_tag(value: str) -> str:
     return value
 
 
+def tag_order(tag: str) -> tuple[tuple[str | int, ...], str]:
+    """The sort key of tags wherever they are listed: numbers count as numbers, so `job-2` comes before `job-10`."""
+    # Text and digits alternate, so that a number is compared with numbers only.
+    parts = _DIGITS.split(tag)
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), tag
+
+
 def shown(value: object, limit: int = 60) -> str:
     """A value from outside as an error may show it: on one line, without control characters, cut at `limit`."""
-    text = str(value)
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    text = printable(str(value))
     return repr(text if len(text) <= limit else text[: limit - 1] + "…")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puter_client.contract.errors import InvalidInput
-from puter_client.contract.key import NAMESPACE, TAG, PuterKey, check_namespace, check_tag, shown
+from puter_client.contract.key import NAMESPACE, TAG, PuterKey, check_namespace, check_tag, shown, tag_order
 
 keys = st.builds(PuterKey, st.from_regex(NAMESPACE, fullmatch=True), st.from_regex(TAG, fullmatch=True))
 
@@ -56,3 +56,16 @@ def test_what_is_no_key_is_not_read_as_one(text: str) -> None:
 def test_a_shown_value_is_one_short_line(text: str) -> None:
     assert shown(text).isprintable()
     assert len(shown(text)) <= 2 * 60 + 2
+
+
+def test_numbers_in_tags_count_as_numbers() -> None:
+    tags = ["job-10", "job-2", "job-010", "job", "10", "job-10-b", "9", "Job-3", "job-2.10", "job-2.9"]
+    assert sorted(tags, key=tag_order) == [
+        "9", "10", "Job-3", "job", "job-2", "job-2.9", "job-2.10", "job-010", "job-10", "job-10-b",
+    ]  # fmt: skip
+
+
+@given(st.lists(st.from_regex(TAG, fullmatch=True), unique=True))
+def test_any_tags_have_one_order(tags: list[str]) -> None:
+    turned = tags[::-1]
+    assert sorted(tags, key=tag_order) == sorted(turned, key=tag_order)
