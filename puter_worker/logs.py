@@ -6,10 +6,13 @@ import logging
 import logging.handlers
 import os
 import sys
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import structlog
+
+from puter_client.contract.plain import plain, printable
 
 MAX_BYTES = 20_000_000
 KEEP_FILES = 5
@@ -35,10 +38,14 @@ def set_up_logs(folder: Path | None, *, level: int = logging.INFO, max_bytes: in
     else:
         handler = PrivateRotatingFileHandler(folder / "worker.jsonl", maxBytes=max_bytes, backupCount=KEEP_FILES)
         readable = False
-    renderer: Any = structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer()
+    if readable:
+        rendered: list[Any] = [_safe_for_a_terminal, structlog.dev.ConsoleRenderer()]
+    else:
+        rendered = [structlog.processors.JSONRenderer()]
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
         )
     )
     root = logging.getLogger()
@@ -58,6 +65,17 @@ def set_up_logs(folder: Path | None, *, level: int = logging.INFO, max_bytes: in
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _safe_for_a_terminal(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of a line without what a terminal obeys; the lines of a traceback stay lines."""
+    return {name: _safe(name, value) if isinstance(value, str) else value for name, value in fields.items()}
+
+
+def _safe(name: str, value: str) -> str:
+    if name != "exception":
+        return plain(value)
+    return "\n".join(map(printable, value.split("\n")))
 
 
 class PrivateRotatingFileHandler(logging.handlers.RotatingFileHandler):

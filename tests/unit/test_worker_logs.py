@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pexpect
 import pytest
 import structlog
 
@@ -108,3 +111,29 @@ def test_a_file_has_grown_at_20_mb(tmp_path: Path, grown_to: int, put_aside: boo
     write(tmp_path, 1, max_bytes=MAX_BYTES)
 
     assert (tmp_path / "worker.jsonl.1").exists() is put_aside
+
+
+LOGS_EVIL = """
+import logging, structlog
+from puter_worker.logs import set_up_logs
+set_up_logs(None)
+evil = "a\\x1b[2Jb\\x9b31mc\\u202ed\\u200be\\nf\\rg"
+log = structlog.get_logger("puter.of_a_test")
+log.warning(evil, reason=evil, several=[evil], nested={evil: evil})
+logging.getLogger("library").warning(evil)
+try:
+    raise ValueError(evil)
+except ValueError:
+    log.exception("stage.failed")
+"""
+
+
+def test_on_a_terminal_nothing_that_others_wrote_is_obeyed() -> None:
+    terminal = pexpect.spawn(sys.executable, ["-c", LOGS_EVIL], encoding="utf-8", dimensions=(24, 200))
+    written = terminal.read()
+    terminal.close()
+
+    assert terminal.exitstatus == 0
+    assert written.count("a\ufffd[2Jb\ufffd31mc\ufffdd\ufffde") >= 3
+    own_styles = re.compile(r"\x1b\[\d+m")
+    assert {c for c in own_styles.sub("", written) if not c.isprintable()} <= {"\r", "\n"}
