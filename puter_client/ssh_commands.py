@@ -9,7 +9,7 @@ from pathlib import Path
 from puter_client.contract.os_image import DEFAULT_SSH_USER, SSH_USER
 from puter_client.contract.record import Record
 
-# Paths in which no shell replaces anything within double quotes.
+# Texts in which no shell replaces anything within double quotes.
 _PLAIN = re.compile(r"[A-Za-z0-9_./~@%+=:,-]+")
 _USER = re.compile(SSH_USER)
 
@@ -28,7 +28,10 @@ def ssh_user(record: Record) -> str:
 def private_key(record: Record) -> str | None:
     """The path of the machine's private key, if it is on this computer: the request may have come from another one."""
     path = record.private_key_path
-    return path if path and Path(path).is_file() else None
+    try:
+        return path if path and Path(path).is_file() else None
+    except OSError:  # it is no path of this computer: too long, or in a folder of somebody else
+        return None
 
 
 def ssh_argv(record: Record) -> list[str] | None:
@@ -63,7 +66,7 @@ def rsync_command(record: Record) -> str | None:
     if host is None:
         return None
     path = private_key(record)
-    if path and not _PLAIN.fullmatch(path):
+    if not all(_PLAIN.fullmatch(text) for text in (host, path) if text):
         return shlex.join(rsync_argv(record, "./", "~/") or [])
     shell = f"ssh -i {path}" if path else "ssh"
     return f'rsync -Paq --exclude .git -e "{shell}" ./ {ssh_user(record)}@{host}:~/'
