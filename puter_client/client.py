@@ -12,12 +12,12 @@ from typing import NamedTuple
 from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.errors import InvalidInput, NoWorker, WaitTimedOut
 from puter_client.contract.health import WorkerHealth
-from puter_client.contract.key import PuterKey, check_namespace, check_tag, shown
+from puter_client.contract.key import PuterKey, check_namespace, check_tag, shown, tag_order
 from puter_client.contract.phase import ENDED, LIVE
 from puter_client.contract.record import Event, Record
 from puter_client.contract.request import CancelRequest, ExtendRequest, Origin, StopRequest, UpRequest
 from puter_client.contract.spec import Spec
-from puter_client.freshness import is_stale, stage_reason
+from puter_client.freshness import Absence, absence, is_stale, stage_reason
 from puter_client.store.clientstore import ClientStore
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 from puter_client.view import View, WaitFor, WaitState
@@ -200,13 +200,16 @@ class PuterClient:
         ]
 
     async def recent(self, *, everything: bool = False) -> list[View]:
-        """What is live or on its way, and what ended within 24 h (with `everything`: all that is still known)."""
+        """What is live or on its way, and what ended within 24 h (with `everything`: all that is still known).
+
+        In the order of tags (`tag_order`).
+        """
         since = None if everything else await self._store.now() - self.timings.recent_s
         tags = await self._store.tags(self.namespace, ended_since=since)
-        return [view for view in await self.views(tags) if view.record is not None]
+        return [view for view in await self.views(sorted(tags, key=tag_order)) if view.record is not None]
 
     async def batch(self, batch_id: str) -> tuple[BatchInfo | None, list[View]]:
-        """A batch and its tags; None if the batch is unknown or no worker has taken any of its requests yet."""
+        """A batch and its tags, in their order; None if it is unknown, or no worker has taken any of its requests."""
         info, rows = await self._store.batch(self.namespace, batch_id)
         records = await self._store.records(self.namespace, list(rows))
         reasons = await _stage_reasons(self._store, records)
@@ -219,7 +222,7 @@ class PuterClient:
                 batch_id=batch_id,
                 stage_reason=reasons.get(tag),
             )
-            for tag, row in rows.items()
+            for tag, row in sorted(rows.items(), key=lambda item: tag_order(item[0]))
         ]
 
     async def batches(self, *, last: int = 20) -> list[BatchInfo]:
@@ -240,6 +243,11 @@ class PuterClient:
     async def workers(self) -> list[WorkerHealth]:
         """Workers that announced themselves in the last 30 s."""
         return await self._store.workers()
+
+    async def worker_absence(self) -> Absence | None:
+        """Since when no worker has been there, so that nothing of what is shown has changed; None if one is there."""
+        seen_at = await self._store.worker_seen_at()
+        return absence(seen_at, await self._store.now(), self.timings.worker_silent_after_s)
 
     async def need_worker(self) -> None:
         """Check that a worker takes requests.
@@ -333,7 +341,9 @@ class _Watch:
         self._namespace = namespace
         self._batch_id = batch_id
         self._size = len(tags) or size
-        self._views = {tag: View(namespace=namespace, tag=tag, batch_id=batch_id) for tag in tags}
+        self._views = {
+            tag: View(namespace=namespace, tag=tag, batch_id=batch_id) for tag in sorted(tags, key=tag_order)
+        }
 
     @property
     def complete(self) -> bool:
@@ -343,7 +353,7 @@ class _Watch:
         return len(self._views) >= self._size
 
     def in_order(self) -> list[View]:
-        """The views."""
+        """The views, in the order of tags."""
         return list(self._views.values())
 
     async def read(self) -> None:
@@ -368,6 +378,7 @@ class _Watch:
     async def _read(self, tags: list[str], rows: dict[str, BatchRow]) -> None:
         records = await self._store.records(self._namespace, tags)
         reasons = await _stage_reasons(self._store, records)
+        known = len(self._views)
         for tag in tags:
             self._views[tag] = View(
                 namespace=self._namespace,
@@ -377,6 +388,8 @@ class _Watch:
                 batch_id=self._batch_id,
                 stage_reason=reasons.get(tag),
             )
+        if len(self._views) > known:
+            self._views = dict(sorted(self._views.items(), key=lambda item: tag_order(item[0])))
 
 
 async def _stage_reasons(store: ClientStore, records: Mapping[str, Record]) -> dict[str, str]:

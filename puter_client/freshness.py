@@ -7,6 +7,7 @@ wrong with the stage that reads a machine's target is what is wrong with its rec
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from puter_client.contract.health import StageHealth, WorkerHealth
 from puter_client.contract.key import shown
@@ -14,6 +15,31 @@ from puter_client.contract.phase import LIVE, ON_ITS_WAY
 from puter_client.contract.record import Record
 
 _SETTLES_S = 20.0  # a worker that has just started announces the stages of its targets within 10 s
+
+
+class Absence(NamedTuple):
+    """No worker is there, so what is shown is as the last one left it.
+
+    Attributes:
+        for_s: since how many seconds; None if that is not known, since the last worker ended in order.
+        seen_at: when the last one announced itself, seconds of Redis TIME; None if that is not known.
+    """
+
+    for_s: float | None = None
+    seen_at: float | None = None
+
+
+def absence(seen_at: float | None, now: float, silent_after_s: float) -> Absence | None:
+    """Whether no worker is there; None if one is.
+
+    Args:
+        seen_at: when a worker last announced itself; None if none has, or the last one has ended in order.
+        now: Redis TIME.
+        silent_after_s: a worker that has announced nothing for so long counts as gone.
+    """
+    if seen_at is None:
+        return Absence()
+    return Absence(now - seen_at, seen_at) if now - seen_at > silent_after_s else None
 
 
 def is_stale(record: Record, now: float, after_s: float) -> bool:
@@ -32,7 +58,7 @@ def is_stale(record: Record, now: float, after_s: float) -> bool:
 
 
 def stage_reason(record: Record, workers: Sequence[WorkerHealth], now: float) -> str | None:
-    """Why no worker has brought a stale record up to date, and what to do; None if it only waits for its turn."""
+    """What to do, then why no worker has brought a stale record up to date; None if it only waits for its turn."""
     target = record.target or ""
     stages = [stage for worker in workers for stage in worker.stages if stage.name.endswith(f" {target}")]
     if not stages:
@@ -43,7 +69,7 @@ def stage_reason(record: Record, workers: Sequence[WorkerHealth], now: float) ->
         why = _why_not_observed([stage for stage in stages if stage.name == f"observe {target}"])
     if record.phase not in LIVE:
         return why
-    return f"EC2 last showed it {int(now - (record.observed_at or record.changed_at)) // 60}m ago: {why}"
+    return f"{why} (EC2 last showed it {int(now - (record.observed_at or record.changed_at)) // 60}m ago)"
 
 
 def _why_not_observed(observe: Sequence[StageHealth]) -> str:
@@ -57,12 +83,12 @@ def _why_not_served(target: str, workers: Sequence[WorkerHealth], now: float) ->
     account, _, rest = target.partition(":")
     region, _, profile = rest.partition(":")
     if not workers:
-        return "no worker is running"
+        return "start a worker: none is running"
     if profile and all(profile not in worker.profiles for worker in workers):
-        return (
-            f"no running worker has AWS profile {shown(profile)} any more: add it to the AWS config of a worker's host"
-        )
+        return f"add AWS profile {shown(profile)} to the AWS config of a worker's host: no running worker has it"
     if now - max(worker.started_at for worker in workers) < _SETTLES_S:
         return "a worker has just started, and will look"
     of = f"AWS profile {shown(profile)}" if profile else "the default AWS profile"
-    return f"no running worker reaches account {account} in {region}: {of} may belong to another account now"
+    return (
+        f"check which account {of} of the workers belongs to: no running worker reaches account {account} in {region}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ from puter_client.contract.spec import Spec
 # A spec holds at most 16 KB each of user data, workload and env; JSON's escapes make up to six of one byte.
 MAX_REQUEST_BYTES = 524_288
 MAX_BATCH_ID = 40
+BATCH_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9-]{{0,{MAX_BATCH_ID - 1}}}")
 
 
 class Origin(StrEnum):

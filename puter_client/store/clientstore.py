@@ -11,10 +11,10 @@ import msgspec
 from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.health import WorkerHealth
-from puter_client.contract.key import PuterKey
+from puter_client.contract.key import TAG, PuterKey
 from puter_client.contract.phase import LIVE
 from puter_client.contract.record import Event, Record
-from puter_client.contract.request import Request
+from puter_client.contract.request import BATCH_ID, Request
 from puter_client.store import names
 from puter_client.store.redis_connection import check_url, connection_pool
 from puter_client.store.redis_errors import why_refused
@@ -37,7 +37,9 @@ _request_encoder = msgspec.json.Encoder()
 
 
 class ClientStore:
-    """A client's view of Redis. Nothing read is trusted: a value that cannot be decoded counts as missing.
+    """A client's view of Redis. Nothing read is trusted.
+
+    A value that cannot be decoded, or has not the name that it should have, counts as missing.
 
     Attributes:
         timings: of the client.
@@ -105,7 +107,8 @@ class ClientStore:
                         pipe.hget(names.record(PuterKey(namespace, tag)), "doc")
                     for tag, doc in zip(chunk, await pipe.execute(), strict=True):
                         record = _decoded(_record_decoder, doc)
-                        if record is not None:
+                        # Tags end up in commands to paste and in ssh_config, so the one in the record must be this one.
+                        if record is not None and record.tag == tag and record.namespace == namespace:
                             found[tag] = record
                 alive = [tag for tag in chunk if tag in found and found[tag].phase in LIVE]
                 if alive:
@@ -117,7 +120,8 @@ class ClientStore:
         """Tags of a namespace that have not ended, or ended after `ended_since` (None: all tags)."""
         async with self._connected() as redis:
             low: float | str = "-inf" if ended_since is None else ended_since
-            return [tag.decode() for tag in await redis.zrangebyscore(names.index(namespace), low, "+inf")]
+            raws = await redis.zrangebyscore(names.index(namespace), low, "+inf")
+        return [tag for tag in map(_name, raws) if TAG.fullmatch(tag)]
 
     async def events(self, key: PuterKey) -> list[Event]:
         """A key's timeline, oldest first."""
@@ -125,12 +129,12 @@ class ClientStore:
             return _decoded_all(_event_decoder, await redis.lrange(names.events(key), 0, -1))
 
     async def batch(self, namespace: str, batch_id: str) -> tuple[BatchInfo | None, dict[str, BatchRow]]:
-        """A batch's info and its rows by tag, sorted by tag."""
+        """A batch's info and its rows by tag."""
         async with self._connected() as redis:
             fields: dict[bytes, bytes] = await redis.hgetall(names.batch(namespace, batch_id))
         info = _decoded(_info_decoder, fields.pop(names.BATCH_INFO.encode(), None))
-        rows = {tag.decode(): _decoded(_row_decoder, row) for tag, row in sorted(fields.items())}
-        return info, {tag: row for tag, row in rows.items() if row is not None}
+        rows = {_name(tag): _decoded(_row_decoder, row) for tag, row in fields.items()}
+        return info, {tag: row for tag, row in rows.items() if row is not None and TAG.fullmatch(tag)}
 
     async def rows(self, namespace: str, batch_id: str, tags: Sequence[str]) -> dict[str, BatchRow]:
         """Rows of a batch by tag; a row that no worker has written yet is missing."""
@@ -143,12 +147,20 @@ class ClientStore:
 
     async def batches(self, namespace: str, *, last: int) -> list[BatchInfo]:
         """The latest batches of a namespace, newest first."""
+        found: list[BatchInfo] = []
+        start = 0
         async with self._connected() as redis:
-            ids = await redis.zrange(names.batches(namespace), 0, last - 1, desc=True)
-            async with redis.pipeline(transaction=False) as pipe:
-                for batch_id in ids:
-                    pipe.hget(names.batch(namespace, batch_id.decode()), names.BATCH_INFO)
-                return _decoded_all(_info_decoder, await pipe.execute())
+            # What cannot be used may stand before what can.
+            while len(found) < last and (
+                ids := await redis.zrange(names.batches(namespace), start, start + last - 1, desc=True)
+            ):
+                start += len(ids)
+                async with redis.pipeline(transaction=False) as pipe:
+                    for batch_id in ids:
+                        pipe.hget(names.batch(namespace, _name(batch_id)), names.BATCH_INFO)
+                    infos = _decoded_all(_info_decoder, await pipe.execute())
+                found += [info for info in infos if BATCH_ID.fullmatch(info.batch_id)]
+        return found[:last]
 
     async def waiting(self, namespace: str) -> int:
         """Number of requests in the inbox; 0 if the Redis user may not read it."""
@@ -167,8 +179,14 @@ class ClientStore:
             ids = await redis.zrangebyscore(names.WORKERS, seconds - self.timings.worker_silent_after_s, "+inf")
             async with redis.pipeline(transaction=False) as pipe:
                 for worker_id in ids:
-                    pipe.get(names.worker(worker_id.decode()))
+                    pipe.get(names.worker(_name(worker_id)))
                 return _decoded_all(_health_decoder, await pipe.execute())
+
+    async def worker_seen_at(self) -> float | None:
+        """When a worker last announced itself; None if none has for long, or the last one has ended in order."""
+        async with self._connected() as redis:
+            latest = await redis.zrange(names.WORKERS, 0, 0, desc=True, withscores=True)
+        return float(latest[0][1]) if latest else None
 
     async def now(self) -> float:
         """Redis TIME, in seconds since 1970."""
@@ -201,9 +219,14 @@ class Changes:
         async with self._connected():
             message = await self._pubsub.get_message(timeout=timeout_s)
             while message is not None:
-                changed.add(bytes(message["data"]).decode(errors="replace"))
+                changed.add(_name(bytes(message["data"])))
                 message = await self._pubsub.get_message(timeout=0.0)
         return changed
+
+
+def _name(raw: bytes) -> str:
+    """A name from Redis; what is not UTF-8 is the name of nothing that a worker has written."""
+    return raw.decode(errors="replace")
 
 
 def observed(record: Record, raw: bytes | None) -> Record:

@@ -20,7 +20,7 @@ from puter_client.contract.key import PuterKey, check_tag
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.record import EventKind, Record
 from puter_client.contract.request import (
-    MAX_BATCH_ID,
+    BATCH_ID,
     CancelRequest,
     ExtendRequest,
     Origin,
@@ -37,7 +37,6 @@ from puter_worker.store.versioned import Versioned
 
 _log = structlog.get_logger("puter.intake")
 _decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
-_BATCH_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9-]{{0,{MAX_BATCH_ID - 1}}}")
 _ORDER_S = 1e-6
 _UNREADABLE = "its record is of another version of Puter: use another tag, or run workers of the version that wrote it"
 _USER = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
@@ -181,7 +180,7 @@ class Draft:
             key = PuterKey(self._namespace, check_tag(to.tag))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidInput):
             return
-        if not _BATCH_ID.fullmatch(to.batch):
+        if not BATCH_ID.fullmatch(to.batch):
             return
         owner = to.user if _USER.fullmatch(to.user) else "?"
         info = BatchInfo(batch_id=to.batch, namespace=self._namespace, size=to.size, owner=owner, created_at=self._now)
@@ -253,7 +252,7 @@ def decode_request(raw: bytes) -> Request:
         recheck_spec(request.spec)
         if request.max_parallel is not None and request.max_parallel < 1:
             raise InvalidInput(f"max_parallel {request.max_parallel}: must be 1 or more")
-    for name, text, pattern in (("batch", request.batch, _BATCH_ID), ("user", request.user, _USER)):
+    for name, text, pattern in (("batch", request.batch, BATCH_ID), ("user", request.user, _USER)):
         if text is not None and not pattern.fullmatch(text):
             raise InvalidInput(f"{name}: not a name that a client of Puter makes")
     return request

@@ -113,7 +113,7 @@ def test_no_worker_asks_for_a_code_of_mfa_on_a_terminal(fresh: CliWorld, program
 
 
 KEYS = "[profile lab]\naws_access_key_id = a\naws_secret_access_key = b\n"
-GONE = "no running worker has AWS profile 'lab' any more"
+GONE = "add AWS profile 'lab' to the AWS config of a worker's host"
 
 
 def test_a_machine_whose_profile_is_gone_says_so_until_the_profile_is_back(fresh: CliWorld, program: Program) -> None:

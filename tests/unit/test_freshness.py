@@ -10,7 +10,7 @@ import pytest
 from puter_client.contract.health import StageHealth, WorkerHealth
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
-from puter_client.freshness import is_stale, stage_reason
+from puter_client.freshness import Absence, absence, is_stale, stage_reason
 from puter_worker.clock import Clock
 from puter_worker.errors import CredentialsError
 from puter_worker.runner import Runner
@@ -67,14 +67,17 @@ def test_what_a_worker_would_have_read_by_now_is_stale(known: Record, stale: boo
     assert is_stale(known, NOW, AFTER_S) is stale
 
 
-GONE = "no running worker has AWS profile 'lab' any more: add it to the AWS config of a worker's host"
-MOVED = "no running worker reaches account 123456789012 in eu-west-1: AWS profile 'lab' may belong to another account"
+GONE = "add AWS profile 'lab' to the AWS config of a worker's host: no running worker has it"
+MOVED = (
+    "check which account AWS profile 'lab' of the workers belongs to: no running worker reaches account 123456789012 "
+    "in eu-west-1"
+)
 
 
 @pytest.mark.parametrize(
     ("workers", "why"),
     [
-        ([], "no worker is running"),
+        ([], "start a worker: none is running"),
         ([worker(profiles=())], GONE),
         ([worker(profiles=()), worker(profiles=("art",))], GONE),
         ([worker(), worker(profiles=())], MOVED),
@@ -89,19 +92,36 @@ def test_a_machine_is_told_with_when_it_was_last_seen_and_why_not_since(workers:
     told = stage_reason(record(), workers, NOW)
 
     assert told is not None
-    assert told.startswith(f"EC2 last showed it 5m ago: {why}")
+    assert told.startswith(why)
+    assert told.endswith(" (EC2 last showed it 5m ago)")
 
 
 def test_the_default_profile_is_named_so() -> None:
     known = record(target=str(TargetId("123456789012", "eu-west-1")))
 
-    assert "the default AWS profile may belong to another account" in str(stage_reason(known, [worker()], NOW))
+    assert "which account the default AWS profile of the workers belongs to" in str(
+        stage_reason(known, [worker()], NOW)
+    )
 
 
 @pytest.mark.parametrize("phase", [Phase.RESOLVING, Phase.LAUNCHING])
 def test_a_request_whose_profile_is_gone_on_its_way_is_told_why_nothing_happens(phase: Phase) -> None:
     assert stage_reason(record(phase), [worker(profiles=())], NOW) == GONE
     assert stage_reason(record(phase), [worker(stage("launch", error_s=3.0))], NOW) is None  # its record says it
+
+
+@pytest.mark.parametrize(
+    ("seen_s", "told"),
+    [
+        (0.0, None),
+        (30.0, None),
+        (-5.0, None),  # the clock of Redis's host was set back
+        (40.0, Absence(40.0, NOW - 40)),
+        (None, Absence()),
+    ],
+)
+def test_no_worker_is_there_when_none_has_announced_itself_for_30_s(seen_s: float | None, told: Absence | None) -> None:
+    assert absence(None if seen_s is None else NOW - seen_s, NOW, 30.0) == told
 
 
 class Failing(Stage):
