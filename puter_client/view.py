@@ -21,6 +21,8 @@ WAITING_FOR_WORKER = "waiting for a worker to take the request"
 WAITING_FOR_EC2 = "waiting for EC2 to confirm the machine of this name"
 # Outcomes that launch nothing: the tag's record is about another request.
 _NOTHING_LAUNCHED = frozenset({Outcome.CONFLICT, Outcome.REFUSED, Outcome.SKIPPED, Outcome.CANCELLED})
+_REFUSED = frozenset({Outcome.CONFLICT, Outcome.REFUSED})
+_LATEST_ISO_S = 253_402_300_799.0  # the last second of the year 9999
 
 
 class WaitFor(StrEnum):
@@ -71,23 +73,67 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         return self.record.phase if self.record else Phase.QUEUED
 
     @property
+    def is_taken(self) -> bool:
+        """Whether a worker has taken the request; before that, a record is about an earlier request."""
+        return self.row is not None if self.batch_id is not None else self.record is not None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the batch's request is taken and has no outcome yet, since a worker compares the record with EC2."""
+        return self.row is not None and self.row.outcome is None
+
+    @property
+    def launches_nothing(self) -> bool:
+        """Whether the batch's request has led to no machine, so that the record is about another request."""
+        return self.outcome in _NOTHING_LAUNCHED
+
+    @property
+    def state(self) -> str:
+        """What has become of the request, in a word: an outcome that launches nothing, a result, or else a phase."""
+        if not self.is_taken:
+            return Phase.QUEUED.value
+        if self.launches_nothing and self.row and self.row.outcome:
+            return self.row.outcome.value
+        if self.record is not None and self.record.result and self.record.phase is Phase.TERMINATED:
+            return self.record.result.value
+        return self.phase.value
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the request was refused, its machine failed, or its workload did not succeed."""
+        if not self.is_taken or self.is_open or self.outcome is Outcome.CANCELLED:
+            return False
+        if self.outcome in _REFUSED:
+            return True
+        record = self.record
+        return record is not None and (record.phase is Phase.FAILED or record.result not in (None, Result.SUCCEEDED))
+
+    @property
     def reason(self) -> str | None:
         """Why it waits, or how it ended, in plain words."""
+        return self._reason(self.estimate)
+
+    @property
+    def reason_without_estimate(self) -> str | None:
+        """`reason`, as all have it that wait for the same."""
+        return self._reason(None)
+
+    def _reason(self, estimate: str | None) -> str | None:
         if self.row and self.row.message:
             return self.row.message
-        if self.record is None or (self.batch_id and self.row is None):
+        if self.record is None or not self.is_taken:
             return WAITING_FOR_WORKER
         reason = self.record.reason
-        if self.row and self.row.outcome is None:
+        if self.is_open:
             reason = reason or WAITING_FOR_EC2
-        if reason and self.estimate:
-            reason = f"{reason}, {self.estimate}"
+        if reason and estimate:
+            reason = f"{reason}, {estimate}"
         return f"{reason}; {self.stage_reason}" if reason and self.stage_reason else reason or self.stage_reason
 
     @property
     def estimate(self) -> str | None:
         """How long it still waits, if that is known: `about 2m`; the end of `reason`."""
-        told = self.record is not None and not (self.row and self.row.message)
+        told = self.is_taken and not (self.row and self.row.message)
         if not told or self.record is None or self.record.estimate_s is None:
             return None
         return f"about {format_duration(self.record.estimate_s)}"
@@ -204,5 +250,7 @@ _TIMES = (
 
 
 def iso(at: float | None) -> str | None:
-    """A time of a record in UTC, ISO 8601, with milliseconds."""
-    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    """A time of a record in UTC, ISO 8601, with milliseconds; None if there is none, or it cannot be a time."""
+    if at is None or not 0 <= at <= _LATEST_ISO_S:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

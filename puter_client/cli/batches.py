@@ -59,9 +59,9 @@ async def _batches(settings: ClientSettings, last: int, as_json: bool) -> int:
     if not found:
         out(nothing_in(settings))
         return 0
-    width = max(len(plain(info.batch_id)) for info in found)
+    width = max(len(info.batch_id) for info in found)
     out(f"{'BATCH'.ljust(width)}  {'WHEN':<10}  {'SIZE':>6}  OWNER")
     for info in reversed(found):
         when = ago(info.created_at, time.time())
-        out(f"{plain(info.batch_id).ljust(width)}  {when:<10}  {info.size:>6,}  {plain(info.owner)}")
+        out(f"{info.batch_id.ljust(width)}  {when:<10}  {info.size:>6,}  {plain(info.owner)}")
     return 0

@@ -18,6 +18,7 @@ from puter_client.cli.selection import batch_id_of, batch_name, check_selection,
 from puter_client.cli.terminal import live, out, out_json, plain, say
 from puter_client.cli.when import minute
 from puter_client.config import ClientSettings
+from puter_client.contract.key import tag_order
 from puter_client.contract.phase import LIVE, ON_ITS_WAY, Phase
 from puter_client.view import View
 
@@ -136,7 +137,7 @@ class _Cancelling:
                 await asyncio.sleep(timings.look_every_s)
         finally:
             live.clear()
-        return list(self._views.values())
+        return sorted(self._views.values(), key=lambda view: tag_order(view.tag))
 
     async def _read(self, *, unknown_is_open: bool) -> None:
         views = await self._client.views(self._open)
@@ -192,4 +193,4 @@ def _tell(views: Sequence[View], now: float) -> None:
     for view in rest[:_MOST_LISTED]:
         say(f"{view.tag}: {plain(cancel_answer(view, now))}")
     if len(rest) > _MOST_LISTED:
-        say(f"+{len(rest) - _MOST_LISTED:,} more")
+        say(f"… {len(rest) - _MOST_LISTED:,} more")

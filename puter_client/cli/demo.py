@@ -172,7 +172,8 @@ async def _show(settings: ClientSettings, aws: SimulatedAws, count: int, timings
 
 def _tell(views: Sequence[View], took_s: float, listed: int) -> None:
     from puter_client.cli.follow import outcomes
-    from puter_client.cli.table import counted, line_of, table
+    from puter_client.cli.groups import counted
+    from puter_client.cli.table import line_of, table
     from puter_client.cli.terminal import columns
     from puter_client.contract.outcome import Outcome
 

@@ -8,11 +8,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from puter_client.cli import INTERRUPTED, table
+from puter_client.cli.groups import counted
 from puter_client.cli.progress import Progress
 from puter_client.cli.session import Served, why_no_worker
-from puter_client.cli.terminal import columns, out, plain, say
+from puter_client.cli.terminal import Row, columns, out, plain, say
 from puter_client.config import ClientSettings, login_name
 from puter_client.contract.errors import NoWorker, PuterError, StoreUnavailable, WaitTimedOut
+from puter_client.contract.key import tag_order
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.record import EventKind
 from puter_client.contract.request import Origin
@@ -235,26 +237,28 @@ def outcomes(views: Sequence[View]) -> str:
     return ", ".join(f"{counts[name]:,} {name}" for name in order if counts[name])
 
 
-def summary(views: Sequence[View], wait: WaitFor) -> list[str]:
+def summary(views: Sequence[View], wait: WaitFor) -> list[Row]:
     """The end of a batch: counts, and a table: of all tags if they are few, else of those that failed."""
     lines = []
     if any(view.outcome for view in views):
-        lines.append(f"{len(views):,} {'puter' if len(views) == 1 else 'puters'}: {outcomes(views)}")
+        lines.append(Row(f"{len(views):,} {'puter' if len(views) == 1 else 'puters'}: {outcomes(views)}"))
     if wait is not WaitFor.QUEUED:
-        lines.append(f"now: {table.counted(views)}")
-    bad = [view for view in views if failed(view, wait)]
+        lines.append(Row(f"now: {counted(views)}"))
+    # A batch that was cancelled must not hide what failed before.
+    bad = sorted((view for view in views if failed(view, wait)), key=lambda view: not view.has_failed)
     listed = list(views) if len(views) <= MOST_LISTED and wait is not WaitFor.QUEUED else bad
     if listed:
         now = time.time()
         cells = [table.line_of(view, now) for view in listed[:MOST_LISTED]]
-        lines += ["", *table.table(cells, columns())]
+        lines += [Row(), *table.table(cells, columns())]
         if len(listed) > MOST_LISTED:
-            lines.append(f"+{len(listed) - MOST_LISTED:,} more")
+            lines.append(Row(f"… {len(listed) - MOST_LISTED:,} more"))
     return lines
 
 
 def tell_end(views: Sequence[View], wait: WaitFor, *, as_json: bool) -> int:
-    """Print how the requests ended, and return the exit code."""
+    """Print how the requests ended, in the order of tags, and return the exit code."""
+    views = sorted(views, key=lambda view: tag_order(view.tag))
     if as_json:
         from puter_client.cli.terminal import out_json
 

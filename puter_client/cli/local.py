@@ -15,7 +15,7 @@ import msgspec
 
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option
-from puter_client.cli.terminal import columns, live, out, out_json, plain, say
+from puter_client.cli.terminal import Row, columns, live, out, out_json, plain, say
 from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.health import WorkerHealth
 
@@ -105,8 +105,8 @@ def status(stages: bool, as_json: bool) -> int:
             return 0
         for line in [*_told(found), f"data    {found.folder}", f"logs    {paths.logs}"]:
             out(line)
-        for line in _stage_lines(workers, stages=stages, now=time.time()):
-            out(line)
+        for row in _stage_rows(workers, stages=stages, now=time.time()):
+            out(row)
         return 0
 
     return run(work)
@@ -127,15 +127,15 @@ async def _workers(found: EngineStatus) -> Sequence[WorkerHealth]:
         await store.aclose()
 
 
-def _stage_lines(workers: Sequence[WorkerHealth], *, stages: bool, now: float) -> list[str]:
+def _stage_rows(workers: Sequence[WorkerHealth], *, stages: bool, now: float) -> list[Row]:
     from puter_client.cli.worker_stages import stage_table, warnings
 
-    lines = [f"warning {text}" for text in warnings(workers, now)]
+    lines = [Row(f"warning {text}") for text in warnings(workers, now)]
     if not stages:
         return lines
     for worker in workers:
-        lines += ["", f"stages of worker {plain(worker.worker_id)}:", *stage_table(worker, now, columns())]
-    return lines if workers else [*lines, "no worker has reported its stages"]
+        lines += [Row(), Row(f"stages of worker {plain(worker.worker_id)}:"), *stage_table(worker, now, columns())]
+    return lines if workers else [*lines, Row("no worker has reported its stages")]
 
 
 def _told(found: EngineStatus) -> list[str]:

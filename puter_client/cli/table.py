@@ -1,38 +1,33 @@
-"""The table of `status`, made by hand: loading rich would double the time of the command that is run most.
+"""The table of `status`, made by hand: loading rich would double the time of the command that is run most. Pure.
 
-A tag is never cut. If the terminal is too narrow, the last column is cut first, then the others.
+Neither a tag nor a reason is ever cut: where a line has no room for its reason, the reason goes on below.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from puter_client.cli.terminal import cut, plain, styled
+from puter_client.cli.groups import Group, group_of, grouped
+from puter_client.cli.terminal import Row, cells, cut, padded, plain, wrapped
 from puter_client.cli.when import ago, rough_duration
 from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.result import Result
-from puter_client.view import View, WaitFor, WaitState
+from puter_client.view import View
 
 TAG_COLUMN = 40  # a longer tag, or one wider than half of the terminal, gets its own line
-NOT_LAUNCHED = "not launched"
-GROUPS = (("ended", ENDED), ("on the way", ON_ITS_WAY), ("live", LIVE))
 UNLABELLED = "·"
 FOOTNOTE = f"{UNLABELLED} its own name and tags are not written in EC2 yet"
 STALE = "?"
 STALE_FOOTNOTE = f"{STALE} as EC2 last showed it; it may have changed since"
-_LEAST_OF_A_REASON = 8
-_STYLE = {
-    Phase.RUNNING: "green",
-    Phase.FAILED: "red",
-    Phase.TERMINATED: "dim",
-    Phase.CANCELLED: "dim",
-}
+LONGEST_REASON = 2_000  # Redis may hold anything; what workers write is a tenth of that
+_LEAST_COLUMN = 30  # a reason in a narrower column would be a tower of words
+_INDENT = "  "
+_STYLE = {Group.FAILED: "red", Group.ENDED: "dim"}
 
 
 class Line(NamedTuple):
-    """The cells of one tag, all safe to print; `estimate` is the end of `rest`, and the last of it to be cut."""
+    """The cells of one tag, all safe to print."""
 
     tag: str
     phase: str
@@ -40,7 +35,6 @@ class Line(NamedTuple):
     type: str
     rest: str
     style: str | None = None
-    estimate: str = ""
 
 
 TITLE = Line("TAG", "PHASE", "TIME", "TYPE", "ADDRESS OR REASON", "dim")
@@ -48,25 +42,28 @@ TITLE = Line("TAG", "PHASE", "TIME", "TYPE", "ADDRESS OR REASON", "dim")
 
 def line_of(view: View, now: float) -> Line:
     """The cells of a tag; `now` is in seconds since 1970."""
+    record, state = view.record, view.state
+    style = "green" if state in (Phase.RUNNING, Result.SUCCEEDED) else None
+    style = "red" if view.has_failed else style or _STYLE.get(group_of(view))
+    if record is None or not view.is_taken or view.launches_nothing:
+        return Line(plain(view.tag), state, "", "", reason_of(view), style)
+    if record.phase in LIVE:
+        state += ("" if record.labelled else UNLABELLED) + (STALE if view.stage_reason else "")
+    return Line(plain(view.tag), state, _time(view, now), plain(record.instance_type or ""), _rest(view), style)
+
+
+def reason_of(view: View) -> str:
+    """Why a tag waits, or how it ended, with its exit code and AWS's error code; safe to print."""
     record = view.record
-    phase = view.phase.value
-    if record is None:
-        return Line(plain(view.tag), phase, "", "", plain(view.reason or ""))
-    if is_refused(view) and view.outcome is not None:
-        return Line(plain(view.tag), view.outcome.value, "", "", plain(view.reason or ""), "red")
-    if record.phase is Phase.TERMINATED and record.result:
-        phase = record.result.value
-    elif record.phase in LIVE:
-        phase += ("" if record.labelled else UNLABELLED) + (STALE if view.stage_reason else "")
-    return Line(
-        plain(view.tag),
-        phase,
-        _time(view, now),
-        plain(record.instance_type or ""),
-        plain(_rest(view)),
-        "red" if record.result not in (None, Result.SUCCEEDED) else _STYLE.get(record.phase),
-        view.estimate or "",
-    )
+    if record is None or not view.is_taken or view.launches_nothing:
+        return cut(plain(view.reason or ""), LONGEST_REASON)
+    told = [f"exit code {record.exit_code}"] if record.exit_code is not None else []
+    if record.phase in LIVE and record.result:
+        told = [f"its workload: {record.result.value}", *told]
+    code = f"{record.error.code}: " if record.error else ""
+    if reason := code + (view.reason or ""):
+        told.append(reason)
+    return cut(plain("; ".join(told)), LONGEST_REASON)
 
 
 def _time(view: View, now: float) -> str:
@@ -89,44 +86,9 @@ def _time(view: View, now: float) -> str:
 def _rest(view: View) -> str:
     record = view.record
     if record is None or record.phase not in LIVE:
-        code = f"{record.error.code}: " if record and record.error else ""
-        return code + (view.reason or "")
+        return reason_of(view)
     address = record.public_ip or record.public_dns_name or record.private_ip or record.instance_id or ""
-    why = "; ".join(reason for reason in (record.reason, view.stage_reason) if reason)
-    return f"{address}  {why}" if why else address
-
-
-def group_of(view: View) -> str:
-    """The group of the table that a tag belongs to."""
-    if is_refused(view):
-        return NOT_LAUNCHED
-    return next(name for name, phases in GROUPS if view.phase in phases)
-
-
-def is_refused(view: View) -> bool:
-    """Whether the batch's request launches nothing, so that the tag's record is about another request."""
-    return view.outcome is not None and view.wait_state(WaitFor.QUEUED) is WaitState.FAILED
-
-
-def grouped(views: Sequence[View]) -> list[tuple[str, list[View]]]:
-    """Views by group, in each group the newest last."""
-    members: dict[str, list[View]] = {name: [] for name in (NOT_LAUNCHED, *(name for name, _ in GROUPS))}
-    for view in views:
-        members[group_of(view)].append(view)
-    return [(name, sorted(found, key=_order)) for name, found in members.items() if found]
-
-
-def _order(view: View) -> tuple[int, tuple[str | int, ...], str]:
-    record = view.record
-    if record is None:
-        return (0, _natural(view.tag), view.tag)
-    at = record.ended_at or record.launched_at or record.created_at
-    return (int(at), _natural(view.tag), view.tag)
-
-
-def _natural(tag: str) -> tuple[str | int, ...]:
-    """A sort key by which `z-2` comes before `z-10`: text and numbers alternate."""
-    return tuple(int(part) if place % 2 else part for place, part in enumerate(re.split("([0-9]+)", tag)))
+    return "  ".join(text for text in (plain(address), reason_of(view)) if text)
 
 
 class Layout:
@@ -136,60 +98,55 @@ class Layout:
         rows = [TITLE, *lines]
         self._width = width
         self._longest = TAG_COLUMN if width is None else max(len(TITLE.tag), min(TAG_COLUMN, width // 2))
-        self._tag = max(len(row.tag) for row in rows if len(row.tag) <= self._longest)
-        self._middle = [max(len(cell) for cell in cells) for cells in zip(*(row[1:4] for row in rows), strict=True)]
+        self._tag = max(size for size in (cells(row.tag) for row in rows) if size <= self._longest)
+        self._middle = [max(map(cells, column)) for column in zip(*(row[1:4] for row in rows), strict=True)]
 
-    def texts(self, line: Line) -> list[str]:
-        """The text of a line; two lines if the tag is long."""
-        long = len(line.tag) > self._longest
-        head = ("" if long else line.tag).ljust(self._tag)
-        cells = "  ".join(["", *(cell.ljust(size) for cell, size in zip(line[1:4], self._middle, strict=True)), ""])
-        rest = line.rest if self._width is None else _cut_reason(line, self._width - len(head) - len(cells))
-        tail = (cells + rest).rstrip()
-        if self._width is not None:
-            tail = cut(tail, max(0, self._width - len(head)))
-        text = head + (styled(tail, line.style) if line.style else tail)
-        return [line.tag, text] if long else [text]
-
-
-def _cut_reason(line: Line, width: int) -> str:
-    """The reason, cut to `width` characters with its estimate whole, if there is room for it."""
-    end = f", {line.estimate}" if line.estimate else ""
-    for_why = width - len(end)
-    if not end or for_why < _LEAST_OF_A_REASON:
-        return line.rest
-    return cut(line.rest.removesuffix(end), for_why) + end
+    def rows(self, line: Line) -> list[Row]:
+        """The rows of a line: a long tag stands above it, and a long reason goes on below."""
+        long = cells(line.tag) > self._longest
+        head = padded("" if long else line.tag, self._tag)
+        middle = "  ".join(["", *map(padded, line[1:4], self._middle), ""])
+        rows = [Row(line.tag)] if long else []
+        if self._width is None:
+            return [*rows, Row(head, (middle + line.rest).rstrip(), line.style)]
+        room = self._width - cells(head)
+        column = room - cells(middle)
+        if line is TITLE or not line.rest or cells(line.rest) <= column:
+            return [*rows, Row(head, cut((middle + line.rest).rstrip(), room), line.style)]
+        if column >= _LEAST_COLUMN:
+            first, *more = wrapped(line.rest, column)
+            rows.append(Row(head, middle + first, line.style))
+            return rows + [Row(" " * cells(head + middle), text, line.style) for text in more]
+        more = wrapped(line.rest, max(1, self._width - len(_INDENT)))
+        return [*rows, Row(head, cut(middle.rstrip(), room), line.style), *(Row(_INDENT, m, line.style) for m in more)]
 
 
-def table(lines: Sequence[Line], width: int | None) -> list[str]:
+def table(lines: Sequence[Line], width: int | None) -> list[Row]:
     """A title and the lines, at most `width` wide except for tags; None is no limit."""
     layout = Layout(lines, width)
-    return [text for line in (TITLE, *lines) for text in layout.texts(line)]
+    return [row for line in (TITLE, *lines) for row in layout.rows(line)]
 
 
-def view_lines(views: Sequence[View], now: float, width: int | None, *, most: int | None = None) -> list[str]:
-    """A table of all views in groups, with at most the latest `most` of each group."""
-    groups = []
-    for name, members in grouped(views):
-        hidden = max(0, len(members) - most) if most is not None else 0
-        groups.append((name, len(members), hidden, [line_of(view, now) for view in members[hidden:]]))
-    lines = [line for *_, rows in groups for line in rows]
+def view_rows(views: Sequence[View], now: float, width: int | None, *, most: int | None = None) -> list[Row]:
+    """A table of all views by group, what failed first, with at most the first `most` of each group."""
+    groups = [(group, members, [line_of(v, now) for v in members[:most]]) for group, members in grouped(views).items()]
+    lines = [line for *_, shown in groups for line in shown]
     layout = Layout(lines, width)
-    texts = layout.texts(TITLE)
-    for name, size, hidden, rows in groups:
-        texts.append(styled(f"{name} ({size:,})", "bold"))
-        texts += [f"+{hidden:,} earlier"] if hidden else []
-        texts += [text for line in rows for text in layout.texts(line)]
-    for mark, footnote in ((UNLABELLED, FOOTNOTE), (STALE, STALE_FOOTNOTE)):
-        if any(mark in line.phase for line in lines):
-            texts.append(styled(footnote, "dim"))
-    return texts
+    rows = layout.rows(TITLE)
+    for group, members, shown in groups:
+        rows.append(heading(group, len(members)))
+        rows += [row for line in shown for row in layout.rows(line)]
+        if len(members) > len(shown):
+            rows.append(Row("", f"… {len(members) - len(shown):,} more", "dim"))
+    return rows + footnotes(lines)
 
 
-def counted(views: Sequence[View]) -> str:
-    """The number of tags in each phase: `3 queued, 20 running, 2 failed`."""
-    counts = dict.fromkeys(Phase, 0)
-    for view in views:
-        # Until a worker has taken the batch's request, the record is about an earlier request.
-        counts[Phase.QUEUED if view.batch_id and view.row is None else view.phase] += 1
-    return ", ".join(f"{count:,} {phase.value}" for phase, count in counts.items() if count)
+def heading(group: Group, size: int) -> Row:
+    """The line above a group."""
+    return Row("", f"{group.value} ({size:,})", "bold")
+
+
+def footnotes(lines: Sequence[Line]) -> list[Row]:
+    """What the marks mean that these lines have."""
+    marks = ((UNLABELLED, FOOTNOTE), (STALE, STALE_FOOTNOTE))
+    return [Row("", told, "dim") for mark, told in marks if any(mark in line.phase for line in lines)]

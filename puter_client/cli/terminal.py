@@ -1,19 +1,25 @@
-"""Output: text from outside is made safe to print, results go to stdout, everything else to stderr."""
+"""Output: everything is made safe to print, results go to stdout, everything else to stderr.
+
+`out`, `say` and `live` print whatever text they get without control characters, so no command can forget it.
+"""
 
 from __future__ import annotations
 
 import io
 import os
-import shutil
 import sys
-from typing import TYPE_CHECKING, ClassVar, TextIO
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TextIO
 
 from puter_client.contract.errors import PuterError
+from puter_client.contract.plain import escaped_json
+from puter_client.contract.plain import plain as plain  # noqa: PLC0414 - commands print through this module
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-DEFAULT_COLUMNS = 80
+DEFAULT_COLUMNS, DEFAULT_LINES = 80, 24
 STDIN, STDOUT, STDERR = 0, 1, 2
 _STYLES = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33"}
 
@@ -94,29 +100,100 @@ def _watched(stream: io.TextIOWrapper | None, descriptor: int) -> TextIO:
     )
 
 
-def plain(text: object) -> str:
-    """A text from outside on one line, with control characters replaced."""
-    flat = " ".join(str(text).split()) if not str(text).isprintable() else str(text)
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in flat)
+class Row(NamedTuple):
+    """A line of a terminal: `head` as it is, then `tail` in a style."""
+
+    head: str = ""
+    tail: str = ""
+    style: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The line without its style."""
+        return self.head + self.tail
+
+
+class Size(NamedTuple):
+    """How many characters a terminal shows."""
+
+    columns: int
+    lines: int
+
+
+def cells(text: str) -> int:
+    """How many cells of a terminal a text takes: a wide character takes two, a mark on another one none."""
+    if text.isascii():
+        return len(text)
+    return sum(_cells_of(character) for character in text)
+
+
+def _cells_of(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def padded(text: str, width: int) -> str:
+    """A text with so many spaces behind it that it takes at least `width` cells."""
+    return text + " " * (width - cells(text))
 
 
 def cut(text: str, width: int) -> str:
-    """A text of at most `width` characters, with an ellipsis if it was cut."""
-    if len(text) <= width:
+    """A text of at most `width` cells, with an ellipsis if it was cut."""
+    if cells(text) <= width:
         return text
-    return text[: max(0, width - 1)].rstrip() + "…" if width > 0 else ""
+    return _head(text, width - 1).rstrip() + "…" if width > 0 else ""
 
 
-def out(text: str = "") -> None:
+def wrapped(text: str, width: int) -> list[str]:
+    """A text in lines of at most `width` cells, broken at spaces; a word that is longer is broken where it must be.
+
+    Nothing of the text is lost. (`textwrap` counts characters, and breaks commands at their hyphens.)
+    """
+    lines, line = [], ""
+    for word in text.split(" "):
+        longer = f"{line} {word}" if line else word
+        if cells(longer) <= width:
+            line = longer
+            continue
+        if line:
+            lines.append(line)
+        while cells(word) > width:
+            part = _head(word, width) or word[0]  # a wide character in a single column
+            lines.append(part)
+            word = word[len(part) :]  # noqa: PLW2901 - the rest of the word
+        line = word
+    return [*lines, line] if line or not lines else lines
+
+
+def _head(text: str, width: int) -> str:
+    """As much of the beginning of a text as `width` cells hold."""
+    if text.isascii():
+        return text[: max(0, width)]
+    taken = 0
+    for place, character in enumerate(text):
+        taken += _cells_of(character)
+        if taken > width:
+            return text[:place]
+    return text
+
+
+def out(line: str | Row = "") -> None:
     """A line of the result."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write((printed(line) if isinstance(line, Row) else plain(line)) + "\n")
+
+
+def printed(row: Row, stream: TextIO | None = None) -> str:
+    """A row as it is written to a stream: safe, and with its style if that is a terminal."""
+    tail = plain(row.tail)
+    return plain(row.head) + (styled(tail, row.style, stream) if row.style else tail)
 
 
 def out_json(fields: object) -> None:
-    """An object of the result, on one line."""
+    """An object of the result, on one line, which may be read on a terminal too."""
     import msgspec
 
-    sys.stdout.write(msgspec.json.encode(fields).decode() + "\n")
+    sys.stdout.write(escaped_json(msgspec.json.encode(fields).decode()) + "\n")
 
 
 def say(text: str) -> None:
@@ -132,12 +209,27 @@ def say(text: str) -> None:
 
 def columns(stream: TextIO | None = None) -> int | None:
     """The width of the terminal; None if the output is not a terminal, so that nothing is cut."""
-    asked = os.environ.get("COLUMNS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
-    if not (stream or sys.stdout).isatty():
+    if asked := _asked("COLUMNS"):
+        return asked
+    shown = size(stream)
+    return shown.columns if shown else None
+
+
+def size(stream: TextIO | None = None) -> Size | None:
+    """The size of the terminal that a stream writes to; None if it is not one."""
+    stream = stream or sys.stdout
+    if not stream.isatty():
         return None
-    return shutil.get_terminal_size((DEFAULT_COLUMNS, 24)).columns
+    try:
+        width, height = os.get_terminal_size(stream.fileno())  # zeros if the terminal does not know
+    except OSError:  # it was closed meanwhile
+        width, height = 0, 0
+    return Size(_asked("COLUMNS") or width or DEFAULT_COLUMNS, _asked("LINES") or height or DEFAULT_LINES)
+
+
+def _asked(variable: str) -> int | None:
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() and text.isascii() and int(text) > 0 else None
 
 
 def styled(text: str, style: str, stream: TextIO | None = None) -> str:
@@ -152,11 +244,11 @@ def styled(text: str, style: str, stream: TextIO | None = None) -> str:
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
 
 
-class LiveLine:
-    """One line on stderr that is overwritten; silent if stderr is not a terminal."""
+class Live:
+    """A message on stderr that is overwritten; silent if stderr is not a terminal."""
 
     def __init__(self) -> None:
-        self._shown = False
+        self._lines = 0
 
     @property
     def possible(self) -> bool:
@@ -164,19 +256,22 @@ class LiveLine:
         return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     def show(self, text: str) -> None:
-        """Replace the line by this text."""
+        """Replace the message by this text, on as many lines as it needs."""
         if self.possible:
             width = (columns(sys.stderr) or DEFAULT_COLUMNS) - 1
-            sys.stderr.write(f"\r\x1b[K{cut(plain(text), width)}")
-            sys.stderr.flush()
-            self._shown = True
+            self._replace(wrapped(plain(text), width))
 
     def clear(self) -> None:
-        """Remove the line."""
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-            self._shown = False
+        """Remove the message."""
+        if self._lines:
+            self._replace([])
+
+    def _replace(self, lines: Sequence[str]) -> None:
+        up = f"\x1b[{self._lines - 1}A" if self._lines > 1 else ""
+        erase = "\x1b[J" if self._lines > 1 else "\x1b[K"
+        sys.stderr.write(f"\r{up}{erase}" + "\n".join(lines))
+        sys.stderr.flush()
+        self._lines = len(lines)
 
 
-live = LiveLine()
+live = Live()

@@ -37,5 +37,8 @@ def minute(at: float, now: float) -> str:
 
 
 def _local(at: float, now: float, form: str) -> str:
-    there, here = time.localtime(at), time.localtime(now)
+    try:
+        there, here = time.localtime(at), time.localtime(now)
+    except (OverflowError, ValueError, OSError):  # what Redis holds may be anything
+        return "?"
     return time.strftime(form if there[:3] == here[:3] else f"%Y-%m-%d {form}", there)

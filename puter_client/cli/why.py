@@ -13,7 +13,7 @@ import click
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option
 from puter_client.cli.selection import not_known
-from puter_client.cli.terminal import out, out_json, plain, say, styled
+from puter_client.cli.terminal import Row, out, out_json, plain, say
 from puter_client.cli.when import clock, rough_duration
 from puter_client.config import ClientSettings
 from puter_client.contract.key import check_tag
@@ -86,8 +86,8 @@ async def _why(settings: ClientSettings, tag: str, with_log: bool, as_json: bool
         for event in events:
             out_json(_fields(event))
     else:
-        for line in timeline(view, events, time.time()):
-            out(line)
+        for row in timeline(view, events, time.time()):
+            out(row)
     if with_log:
         from puter_client.cli.loglines import lines_of
 
@@ -101,26 +101,26 @@ async def _why(settings: ClientSettings, tag: str, with_log: bool, as_json: bool
     return 0
 
 
-def timeline(view: View, events: Sequence[Event], now: float) -> list[str]:
+def timeline(view: View, events: Sequence[Event], now: float) -> list[Row]:
     """The lines of a timeline, oldest event first, then the present state."""
-    lines = []
+    lines: list[Row] = []
     for event in events:
         words = WORDS[event.kind] if event.kind else plain(event.event)
         line = f"{clock(event.at, now)}  {words}"
         if event.reason:
             line += f": {plain(event.reason)}"
-        lines.append(line)
-        facts = [f"{name} {plain(value)}" for name, value in event.detail.items() if value and name != "notice"]
+        lines.append(Row(line))
+        facts = [f"{plain(name)} {plain(value)}" for name, value in event.detail.items() if value and name != "notice"]
         if event.request_id:
             facts.append(f"request id {plain(event.request_id)}")
         if event.generation > 1:
             facts.insert(0, f"generation {event.generation}")
         indent = " " * len(clock(event.at, now))
         if facts:
-            lines.append(styled(f"{indent}  {', '.join(facts)}", "dim"))
-        lines += [f"{indent}  note: {plain(notice)}" for notice in event.notices]
+            lines.append(Row("", f"{indent}  {', '.join(facts)}", "dim"))
+        lines += [Row(f"{indent}  note: {plain(notice)}") for notice in event.notices]
     if view.record is not None:
-        lines += ["", *_now(view.record, view, now)]
+        lines += [Row(), *map(Row, _now(view.record, view, now))]
     return lines
 
 
@@ -128,6 +128,9 @@ def _now(record: Record, view: View, now: float) -> list[str]:
     since = rough_duration(now - record.changed_at)
     reason = f": {plain(view.reason)}" if view.reason else ""
     lines = [f"now {record.phase.value}, for {since}{reason}"]
+    if record.result is not None:
+        code = f", exit code {record.exit_code}" if record.exit_code is not None else ""
+        lines.append(f"its workload: {record.result.value}{code}")
     if record.error is not None:
         request = f" (request id {plain(record.error.request_id)})" if record.error.request_id else ""
         lines.append(f"error {plain(record.error.code)}: {plain(record.error.message)}{request}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from puter_client.cli.terminal import cut, plain, styled
+from puter_client.cli.terminal import Row, cells, cut, padded, plain
 from puter_client.cli.when import ago, rough_duration
 from puter_client.contract.health import StageHealth, WorkerHealth
 from puter_client.timings import DEFAULT_TIMINGS
@@ -17,7 +17,6 @@ MOST_STAGES = 40
 _NAME_WIDTH = 24
 _LONGEST_AGO_S = 3_153_600_000.0  # 100 years: a worker's numbers may be anything
 _TITLE = ("STAGE", "SUCCESS", "ERROR", "LAST ERROR")
-_LATEST_ISO_S = 253_402_300_799.0  # the last second of the year 9999
 
 
 def failing_for_s(stage: StageHealth, started_at: float, now: float) -> float | None:
@@ -49,31 +48,29 @@ def warnings(
     return lines
 
 
-def stage_table(worker: WorkerHealth, now: float, width: int | None) -> list[str]:
+def stage_table(worker: WorkerHealth, now: float, width: int | None) -> list[Row]:
     """The stages of one worker: last success and last error, at most `width` wide; None is no limit."""
     if not worker.stages:
-        return ["        it has reported no stages"]
+        return [Row("        it has reported no stages")]
     rows = [_TITLE, *(_cells(stage, now) for stage in worker.stages[:MOST_STAGES])]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    widths = [max(cells(row[column]) for row in rows) for column in range(3)]
     lines = []
     for row in rows:
-        cells = [cell.ljust(size) for cell, size in zip(row[:3], widths, strict=True)]
-        line = "  ".join([*cells, row[3]]).rstrip()
-        lines.append(line if width is None else cut(line, width))
-    lines[0] = styled(lines[0], "dim")
+        line = "  ".join([*map(padded, row[:3], widths), row[3]]).rstrip()
+        lines.append(Row("", line if width is None else cut(line, width), "dim" if row is _TITLE else None))
     left = len(worker.stages) - MOST_STAGES
-    return [*lines, f"+{left:,} more"] if left > 0 else lines
+    return [*lines, Row(f"+{left:,} more")] if left > 0 else lines
 
 
 def to_json(worker: WorkerHealth) -> Mapping[str, Any]:
     """A worker's health for programs; times in UTC, ISO 8601."""
     fields = msgspec.to_builtins(worker)
-    fields |= {"started_at": _iso(worker.started_at), "seen_at": _iso(worker.seen_at)}
+    fields |= {"started_at": iso(worker.started_at), "seen_at": iso(worker.seen_at)}
     fields["stages"] = [
         {
             "name": stage.name,
-            "last_success_at": _iso(stage.last_success_at),
-            "last_error_at": _iso(stage.last_error_at),
+            "last_success_at": iso(stage.last_success_at),
+            "last_error_at": iso(stage.last_error_at),
             "last_error": stage.last_error,
             "runs": stage.runs,
             "pace_s": stage.pace_s,
@@ -94,7 +91,3 @@ def _name(stage: StageHealth) -> str:
 
 def _ago(at: float | None, now: float) -> str:
     return "never" if at is None else ago(max(at, now - _LONGEST_AGO_S), now)
-
-
-def _iso(at: float | None) -> str | None:
-    return iso(at) if at is not None and 0 <= at <= _LATEST_ISO_S else None

@@ -66,7 +66,7 @@ def test_what_no_worker_has_taken_is_told_by_every_look(fresh: CliWorld, shared:
     three = "3 requests are waiting for a worker to take them"
 
     status = fresh.puter("status", PUTER_REDIS_URL=shared.url)
-    assert (status.code, status.out) == (0, f"{three}\n")
+    assert (status.code, status.out) == (0, f"no worker is running\n{three}\n")
     batches = fresh.puter("batches", PUTER_REDIS_URL=shared.url)
     assert (batches.code, batches.err) == (0, f"puter: {three}\n")
     for words in (["status", "x-1"], ["why", "x-1"]):

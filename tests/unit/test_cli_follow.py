@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from io import StringIO
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from puter_client.cli import INTERRUPTED
 from puter_client.cli.follow import InFlight, outcomes, request, run, summary, tell_end, why_not
-from puter_client.cli.progress import Progress, bar_on, common_reason
+from puter_client.cli.progress import Progress, bar_on, shared_reason
 from puter_client.cli.up import success
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.config import ClientSettings, Config, client_settings
@@ -45,19 +45,28 @@ def settings(namespace: str | None = None) -> ClientSettings:
     return client_settings({"LOGNAME": "betty"}, namespace=namespace, config=Config(), paths=paths)
 
 
+def told(views: Sequence[View]) -> list[str]:
+    return [row.text for row in summary(views, WaitFor.RUNNING)]
+
+
 class TestSummary:
     def test_a_few_are_all_listed(self) -> None:
-        lines = summary([view("a"), view("b")], WaitFor.RUNNING)
+        lines = told([view("a"), view("b")])
         assert lines[:2] == ["2 puters: 2 created", "now: 2 running"]
         assert [line.split()[0] for line in lines[4:]] == ["a", "b"]
 
     def test_of_many_only_those_that_did_not_come_at_most_twenty(self) -> None:
         views = [view(f"good-{i}") for i in range(9_970)]
         views += [view(f"bad-{i}", phase=Phase.FAILED, ended_at=NOW) for i in range(30)]
-        lines = summary(views, WaitFor.RUNNING)
+        lines = told(views)
         assert lines[:2] == ["10,000 puters: 10,000 created", "now: 9,970 running, 30 failed"]
         assert [line.split()[0] for line in lines[4:-1]] == [f"bad-{i}" for i in range(20)]
-        assert lines[-1] == "+10 more"
+        assert lines[-1] == "… 10 more"
+
+    def test_what_failed_is_not_hidden_behind_what_was_cancelled(self) -> None:
+        views = [view(f"a-{i}", phase=Phase.CANCELLED, ended_at=NOW) for i in range(5_000)]
+        views += [view(f"bad-{i}", phase=Phase.FAILED, ended_at=NOW) for i in range(6)]
+        assert [line.split()[0] for line in told(views)[4:10]] == [f"bad-{i}" for i in range(6)]
 
     def test_outcomes_are_counted_in_a_fixed_order(self) -> None:
         views = [view(outcome=Outcome.CONFLICT), view(outcome=Outcome.EXISTING), view(outcome=Outcome.CREATED)]
@@ -226,60 +235,46 @@ def test_a_wait_that_is_over_at_once_says_nothing(capsys: pytest.CaptureFixture[
 
 
 class TestBar:
-    PHASES = "381 queued, 519 resolving, 204 launching, 200 pending, 196 running"
-
     def drawn(self, width: int, done: int = 1_004) -> str:
         console = Console(file=StringIO(), width=width, color_system=None, force_terminal=True)
         bar = bar_on(console)
-        bar.add_task("", total=1_500, completed=done, count=f"{done:>5,}/1,500", phases=self.PHASES)
+        bar.add_task("", total=1_500, completed=done, count=f"{done:>5,}/1,500", goal="running")
         console.print(bar.get_renderable())
         assert isinstance(console.file, StringIO)
         return console.file.getvalue().rstrip()
 
-    @pytest.mark.parametrize("width", [60, 80])
-    def test_the_phases_alone_are_cut(self, width: int) -> None:
-        line = self.drawn(width)
-        assert re.search(r" 1,004/1,500 0:00:0\d 381 queued.*…$", line)
-        assert len(line) == width
-
-    def test_where_there_is_room_nothing_is_cut(self) -> None:
-        assert self.drawn(140).endswith(f" {self.PHASES}")
+    @pytest.mark.parametrize("width", [40, 60, 140])
+    def test_it_has_count_and_time(self, width: int) -> None:
+        assert re.search(r" 1,004/1,500 running 0:00:0\d$", self.drawn(width))
 
     def test_the_bar_stays_as_wide_as_it_is(self) -> None:
         assert {self.drawn(80, done).index("/") for done in (0, 7, 999, 1_500)} == {self.drawn(80).index("/")}
 
 
+def waiting(*reasons: str | None, estimates: Sequence[int | None] = ()) -> list[View]:
+    """Tags that wait, for these reasons."""
+    known = [*estimates, *[None] * len(reasons)]
+    records = [
+        Record(
+            namespace="betty", tag=f"t-{n}", phase=Phase.LAUNCHING, created_at=0.0, changed_at=0.0, reason=reason,
+            estimate_s=known[n],
+        )
+        for n, reason in enumerate(reasons)
+    ]  # fmt: skip
+    return [View(namespace="betty", tag=record.tag, record=record) for record in records]
+
+
 @pytest.mark.parametrize(
-    ("reasons", "common"),
+    ("reasons", "told"),
     [
-        (["no capacity", "no capacity"], "no capacity"),
-        (["no capacity", "quota reached"], None),
-        (["no capacity", None], None),
-        ([], None),
+        (["no capacity", "no capacity"], " - no capacity"),
+        (["quota", "no capacity", "no capacity"], " - 2 no capacity"),
+        ([], ""),
     ],
 )
-def test_the_reason_for_which_all_wait_is_told_once(reasons: list[str | None], common: str | None) -> None:
-    records = [
-        Record(namespace="betty", tag=f"t-{n}", phase=Phase.LAUNCHING, created_at=0.0, changed_at=0.0, reason=reason)
-        for n, reason in enumerate(reasons)
-    ]
-    views = [View(namespace="betty", tag=record.tag, record=record) for record in records]
-
-    assert common_reason(views) == common
+def test_a_line_ends_with_the_reason_that_most_share(reasons: list[str | None], told: str) -> None:
+    assert shared_reason([*waiting(*reasons), view("runs")]) == told
 
 
 def test_reasons_that_differ_in_their_estimates_alone_are_one() -> None:
-    records = [
-        Record(
-            namespace="betty",
-            tag=f"t-{n}",
-            phase=Phase.LAUNCHING,
-            created_at=0.0,
-            changed_at=0.0,
-            reason="rate limit",
-            estimate_s=10 * n,
-        )
-        for n in (1, 2)
-    ]
-
-    assert common_reason([View(namespace="betty", tag=r.tag, record=r) for r in records]) == "rate limit"
+    assert shared_reason(waiting("rate limit", "rate limit", estimates=[10, 70])) == " - rate limit, about 10s to 1m10s"

@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from puter_client.cli.table import FOOTNOTE, STALE_FOOTNOTE, TAG_COLUMN, counted, grouped, line_of, table, view_lines
+from puter_client.cli.groups import Group, counted, grouped
+from puter_client.cli.table import FOOTNOTE, STALE_FOOTNOTE, Line, line_of, table, view_rows
+from puter_client.cli.terminal import cells
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
@@ -36,6 +38,16 @@ def view(tag: str = "one", row: BatchRow | None = None, **record: Any) -> View:
 
 def stale(one: View, why: str) -> View:
     return msgspec.structs.replace(one, stage_reason=why)
+
+
+def texts(*lines: Line, width: int | None = 80) -> list[str]:
+    """The lines of a table, without their styles."""
+    return [row.text for row in table(lines, width)]
+
+
+def listed(*views: View, most: int | None = None) -> list[str]:
+    """The table of views, without its title and its styles."""
+    return [row.text for row in view_rows(views, NOW, 80, most=most)][1:]
 
 
 class TestLine:
@@ -99,93 +111,147 @@ class TestLine:
         line = line_of(view(reason="\x1b]0;owned\x07\nrm \u202e-rf"), NOW)
         assert all(cell.isprintable() for cell in line[:5])
 
-
-class TestTable:
-    def test_no_line_is_wider_than_the_terminal(self) -> None:
-        rows = [line_of(view("x" * TAG_COLUMN, reason="y" * 300), NOW), line_of(view(**RUNNING), NOW)]
-        assert max(map(len, table(rows, 80))) == 80
-
-    def test_what_was_cut_ends_in_an_ellipsis(self) -> None:
-        assert table([line_of(view(reason="y" * 300), NOW)], 80)[1].endswith("…")
-
     @pytest.mark.parametrize(
-        ("width", "end"),
+        ("fields", "rest"),
         [
-            (80, "waiting for EC2's API rate limit, about 1m10s"),
-            (67, "  waiting for EC2's API…, about 1m10s"),
-            (53, "  waiting…, about 1m10s"),
-            (40, "  waiting…"),
+            ({"result": Result.FAILED, "exit_code": 3, "reason": "it says why"}, "exit code 3; it says why"),
+            ({"result": Result.FAILED, "exit_code": 3}, "exit code 3"),
+            ({"result": Result.SUCCEEDED, "exit_code": 0}, "exit code 0"),
+            ({"result": Result.LOST, "reason": "nothing is known"}, "nothing is known"),
         ],
     )
-    def test_an_estimate_is_the_last_to_be_cut(self, width: int, end: str) -> None:
-        waiting = view(phase=Phase.LAUNCHING, reason="waiting for EC2's API rate limit", estimate_s=70)
-        text = table([line_of(waiting, NOW)], width)[1]
-        assert text.endswith(end)
-        assert len(text) <= width
+    def test_the_exit_code_of_a_workload_is_shown_where_it_is_known(self, fields: dict[str, Any], rest: str) -> None:
+        line = line_of(view(phase=Phase.TERMINATED, ended_at=NOW - 60, **fields), NOW)
+        assert (line.phase, line.rest) == (fields["result"], rest)
 
-    def test_a_pipe_gets_everything(self) -> None:
-        assert table([line_of(view(reason="y" * 300), NOW)], None)[1].endswith("y" * 300)
+    def test_a_machine_that_is_kept_after_its_workload_still_runs(self) -> None:
+        line = line_of(view(**RUNNING, result=Result.FAILED, exit_code=3), NOW)
+        assert (line.phase, line.style) == ("running", "red")
+        assert line.rest == "203.0.113.25  its workload: failed; exit code 3"
+
+
+class TestTable:
+    @pytest.mark.parametrize("width", [20, 30, 53, 80, 200])
+    @pytest.mark.parametrize("letter", ["y", "漢", "e\u0302\u0303"])
+    def test_no_line_is_wider_than_the_terminal(self, width: int, letter: str) -> None:
+        rows = [line_of(view("x" * 10, reason=letter * 300), NOW), line_of(view(**RUNNING), NOW)]
+        assert max(map(cells, texts(*rows, width=width))) <= width
+
+    @pytest.mark.parametrize("width", [30, 53, 80, 200])
+    def test_a_reason_is_never_cut(self, width: int) -> None:
+        reason = " ".join(f"word-{n}" for n in range(40))
+        told = texts(line_of(view(reason=reason, estimate_s=70), NOW), width=width)
+        assert f"{reason}, about 1m10s" in " ".join(" ".join(told).split())
+
+    def test_a_reason_goes_on_below_itself(self) -> None:
+        told = texts(line_of(view("one", reason="a reason of more words than one line has room for"), NOW), width=71)
+        column = told[0].index("ADDRESS")
+        assert [line[column:] for line in told[1:]] == ["a reason of more words than one line has", "room for"]
+        assert told[2][:column].strip() == ""
+
+    def test_where_its_column_is_narrow_it_takes_whole_lines(self) -> None:
+        told = texts(line_of(view("one", reason="a reason of more words than one line has room for"), NOW), width=40)
+        assert told[2:] == ["  a reason of more words than one line", "  has room for"]
+
+    def test_a_pipe_gets_everything_on_one_line(self) -> None:
+        assert texts(line_of(view(reason="y " * 300 + "z"), NOW), width=None)[1].endswith("y y z")
+
+    def test_what_is_longer_than_any_reason_has_an_end(self) -> None:
+        assert len(texts(line_of(view(reason="y" * 1_000_000), NOW))) < 100
 
     @pytest.mark.parametrize("width", [10, 80])
     def test_a_tag_is_never_cut(self, width: int) -> None:
         tag = "t" * 128
-        assert tag in table([line_of(view(tag, reason="why"), NOW)], width)
+        assert tag in texts(line_of(view(tag, reason="why"), NOW), width=width)
 
     def test_a_tag_leaves_half_of_a_narrow_terminal_to_the_rest(self) -> None:
-        texts = table([line_of(view("t" * 21, reason="why"), NOW), line_of(view("t" * 20), NOW)], 40)
-        assert texts[1] == "t" * 21
-        assert texts[2].startswith(" " * 20 + "  queued  ")
-        assert texts[3].startswith("t" * 20 + "  queued  ")
+        told = texts(line_of(view("t" * 21, reason="why"), NOW), line_of(view("t" * 20), NOW), width=40)
+        assert told[1] == "t" * 21
+        assert told[2].startswith(" " * 20 + "  queued  ")
+        assert told[-1].startswith("t" * 20 + "  queued  ")
 
     def test_a_long_tag_stands_alone_and_widens_nothing(self) -> None:
-        texts = table([line_of(view("t" * 128), NOW), line_of(view("one"), NOW)], 80)
-        assert texts[3].startswith("one  queued")
+        told = texts(line_of(view("t" * 128), NOW), line_of(view("one"), NOW))
+        assert told[3].startswith("one  queued")
+
+
+REFUSED, CONFLICT = BatchRow(outcome=Outcome.REFUSED), BatchRow(outcome=Outcome.CONFLICT)
+SKIPPED, OPEN = BatchRow(outcome=Outcome.SKIPPED), BatchRow()
+WITHDRAWN = BatchRow(outcome=Outcome.CANCELLED)
 
 
 class TestGroups:
-    def test_the_ended_come_first_and_the_newest_last(self) -> None:
-        views = [
-            view("new", **RUNNING | {"launched_at": NOW - 5}),
-            view("old", **RUNNING),
-            view("coming"),
-            view("gone", phase=Phase.TERMINATED, ended_at=NOW - 5),
-        ]
-        assert [(name, [v.tag for v in members]) for name, members in grouped(views)] == [
-            ("ended", ["gone"]),
-            ("on the way", ["coming"]),
-            ("live", ["old", "new"]),
-        ]
+    @pytest.mark.parametrize(
+        ("one", "group", "state"),
+        [
+            (view(phase=Phase.FAILED), Group.FAILED, "failed"),
+            (view(phase=Phase.TERMINATED, result=Result.FAILED), Group.FAILED, "failed"),
+            (view(phase=Phase.TERMINATED, result=Result.LOST), Group.FAILED, "lost"),
+            (view(**RUNNING | {"result": Result.TIMED_OUT}), Group.FAILED, "running"),
+            (view(row=CONFLICT, **RUNNING), Group.FAILED, "conflict"),
+            (view(row=REFUSED, phase=Phase.TERMINATED), Group.FAILED, "refused"),
+            (view(row=SKIPPED, phase=Phase.TERMINATED), Group.ENDED, "skipped"),
+            (view(row=SKIPPED, phase=Phase.TERMINATED, result=Result.FAILED), Group.FAILED, "skipped"),
+            (view(row=WITHDRAWN, phase=Phase.FAILED), Group.ENDED, "cancelled"),
+            (view(row=OPEN, phase=Phase.FAILED), Group.WAITING, "failed"),
+            (view(phase=Phase.CANCELLED), Group.ENDED, "cancelled"),
+            (view(phase=Phase.TERMINATED, result=Result.SUCCEEDED), Group.ENDED, "succeeded"),
+            (view(phase=Phase.TERMINATED), Group.ENDED, "terminated"),
+            (view(phase=Phase.LAUNCHING), Group.WAITING, "launching"),
+            (view(phase=Phase.PENDING), Group.LIVE, "pending"),
+            (View(namespace="betty", tag="one"), Group.WAITING, "queued"),
+            (View(namespace="betty", tag="one", record=view(**RUNNING).record, batch_id="b2"), Group.WAITING, "queued"),
+        ],
+    )
+    def test_each_stands_where_it_is_looked_for(self, one: View, group: Group, state: str) -> None:
+        assert (list(grouped([one])), one.state) == ([group], state)
 
-    def test_tags_of_the_same_second_are_in_the_order_of_their_numbers(self) -> None:
-        tags = ["z-10", "z-9", "z-010", "a", "10", "z-10-b", "z-2"]
-        ((_, members),) = grouped([view(tag, created_at=NOW + n / 10) for n, tag in enumerate(tags)])
-        assert [v.tag for v in members] == ["10", "a", "z-2", "z-9", "z-010", "z-10", "z-10-b"]
+    def test_what_failed_comes_first_and_what_ended_last(self) -> None:
+        gone, here, bad = view(phase=Phase.CANCELLED), view(**RUNNING), view(row=CONFLICT)
+        assert list(grouped([gone, here, view(), bad])) == [Group.FAILED, Group.WAITING, Group.LIVE, Group.ENDED]
 
-    def test_a_request_that_was_not_granted_is_no_living_machine(self) -> None:
-        ((name, _),) = grouped([view(row=BatchRow(outcome=Outcome.CONFLICT), **RUNNING)])
-        assert name == "not launched"
-
-    def test_of_a_large_group_the_latest_are_shown_and_the_rest_counted(self) -> None:
-        texts = view_lines([view(f"t-{i:05}", created_at=NOW + i) for i in range(10_000)], NOW, 80, most=3)
-        assert texts[1:] == [
-            "on the way (10,000)",
-            "+9,997 earlier",
-            *(f"t-0{9_997 + i}  queued  for 0s" for i in range(3)),
-        ]
+    def test_few_failures_are_not_hidden_behind_many_cancelled(self) -> None:
+        views = [view(f"c-{i:05}", phase=Phase.CANCELLED, ended_at=NOW) for i in range(5_000)]
+        views += [view(f"f-{i}", phase=Phase.FAILED, ended_at=NOW) for i in range(6)]
+        told = listed(*views, most=3)
+        assert [line.split()[0] for line in told] == [
+            "failed", "f-0", "f-1", "f-2", "…", "ended", "c-00000", "c-00001", "c-00002", "…",
+        ]  # fmt: skip
+        assert (told[4], told[-1]) == ("… 3 more", "… 4,997 more")
 
     def test_the_mark_of_the_unlabelled_is_explained_where_there_is_one(self) -> None:
-        assert view_lines([view(**RUNNING | {"labelled": False})], NOW, 80)[-1] == FOOTNOTE
-        assert FOOTNOTE not in view_lines([view(**RUNNING)], NOW, 80)
+        assert listed(view(**RUNNING | {"labelled": False}))[-1] == FOOTNOTE
+        assert FOOTNOTE not in listed(view(**RUNNING))
 
     def test_the_mark_of_what_nobody_reads_any_more_is_explained(self) -> None:
-        assert view_lines([stale(view(**RUNNING), "why")], NOW, 80)[-1] == STALE_FOOTNOTE
-        assert STALE_FOOTNOTE not in view_lines([view(**RUNNING)], NOW, 80)
+        assert listed(stale(view(**RUNNING), "why"))[-1] == STALE_FOOTNOTE
+        assert STALE_FOOTNOTE not in listed(view(**RUNNING))
 
+
+class TestTotals:
     def test_counts_are_by_phase(self) -> None:
-        views = [view("a"), view("b"), view("c", **RUNNING)]
-        assert counted(views) == "2 queued, 1 running"
+        assert counted([view("a"), view("b"), view("c", **RUNNING)]) == "2 queued, 1 running"
 
     def test_a_batchs_request_that_nobody_has_taken_counts_as_queued(self) -> None:
         taken_by_another = view("a", **RUNNING)
         waiting = View(namespace="betty", tag="a", record=taken_by_another.record, batch_id="b2")
         assert counted([waiting]) == "1 queued"
+
+    @pytest.mark.parametrize(
+        ("codes", "told"),
+        [
+            ([3], "1 failed (exit code 3)"),
+            ([3, 3], "2 failed (exit code 3)"),
+            ([3, 137, 3], "3 failed (2 with exit code 3, 1 with exit code 137)"),
+            ([3, None], "2 failed (1 with exit code 3)"),
+            ([None], "1 failed"),
+            (
+                [1, 2, 3, 4, 5],
+                "5 failed (1 with exit code 1, 1 with exit code 2, 1 with exit code 3, 2 other exit codes)",
+            ),
+        ],
+    )
+    def test_results_are_counted_with_their_exit_codes(self, codes: list[int | None], told: str) -> None:
+        ended = [view(phase=Phase.TERMINATED, result=Result.FAILED, exit_code=code) for code in codes]
+        ended.append(view(phase=Phase.TERMINATED, result=Result.SUCCEEDED, exit_code=0))
+        assert counted(ended) == ", ".join(sorted([told, "1 succeeded"], key=lambda text: "failed" not in text))

@@ -30,22 +30,26 @@ def event(name: str, **fields: Any) -> Event:
     return Event(at=NOW, event=name, generation=fields.pop("generation", 1), phase=Phase.LAUNCHING, **fields)
 
 
+def told(one: View, events: list[Event], now: float = NOW) -> list[str]:
+    return [row.text for row in timeline(one, events, now)]
+
+
 class TestTimeline:
     def test_events_are_told_in_plain_words(self) -> None:
-        (line, *_) = timeline(view(), [event("instance.launched")], NOW)
+        (line, *_) = told(view(), [event("instance.launched")])
         assert line[10:] == "EC2 launched the machine"
 
     def test_an_event_that_is_not_known_is_shown_as_it_is_called(self) -> None:
-        (line, *_) = timeline(view(), [event("puter.sublimed", reason="too hot")], NOW)
+        (line, *_) = told(view(), [event("puter.sublimed", reason="too hot")])
         assert line[10:] == "puter.sublimed: too hot"
 
     def test_request_ids_generations_and_details_stand_below(self) -> None:
         one = event("instance.launched", request_id="r-1", generation=2, detail={"intent": "abc"})
-        assert timeline(view(), [one], NOW)[1].strip() == "generation 2, intent abc, request id r-1"
+        assert told(view(), [one])[1].strip() == "generation 2, intent abc, request id r-1"
 
     def test_each_notice_stands_on_a_line_of_its_own(self) -> None:
         one = event("launch.begun", detail={"intent": "abc", "notice": "mind the gap\nthe door is shut"})
-        assert [line.strip() for line in timeline(view(), [one], NOW)[1:4]] == [
+        assert [line.strip() for line in told(view(), [one])[1:4]] == [
             "intent abc",
             "note: mind the gap",
             "note: the door is shut",
@@ -53,7 +57,7 @@ class TestTimeline:
 
     def test_at_the_end_stands_where_it_is_now_and_awss_error(self) -> None:
         error = ErrorInfo(code="Blocked", message="This account is blocked", request_id="r-2")
-        lines = timeline(view(phase=Phase.FAILED, reason="This account is blocked", error=error), [], NOW + 60)
+        lines = told(view(phase=Phase.FAILED, reason="This account is blocked", error=error), [], NOW + 60)
         assert lines[1:3] == [
             "now failed, for 1m: This account is blocked",
             "error Blocked: This account is blocked (request id r-2)",
@@ -61,7 +65,7 @@ class TestTimeline:
 
     def test_nothing_in_it_is_obeyed_by_a_terminal(self) -> None:
         evil = event("x\x1b[2J", reason="\x07", detail={"notice": "\x9b"}, request_id="\x1b")
-        assert all(line.isprintable() for line in timeline(view(reason="\x1b"), [evil], NOW))
+        assert all(line.isprintable() for line in told(view(reason="\x1b"), [evil]))
 
     def test_every_kind_of_event_has_its_words(self) -> None:
         assert WORDS.keys() == set(EventKind)

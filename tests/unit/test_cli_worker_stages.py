@@ -59,31 +59,35 @@ class TestFailing:
         assert warnings([worker(health)], NOW) == []
 
 
+def texts(one: WorkerHealth, width: int | None = 80) -> list[str]:
+    return [row.text for row in stage_table(one, NOW, width)]
+
+
 class TestTable:
     def test_each_stage_is_a_line_with_its_last_success_and_error(self) -> None:
         one = stage("intake", last_success_at=NOW - 2)
         two = stage("launch", last_success_at=NOW - 120, last_error_at=NOW - 3, last_error="RequestLimitExceeded")
-        assert stage_table(worker(one, two), NOW, None) == [
+        assert texts(worker(one, two), None) == [
             "STAGE   SUCCESS  ERROR   LAST ERROR",
             "intake  2s ago   never",
             "launch  2m ago   3s ago  RequestLimitExceeded",
         ]
 
     def test_no_line_is_wider_than_the_terminal(self) -> None:
-        lines = stage_table(worker(stage("x" * 99, last_error_at=NOW, last_error="y" * 999)), NOW, 60)
+        lines = texts(worker(stage("x" * 99, last_error_at=NOW, last_error="y" * 999)), 60)
         assert max(map(len, lines)) <= 60
 
     def test_a_worker_of_an_older_version_has_reported_none(self) -> None:
-        assert stage_table(worker(), NOW, 80) == ["        it has reported no stages"]
+        assert texts(worker()) == ["        it has reported no stages"]
 
     def test_very_many_stages_are_counted(self) -> None:
-        lines = stage_table(worker(*[stage(str(number)) for number in range(MOST_STAGES + 3)]), NOW, 80)
+        lines = texts(worker(*[stage(str(number)) for number in range(MOST_STAGES + 3)]))
         assert (len(lines), lines[-1]) == (MOST_STAGES + 2, "+3 more")
 
     @pytest.mark.parametrize("at", [-1e308, 1e308])
     def test_nothing_in_it_is_obeyed_by_a_terminal_whatever_its_numbers(self, at: float) -> None:
         evil = worker(stage("\x1b[2J", last_success_at=at, last_error_at=at, last_error="\x9b\n"), started_at=at)
-        for line in [*stage_table(evil, NOW, 80), *warnings([evil], NOW)]:
+        for line in [*texts(evil), *warnings([evil], NOW)]:
             assert line.isprintable()
             assert len(line) <= 80
 

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +18,9 @@ import pytest
 from puter_client.cli.app import puter
 from puter_client.cli.group import COMMANDS
 from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import Phase
 from puter_client.contract.record import EventKind
+from puter_client.contract.result import Result
 from puter_client.store import names as public
 from puter_client.view import View
 from puter_worker.store import names
@@ -156,6 +159,13 @@ def test_every_event_that_operations_explains_is_logged() -> None:
 
     assert shown <= events & set(EventKind)
     assert {event for event in events - shown if f'"{event}"' not in sources} == set()
+
+
+@pytest.mark.parametrize(("option", "words"), [("--phase", Phase), ("--result", Result)])
+def test_every_value_of_a_filter_is_in_commands(option: str, words: type[StrEnum]) -> None:
+    (row,) = re.findall(rf"^\| `{option} [A-Z]+` \|(.*)$", TEXTS["docs/commands.md"], re.MULTILINE)
+
+    assert re.findall(r"`(\w+)`", row) == list(words)
 
 
 def redis_names(module: ModuleType) -> set[str]:
