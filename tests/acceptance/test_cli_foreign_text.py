@@ -20,7 +20,7 @@ from puter_client.contract.key import PuterKey
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import ErrorInfo, Event, EventKind, Record
-from puter_client.contract.request import CancelRequest, Request
+from puter_client.contract.request import Request, UpRequest
 from puter_client.contract.result import Result
 from puter_client.store import names
 from tests.acceptance.cli_world import CliWorld, ended
@@ -113,7 +113,7 @@ def answer(world: Published) -> None:
     """Answer each request as the worst worker would; an empty one ends it."""
     while raw := world.redis.blpop([names.inbox(NAMESPACE)])[1]:  # type: ignore[index]
         request = _decoder.decode(raw)
-        if isinstance(request, CancelRequest):
+        if not isinstance(request, UpRequest):
             if request.tag == "wait":
                 world.records(record(world, request.tag, Phase.CANCELLED, ended_at=world.now))
             continue
