@@ -21,6 +21,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
         revive_every_s: how often a command checks that the engine's worker has not died.
         taken_within_s: how long `--batch last` waits until workers have taken what was submitted just now.
         cancel_answer_s: how long `cancel` waits without a further answer; it waits on while answers come.
+        order_quiet_s: how long `stop` and `extend` wait for machines of which none reacts any more.
         cancel_unknown_s: how long `cancel` waits for a tag that no worker knows; then it was never requested.
         stage_failing_after_s: age of a failing stage from which `local status` warns; most errors end sooner.
         status_refresh_s: pause between two tables of `status --watch`.
@@ -57,6 +58,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
     revive_every_s: float = 2.0
     taken_within_s: float = 2.0
     cancel_answer_s: float = 10.0
+    order_quiet_s: float = 60.0
     cancel_unknown_s: float = 2.0
     stage_failing_after_s: float = 60.0
     status_refresh_s: float = 2.0

@@ -5,25 +5,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
 
 import click
 
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option, selection_options
 from puter_client.cli.selection import batch_id_of, batch_name, check_selection, not_known
-from puter_client.cli.terminal import live, out, out_json, plain, say
+from puter_client.cli.sending import Sending
+from puter_client.cli.terminal import out, out_json, plain, say
 from puter_client.cli.when import minute
 from puter_client.config import ClientSettings
-from puter_client.contract.key import tag_order
 from puter_client.contract.phase import LIVE, ON_ITS_WAY, Phase
 from puter_client.view import View
-
-if TYPE_CHECKING:
-    from puter_client.client import PuterClient
 
 _MOST_LISTED = 20
 _LOGGED_TAGS = 100
@@ -79,7 +75,16 @@ async def _cancel(settings: ClientSettings, tags: list[str], batch: str | None, 
             count=size,
             tags=tags[:_LOGGED_TAGS],
         )
-        cancelling = _Cancelling(client, tags, batch_id, size)
+        cancelling = Sending(
+            client,
+            tags,
+            batch_id,
+            size,
+            send=partial(client.cancel, batch_id=batch_id),
+            is_open=is_open,
+            says=lambda views: f"cancelling: {sum(not is_open(view) for view in views):,} of {size:,} answered",
+            quiet_s=client.timings.cancel_answer_s,
+        )
         await cancelling.send()
         if no_worker:
             raise NoWorker(f"{no_worker}\nthe cancel request stays queued until one starts")
@@ -90,70 +95,6 @@ async def _cancel(settings: ClientSettings, tags: list[str], batch: str | None, 
     else:
         _tell(views, time.time())
     return 0 if all(view.phase is Phase.CANCELLED for view in views) else 1
-
-
-class _Cancelling:
-    """Cancel requests on their way. Workers may still be taking a batch: its tags come to be known one by one."""
-
-    def __init__(self, client: PuterClient, tags: Sequence[str], batch_id: str | None, size: int) -> None:
-        self._client = client
-        self._batch_id = batch_id
-        self._size = size
-        self._open = list(tags)
-        self._views: dict[str, View] = {tag: View(namespace=client.namespace, tag=tag) for tag in tags}
-        self._sent: set[str] = set()
-
-    async def send(self) -> None:
-        """Cancel what is known and not cancelled yet."""
-        if self._batch_id is not None and len(self._views) < self._size:
-            _, views = await self._client.batch(self._batch_id)
-            self._open += [view.tag for view in views if view.tag not in self._views]
-            self._views |= {view.tag: view for view in views if view.tag not in self._views}
-        new = [tag for tag in self._views if tag not in self._sent]
-        await self._client.cancel(new, batch_id=self._batch_id)
-        self._sent.update(new)
-
-    async def answered(self) -> list[View]:
-        """The tags, once each is cancelled or cannot be any more, or when nothing has changed for long."""
-        from puter_client.cli.follow import end_if_interrupted
-
-        timings, began = self._client.timings, time.monotonic()
-        changed_at, before, told_at = began, (0, 0), began
-        try:
-            while True:
-                end_if_interrupted()
-                await self.send()
-                await self._read(unknown_is_open=time.monotonic() - began < timings.cancel_unknown_s)
-                now, state = time.monotonic(), (len(self._views), len(self._open))
-                if state != before:
-                    changed_at, before = now, state
-                if not self._open and len(self._views) >= self._size:
-                    break
-                if now - changed_at >= timings.cancel_answer_s:
-                    break
-                if live.possible or now - told_at >= timings.progress_line_s:
-                    told_at = now
-                    self._tell_progress()
-                await asyncio.sleep(timings.look_every_s)
-        finally:
-            live.clear()
-        return sorted(self._views.values(), key=lambda view: tag_order(view.tag))
-
-    async def _read(self, *, unknown_is_open: bool) -> None:
-        views = await self._client.views(self._open)
-        self._views |= {view.tag: view for view in views}
-        if not unknown_is_open and any(view.record is None for view in views):
-            # Requests that no worker has taken yet have no record either.
-            unknown_is_open = await self._client.untaken() > 0
-        self._open = [view.tag for view in views if is_open(view) and (view.record or unknown_is_open)]
-
-    def _tell_progress(self) -> None:
-        answered = len(self._views) - len(self._open)
-        text = f"cancelling: {answered:,} of {self._size:,} answered"
-        if live.possible:
-            live.show(text)
-        else:
-            say(text)
 
 
 def is_open(view: View) -> bool:

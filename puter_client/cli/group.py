@@ -17,6 +17,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "batches": ("batches", "batches", "List the latest submissions."),
     "why": ("why", "why", "Show one tag's timeline, reasons and request ids."),
     "cancel": ("cancel", "cancel", "Cancel requests that are not launched yet."),
+    "stop": ("stop", "stop", "End machines now, and cancel what is not launched."),
+    "extend": ("extend", "extend", "Let machines end themselves later, or never."),
     "ssh": ("ssh", "ssh", "Open a shell, or run one command, on a machine."),
     "rsync": ("ssh", "rsync", "Copy files to a machine, or from it."),
     "ssh-config": ("ssh", "ssh_config", "Print host blocks of live machines, for ~/.ssh/config."),

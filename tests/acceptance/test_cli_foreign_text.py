@@ -162,6 +162,8 @@ PRINTING = [
 SILENT = [
     "ssh-config",
     "cancel wait",
+    "stop wait",
+    "extend wait +1h",
     "status other half",
     "why other",
     "status --batch nobody's",

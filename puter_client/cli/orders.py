@@ -1,0 +1,80 @@
+"""What `puter stop` and `puter extend` share: which machines are meant, and how machines that do not react are told."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from puter_client.cli.selection import batch_id_of, batch_name, not_known
+from puter_client.cli.terminal import out, plain
+from puter_client.contract.phase import ENDED
+from puter_client.ssh_commands import ssh_command
+from puter_client.view import View
+
+if TYPE_CHECKING:
+    from puter_client.client import PuterClient
+
+MOST_LISTED = 20
+
+
+class Meant(msgspec.Struct, frozen=True):
+    """The machines that a command is about.
+
+    Attributes:
+        tags: the tags that are known so far.
+        batch_id: the batch that was named, if any.
+        size: how many tags there are, or will be when workers have taken the whole batch.
+        views: of the tags that are known so far.
+    """
+
+    tags: list[str]
+    batch_id: str | None
+    size: int
+    views: list[View]
+
+
+async def meant(client: PuterClient, tags: Sequence[str], batch: str | None) -> Meant:
+    """The machines of these tags, of a batch, or (without both) all that have not ended.
+
+    Raises:
+        NotKnown: there is no such batch.
+    """
+    if batch is not None:
+        batch_id = await batch_id_of(client, batch)
+        info, views = await client.batch(batch_id)
+        if info is None:
+            raise not_known(client, [batch_name(batch_id)], await client.untaken())
+        return Meant([view.tag for view in views], batch_id, info.size, views)
+    views = await client.views(tags) if tags else [v for v in await client.recent() if v.phase not in ENDED]
+    return Meant([view.tag for view in views], None, len(views), views)
+
+
+def tell_unmoved(views: Sequence[View], what: str) -> None:
+    """List machines that do not react, with what helps. `what`: such as "do not stop"."""
+    out(f"{len(views):,} machine{'s' * (len(views) != 1)} {what}:")
+    for view in views[:MOST_LISTED]:
+        record = view.record
+        problem = record.order.problem if record and record.order else None
+        out(f"  {plain(view.tag)}: {plain(problem)}" if problem else f"  {plain(view.tag)}")
+        if record is not None and (ssh := ssh_command(record)):
+            out(f"    {ssh}")
+    if len(views) > MOST_LISTED:
+        out(f"  +{len(views) - MOST_LISTED:,} more")
+
+
+def aws_terminate(views: Sequence[View]) -> list[str]:
+    """Commands of the AWS CLI that end these machines, one for each account and region, ready to paste."""
+    by_place: dict[tuple[str, str], list[str]] = {}
+    for view in views:
+        if view.record is not None and view.record.instance_id:
+            place = (view.record.region or "", view.record.profile or "")
+            by_place.setdefault(place, []).append(view.record.instance_id)
+    commands = []
+    for (region, profile), ids in sorted(by_place.items()):
+        where = ["--region", region] if region else []
+        who = ["--profile", profile] if profile else []
+        commands.append(shlex.join(["aws", "ec2", "terminate-instances", *where, *who, "--instance-ids", *ids]))
+    return commands

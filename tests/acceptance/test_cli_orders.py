@@ -1,0 +1,145 @@
+"""`puter stop` and `puter extend` with the local engine, its worker, a simulated EC2 and agents on its machines."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from tests.acceptance.cli_world import CliWorld
+from tests.agents import Agents, running
+from tests.ec2sim.client import ControlClient
+from tests.integration.sim_workshop import CALM, sim_url
+
+__all__ = ["sim_url"]
+
+
+@pytest.fixture
+def world(sim_url: str, tmp_path: Path) -> Iterator[CliWorld]:
+    """Betty's world, on the simulator, which is empty."""
+
+    async def empty() -> None:
+        async with ControlClient(sim_url) as sim:
+            await sim.reset(CALM)
+
+    asyncio.run(empty())
+    made = CliWorld(tmp_path, sim_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def agents(sim_url: str, world: CliWorld) -> Iterator[None]:
+    """Agents work on all machines."""
+    over = threading.Event()
+
+    async def work() -> None:
+        async with ControlClient(sim_url) as sim, running(Agents(sim)):
+            await asyncio.to_thread(over.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(work(),))
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+@pytest.mark.usefixtures("agents")
+class TestStop:
+    def test_a_machine_ends_and_its_workload_is_stopped(self, world: CliWorld) -> None:
+        world.up("one", "--run", "sleep 600")
+        ran = world.puter("stop", "one")
+        (told,) = world.puter("wait", "one", "--for", "finished", "--json").objects()
+        assert (ran.code, ran.out) == (0, "1 ended\n")
+        assert (told["phase"], told["result"], told["exit_code"]) == ("terminated", "stopped", 143)
+
+    def test_a_whole_batch_ends_and_what_waits_is_cancelled(self, world: CliWorld) -> None:
+        words = ["--tag", "job-{i}", "--count", "5", "--run", "work {i}", "--max-parallel", "2"]
+        world.puter("submit", *words, "--wait", "queued")
+        ran = world.puter("stop", "--batch", "last")
+        phases = [one["phase"] for one in world.puter("status", "--batch", "last", "--json").objects()]
+        assert ran.code == 0
+        assert re.fullmatch(r"(\d cancelled, )?\d ended\n|\d cancelled\n", ran.out)
+        assert set(phases) <= {"cancelled", "terminated"}
+        assert len(phases) == 5
+
+    def test_many_machines_are_asked_about_on_a_terminal(self, world: CliWorld) -> None:
+        world.puter("submit", "--tag", "job-{i}", "--count", "11", "--run", "work {i}", "--wait", "running")
+        asked = world.on_terminal("stop", "--all")
+        asked.expect("stop 11 machines that run in namespace betty")
+        asked.sendline("n")
+        asked.expect("nothing was stopped")
+        asked.expect(pexpect.EOF)
+        asked.close()
+        alive = [one["phase"] for one in world.puter("status", "--json").objects()]
+        ran = world.puter("stop", "--all", "--yes")
+        assert (asked.exitstatus, alive) == (1, ["running"] * 11)
+        assert (ran.code, ran.out) == (0, "11 ended\n")
+
+    def test_what_is_not_known_is_told(self, world: CliWorld) -> None:
+        world.up("one")
+        ran = world.puter("stop", "one", "other")
+        assert ran.out == "1 ended\n"
+        assert "other: not known" in ran.err
+
+
+@pytest.mark.usefixtures("agents")
+class TestExtend:
+    def test_a_machine_ends_later(self, world: CliWorld) -> None:
+        first = world.up("one")
+        ran = world.puter("extend", "one", "+2h")
+        (told,) = world.puter("status", "one", "--json").objects()
+        assert ran.code == 0
+        assert ran.out.startswith("one: ends itself at ")
+        hours = (parsed(told["expires_at"]) - parsed(first["expires_at"])) / 3_600
+        assert hours == pytest.approx(2.0)
+
+    def test_a_machine_never_ends(self, world: CliWorld) -> None:
+        world.up("one")
+        ran = world.puter("extend", "one", "never", "--json")
+        assert (ran.code, ran.objects()[0]["expires_at"]) == (0, None)
+
+    def test_what_does_not_run_is_told(self, world: CliWorld) -> None:
+        world.up("one")
+        world.puter("stop", "one")
+        ran = world.puter("extend", "one", "+1h")
+        assert ran.code == 1
+        assert "one: does not run (terminated)" in ran.err
+
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (("one",), "say when, once"),
+            (("one", "+1h", "never"), "say when, once"),
+            (("one", "+1h", "--until", "22:00"), "say when, once"),
+            (("+1h",), "name tags, or --batch ID"),
+            (("one", "+1x"), "'1x': write it like 90s"),
+            (("one", "+400d"), "is over 365d"),
+            (("one", "--until", "25:00"), "'25:00': write a time like 22:00"),
+            (("one", "--until", "2020-01-01T00:00Z"), "must be in the future"),
+        ],
+    )
+    def test_what_cannot_be_read_is_refused(self, world: CliWorld, words: tuple[str, ...], says: str) -> None:
+        ran = world.puter("extend", *words)
+        assert (ran.code, ran.out) == (2, "")
+        assert says in ran.err
+
+
+def test_machines_that_do_not_react_are_named_with_what_helps(world: CliWorld) -> None:
+    machine = world.up("deaf", "--run", "work")
+    ran = world.puter("stop", "deaf")
+    assert ran.code == 1
+    assert "1 machine did not react within 60 s" in ran.out
+    assert f"ssh -i {machine['private_key_path']}" in ran.out
+    assert f"aws ec2 terminate-instances --region us-east-1 --instance-ids {machine['instance_id']}" in ran.out
+
+
+def parsed(at: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(at).timestamp()
