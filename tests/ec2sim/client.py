@@ -69,9 +69,14 @@ class ControlClient:
         """AWS ends the instance for a reason."""
         return await self._ask("POST", f"end/{instance_id}", Seen, {"code": code, "message": message})
 
-    async def write_console(self, instance_id: str, text: str) -> Seen:
+    async def write_console(self, instance_id: str, text: str | bytes) -> Seen:
         """The instance writes on its console."""
-        return await self._ask("POST", f"console/{instance_id}", Seen, raw=text.encode())
+        raw = text.encode() if isinstance(text, str) else text
+        return await self._ask("POST", f"console/{instance_id}", Seen, raw=raw)
+
+    async def post_console(self, instance_id: str) -> Seen:
+        """EC2 posts its console: from now on only what is posted so can be read without `Latest`."""
+        return await self._ask("POST", f"post-console/{instance_id}", Seen)
 
     async def advance(self, seconds: float) -> float:
         """Moves the simulator's time forwards; answers what it is then."""

@@ -125,6 +125,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         tags_fade_s: how long a terminated instance takes to lose its tags, one after the other.
         gone_s: how long a terminated instance can be seen.
         console_delay_s: until console output can be read without `Latest`.
+        greeting: whether an instance writes on its console when it runs; off where real machines do.
     """
 
     seed: int = 1
@@ -171,6 +172,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     tags_fade_s: Seconds = 1_800.0
     gone_s: Seconds = 3_600.0
     console_delay_s: Seconds = 0.0
+    greeting: bool = True
 
 
 def adverse(seed: int, speed: float = 20.0) -> SimConfig:

@@ -8,7 +8,8 @@
 | GET instances?user_data=1 | the truth |
 | POST shutdown/ID | the instance shuts itself down |
 | POST end/ID `{code, message}` | AWS ends the instance |
-| POST console/ID (text) | the instance writes on its console |
+| POST console/ID (bytes) | the instance writes on its console |
+| POST post-console/ID | EC2 posts its console: from now on only what is posted so can be read without `Latest` |
 | POST advance `{seconds}` | time goes forwards |
 | POST reset `{config}` | everything is forgotten; null keeps the behaviour |
 """
@@ -68,6 +69,7 @@ class Control:
         router.add_post("/_sim/shutdown/{id}", _told(self.shutdown))
         router.add_post("/_sim/end/{id}", _told(self.end))
         router.add_post("/_sim/console/{id}", _told(self.console))
+        router.add_post("/_sim/post-console/{id}", _told(self.post_console))
         router.add_post("/_sim/advance", _told(self.advance))
         router.add_post("/_sim/reset", _told(self.reset))
 
@@ -118,7 +120,12 @@ class Control:
 
     async def console(self, request: web.Request) -> object:
         _, one = self._world.find(request.match_info["id"])
-        one.console.append((self._world.dials.now(), await request.text()))
+        one.console.append((self._world.dials.now(), await request.read()))
+        return see(one)
+
+    async def post_console(self, request: web.Request) -> object:
+        _, one = self._world.find(request.match_info["id"])
+        one.posted = len(one.console)
         return see(one)
 
     async def advance(self, request: web.Request) -> float:

@@ -131,7 +131,8 @@ class Instance:
         reason: the sentence of its last transition.
         state_reason: code and message of why it ended.
         ended_at: when it was terminated.
-        console: (when written, text) by time.
+        console: (when written, bytes) by time.
+        posted: how many of these GetConsoleOutput has without `Latest`; None goes by their age.
     """
 
     id: str
@@ -163,7 +164,8 @@ class Instance:
     state_reason: tuple[str, str] | None = None
     ended_at: float | None = None
     gone: bool = False
-    console: list[tuple[float, str]] = field(default_factory=list)
+    console: list[tuple[float, bytes]] = field(default_factory=list)
+    posted: int | None = None
     _shown: str | None = None
 
     def changed(self) -> None:

@@ -123,16 +123,20 @@ def _behavior(value: str) -> str:
 
 
 def console_output(region: Region, params: Params) -> str:
-    """GetConsoleOutput: what is older than the delay, or all with `Latest`."""
+    """GetConsoleOutput: what was posted, by hand or after the delay, or all with `Latest`."""
     one = region.roster.find(params.need("InstanceId"))
     latest = params.flag("Latest")
     if latest and not one.options.type.nitro:
         message = "This instance type does not support retrieving the latest console logs."
         raise Ec2Error("UnsupportedOperation", message)
     now = region.dials.now()
-    horizon = now if latest else now - region.dials.config.console_delay_s
-    written = [(at, text) for at, text in one.console if at <= horizon]
-    text = "".join(text for _, text in written).encode()[-MAX_CONSOLE:]
+    if latest:
+        written = one.console
+    elif one.posted is not None:
+        written = one.console[: one.posted]
+    else:
+        written = [each for each in one.console if each[0] <= now - region.dials.config.console_delay_s]
+    text = b"".join(text for _, text in written)[-MAX_CONSOLE:]
     answer: Mapping[str, Node] = {
         "instanceId": one.id,
         "timestamp": timestamp(written[-1][0] if written else now),

@@ -140,7 +140,9 @@ class Roster:
         if one.state is State.PENDING:
             one.state = State.RUNNING
             one.changed()
-            one.console.append((self._now(), f"Amazon Linux\r\ncloud-init: launch index {one.launch_index}\r\n"))
+            if self._dials.config.greeting:
+                greeting = f"Amazon Linux\r\ncloud-init: launch index {one.launch_index}\r\n"
+                one.console.append((self._now(), greeting.encode()))
             lag = self._dials.draw("lives", self._dials.config.address_s)
             if lag:
                 self._after(lag, partial(self._give_address, one))

@@ -185,7 +185,7 @@ def test_console_output_is_late_unless_the_latest_is_requested() -> None:
     ec2 = Direct(SimConfig(console_delay_s=60))
     new = launched(ec2)
     state(ec2, new)
-    ec2.inside(new).console.append((ec2.clock.now(), "exit 0\n"))
+    ec2.inside(new).console.append((ec2.clock.now(), b"exit 0\n"))
     assert console(ec2, new) == ""
     assert console(ec2, new, Latest=True).endswith("exit 0\n")
     ec2.clock.advance(60)
@@ -196,9 +196,22 @@ def test_console_output_ends_after_its_last_64_kib() -> None:
     ec2 = Direct()
     new = launched(ec2)
     state(ec2, new)
-    ec2.inside(new).console.append((ec2.clock.now(), "x" * 70_000 + "end"))
+    ec2.inside(new).console.append((ec2.clock.now(), b"x" * 70_000 + b"end"))
     got = console(ec2, new)
     assert (len(got), got[-3:]) == (65_536, "end")
+
+
+def test_console_output_that_is_posted_by_hand_stays_as_it_was_posted() -> None:
+    ec2 = Direct(SimConfig(greeting=False))
+    new = launched(ec2)
+    state(ec2, new)
+    one = ec2.inside(new)
+    assert (one.console, console(ec2, new)) == ([], "")
+    one.console.append((ec2.clock.now(), b"boot\n"))
+    one.posted = len(one.console)
+    one.console.append((ec2.clock.now(), b"later\n"))
+    ec2.clock.advance(3_000)
+    assert (console(ec2, new), console(ec2, new, Latest=True)) == ("boot\n", "boot\nlater\n")
 
 
 def test_the_latest_console_output_is_refused_off_nitro() -> None:
