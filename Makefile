@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: venv demo check test coverage chaos lint types bench wheel lock clean
+.PHONY: venv demo check test machine-test coverage chaos lint types bench wheel lock clean
 
 venv: $(READY)
 
@@ -25,6 +25,11 @@ check: lint types
 
 test: lint types
 	@$(BIN)/pytest -n 4 --dist worksteal
+
+# User data on machines that really boot (root, Linux). The disk they start from is built once, and kept.
+machine-test: venv
+	@$(BIN)/python -m tests.machine.root
+	@PUTER_MACHINE=1 $(BIN)/pytest -n 2 --dist worksteal tests/machine
 
 # Every test in one process, and the lines that none of them ran; the report is in .coverage-html.
 coverage: venv
