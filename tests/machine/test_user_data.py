@@ -17,7 +17,7 @@ from tests.machine.machine import Machine
 from tests.machine.world import MachineWorld
 
 # Longer than any test takes, and shorter.
-LONG_S, SHORT_S = 7_200, 45
+LONG_S, SHORT_S = 7_200, 30
 
 
 def member(tag: str, **fields: Any) -> Member:
