@@ -91,9 +91,16 @@ class Machine:
     async def reboot(self) -> None:
         """Have it boot again, in order; return once it has booted."""
         boots = self.boots
-        await self.run("systemctl --no-block reboot")
+        with contextlib.suppress(CommandFailed):  # it may be too quick to say that it has begun
+            await self.run("systemctl --no-block reboot")
         await self.until("boots again", lambda: self.boots > boots)
         await self.booted()
+
+    async def shut_down(self) -> None:
+        """Have it end itself; return once it is off for good, and EC2 knows."""
+        with contextlib.suppress(CommandFailed):
+            await self.run("shutdown -h now")
+        await self.ended()
 
     async def ended(self) -> None:
         """Return once it is off for good, and EC2 knows."""

@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +66,7 @@ def cache_folder() -> Path:
 
 
 def root_folder() -> Path:
-    """The root folder that belongs to this list of packages, built if it is not there.
+    """The root folder with these packages and changes, built if it is not there.
 
     Raises:
         CannotBuild: this is not root on Linux, a tool is missing, or debootstrap fails.
@@ -75,11 +74,12 @@ def root_folder() -> Path:
     _check_host()
     cache = cache_folder()
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    root = cache / f"{SUITE}-{key}"
+    contents = repr((PACKAGES, _DPKG, _SHELVED, _REMOVED))
+    root = cache / f"{SUITE}-{hashlib.sha256(contents.encode()).hexdigest()[:12]}"
     with _locked(cache / "lock"):
         if not root.exists():
             building = cache / "building"
+            print(f"machine-test: building {root}, which takes 2 to 3 minutes", flush=True)
             shutil.rmtree(building, ignore_errors=True)
             building.mkdir()
             _build(building, cache / "build.log")
@@ -149,14 +149,12 @@ def _mirror() -> list[str]:
 
 def main() -> None:
     """Says where the root folder is, or why there is none."""
-    began = time.monotonic()
-    print(f"machine-test: the root folder is kept in {cache_folder()}; building it takes some minutes", flush=True)
     try:
         root = root_folder()
     except CannotBuild as error:
         print(f"machine-test: {error}", file=sys.stderr)
         sys.exit(1)
-    print(f"machine-test: {root.name} is ready after {time.monotonic() - began:.0f} s", flush=True)
+    print(f"machine-test: machines boot from {root}", flush=True)
 
 
 if __name__ == "__main__":

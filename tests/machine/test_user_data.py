@@ -59,8 +59,7 @@ async def test_a_machine_that_a_worker_launched_runs_its_workload_and_its_end_is
         await machine.until("runs its workload", partial(ran, machine))
         await machine.booted()
 
-        await machine.run("systemctl --no-block poweroff")
-        await machine.ended()
+        await machine.shut_down()
 
         async def seen_to_end() -> bool:
             return (await sim_workshop.record("job")).phase is Phase.TERMINATED
