@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.os_image import Os
 from puter_client.contract.phase import Phase
 from puter_worker.ec2.userdata import Boot, compose
 from puter_worker.ec2.userdata import Machine as Member
@@ -21,12 +20,16 @@ LONG_S, SHORT_S = 7_200, 30
 
 
 def member(tag: str, **fields: Any) -> Member:
-    own: dict[str, Any] = {"run": None, "env": {}, "user_data": None} | fields
+    own: dict[str, Any] = {"run": None, "env": {}, "user_data": None, "ends_with_workload": False} | fields
     return Member(key=PuterKey("alice", tag), generation=1, **own)
 
 
+def boot(ttl_s: int) -> Boot:
+    return Boot(ttl_s=ttl_s, nonce="0123456789abcdef", expires_at="never", user="ec2-user")
+
+
 def user_data(ttl_s: int) -> bytes:
-    return compose(Boot(os=Os.AL2023, ttl_s=ttl_s), [member("job")])
+    return compose(boot(ttl_s), [member("job")])
 
 
 def ran(machine: Machine) -> str:
@@ -41,7 +44,7 @@ def state(machine: Machine, name: str) -> str:
 
 async def test_each_of_a_group_runs_its_own_workload_and_no_others(world: MachineWorld) -> None:
     group = [member(tag, run=f'echo {tag} "$OWN" >>"$HOME/ran"', env={"OWN": tag * 2}) for tag in ("a", "b", "c")]
-    machines = await world.launch(compose(Boot(os=Os.AL2023, ttl_s=LONG_S), group), count=3)
+    machines = await world.launch(compose(boot(LONG_S), group), count=3)
 
     await asyncio.gather(*(each.until("runs its workload", partial(ran, each)) for each in machines))
     await asyncio.gather(*(each.booted() for each in machines))
@@ -53,7 +56,7 @@ async def test_a_machine_that_a_worker_launched_runs_its_workload_and_its_end_is
     sim_workshop: SimWorkshop, world: MachineWorld
 ) -> None:
     async with sim_workshop.working():
-        [view] = await sim_workshop.request("job", run='echo done >>"$HOME/ran"')
+        [view] = await sim_workshop.request("job", run='echo done >>"$HOME/ran"', on_exit="keep")
         assert view.record is not None
         machine = await world.machine(str(view.record.instance_id))
         await machine.until("runs its workload", partial(ran, machine))

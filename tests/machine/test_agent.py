@@ -1,0 +1,135 @@
+"""The agent on machines that really boot: ends that come back, orders, deadlines, interruptions, kills."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from puter_client.contract.key import PuterKey
+from puter_client.contract.order import OrderKind
+from puter_client.contract.phase import Phase
+from puter_client.contract.result import Result
+from puter_client.view import WaitFor
+from puter_worker.ec2.frame import Frame, read_frame
+from puter_worker.ec2.userdata import Boot, compose
+from puter_worker.ec2.userdata import Machine as Member
+from tests.integration.sim_workshop import SimWorkshop, eventually
+from tests.machine.image import UBUNTU
+from tests.machine.machine import Machine
+from tests.machine.world import MachineWorld
+
+NONCE = "0123456789abcdef"
+# It ends by SIGTERM only, with 7; what it leaves tells how often it began.
+WAITS = 'echo begun >>"$HOME/ran"; echo begun; trap "exit 7" TERM; while :; do sleep 0.1; done'
+
+
+def begun(machine: Machine) -> str:
+    """What the workload has left in its home."""
+    left = machine.disk / "home" / machine.image.user / "ran"
+    return left.read_text() if left.exists() else ""
+
+
+async def launched(world: MachineWorld, run: str, **boot: Any) -> Machine:
+    """A machine that was launched without Puter's worker."""
+    shared: dict[str, Any] = {"ttl_s": 7_200, "nonce": NONCE, "expires_at": "never", "user": "ec2-user"} | boot
+    member = Member(key=PuterKey("alice", "job"), generation=1, run=run, env={}, user_data=None)
+    options = {"HttpTokens": "required", "InstanceMetadataTags": "enabled"}
+    [machine] = await world.launch(compose(Boot(**shared), [member]), MetadataOptions=options)
+    return machine
+
+
+def frame_of(world: MachineWorld, machine: Machine) -> Frame:
+    """The end frame that EC2 shows after the end."""
+    frame = read_frame(world.console(machine.name, latest=True), NONCE)
+    assert frame is not None
+    return frame
+
+
+async def test_ends_come_back_into_records(sim_workshop: SimWorkshop, world: MachineWorld) -> None:
+    runs = {"good": "echo fine", "bad": "echo oops >&2; exit 3", "killed": "kill -KILL $$"}
+    async with sim_workshop.working(quiet_sweep_s=0.5):
+        batch = await asyncio.gather(*(sim_workshop.submit(tag, run=run) for tag, run in runs.items()))
+        views = [
+            (await sim_workshop.client.wait(batch_id=one, tags=[tag], wait=WaitFor.FINISHED, timeout_s=240))[0]
+            for one, tag in zip(batch, runs, strict=True)
+        ]
+
+    records = [view.record for view in views if view.record]
+    assert [(record.result, record.exit_code) for record in records] == [
+        (Result.SUCCEEDED, 0),
+        (Result.FAILED, 3),
+        (Result.FAILED, 137),
+    ]
+    assert [record.log_tail for record in records[:2]] == ["fine", "oops"]
+    assert [record.phase for record in records] == [Phase.TERMINATED] * 3
+
+
+async def test_orders_reach_a_machine_whose_agent_was_killed(sim_workshop: SimWorkshop, world: MachineWorld) -> None:
+    sim_workshop.hurry(order_confirm_s=0.5)
+    async with sim_workshop.working(quiet_sweep_s=0.5):
+        [view] = await sim_workshop.request("job", run=WAITS)
+        assert view.record
+        assert view.record.expires_at
+        machine = await world.machine(str(view.record.instance_id))
+        await machine.until("the workload begins", partial(begun, machine))
+        await machine.booted()
+        await machine.kill("puter-agent.service")
+        await sim_workshop.client.extend(["job"], add_s=7_200)
+
+        async def confirmed() -> bool:
+            record = await sim_workshop.record("job")
+            return bool(record.order and record.order.kind is OrderKind.EXTEND and record.order.confirmed_at)
+
+        await eventually("the extension is confirmed", confirmed, for_s=120)
+        deadline = int(await machine.run("cat /var/lib/puter/deadline"))
+        handles = await machine.run("atq | wc -l; systemctl is-active puter-deadline.timer || true")
+        await sim_workshop.client.stop(["job"])
+        [view] = await sim_workshop.client.wait(tags=["job"], wait=WaitFor.FINISHED, timeout_s=240)
+
+    assert abs(deadline - (view.record.expires_at or 0)) <= 1 if view.record else False
+    assert handles.split() == ["1", "inactive"]
+    assert view.record
+    assert (view.record.result, view.record.exit_code, view.record.log_tail) == (Result.STOPPED, 7, "begun")
+    assert begun(machine) == "begun\n"
+
+
+async def test_a_restart_interrupts_a_workload_and_does_not_run_it_again(world: MachineWorld) -> None:
+    machine = await launched(world, WAITS)
+    await machine.until("the workload begins", partial(begun, machine))
+    await machine.booted()
+
+    await machine.reboot()
+    await machine.ended()
+
+    frame = frame_of(world, machine)
+    assert (frame.result, frame.reason) == (Result.INTERRUPTED, "the machine was restarted")
+    assert begun(machine) == "begun\n"
+
+
+async def test_the_deadline_and_a_spot_notice_end_workloads_in_order(world: MachineWorld) -> None:
+    late, taken = await asyncio.gather(launched(world, WAITS, ttl_s=90), launched(world, WAITS))
+    await asyncio.gather(*(one.until("the workload begins", partial(begun, one)) for one in (late, taken)))
+    world.spot_notice(taken.name)
+
+    await asyncio.gather(late.ended(), taken.ended())
+
+    frames = frame_of(world, late), frame_of(world, taken)
+    assert [(frame.result, frame.exit_code, frame.output) for frame in frames] == [
+        (Result.TIMED_OUT, 7, "begun\n"),
+        (Result.INTERRUPTED, 7, "begun\n"),
+    ]
+
+
+async def test_without_docker_and_with_another_user(world: MachineWorld) -> None:
+    world.packages = "refused"
+    refused = await launched(world, "echo ran")
+    world.packages, world.image = "there", UBUNTU
+    ubuntu = await launched(world, 'echo "$USER in $PWD"', docker=False, user="ubuntu")
+
+    await asyncio.gather(refused.ended(), ubuntu.ended())
+
+    frames = frame_of(world, refused), frame_of(world, ubuntu)
+    assert [(frame.result, frame.exit_code) for frame in frames] == [(Result.FAILED, 69), (Result.SUCCEEDED, 0)]
+    assert frames[0].reason == "did not run: Docker is not up"
+    assert frames[1].output == "ubuntu in /home/ubuntu\n"
