@@ -35,7 +35,8 @@ case $name in
                 ;;
             list-jobs) cat "$BED/jobs" 2>/dev/null ;;
         esac ;;
-    runuser) shift 3; exec "$@" ;;
+    id) echo 1000 ;;
+    setpriv) shift 6; exec "$@" ;;
     docker) [ ! -e "$BED/broken/docker" ] ;;
     shutdown) echo "$*" >>"$BED/shutdowns" ;;
     sleep) exec /bin/sleep 0.02 ;;

@@ -24,7 +24,7 @@ STAND_IN = Path(__file__).with_name("standin_machine.sh")
 TOOLS = (
     "sh", "bash", "cat", "mv", "cp", "rm", "mkdir", "chmod", "touch", "grep", "sed", "timeout", "env", "head",
 )  # fmt: skip
-STAND_INS = ("systemctl", "shutdown", "usermod", "chown", "runuser", "sleep", "date")
+STAND_INS = ("systemctl", "shutdown", "usermod", "chown", "id", "setpriv", "sleep", "date")
 # What installs packages on each system, and what is installed on its images.
 INSTALLS = {
     Os.AL2023: ("dnf", "yum"),

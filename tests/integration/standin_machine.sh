@@ -64,6 +64,7 @@ case $name in
         echo "job $number at Thu Jan  1 00:00:00 2026" >&2 ;;
     atrm) rm "$MACHINE/jobs/$1" ;;
     docker) [ -e "$MACHINE/active/docker" ] ;;
-    runuser) shift 3; exec "$@" ;;
+    id) echo 1000 ;;
+    setpriv) shift 6; exec "$@" ;;
     date) [ "$1" != +%s ] || exec cat "$MACHINE/clock"; exec @date@ "$@" ;;
 esac

@@ -33,8 +33,8 @@ async def asked(shop: SimWorkshop, origin: Origin, *, retry_failed: bool = False
         (Origin.UP, None, False, Outcome.CREATED, 2),
         (Origin.UP, "true", False, Outcome.CREATED, 2),
         (Origin.SUBMIT, None, False, Outcome.CREATED, 2),
-        (Origin.SUBMIT, "true", False, Outcome.SKIPPED, 1),
-        (Origin.SUBMIT, "true", True, Outcome.CREATED, 2),
+        (Origin.SUBMIT, "true", False, Outcome.EXISTING, 1),  # its console is still to be read
+        (Origin.SUBMIT, "true", True, Outcome.EXISTING, 1),
     ],
 )
 async def test_what_was_terminated_a_moment_ago_does_not_exist(

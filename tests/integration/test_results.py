@@ -48,7 +48,7 @@ async def test_a_frame_on_the_console_is_the_result(sim_workshop: SimWorkshop) -
         machines = await launched(sim_workshop, "good", "bad")
         await ends(sim_workshop, machines["good"], 0, "fine\n")
         await ends(sim_workshop, machines["bad"], 3, "line\n" * 30 + "oops\n")
-        good, bad = await finished(sim_workshop, "good", "bad")
+        bad, good = await finished(sim_workshop, "good", "bad")
         events = [event.event for event in await sim_workshop.told("bad")]
 
     assert good.record
@@ -179,8 +179,8 @@ async def test_a_workload_that_has_succeeded_is_done_and_one_that_has_not_is_ski
             batch_id=again, tags=["good", "bad"], wait=WaitFor.FINISHED, timeout_s=30
         )
 
-    assert [view.outcome for view in views] == [Outcome.DONE, Outcome.SKIPPED]
-    assert "exit code 3; --retry-failed" in (views[1].reason or "")
+    assert {view.tag: view.outcome for view in views} == {"good": Outcome.DONE, "bad": Outcome.SKIPPED}
+    assert "exit code 3; --retry-failed" in (views[0].reason or "")
 
 
 async def test_an_interrupted_workload_is_run_again_on_the_next_machine(sim_workshop: SimWorkshop) -> None:

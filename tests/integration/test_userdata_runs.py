@@ -312,7 +312,10 @@ def test_a_workload_prints_into_its_log(tmp_path: Path) -> None:
 def test_a_workload_runs_as_the_images_user_in_its_home(tmp_path: Path, user: str, home: str) -> None:
     host = StandIn(tmp_path, user_data(run='echo "$HOME $USER $PWD"', user=user)).boot()
 
-    assert f"runuser -u {user} -- {host.root}/usr/local/sbin/puter-agent task" in host.calls
+    assert (
+        f"setpriv --reuid 1000 --regid 1000 --init-groups -- {host.root}/usr/local/sbin/puter-agent task" in host.calls
+    )
+    assert f"id -u {user}" in host.calls
     assert (host.root / "var/log/puter/workload.log").read_text() == f"{host.root / home} {user} {host.root / home}\n"
 
 

@@ -113,7 +113,10 @@ run() {
     fi
     home=$root$home
     cd "$home" 2>/dev/null || cd /
-    HOME=$home USER=$user LOGNAME=$user SHELL=/bin/bash runuser -u "$user" -- "$self" task >>"$log" 2>&1 </dev/null
+    # Not runuser: when SIGTERM comes it kills its command after 2 s, and says so in the log.
+    HOME=$home USER=$user LOGNAME=$user SHELL=/bin/bash \
+        setpriv --reuid "$(id -u "$user")" --regid "$(id -g "$user")" --init-groups -- \
+        "$self" task >>"$log" 2>&1 </dev/null
     code=$?
     how_it_ended "$code" "$termed"
 }
