@@ -137,6 +137,32 @@ def test_a_cancelled_job_leaves_nothing_that_ends_the_machine(tmp_path: Path) ->
     assert StandIn(tmp_path, user_data()).boot().cancel().handles == []
 
 
+@pytest.mark.parametrize("how", ["at", "timer"])
+def test_a_deadline_that_the_agent_moves_has_one_handle_and_costs_no_state(tmp_path: Path, how: str) -> None:
+    host = StandIn(tmp_path, user_data(run="true"))
+    host = (host if how == "at" else host.broken("install-at")).boot()
+    later = NEXT_MINUTE + 7_200
+    (host.state / "deadline").write_text(f"{later}\n")
+
+    # As the agent runs it: cloud-init's INSTANCE_ID is not there.
+    moved = host.run(f"{host.root}/usr/local/sbin/puter-deadline", "move")
+
+    assert moved.returncode == 0
+    assert_ends_once_by(host, (how, later))
+    assert host.exit_code == "0"
+
+
+def test_a_deadline_that_is_moved_to_never_leaves_nothing_that_ends_the_machine(tmp_path: Path) -> None:
+    host = StandIn(tmp_path, user_data()).boot()
+    (host.state / "deadline").write_text("never\n")
+
+    host.run(f"{host.root}/usr/local/sbin/puter-deadline", "move")
+
+    assert host.handles == []
+    assert host.boot(DEADLINE + 600).handles == []
+    assert host.shutdowns == []
+
+
 @pytest.mark.parametrize("at", [FIRST_BOOT + 600, DEADLINE + 600])
 def test_a_reboot_after_cancelling_arms_nothing(tmp_path: Path, os_name: Os, at: int) -> None:
     host = StandIn(tmp_path, user_data(os_name)).boot().cancel().boot(at)

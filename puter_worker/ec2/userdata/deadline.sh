@@ -54,7 +54,7 @@ mkdir -p "$state" "${self%/*}"
 
 # An image of another machine's disk contains that machine's state: remove it.
 instance=${INSTANCE_ID:-unknown}
-if [ "$(cat "$state/instance" 2>/dev/null)" != "$instance" ]; then
+if [ -z "$moving" ] && [ "$(cat "$state/instance" 2>/dev/null)" != "$instance" ]; then
     [ -s "$state/at-job" ] && atrm "$(cat "$state/at-job")" 2>/dev/null
     rm -f "$state/deadline" "$state/at-job" "$state"/workload.* "$state"/frame* "$state/ending" "$state/expires-at"
     date +%s | keep born
