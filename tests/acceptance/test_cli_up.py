@@ -57,15 +57,17 @@ class TestUp:
         self, betty: CliWorld, tmp_path: Path
     ) -> None:
         """What it writes may be the default's value: it was asked for. What config.toml says was not."""
-        betty.up("long", "--ttl", "5h")
+        betty.up("written-out", "--ttl", "5h")
         batch = tmp_path / "batch.yaml"
-        batch.write_text("defaults: {ttl: 60m}\nputers: [{tag: long}]\n")
+        batch.write_text("defaults: {ttl: 60m}\nputers: [{tag: written-out}]\n")
         silent = tmp_path / "silent.yaml"
-        silent.write_text("puters: [{tag: long}]\n")
-        (betty.home / "config.toml").write_text('[defaults]\nttl = "60m"\n')
+        silent.write_text("puters: [{tag: written-out}]\n")
+        config = betty.home / "config.toml"
+        config.write_text('[defaults]\nttl = "60m"\n')
 
         told = betty.puter("submit", str(batch), "--wait", "running", "--json")
         none = betty.puter("submit", str(silent), "--wait", "running", "--json")
+        config.unlink()
 
         assert told.objects()[-1]["not_applied"] == ["ttl"]
         assert none.objects()[-1]["not_applied"] == []
