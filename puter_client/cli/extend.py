@@ -25,10 +25,10 @@ from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
 from puter_client.contract.order import Order, OrderKind
 from puter_client.contract.phase import LIVE
+from puter_client.contract.request import LONGEST_EXTENSION_S
 from puter_client.view import View
 
 NEVER = "never"
-LONGEST_S = 365 * 86_400
 _MOST_LISTED = 20
 _LOGGED_TAGS = 100
 
@@ -87,7 +87,7 @@ def read_words(words: Sequence[str], until: str | None, now: float) -> tuple[tup
     if said[0] == NEVER:
         return tuple(tags), When()
     seconds = parse_duration_s(said[0][1:], what="+TIME")
-    if seconds > LONGEST_S:
+    if seconds > LONGEST_EXTENSION_S:
         raise InvalidInput(f"{shown(said[0])}: is over 365d", subject="+TIME")
     return tuple(tags), When(add_s=seconds)
 
@@ -109,7 +109,7 @@ def read_time(text: str, now: float) -> float:
             at = at if at > here else at + timedelta(days=1)
     except (ValueError, OverflowError):
         raise InvalidInput(f"{shown(text)}: write a time like 22:00 or 2026-11-27T22:00", subject="--until") from None
-    if not 0 < at.timestamp() - now <= LONGEST_S:
+    if not 0 < at.timestamp() - now <= LONGEST_EXTENSION_S:
         raise InvalidInput(f"{shown(text)}: must be in the future, at most 365d from now", subject="--until")
     return at.timestamp()
 

@@ -89,6 +89,10 @@ class StopRequest(
     batch: str | None = None
 
 
+LONGEST_EXTENSION_S = 365 * 86_400
+"""By how much one request may put a machine's end off, and how far from now it may set it: as long as a ttl."""
+
+
 class ExtendRequest(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag="extend"
 ):

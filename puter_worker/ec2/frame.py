@@ -30,7 +30,6 @@ import msgspec
 
 from puter_client.contract.result import Result
 
-NONCE = re.compile(r"[0-9a-f]{16}")
 MAX_LINES = 80  # 16 KB of at least 200 characters a line
 MAX_REASON = 300
 _LINE = re.compile(

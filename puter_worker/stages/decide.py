@@ -11,7 +11,14 @@ from puter_client.contract.order import Order, OrderKind
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.record import Record
-from puter_client.contract.request import CancelRequest, ExtendRequest, Origin, StopRequest, UpRequest
+from puter_client.contract.request import (
+    LONGEST_EXTENSION_S,
+    CancelRequest,
+    ExtendRequest,
+    Origin,
+    StopRequest,
+    UpRequest,
+)
 from puter_client.contract.result import Result
 from puter_client.contract.spec import Spec, differing_fields, not_applied, spec_digest
 from puter_worker.ec2.instances import Instance
@@ -154,7 +161,8 @@ def may_be_cancelled(record: Record) -> bool:
 def ordered(old: Record | None, request: StopRequest | ExtendRequest, now: float) -> Order | None:
     """The order for a machine that is launched or being launched; None if there is none, or it is another batch's.
 
-    What is to end now stays so: a later order does not change it.
+    What is to end now stays so: a later order does not change it. An end in the past, or over two years away (a ttl and an
+    extension), is no order.
     """
     if old is None or not (old.phase in LIVE or (old.phase in ON_ITS_WAY and old.intent is not None)):
         return None
@@ -169,6 +177,9 @@ def ordered(old: Record | None, request: StopRequest | ExtendRequest, now: float
         if old.expires_at is None:
             return None  # it never ends itself, or it is not known yet when
         expires_at = old.expires_at + request.add_s
+    # A client is not trusted: a time that no calendar has would stop the stage for everybody's orders.
+    if expires_at is not None and not 0 < expires_at - now <= 2 * LONGEST_EXTENSION_S:
+        return None
     return Order(kind=OrderKind.EXTEND, user=request.user, given_at=now, expires_at=expires_at)
 
 

@@ -193,7 +193,7 @@ class Members:
         self._store.launch_queue.add(txn, str(self._target), record.key, now + pause_s)
 
     def _put_stopped(self, txn: Txn, current: Versioned[Record], record: Record, now: float) -> None:
-        """Its owner has ordered its end while its launch was sent, and the launch was in vain."""
+        """Its owner has ordered its end while its launch was sent, and nothing was launched."""
         user = record.order.user if record.order else "?"
         over = transitions.cancelled(record.replace(intent=None), user, now)
         self._store.records.put(txn, current, over, event=EventKind.REQUEST_CANCELLED)

@@ -34,6 +34,8 @@ from puter_worker.timings import Timings
 _log = structlog.get_logger("puter.orders")
 # "You can tag up to 1000 resources at a time" (API reference of CreateTags).
 AT_ONCE = 1_000
+# Orders that are to be written do not wait for the consoles of a thousand others: those stay claimed until later.
+CONFIRM_AT_ONCE = 40
 READ_AT_ONCE = 8
 _CONFIRMED = re.compile(r"puter: order ([0-9a-f]{16}) (?:(stop)|expires-at (\S+))\s*$", re.MULTILINE)
 
@@ -76,7 +78,7 @@ class CarryOut(Stage):
         await self._store.commit_each(unwanted, self._put_unwanted)
         for alike in to_send.values():
             await self._send(alike)
-        await self._confirm(to_confirm)
+        await self._confirm(to_confirm[:CONFIRM_AT_ONCE])
         return 0.0
 
     # -- tags -----------------------------------------------------------------------------------------------------

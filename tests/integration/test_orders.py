@@ -42,6 +42,16 @@ def ordered(shop: SimWorkshop, *tags: str) -> Callable[[], Awaitable[bool]]:
     return all_sent
 
 
+def confirmed(shop: SimWorkshop, tag: str) -> Callable[[], Awaitable[bool]]:
+    """Whether the tag's machine has said that it has its order."""
+
+    async def has_said_so() -> bool:
+        (record,) = await shop.records(tag)
+        return bool(record.order and record.order.confirmed_at)
+
+    return has_said_so
+
+
 async def test_an_order_to_stop_is_one_call_for_many_machines(sim_workshop: SimWorkshop) -> None:
     async with sim_workshop.working(quiet_sweep_s=0.2):
         await sim_workshop.request(*TAGS, run="work")
@@ -63,12 +73,7 @@ async def test_a_stopped_workload_has_its_result(sim_workshop: SimWorkshop) -> N
         one = await seen(sim_workshop, "one")
         nonce = one.tags["puter:intent"]
         await sim_workshop.sim.write_console(one.id, f"\r\nputer: order {nonce} stop\r\n")
-
-        async def confirmed() -> bool:
-            (record,) = await sim_workshop.records("one")
-            return bool(record.order and record.order.confirmed_at)
-
-        await eventually("it is confirmed", confirmed)
+        await eventually("it is confirmed", confirmed(sim_workshop, "one"))
         await sim_workshop.sim.write_console(one.id, frame(nonce, 143, result=Result.STOPPED))
         await sim_workshop.sim.shut_down(one.id)
         (view,) = await sim_workshop.client.wait(tags=["one"], wait=WaitFor.FINISHED, timeout_s=30)
@@ -161,12 +166,7 @@ async def test_another_deadline_is_written_and_shown_and_stays(sim_workshop: Sim
         one = await seen(sim_workshop, "one")
         told = one.tags["puter:expires-at"]
         await sim_workshop.sim.write_console(one.id, f"\nputer: order {one.tags['puter:intent']} expires-at {told}\n")
-
-        async def confirmed() -> bool:
-            (record,) = await sim_workshop.records("one")
-            return bool(record.order and record.order.confirmed_at)
-
-        await eventually("it is confirmed", confirmed)
+        await eventually("it is confirmed", confirmed(sim_workshop, "one"))
         calls = len(await sim_workshop.calls("DescribeInstances"))
 
         async def looked() -> bool:
@@ -227,3 +227,27 @@ async def test_a_stop_holds_against_what_comes_later(sim_workshop: SimWorkshop) 
 
     assert record.order
     assert record.order.kind is OrderKind.STOP
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"expires_at": 1e300},
+        {"expires_at": -1e300},
+        {"expires_at": 1.0},
+        {"add_s": 2**60},
+        {"add_s": -(2**60)},
+        {"add_s": -7_200},
+    ],
+)
+async def test_a_time_that_nobody_can_mean_is_no_order_and_stops_nobodys(
+    sim_workshop: SimWorkshop, changes: dict[str, float]
+) -> None:
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        await sim_workshop.request("one", "two", run="work")
+        await sim_workshop.client.extend(["one"], **changes)  # type: ignore[arg-type]
+        await sim_workshop.client.extend(["two"], add_s=60)
+        await eventually("the other's order is carried out", ordered(sim_workshop, "two"))
+        (record,) = await sim_workshop.records("one")
+
+    assert record.order is None

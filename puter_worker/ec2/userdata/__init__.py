@@ -8,7 +8,7 @@ file; on the machine they keep:
 /var/lib/puter/deadline        seconds since 1970, written once, at the first boot
 /var/lib/puter/at-job          the number of at's job, once `at` has taken the deadline over
 /var/lib/puter/instance        id of the instance that this state belongs to: an image of the disk copies the state
-/var/lib/puter/workload.exit   the workload's exit code, once it is known
+/var/lib/puter/workload.end    how the workload ended, once that is known: result, exit code, times, reason
 /var/log/puter/workload.log    what the workload printed
 ```
 """

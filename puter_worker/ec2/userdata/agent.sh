@@ -189,7 +189,7 @@ stop_workload() {
     fi
 }
 
-# --- how it ended: the frame on the console, whose form docs/operations.md describes ---
+# --- how it ended: the frame on the console, whose form ec2/frame.py describes ---
 
 make_frame() {
     local text digest total at line sum
