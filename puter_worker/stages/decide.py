@@ -161,8 +161,8 @@ def may_be_cancelled(record: Record) -> bool:
 def ordered(old: Record | None, request: StopRequest | ExtendRequest, now: float) -> Order | None:
     """The order for a machine that is launched or being launched; None if there is none, or it is another batch's.
 
-    What is to end now stays so: a later order does not change it. An end in the past, or over two years away (a ttl and an
-    extension), is no order.
+    What is to end now stays so: a later order does not change it. An end in the past, or over two years away (the longest
+    ttl and the longest extension), is no order.
     """
     if old is None or not (old.phase in LIVE or (old.phase in ON_ITS_WAY and old.intent is not None)):
         return None
@@ -177,7 +177,7 @@ def ordered(old: Record | None, request: StopRequest | ExtendRequest, now: float
         if old.expires_at is None:
             return None  # it never ends itself, or it is not known yet when
         expires_at = old.expires_at + request.add_s
-    # A client is not trusted: a time that no calendar has would stop the stage for everybody's orders.
+    # A client is not trusted: a time that no calendar has would stop the stage, and with it all orders.
     if expires_at is not None and not 0 < expires_at - now <= 2 * LONGEST_EXTENSION_S:
         return None
     return Order(kind=OrderKind.EXTEND, user=request.user, given_at=now, expires_at=expires_at)
