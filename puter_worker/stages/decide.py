@@ -161,8 +161,8 @@ def may_be_cancelled(record: Record) -> bool:
 def ordered(old: Record | None, request: StopRequest | ExtendRequest, now: float) -> Order | None:
     """The order for a machine that is launched or being launched; None if there is none, or it is another batch's.
 
-    What is to end now stays so: a later order does not change it. An end in the past, or over two years away (the longest
-    ttl and the longest extension), is no order.
+    What is to end now stays so: a later order does not change it. An end in the past, or over two years away (the
+    longest ttl and the longest extension), is no order.
     """
     if old is None or not (old.phase in LIVE or (old.phase in ON_ITS_WAY and old.intent is not None)):
         return None
