@@ -1,12 +1,13 @@
 -- Takes tokens from all of several buckets, or from none: one call may cost a call token and a hundred instance tokens.
--- KEYS: the buckets. ARGV: a name for the call ('' if it reaches EC2 at once, '?' only to read), and for how many
--- seconds at most it is in flight; then, for each bucket: its size, its refill a second, its
+-- KEYS: the buckets. ARGV: a name for the call ('' if it reaches EC2 at once, '?' only to read, '!' and the name if it
+-- has arrived), and for how many seconds at most it is in flight; then, for each bucket: its size, its refill a second, its
 -- reserve (tokens that stay in it unless it is full), and how many tokens to take (a negative number gives them back).
 -- Returns two texts: how many whole tokens the first bucket could give, and the seconds to wait (0: they were taken).
 -- After a refusal of EC2's a bucket has a lower rate ('factor') until 'slow_until'.
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
-local call, for_s, look = 'sent:' .. ARGV[1], tonumber(ARGV[2]), ARGV[1] == '?'
+local landed = string.match(ARGV[1], '^!(.*)')
+local call, for_s, look = 'sent:' .. (landed or ARGV[1]), tonumber(ARGV[2]), ARGV[1] == '?'
 
 -- EC2's own bucket may be full until a call reaches it, so the tokens of a call in flight do not refill here yet.
 local function on_its_way(key)
@@ -51,7 +52,9 @@ end
 for i, key in ipairs(look and {} or KEYS) do
   local taken = wait == 0 and tonumber(ARGV[4 * i + 2]) or 0
   redis.call('HSET', key, 'tokens', tostring(held[i] - taken), 'at', string.format('%.6f', now))
-  if taken ~= 0 and ARGV[1] ~= '' then
+  if landed then
+    redis.call('HDEL', key, call)  -- after 'tokens' and 'at' are written: the time in flight has refilled nothing
+  elseif taken ~= 0 and ARGV[1] ~= '' then
     local before = string.match(redis.call('HGET', key, call) or '', '^(%S+) ') or 0
     redis.call('HSET', key, call, string.format('%d %.6f', before + taken, now + for_s))
   end

@@ -40,10 +40,7 @@ class TokenBuckets:
 
     async def arrived(self, actions: Iterable[str], *, call: str) -> None:
         """A call whose tokens were reserved has reached EC2, or will not be sent any more."""
-        async with self._db.redis.pipeline(transaction=False) as pipe:
-            for action in actions:
-                pipe.hdel(self._name(action), f"sent:{call}")
-            await pipe.execute()
+        await self._ask(dict.fromkeys(actions, 0), f"!{call}")
 
     async def slow_down(self, action: str, *, factor: float) -> None:
         """EC2 refused a call because of its rate limit: empty the bucket, and refill it more slowly for a while."""

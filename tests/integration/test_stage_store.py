@@ -396,6 +396,27 @@ async def test_tokens_reserved_that_are_not_there_are_not_owed(store: Store) -> 
     assert await waits(store, 0) == 0
 
 
+async def test_the_time_that_calls_are_in_flight_refills_nothing(store: Store) -> None:
+    """EC2's bucket is full until they arrive: what it regains begins then."""
+    bucket, ours = Rates().of(CREATE_TAGS), buckets(store)
+    await ours.reserve({CREATE_TAGS: 60}, call="slow")
+    sent_at = await seconds(store)
+    while await seconds(store) < sent_at + 1.5:  # in which 15 tokens would come back
+        await asyncio.sleep(0.05)
+    arrived_at = await seconds(store)
+    await ours.arrived([CREATE_TAGS], call="slow")
+    available, _ = await ours.available(CREATE_TAGS)
+    since_s = await seconds(store) - arrived_at
+
+    assert available <= bucket.size - 60 + bucket.rate * since_s + 1
+
+
+async def seconds(store: Store) -> float:
+    """Redis TIME."""
+    whole, micros = await store.db.redis.time()
+    return float(whole + micros / 1e6)
+
+
 async def test_a_call_of_a_worker_that_died_is_not_waited_for(store: Store) -> None:
     hasty = store_of(store.db.redis, Timings(arrives_s=-1.0))
     await pacer(hasty).reserve({RUN_INSTANCES: 4})
