@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from puter_worker.ec2.images import Image
 from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.keypairs import KeyPair
 from puter_worker.ec2.session import Sessions
-from puter_worker.ec2.tags import key_of
+from puter_worker.ec2.tags import INTENT, decode_manifest, intent_of
 from puter_worker.errors import About, Ec2Error, StageError
 from puter_worker.ownkey import OwnKey, own_key
 from puter_worker.pacer import Pacer
@@ -97,7 +98,11 @@ class Target:
     # -- instances ----------------------------------------------------------------------------------------------
 
     async def look_up(self, namespace: str, tags: Sequence[str]) -> dict[str, list[Instance]]:
-        """The instances that EC2 shows for some keys, in any state, by tag. [] is unknown, not absent: EC2 may lag."""
+        """The instances that EC2 shows for some keys, in any state, by tag. [] is unknown, not absent: EC2 may lag.
+
+        A living machine of a Spot launch of which EC2 does not show all machines stands under all keys that it may
+        belong to (see `Instance.is_unassigned`).
+        """
         labelled, unlabelled = await asyncio.gather(
             instances.find_by_tags(self.caller, namespace, tags),
             self._cached(
@@ -109,11 +114,31 @@ class Target:
             ),
         )
         found: dict[str, dict[str, Instance]] = {tag: {} for tag in tags}
-        for instance in (*labelled, *unlabelled):
-            name = key_of(instance.tags, instance.ami_launch_index)
+        unassigned: list[Instance] = []
+        for instance in await self.assigned([*labelled, *unlabelled]):
+            name = instance.name
             if name is not None and name[0].namespace == namespace and name[0].tag in found:
                 found[name[0].tag][instance.instance_id] = instance
+            elif instance.is_unassigned and instance.state in instances.LIVE_STATES:
+                unassigned.append(instance)
+        for instance in unassigned:
+            for tag, _ in decode_manifest(instance.tags) or ():
+                if tag in found and not any(i.tags.get(INTENT) == instance.tags.get(INTENT) and not i.is_unassigned
+                                            for i in found[tag].values()):  # fmt: skip
+                    found[tag][instance.instance_id] = instance
         return {tag: list(by_id.values()) for tag, by_id in found.items()}
+
+    async def assigned(self, shown: Sequence[Instance]) -> list[Instance]:
+        """The same instances, those of Spot launches with their places if EC2 shows all machines of their launch."""
+        intents = {intent for one in shown if one.is_unassigned and (intent := intent_of(one.tags))}
+        placed: dict[str, Instance] = {}
+        launches: dict[str | None, list[Instance]] = defaultdict(list)
+        for instance in await instances.find_by_intents(self.caller, sorted(intents)):
+            launches[intent_of(instance.tags)].append(instance)
+        for launched in launches.values():
+            if len(launched) == len(decode_manifest(launched[0].tags) or ()):
+                placed |= {one.instance_id: one for one in instances.with_places(launched)}
+        return [placed.get(one.instance_id, one) if one.is_unassigned else one for one in shown]
 
     async def describe(self, ids: Sequence[str]) -> dict[str, Instance]:
         """Instances by their ids; if one is missing, its state is unknown: it is not known to be absent."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import click
 import msgspec
@@ -185,4 +185,11 @@ def _tell(views: Sequence[View], done: Sequence[View], now: float) -> None:
             say(f"{view.tag}: does not run ({view.phase.value})")
     unmoved = [view for view in views if view.phase in LIVE and view not in done]
     if unmoved:
-        tell_unmoved(unmoved, "did not confirm within 60 s; look at the machine")
+        tell_unmoved(unmoved, "did not confirm within 60 s; give the order by ssh", _by_ssh)
+
+
+def _by_ssh(view: View) -> str:
+    order = view.record.order if view.record else None
+    expires_at = order.expires_at if order else None
+    until = "never" if expires_at is None else datetime.fromtimestamp(expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"expires-at {until}"

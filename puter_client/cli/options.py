@@ -72,7 +72,15 @@ def _spec_option(field: Input) -> Callable[[F], F]:
 
     option, long = field.option or Option(), field.option_name
     if option.form is Form.FLAG:
-        return click.option(f"{long}/--no-{long[2:]}", field.name, default=None, help=field.help)
+        if not option.flags:
+            return click.option(f"{long}/--no-{long[2:]}", field.name, default=None, help=field.help)
+        flags = {long[2:]: ("true", field.help), f"no-{long[2:]}": ("false", f"Not {long}.")} | dict(option.flags)
+        return _all(
+            *(
+                click.option(f"--{name}", field.name, flag_value=value, type=str, default=None, help=text)
+                for name, (value, text) in flags.items()
+            )
+        )
     if option.form is Form.SWITCH:
         return click.option(long, field.name, is_flag=True, default=None, help=field.help)
     names = [f"-{option.short}", long] if option.short else [long]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -52,15 +52,24 @@ async def meant(client: PuterClient, tags: Sequence[str], batch: str | None) -> 
     return Meant([view.tag for view in views], None, len(views), views)
 
 
-def tell_unmoved(views: Sequence[View], what: str) -> None:
-    """List machines that do not react, with what helps. `what`: such as "do not stop"."""
+AGENT = "/usr/local/sbin/puter-agent"
+
+
+def tell_unmoved(views: Sequence[View], what: str, order: Callable[[View], str]) -> None:
+    """List machines that do not react, with what helps.
+
+    Args:
+        views: the machines.
+        what: such as "do not stop".
+        order: the words with which the machine's agent is given the same order by ssh.
+    """
     out(f"{len(views):,} machine{'s' * (len(views) != 1)} {what}:")
     for view in views[:MOST_LISTED]:
         record = view.record
         problem = record.order.problem if record and record.order else None
         out(f"  {plain(view.tag)}: {plain(problem)}" if problem else f"  {plain(view.tag)}")
         if record is not None and (ssh := ssh_command(record)):
-            out(f"    {ssh}")
+            out(f"    {ssh} sudo {AGENT} {order(view)}")
     if len(views) > MOST_LISTED:
         out(f"  +{len(views) - MOST_LISTED:,} more")
 

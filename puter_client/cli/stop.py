@@ -128,6 +128,10 @@ def _tell(views: Sequence[View]) -> None:
     out(told or "nothing to stop")
     unmoved = [view for view in views if view.record and view.phase not in ENDED and not _is_ending(view)]
     if unmoved:
-        tell_unmoved(unmoved, "did not react within 60 s; look at them, or end them in EC2")
+        tell_unmoved(
+            unmoved,
+            "did not react within 60 s; give the order by ssh, or end them in EC2",
+            lambda _: OrderKind.STOP.value,
+        )
         for command in aws_terminate(unmoved):
             out(command)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 from functools import cache
+from types import MappingProxyType
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -42,6 +43,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         name: the long name without its dashes; None is the field's name with `-` for `_`.
         short: the one-letter name without its dash.
         choices: the values that a shell may complete; () if there are too many, or none that are known.
+        flags: of a FLAG, further flags without their dashes → the text that each stands for, and its help.
     """
 
     form: Form = Form.TEXT
@@ -49,6 +51,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     short: str | None = None
     choices: tuple[str, ...] = ()
+    flags: Mapping[str, tuple[str, str]] = MappingProxyType({})
 
 
 class NoneFlag(msgspec.Struct, frozen=True, kw_only=True):

@@ -181,6 +181,20 @@ def flag(value: Any) -> bool:
     raise ValueError(f"{shown(value)}: write true or false")
 
 
+def flag_or(word: str) -> Reader:
+    """A reader of true, false or this word."""
+
+    def read(value: Any) -> bool | str:
+        if value == word:
+            return word
+        try:
+            return flag(value)
+        except ValueError:
+            raise ValueError(f"{shown(value)}: write true, false or {word}") from None
+
+    return read
+
+
 def whole(of: str, least: int, most: int) -> Reader:
     """A reader of a whole number; `of`: what is counted, as messages put it."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -21,6 +21,9 @@ DEFAULT_TTL_S = 3_600
 DEFAULT_GIVE_UP_AFTER_S = 900
 DEFAULT_GROUP_NAME = "puter-v1"
 DEFAULT_KEY_NAME = "puter-v1"
+
+PREFER: Literal["prefer"] = "prefer"
+"""The value of `spot` with which On-Demand instances are taken while Spot has no capacity."""
 
 _TTL = readers.Seconds("1m to 365d", 60, 365 * 86_400)
 _GIVE_UP_AFTER = readers.Seconds("1m to 7d", 60, 7 * 86_400)
@@ -113,8 +116,16 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     ] = None
     subnets: tuple[str, ...] = ()
     spot: Annotated[
-        bool,
-        Field(read=readers.flag, help="A Spot instance.", option=Option(form=Form.FLAG), compared=True),
+        bool | Literal["prefer"],
+        Field(
+            read=readers.flag_or(PREFER),
+            help="A Spot instance.",
+            option=Option(
+                form=Form.FLAG,
+                flags={"prefer-spot": (PREFER, "The same; On-Demand while Spot has had no capacity for 2 minutes.")},
+            ),
+            compared=True,
+        ),
     ] = False
     alone: Annotated[
         bool,

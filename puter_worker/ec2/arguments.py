@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from typing import Any
 
 import msgspec
@@ -13,12 +12,11 @@ from puter_client.contract.fields import USER_DATA_LIMIT_BYTES
 from puter_client.contract.key import shown
 from puter_client.contract.spec import Spec
 from puter_worker.ec2.images import Image
-from puter_worker.ec2.tags import MANAGED, MANIFEST, specification
+from puter_worker.ec2.own_tags import are_shown
+from puter_worker.ec2.tags import MANAGED, MANIFEST, MEMBER, specification
 from puter_worker.errors import DiskTooSmall, UnusableImage
 
 MAX_TOKEN = 64
-# Keys of tags that the metadata service shows ("Tag your Amazon EC2 resources", tags in instance metadata).
-IN_METADATA = re.compile(r"(?!\.\Z|\.\.\Z|_index\Z)[A-Za-z0-9+=.,_:@-]+")
 # A container is one hop further from the metadata service: with EC2's default of 1 it could not use the role.
 _METADATA_HOPS = 2
 
@@ -40,6 +38,7 @@ class RunCall(msgspec.Struct, frozen=True, kw_only=True):
         min_count: EC2 launches none if it cannot launch this many.
         max_count: EC2 launches up to this many.
         subnet_id: the subnet, which also decides the zone; None is the default VPC's subnet.
+        spot: whether Spot instances are launched.
         zone: the availability zone, if no subnet is given; None leaves the choice to EC2.
     """
 
@@ -55,6 +54,7 @@ class RunCall(msgspec.Struct, frozen=True, kw_only=True):
     max_count: int = 1
     subnet_id: str | None = None
     zone: str | None = None
+    spot: bool = False
 
     def __repr__(self) -> str:
         # User data may hold secrets, and logs may show a repr.
@@ -93,7 +93,7 @@ def run_arguments(launch: RunCall) -> dict[str, Any]:
             "HttpTokens": "required",
             "HttpPutResponseHopLimit": _METADATA_HOPS,
             # The agent reads its orders there. A machine with keys that the service does not take gets them by ssh.
-            "InstanceMetadataTags": "enabled" if all(map(IN_METADATA.fullmatch, launch.tags)) else "disabled",
+            "InstanceMetadataTags": "enabled" if are_shown(launch.tags) else "disabled",
         },
         "TagSpecifications": _tag_specifications(launch),
     }
@@ -120,7 +120,7 @@ def run_arguments(launch: RunCall) -> dict[str, Any]:
         ]
     if spec.instance_profile is not None:
         arguments["IamInstanceProfile"] = {"Name": spec.instance_profile}
-    if spec.spot:
+    if launch.spot:
         arguments["InstanceMarketOptions"] = {
             "MarketType": "spot",
             "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
@@ -138,6 +138,6 @@ def _network(launch: RunCall) -> dict[str, Any]:
 
 
 def _tag_specifications(launch: RunCall) -> list[dict[str, Any]]:
-    shared = {key: value for key, value in launch.tags.items() if not key.startswith(MANIFEST)}
-    kinds = ["volume", "spot-instances-request"] if launch.spec.spot else ["volume"]
+    shared = {key: value for key, value in launch.tags.items() if not key.startswith(MANIFEST) and key != MEMBER}
+    kinds = ["volume", "spot-instances-request"] if launch.spot else ["volume"]
     return [specification("instance", launch.tags), *(specification(kind, shared) for kind in kinds)]

@@ -15,7 +15,8 @@ puter:frame NONCE DIGEST I/N TEXT SUM
 * SUM: the first 8 hex digits of the SHA-256 of `NONCE DIGEST I/N TEXT`; a line that something broke into does not hold.
 
 The content is lines of `name=value` (`v` is 1; `result`, `exit_code`, `started_at`, `finished_at`, `reason`,
-`output_bytes`), an empty line, and the last bytes of the workload's output.
+`output_bytes`, and `member` if the machine read its place from its tag), an empty line, and the last bytes of the
+workload's output.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
         started_at: seconds since 1970 by the machine's clock; None if it did not begin.
         finished_at: the same.
         reason: why it ended so, in plain words; None if its exit code says all.
+        member: the machine's place among those of its launch, if it read that from its tag.
         output: the last of what it printed; what is not UTF-8 is replaced.
         output_bytes: how much it has printed in all.
     """
@@ -56,6 +58,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float | None = None
     finished_at: float | None = None
     reason: str | None = None
+    member: int | None = None
     output: str = ""
     output_bytes: int = 0
 
@@ -94,6 +97,7 @@ def _content(text: str) -> Frame | None:
         started_at=_number(fields.get("started_at")),
         finished_at=_number(fields.get("finished_at")),
         reason=fields.get("reason", "")[:MAX_REASON] or None,
+        member=_number(fields.get("member")),
         output=output.decode(errors="replace"),
         output_bytes=_number(fields.get("output_bytes")) or 0,
     )

@@ -13,9 +13,21 @@ from typing import Any
 
 import msgspec
 
+from puter_client.contract.key import PuterKey
 from puter_worker.ec2.answers import Answer, Console, InstanceAnswer, Instances, ReservationAnswer
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.tags import INTENT, LABELLED, LAUNCH_PREFIX, MANAGED, NAMESPACE, TAG_TAG, as_ec2, from_ec2
+from puter_worker.ec2.tags import (
+    INTENT,
+    LABELLED,
+    LAUNCH_PREFIX,
+    MANAGED,
+    NAMESPACE,
+    TAG_TAG,
+    as_ec2,
+    from_ec2,
+    key_of,
+    number_of,
+)
 from puter_worker.errors import Ec2Error, Handling
 
 # AWS's pages say "200 values per filter"; the message of FilterLimitExceeded says "on a single call". The stricter
@@ -39,7 +51,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
         state_reason_code: such as `Server.InsufficientInstanceCapacity`.
         state_reason: EC2's text for it.
         launch_time: seconds since 1970.
-        ami_launch_index: its index among the instances of one RunInstances call, from 0.
+        number: its place among the members of its launch, from 0; None: it is one of a Spot launch, and not known yet.
         image_id: `ami-…`.
         instance_type: such as `t3.micro`.
         availability_zone: such as `us-east-1a`.
@@ -60,7 +72,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     state_reason_code: str | None = None
     state_reason: str | None = None
     launch_time: float | None = None
-    ami_launch_index: int = 0
+    number: int | None = 0
     image_id: str | None = None
     instance_type: str | None = None
     availability_zone: str | None = None
@@ -74,6 +86,16 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
     lifecycle: str | None = None
     client_token: str | None = None
+
+    @property
+    def name(self) -> tuple[PuterKey, int] | None:
+        """The key and generation that it belongs to; None if they are not known."""
+        return key_of(self.tags, self.number)
+
+    @property
+    def is_unassigned(self) -> bool:
+        """Whether it is one of a Spot launch, and its place among the members is not known."""
+        return self.number is None and TAG_TAG not in self.tags
 
     @property
     def is_copy(self) -> bool:
@@ -109,13 +131,13 @@ async def find_unlabelled(caller: Caller, namespace: str) -> list[Instance]:
     return await _find(caller, _managed(namespace), f"tag:{LABELLED}", ["no"])
 
 
-async def find_by_intent(caller: Caller, intent_id: str) -> list[Instance]:
-    """The instances, in any state, that an intent has launched.
+async def find_by_intents(caller: Caller, intent_ids: Iterable[str]) -> list[Instance]:
+    """The instances, in any state, that these intents have launched.
 
     Raises:
         StageError: see Caller.call.
     """
-    return await _find(caller, _managed(), f"tag:{INTENT}", [intent_id])
+    return await _find(caller, _managed(), f"tag:{INTENT}", intent_ids)
 
 
 async def find_managed(caller: Caller) -> list[Instance]:
@@ -131,7 +153,7 @@ async def run_instances(caller: Caller, arguments: Mapping[str, Any]) -> tuple[l
     """Sends one RunInstances call, with arguments that were frozen before (see `arguments.run_arguments`).
 
     Returns:
-        The instances, sorted by launch index, and AWS's request id of the call.
+        The instances, in any order, and AWS's request id of the call.
 
     Raises:
         StageError: see Caller.call; if doubtful, instances may have been launched.
@@ -144,8 +166,7 @@ async def run_instances(caller: Caller, arguments: Mapping[str, Any]) -> tuple[l
         # The SDK encodes user data itself, and the frozen arguments hold it encoded.
         arguments["UserData"] = base64.b64decode(arguments["UserData"], validate=True)
     answer = await caller.call("RunInstances", ReservationAnswer, **arguments)
-    launched = sorted(map(instance_of, answer.instances), key=lambda instance: instance.ami_launch_index)
-    return launched, answer.request_id or ""
+    return [instance_of(one) for one in answer.instances], answer.request_id or ""
 
 
 async def create_tags(caller: Caller, ids: Sequence[str], tags: Mapping[str, str]) -> None:
@@ -197,13 +218,14 @@ def instance_of(answer: InstanceAnswer) -> Instance:
     """An Instance from EC2's answer."""
     reason = answer.state_reason
     groups = answer.security_groups or [group for port in answer.network_interfaces for group in port.groups]
+    tags = from_ec2(answer.tags)
     return Instance(
         instance_id=answer.instance_id,
         state=answer.state.name,
         state_reason_code=(reason.code or None) if reason else None,
         state_reason=(reason.message or None) if reason else None,
         launch_time=answer.launch_time.timestamp() if answer.launch_time else None,
-        ami_launch_index=answer.ami_launch_index,
+        number=number_of(tags, answer.ami_launch_index),
         image_id=answer.image_id,
         instance_type=answer.instance_type,
         availability_zone=answer.placement.availability_zone,
@@ -214,10 +236,23 @@ def instance_of(answer: InstanceAnswer) -> Instance:
         private_ip=answer.private_ip_address or None,
         key_name=answer.key_name or None,
         group_ids=tuple(dict.fromkeys(group.group_id for group in groups)),
-        tags=from_ec2(answer.tags),
+        tags=tags,
         client_token=answer.client_token,
         lifecycle=answer.instance_lifecycle or None,
     )
+
+
+def with_places(launched: Sequence[Instance]) -> list[Instance]:
+    """The instances of one launch, each with its place among the members. Pure.
+
+    Those without one get the free places in the order of their ids. RunInstances launches all members of a Spot launch
+    or none, so the set of its instances never changes: whoever sees them all, whenever, finds the same places, and no
+    machine ever gets two names. From a part of them nobody may conclude anything.
+    """
+    taken = {one.number for one in launched}
+    free = (place for place in range(len(launched) + len(taken)) if place not in taken)
+    ordered = sorted(launched, key=lambda one: one.instance_id)
+    return [one if one.number is not None else msgspec.structs.replace(one, number=next(free)) for one in ordered]
 
 
 def _managed(namespace: str | None = None) -> list[Filter]:

@@ -1,7 +1,10 @@
 """The tags that Puter writes on its resources and reads back: they identify each machine.
 
 Tags that must exist from the first moment are given to RunInstances itself. A group of machines launched by one call
-shares its tags; until each machine has tags of its own, a manifest in further tags says which key each belongs to.
+shares its tags; until each machine has tags of its own, a manifest in further tags says which key each belongs to. A
+machine's place in the manifest is its AmiLaunchIndex. All Spot instances of a call have index 0: they are launched with
+`puter:member` = `unassigned`, and their places follow from their ids once all of the launch are known
+(`instances.with_places`); then the tag is replaced by the place, and the machine's agent reads it.
 """
 
 from __future__ import annotations
@@ -35,22 +38,24 @@ INTENT = "puter:intent"
 OWNER = "puter:owner"
 EXPIRES_AT = "puter:expires-at"
 ORDER = "puter:order"
+MEMBER = "puter:member"
+UNASSIGNED = "unassigned"
 LABELLED = "puter:labelled"
 MANIFEST = "puter:manifest-"
 
-OWN = (NAME, PUTER, TAG_TAG, GENERATION, LABELLED)
+OWN = (NAME, PUTER, TAG_TAG, GENERATION, LABELLED, MEMBER)
 """The tags that are written on a machine after its launch; the IAM policy allows no others then."""
 
-# EC2 allows 50 tags a resource and 256 characters a value. A user may set 20; Puter sets 11 and the manifest.
+# EC2 allows 50 tags a resource and 256 characters a value. A user may set 20; Puter sets 13 and the manifest.
 MAX_VALUE = 256
-MAX_MANIFEST_TAGS = 19
+MAX_MANIFEST_TAGS = 17
 MAX_MEMBERS = 100
 # 100 members with tags of 128 characters, their generations and JSON's quotes take fewer bytes than this.
 _MAX_MANIFEST_BYTES = 32_768
 _INTENT_ID = re.compile(r"[0-9a-f]{16}")
 
 Member = tuple[str, int]
-"""Tag and generation of one machine of a group; its index in the manifest is its AmiLaunchIndex."""
+"""Tag and generation of one machine of a group."""
 
 
 def birth_tags(
@@ -88,23 +93,35 @@ def birth_tags(
     return tags
 
 
-def own_tags(key: PuterKey, generation: int) -> dict[str, str]:
-    """One machine's own tags: RunInstances gets them for a single launch; else they are written after the launch."""
-    return {
+def own_tags(key: PuterKey, generation: int, member: int | None = None) -> dict[str, str]:
+    """One machine's own tags: RunInstances gets them for a single launch; else they are written after the launch.
+
+    `member`: the place in its manifest of a machine that reads it from its tags.
+    """
+    tags = {
         NAME: f"puter/{key}",
         PUTER: key.tag,
         TAG_TAG: key.tag,
         GENERATION: str(generation),
         LABELLED: "yes",
     }
+    return tags if member is None else tags | {MEMBER: str(member)}
 
 
-def key_of(tags: Mapping[str, str], launch_index: int = 0) -> tuple[PuterKey, int] | None:
+def number_of(tags: Mapping[str, str], launch_index: int) -> int | None:
+    """A machine's place in its manifest; None: it has none yet, because it is one of a Spot launch."""
+    if MEMBER not in tags:
+        return launch_index
+    told = tags[MEMBER]
+    return int(told) if told.isascii() and told.isdigit() and len(told) <= len(str(MAX_MEMBERS)) else None
+
+
+def key_of(tags: Mapping[str, str], number: int | None = None) -> tuple[PuterKey, int] | None:
     """The key and generation that a machine belongs to, by its own tags or else by the manifest.
 
     Args:
         tags: the machine's tags; anybody in the account may have written them, and ended machines lose theirs.
-        launch_index: the machine's AmiLaunchIndex.
+        number: the machine's place in the manifest; None if it is not known.
 
     Returns:
         None if the tags do not say it.
@@ -116,9 +133,9 @@ def key_of(tags: Mapping[str, str], launch_index: int = 0) -> tuple[PuterKey, in
         member: Member = (tags[TAG_TAG], int(generation))
     else:
         members = decode_manifest(tags)
-        if members is None or not 0 <= launch_index < len(members):
+        if members is None or number is None or not 0 <= number < len(members):
             return None
-        member = members[launch_index]
+        member = members[number]
     try:
         return PuterKey.checked(tags.get(NAMESPACE, ""), member[0]), member[1]
     except InvalidInput:
@@ -145,7 +162,7 @@ def is_labelled(tags: Mapping[str, str]) -> bool:
 
 
 def encode_manifest(members: Sequence[Member], *, max_tags: int = MAX_MANIFEST_TAGS) -> dict[str, str]:
-    """The tags that hold the members of a group, in the order of their launch indexes.
+    """The tags that hold the members of a group, in the order of their places.
 
     Raises:
         ManifestTooLarge: the group has over MAX_MEMBERS members, or needs over `max_tags` values of 256 characters.
@@ -160,7 +177,7 @@ def encode_manifest(members: Sequence[Member], *, max_tags: int = MAX_MANIFEST_T
 
 
 def decode_manifest(tags: Mapping[str, str]) -> list[Member] | None:
-    """The members in a group's manifest, by launch index; None if there is no manifest or a part of it is missing.
+    """The members in a group's manifest, by their places; None if there is no manifest or a part of it is missing.
 
     The manifest is not trusted: the size that it unpacks to is limited, and each member is checked.
     """

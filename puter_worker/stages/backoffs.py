@@ -190,6 +190,15 @@ def choose_place(
     return Choice(None, wait_s=timings.no_capacity_s, why="there is no place to launch in")
 
 
+def either(spot: Choice, on_demand: Choice) -> Choice:
+    """The choice of a launch that may take On-Demand instances, because Spot has had no capacity for long."""
+    if on_demand.place is not None or on_demand.dry_since is None:
+        return on_demand  # it takes them, or waits for their quota
+    sooner = min(spot, on_demand, key=lambda choice: choice.wait_s)
+    both_since = max(spot.dry_since or 0.0, on_demand.dry_since)
+    return msgspec.structs.replace(sooner, why=f"{spot.why}; {on_demand.why}", dry_since=both_since)
+
+
 def after_no_capacity(before: Backoff | None, now: float, why: str, timings: Timings) -> Backoff:
     """The backoff of a place after a refusal for capacity; `before`: the one that it had."""
     since = now if before is None or before.since is None else before.since

@@ -12,7 +12,7 @@ from puter_client.contract.phase import LIVE, Phase
 from puter_client.contract.record import ErrorInfo, Record
 from puter_client.contract.spec import Spec
 from puter_worker.ec2.instances import Instance
-from puter_worker.ec2.tags import expiry_of, intent_of, key_of
+from puter_worker.ec2.tags import MEMBER, decode_manifest, expiry_of, intent_of
 from puter_worker.target import TargetId
 from puter_worker.timings import Timings
 
@@ -24,15 +24,32 @@ SHUT_ITSELF_DOWN = "Client.InstanceInitiatedShutdown"
 
 
 def choose(instances: list[Instance]) -> Instance | None:
-    """The instance that counts among all that EC2 shows for one key: a living one, else the latest."""
-    rank = {"running": 0, "pending": 0, "stopping": 1, "stopped": 1}
-    return min(instances, key=lambda i: (rank.get(i.state, 2), -(i.launch_time or 0.0), i.instance_id), default=None)
+    """The instance that counts among all that EC2 shows for one key: a living one, else the latest.
+
+    What may belong to another key counts only if no other is alive.
+    """
+    rank = {"running": 0, "pending": 0, "stopping": 2, "stopped": 2}
+    return min(
+        instances,
+        key=lambda i: (max(rank.get(i.state, 3), i.is_unassigned), -(i.launch_time or 0.0), i.instance_id),
+        default=None,
+    )
+
+
+def may_be_of(instance: Instance, tag: str, generation: int) -> bool:
+    """Whether an instance that EC2 shows for a key may be the machine of this generation or of a later one.
+
+    It may, unless it is a machine of a Spot launch that does not know yet which member of the launch it is, and the
+    launch was of an earlier generation: that one has ended.
+    """
+    return not instance.is_unassigned or (tag, generation) <= max(
+        (member for member in decode_manifest(instance.tags) or () if member[0] == tag), default=("", 0)
+    )
 
 
 def generation_of(instance: Instance, *, unknown: int = 1) -> int:
     """The generation that its tags say; `unknown` if they say none."""
-    name = key_of(instance.tags, instance.ami_launch_index)
-    return name[1] if name else unknown
+    return instance.name[1] if instance.name else unknown
 
 
 def with_instance(record: Record, instance: Instance, target: TargetId, now: float, timings: Timings) -> Record:
@@ -56,6 +73,7 @@ def with_instance(record: Record, instance: Instance, target: TargetId, now: flo
         launched_at=launched_at,
         expires_at=expires_at,
         launched_by=intent_of(instance.tags) or record.launched_by,
+        member=record.member if instance.number is None or MEMBER not in instance.tags else instance.number,
         observed_at=now,
         intent=None,
     )

@@ -126,7 +126,7 @@ class LabelWriter:
         reservation = await self.target.pacer.reserve_one(CREATE_TAGS, until=until)
         if reservation is None:
             return False  # the claim ends before there is a token
-        tags = own_tags(label.key, label.generation)
+        tags = own_tags(label.key, label.generation, record.member)
         try:
             async with reservation:
                 await ec2.create_tags(self.target.caller, [record.instance_id], tags)

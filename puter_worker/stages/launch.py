@@ -17,11 +17,12 @@ import structlog
 
 from puter_client.contract.duration import format_duration
 from puter_client.contract.key import PuterKey
+from puter_client.contract.spec import PREFER
 from puter_worker.errors import NoCapacity, StageError
 from puter_worker.pacer import Budget, Reservation
 from puter_worker.rates import INSTANCES, RUN_INSTANCES
 from puter_worker.stages import plan
-from puter_worker.stages.backoffs import Choice, choose_place, names_of, places
+from puter_worker.stages.backoffs import Choice, choose_place, either, names_of, places
 from puter_worker.stages.batch_window import BatchWindow
 from puter_worker.stages.launch_unit import LaunchUnit, UnitLauncher
 from puter_worker.stages.plan import Unit, Waiting
@@ -136,8 +137,17 @@ class Launch(Stage):
         if backoffs and not subnets:
             with suppress(StageError):  # the zones cannot be read now: EC2 chooses one
                 zones = await self._target.zones()
-        wanted = places(types, zones, subnets, spot=spec.spot)
-        return choose_place(wanted, backoffs, now, disk=spec.disk, timings=self._timings)
+
+        def choose(*, spot: bool) -> Choice:
+            wanted = places(types, zones, subnets, spot=spot)
+            return choose_place(wanted, backoffs, now, disk=spec.disk, timings=self._timings)
+
+        choice = choose(spot=bool(spec.spot))
+        if spec.spot != PREFER or choice.dry_since is None:
+            return choice
+        if self._store.db.clock.age(choice.dry_since) < self._timings.prefer_spot_s:
+            return choice
+        return either(choice, choose(spot=False))
 
     async def _in_parallel(self, waiting: Sequence[Waiting]) -> list[Waiting]:
         """The keys that may be launched now under max_parallel of their batches; the others wait."""

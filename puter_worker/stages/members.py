@@ -17,7 +17,7 @@ from puter_client.contract.order import OrderKind
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.record import EventKind, Record
 from puter_worker.ec2.instances import Instance
-from puter_worker.ec2.tags import is_labelled, key_of
+from puter_worker.ec2.tags import is_labelled
 from puter_worker.errors import StageError
 from puter_worker.stages.backoffs import after_success, capacity_name, is_of_capacity, names_of
 from puter_worker.stages.facts import generation_of, with_instance
@@ -151,7 +151,7 @@ class Members:
 
         def put(txn: Txn, tag: str, member: Versioned[Record], _now: float) -> None:
             record = member.value
-            known = key_of(ended[tag].tags, ended[tag].ami_launch_index) if tag in ended else None
+            known = ended[tag].name if tag in ended else None
             reached = max(record.generation, known[1] if known else 0)
             self._put_back(txn, member, record.replace(generation=reached + 1), reason)
 

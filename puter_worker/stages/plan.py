@@ -12,6 +12,7 @@ from puter_client.contract.declaration import shared
 from puter_client.contract.key import PuterKey
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
+from puter_worker.ec2.own_tags import why_not_read
 from puter_worker.pacer import Budget
 from puter_worker.stages.batch_window import BatchWindow
 from puter_worker.store.versioned import Versioned
@@ -35,21 +36,6 @@ class Shape:
     batch_id: str | None
     values: tuple[Hashable, ...] = field(repr=False)
     spec: Spec = field(compare=False, repr=False)
-
-    @property
-    def instance_types(self) -> tuple[str, ...]:
-        """The types to try, in order."""
-        return (self.spec.instance_type, *self.spec.instance_types)
-
-    @property
-    def subnets(self) -> tuple[str, ...]:
-        """The subnets to try, in order; if there are none, the default VPC's are used."""
-        return (self.spec.subnet, *self.spec.subnets) if self.spec.subnet else ()
-
-    @property
-    def spot(self) -> bool:
-        """Whether Spot instances are requested."""
-        return self.spec.spot
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -108,10 +94,11 @@ def units(waiting: Sequence[Waiting], *, calls_now: int, most: int) -> list[Unit
 def is_single(spec: Spec) -> bool:
     """Whether a machine needs a call of its own.
 
-    It does if no other machine may read its user data, and if it is a Spot instance: all Spot instances of one call
-    have launch index 0, so they could not be told apart.
+    It does if no other machine may read its user data, and if it is a Spot instance that cannot read its own tags: all
+    Spot instances of one call have launch index 0, so only their tags tell them apart.
     """
-    return spec.alone or spec.spot
+    types = (spec.instance_type, *spec.instance_types)
+    return spec.alone or (bool(spec.spot) and any(why_not_read(one, spec.aws_tags) for one in types))
 
 
 def in_turns(of: Iterable[Unit]) -> list[Unit]:

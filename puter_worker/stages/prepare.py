@@ -14,6 +14,7 @@ import msgspec
 from puter_client.contract.spec import DEFAULT_GROUP_NAME, Spec
 from puter_worker.ec2 import tags
 from puter_worker.ec2.arguments import RunCall, run_arguments
+from puter_worker.ec2.own_tags import why_not_read
 from puter_worker.ec2.userdata import Boot, Machine, compose
 from puter_worker.stages.plan import Unit, Waiting
 from puter_worker.store.intent import Intent, IntentMember, Place
@@ -60,7 +61,8 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
     )
     intent_id = secrets.token_hex(8)
     single = unit[0] if len(unit) == 1 else None
-    shared = _tags(unit, intent_id, spec, now)
+    by_tag = place.spot and single is None
+    shared = _tags(unit, intent_id, spec, now, by_tag=by_tag)
     launch = RunCall(
         spec=spec,
         image=image,
@@ -69,10 +71,12 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
         group_id=group.group_id,
         subnet_id=place.subnet,
         zone=place.zone,
+        spot=place.spot,
         tags=shared,
-        user_data=_user_data(unit, spec, shared, ssh_user),
+        user_data=_user_data(unit, spec, shared, ssh_user, by_tag=by_tag),
         client_token=_token(target, single) if single else f"{tags.LAUNCH_PREFIX}{intent_id}",
-        min_count=1,
+        # All Spot machines or none: then their places follow from their ids (see `instances.with_places`).
+        min_count=len(unit) if by_tag else 1,
         max_count=len(unit),
     )
     intent = Intent(
@@ -86,7 +90,9 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
         made_at=now,
     )
     user_notice = None if spec.ssh_user else image.user_notice
-    notices = (image.notice, user_notice, None if own else key_pair.notice, group.notice)
+    unread = why_not_read(place.instance_type, shared)
+    no_orders = unread and f"{unread}: `puter stop` and `puter extend` give it orders by ssh, with a command to paste"
+    notices = (no_orders, image.notice, user_notice, None if own else key_pair.notice, group.notice)
     return Prepared(
         intent,
         tuple(notice for notice in notices if notice),
@@ -95,7 +101,7 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
     )
 
 
-def _tags(unit: Unit, intent_id: str, spec: Spec, now: float) -> dict[str, str]:
+def _tags(unit: Unit, intent_id: str, spec: Spec, now: float, *, by_tag: bool) -> dict[str, str]:
     record = unit[0].record
     shared = tags.birth_tags(
         namespace=record.namespace,
@@ -107,10 +113,12 @@ def _tags(unit: Unit, intent_id: str, spec: Spec, now: float) -> dict[str, str]:
     )
     if len(unit) == 1:
         return shared | tags.own_tags(record.key, record.generation)
+    if by_tag:
+        shared[tags.MEMBER] = tags.UNASSIGNED
     return shared | tags.encode_manifest([(w.record.tag, w.record.generation) for w in unit])
 
 
-def _user_data(unit: Unit, spec: Spec, shared: Mapping[str, str], user: str) -> bytes:
+def _user_data(unit: Unit, spec: Spec, shared: Mapping[str, str], user: str, *, by_tag: bool) -> bytes:
     machines = [
         Machine(
             key=w.key,
@@ -129,7 +137,7 @@ def _user_data(unit: Unit, spec: Spec, shared: Mapping[str, str], user: str) -> 
         user=user,
         docker=spec.docker,
     )
-    return compose(boot, machines)
+    return compose(boot, machines, by_tag=by_tag)
 
 
 def _token(target: Target, waiting: Waiting) -> str:

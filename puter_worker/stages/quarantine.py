@@ -18,7 +18,7 @@ from puter_client.contract.phase import ENDED, ON_ITS_WAY, Phase
 from puter_client.contract.record import Record
 from puter_worker.clock import Clock
 from puter_worker.ec2.instances import Instance, find_managed
-from puter_worker.ec2.tags import BATCH, EXPIRES_AT, OWNER, is_labelled, key_of
+from puter_worker.ec2.tags import BATCH, EXPIRES_AT, OWNER, is_labelled
 from puter_worker.errors import StageError, is_final
 from puter_worker.memory import Epoch, Memory
 from puter_worker.stages.confirm import put_adopted
@@ -111,8 +111,8 @@ class Adopter:
     async def adopt_living(self) -> None:
         """Make a record for every living machine of the target that Redis does not know."""
         by_key: dict[tuple[str, str], list[Instance]] = {}
-        for instance in await find_managed(self._target.caller):
-            name = key_of(instance.tags, instance.ami_launch_index)
+        for instance in await self._target.assigned(await find_managed(self._target.caller)):
+            name = instance.name
             if name is not None:
                 by_key.setdefault((name[0].namespace, name[0].tag), []).append(instance)
         chosen = [one for instances in by_key.values() if (one := choose(instances)) is not None]
@@ -124,7 +124,7 @@ class Adopter:
 
     async def _adopt(self, instance: Instance, user: str | None) -> bool:
         """Make the record of a machine; whether it was needed. A record that changes meanwhile is read again."""
-        name = key_of(instance.tags, instance.ami_launch_index)
+        name = instance.name
         assert name is not None
         key, generation = name
         while True:
@@ -158,7 +158,7 @@ class Adopter:
 
 def found_record(instance: Instance, target: Target, now: float) -> Record | None:
     """The record of a machine that only EC2 knows, made from its tags; None if they name no key."""
-    name = key_of(instance.tags, instance.ami_launch_index)
+    name = instance.name
     if name is None:
         return None
     expires_at = _seconds(instance.tags.get(EXPIRES_AT, ""))

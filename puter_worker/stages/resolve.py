@@ -32,7 +32,7 @@ from puter_worker.stages.batch_window import BatchWindow
 from puter_worker.stages.confirm import Confirm, put_adopted
 from puter_worker.stages.decide import adopted
 from puter_worker.stages.draft import decide_parked, decode_request
-from puter_worker.stages.facts import ALIVE, DEAD, choose, generation_of
+from puter_worker.stages.facts import ALIVE, DEAD, choose, generation_of, may_be_of
 from puter_worker.stages.forgotten import Forgotten
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
@@ -158,7 +158,9 @@ class Resolve(Stage):
                 await ensure.refused(self._store, one, error)
             return
         specs = await self._store.records.specs([one.value.key for one in new])
-        look_ups = [(one, spec, choose(found[one.value.tag])) for one, spec in zip(new, specs, strict=True)]
+        look_ups = [
+            (one, spec, chosen_for(one.value, found[one.value.tag])) for one, spec in zip(new, specs, strict=True)
+        ]
         look_ups.sort(key=lambda look_up: look_up[0].value.created_at)  # so they wait for their launch in their order
         users = await self._target.ssh_users(one for _, _, one in look_ups if one is not None and one.state not in DEAD)
         unsure = await self._forgotten.others(str(self._target))
@@ -190,6 +192,9 @@ class Resolve(Stage):
         """
         record = current.value
         if instance is not None and instance.state not in DEAD:
+            if instance.is_unassigned:
+                self._look_again(txn, current, _may_be_its_machine(instance))
+                return
             if self._is_stale_view(record, instance):
                 self._look_again(
                     txn, current, f"EC2 still shows {instance.instance_id}, which has ended; looking again"
@@ -321,6 +326,18 @@ class Resolve(Stage):
             self._store.look_ups.remove(txn, str(self._target), key)
             self._store.restarts.reschedule(txn, key, self._store.now() + self._timings.after_credentials_error_s)
         await self._store.commit(txn)
+
+
+def chosen_for(record: Record, shown: Sequence[Instance]) -> Instance | None:
+    """The instance that counts for a key among those that EC2 shows for it. Pure."""
+    return choose([one for one in shown if may_be_of(one, record.tag, record.generation)])
+
+
+def _may_be_its_machine(instance: Instance) -> str:
+    return (
+        f"{instance.instance_id} of another launch may be its machine: EC2 does not show all Spot machines of that "
+        "launch yet; looking again (if this lasts for minutes, terminate it in EC2)"
+    )
 
 
 def _first_checked(unsure: set[str]) -> str:

@@ -109,7 +109,9 @@ class ReadResults(Stage):
             )
         except StageError as error:
             return error
-        return read_frame(console, record.launched_by)
+        frame = read_frame(console, record.launched_by)
+        # A machine that took itself for another member of its launch has run another workload.
+        return frame if frame is not None and frame.member == record.member else None
 
     def _put_unwanted(self, txn: Txn, one: tuple[Generation, Versioned[Record | None]]) -> None:
         machine, stored = one

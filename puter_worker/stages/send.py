@@ -3,14 +3,15 @@
 May run twice: the stored bytes are sent, under one ClientToken, so EC2 launches them once; and the outcome is written
 only into records that still name the intent. May be killed anywhere: the intent stays open, was marked doubtful before
 anything was sent, and its lease ends. Then `replay` first looks in EC2 for instances with its tag, and sends the same
-bytes again only if there are none. EC2 may not show an instance yet: what a look-up misses is looked for a second time,
-at least 30 s later, before its keys are put back into the launch queue.
+bytes again only if there are none. A Spot launch of several machines is sent again also if EC2 shows some of them: only
+all of them tell which is which, and the answer has them all. EC2 may not show an instance yet: what a look-up misses is
+looked for a second time, at least 30 s later, before its keys are put back into the launch queue.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import structlog
 
 from puter_worker.clock import STEP_S
 from puter_worker.ec2 import instances as ec2
-from puter_worker.ec2.instances import Instance
+from puter_worker.ec2.instances import Instance, with_places
 from puter_worker.errors import Ec2Error, Handling, StageError, is_final, reason_after
 from puter_worker.rates import RUN_INSTANCES
 from puter_worker.stages.backoffs import (
@@ -81,6 +82,12 @@ class Sender:
                 await self._after_error(current, error, first=first)
                 return
             found = by_member(intent, launched)
+            if intent.has_unassigned and len(found) < len(intent.members):
+                # Which machine is which follows from all of them, and RunInstances launches all or none.
+                why = f"EC2 shows {len(launched)} of the launch's {len(intent.members)} machines; looking again"
+                doubtful = intent.replace(doubtful=True)
+                await self._members.delayed(current, doubtful, why, self._timings.send_again_s)
+                return
             if first and found and all(instance.state in DEAD for instance in found.values()):
                 # The token was used before, by an intent that Redis has forgotten.
                 await self._members.queued_after(current, found, _HAS_ENDED)
@@ -100,14 +107,15 @@ class Sender:
             return
         async with self._held(intent):
             try:
-                found = by_member(intent, await self._look_up(intent)) if intent.doubtful else {}
+                shown = await self._look_up(intent) if intent.doubtful else []
             except StageError as error:
                 await self._delayed(current, intent, error)
                 return
+        found = by_member(intent, shown)
         if len(found) == len(intent.members):
             await self._members.launched(intent, found)
-        elif found or intent.refused or self._is_old(intent):
-            await self._missed(current, found)
+        elif (shown and not intent.has_unassigned) or intent.refused or self._is_old(intent):
+            await self._missed(current, shown)
         else:
             await self._send_again(current)
 
@@ -247,17 +255,19 @@ class Sender:
         found: dict[str, Instance] = {}
         for member in intent.members:
             of_it = [
-                i for i in shown[member.tag] if i.state not in DEAD or generation_of(i, unknown=0) >= member.generation
+                i
+                for i in shown[member.tag]
+                if not i.is_unassigned and (i.state not in DEAD or generation_of(i, unknown=0) >= member.generation)
             ]
             instance = choose(of_it)
             if instance is not None:
                 found[member.tag] = instance
         return found
 
-    async def _missed(self, current: Versioned[Intent], found: Mapping[str, Instance]) -> None:
+    async def _missed(self, current: Versioned[Intent], shown: Sequence[Instance]) -> None:
         """EC2 does not show the instances of some members, or of all: look again, or conclude that there are none."""
         if not await self._looks_again(current):
-            await self._members.launched(current.value, found)
+            await self._members.launched(current.value, by_member(current.value, shown, all_there=True))
 
     async def _looks_again(self, current: Versioned[Intent]) -> bool:
         """Whether missing instances are looked for again before they count as absent; if so, the intent is delayed."""
@@ -270,7 +280,7 @@ class Sender:
         return True
 
     async def _look_up(self, intent: Intent) -> Sequence[Instance]:
-        return await ec2.find_by_intent(self._target.caller, intent.intent_id)
+        return await ec2.find_by_intents(self._target.caller, [intent.intent_id])
 
     @asynccontextmanager
     async def _held(self, intent: Intent) -> AsyncIterator[None]:
@@ -292,15 +302,23 @@ class Sender:
             await cancel_all([renewing])
 
 
-def by_member(intent: Intent, launched: Sequence[Instance]) -> dict[str, Instance]:
-    """The instances of an intent by the tag of their member; for a single member any index is right. Pure."""
+def by_member(intent: Intent, shown: Sequence[Instance], *, all_there: bool = False) -> dict[str, Instance]:
+    """The instances of an intent by the tag of their member. Pure.
+
+    Args:
+        intent: for its only member any instance is right.
+        shown: its instances, as far as EC2 shows them.
+        all_there: whether nothing else will be shown: then machines of a Spot launch without a place, which have not
+            begun any workload, get those that are left.
+    """
     if len(intent.members) == 1:
-        instance = choose(list(launched))
+        instance = choose(list(shown))
         return {intent.members[0].tag: instance} if instance else {}
+    placed = with_places(shown) if all_there or len(shown) == len(intent.members) else shown
     return {
-        intent.members[instance.ami_launch_index].tag: instance
-        for instance in launched
-        if 0 <= instance.ami_launch_index < len(intent.members)
+        intent.members[one.number].tag: one
+        for one in placed
+        if one.number is not None and 0 <= one.number < len(intent.members)
     }
 
 

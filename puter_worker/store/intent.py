@@ -34,7 +34,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class IntentMember(msgspec.Struct, frozen=True):
-    """One key of an intent; its index in the list is its AmiLaunchIndex.
+    """One key of an intent.
 
     Attributes:
         tag: the key's tag; the intent has the namespace.
@@ -55,7 +55,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         intent_id: random; the tag `puter:intent` of every instance that it launches has it.
         target: the id of the target that it is sent to.
         namespace: the namespace of all its members.
-        members: the keys, in the order of their launch indexes.
+        members: the keys, in the order of their places in the manifest.
         place: what it launches, and where.
         disk: the root disk in GiB; None is the image's size.
         arguments: the exact arguments of RunInstances, as JSON; `UserData` in base64.
@@ -84,6 +84,11 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def keys(self) -> list[PuterKey]:
         """The members' keys."""
         return [PuterKey(self.namespace, member.tag) for member in self.members]
+
+    @property
+    def has_unassigned(self) -> bool:
+        """Whether EC2's answer does not say which of its machines is which: Spot instances have no launch index."""
+        return self.place.spot and len(self.members) > 1
 
     def replace(self, **changes: Any) -> Intent:
         """A copy with some fields changed."""

@@ -36,7 +36,11 @@ class AgentBed:
     """A machine with one workload and the agent; the files are as on a machine, below `root`."""
 
     def __init__(self, folder: Path, run: str | None, **machine: object) -> None:
-        """`machine`: further fields of Boot (`docker`, `ttl_s`) and Machine (`env`, `ends_with_workload`)."""
+        """A machine, of a launch of its own or of a Spot launch.
+
+        `machine`: further fields of Boot (`docker`, `ttl_s`) and Machine (`env`, `ends_with_workload`), and `after`:
+        how many members of its Spot launch come before it.
+        """
         self.bed, self.root = folder / "bed", folder / "root"
         self.state = self.root / "var/lib/puter"
         for path in (self.bed / "bin", self.bed / "broken", self.bed / "enabled", self.bed / "metadata/tags/instance"):
@@ -60,7 +64,10 @@ class AgentBed:
         boot = Boot(**{"ttl_s": None, "nonce": NONCE, "expires_at": BORN_TO_END_AT, "user": "ec2-user"} | boots)  # type: ignore[arg-type]
         key = PuterKey("alice", "sweep-17")
         fields: dict[str, object] = {"key": key, "generation": 3, "run": run, "env": {}, "user_data": None} | machine
-        for part, _, content in parts_of(compose(boot, [Machine(**fields)])):  # type: ignore[arg-type]
+        others = fields.pop("after", 0)  # how many members of its Spot launch come before it
+        other = fields | {"run": "echo not mine"}
+        machines = [Machine(**other)] * int(str(others)) + [Machine(**fields)]  # type: ignore[arg-type]
+        for part, _, content in parts_of(compose(boot, machines, by_tag=bool(others))):
             path = self.bed / (part or "part")
             path.write_bytes(content)
             path.chmod(0o700)

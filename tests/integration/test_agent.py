@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -287,6 +288,92 @@ def test_an_agent_that_is_stopped_while_the_workload_runs_says_nothing(bed: Make
     assert frame_of(machine).result is Result.STOPPED
 
 
+# -- Spot launches: a tag says which member's workload is the machine's ---
+
+
+def test_a_member_of_a_spot_launch_runs_its_own_workload_once_its_tag_names_it(bed: Make) -> None:
+    machine = bed("echo mine; exit 3", after=2).boot()
+    machine.metadata("tags/instance/puter:member", "unassigned")
+    machine.start()
+    machine.looks(3)
+    assert machine.output == ""
+
+    machine.metadata("tags/instance/puter:member", "2")
+    frame = frame_of(machine)
+
+    assert (frame.output, frame.exit_code, frame.member) == ("mine\n", 3, 2)
+    assert not (machine.state / "members").exists()
+
+
+@pytest.mark.parametrize("later", ["0", "unassigned", "", "7"])
+def test_the_first_member_that_it_is_told_counts(bed: Make, later: str) -> None:
+    machine = bed(WAITS, after=2).boot()
+    machine.metadata("tags/instance/puter:member", "2")
+    begun(machine)
+
+    machine.metadata("tags/instance/puter:member", later)
+    machine.looks(3)
+    machine.metadata("tags/instance/puter:order", "stop")
+
+    assert (frame_of(machine).output, frame_of(machine).member) == ("begun\ntold\n", 2)
+
+
+@pytest.mark.parametrize("told", ["3", "unassigned", "2; touch broken", "-1"])
+def test_who_is_no_member_with_a_workload_runs_none_and_obeys(bed: Make, told: str) -> None:
+    machine = bed("echo mine", after=2).boot()
+    machine.metadata("tags/instance/puter:member", told)
+    machine.start()
+    machine.looks(3)
+
+    machine.metadata("tags/instance/puter:order", "stop")
+    machine.until("the machine ends", lambda: machine.shutdowns)
+
+    assert (machine.output, machine.frame) == ("", None)
+
+
+# -- orders by ssh, for machines that cannot read their tags ---
+
+
+def by_ssh(machine: AgentBed, *words: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", str(machine.root / "usr/local/sbin/puter-agent"), *words]
+    return subprocess.run(command, check=False, env=machine.env, capture_output=True, text=True, timeout=60)
+
+
+def test_stop_by_ssh_ends_the_workload_and_then_the_machine(bed: Make) -> None:
+    machine = begun(bed(WAITS).boot())
+
+    assert by_ssh(machine, "stop").returncode == 0
+    frame = frame_of(machine)
+
+    assert (frame.result, frame.exit_code, frame.output) == (Result.STOPPED, 7, "begun\ntold\n")
+    assert f"puter: order {NONCE} stop" in machine.console.read_text()
+
+
+@pytest.mark.parametrize(("word", "deadline"), [("2099-01-01T00:00:00Z", 4_070_908_800), ("never", None)])
+def test_another_deadline_by_ssh(bed: Make, word: str, deadline: int | None) -> None:
+    machine = begun(bed(WAITS, ttl_s=3_600).boot())
+    move = machine.root / "usr/local/sbin/puter-deadline"
+    move.write_text('#!/bin/sh\necho moved "$@" >>"$BED/moved"\n')
+    move.chmod(0o755)
+
+    assert by_ssh(machine, "expires-at", word).returncode == 0
+
+    assert (machine.state / "deadline").read_text().strip() == ("never" if deadline is None else str(deadline))
+    assert (machine.bed / "moved").read_text() == "moved move\n"
+    assert f"puter: order {NONCE} expires-at {word}" in machine.console.read_text()
+
+
+@pytest.mark.parametrize("word", ["", "tomorrow", "2099-01-01", "$(reboot)"])
+def test_a_time_by_ssh_that_is_none_changes_nothing(bed: Make, word: str) -> None:
+    machine = begun(bed(WAITS).boot())
+
+    refused = by_ssh(machine, "expires-at", *filter(None, [word]))
+
+    assert refused.returncode == 2
+    assert "write a time in UTC" in refused.stderr
+    assert not (machine.state / "deadline").exists()
+
+
 # bash reads this at its start (BASH_ENV). Before the nth command of the role it kills, once, all of the agent's
 # processes or all of the workload's unit, as systemd does.
 KILLED_AT = """\
@@ -303,7 +390,9 @@ def killed_at(bed: Make, folder: Path, role: str, at: int) -> tuple[Frame, list[
     hook, once, ran = folder / "killed-at.sh", folder / f"once-{at}", folder / f"ran-{at}"
     hook.write_text(KILLED_AT)
     once.touch()
-    machine = bed('echo ran >>"$RAN"; echo out; exit 3', env={"RAN": str(ran)}).boot()
+    # Of a Spot launch: it has to learn first which member of the launch it is.
+    machine = bed('echo ran >>"$RAN"; echo out; exit 3', env={"RAN": str(ran)}, after=2).boot()
+    machine.metadata("tags/instance/puter:member", "2")
     agent = machine.start(BASH_ENV=str(hook), KILLED_AT=str(at), ROLE=role, ONCE=str(once))
     machine.until("it is killed, or done", lambda: agent.poll() is not None or machine.shutdowns)
     if was_killed := agent.poll() is not None:

@@ -24,7 +24,7 @@ from puter_worker.ec2.instances import (
     console_output,
     create_tags,
     describe_by_ids,
-    find_by_intent,
+    find_by_intents,
     find_by_tags,
     find_managed,
     find_unlabelled,
@@ -72,7 +72,7 @@ async def described(instances: Sequence[Instance]) -> Any:
 async def test_a_group_comes_back_by_launch_index(caller: Caller) -> None:
     instances = await launched(caller, max_count=5)
 
-    assert [instance.ami_launch_index for instance in instances] == [0, 1, 2, 3, 4]
+    assert sorted(instance.number or 0 for instance in instances) == [0, 1, 2, 3, 4]
     tokens = [i["ClientToken"] for r in (await described(instances))["Reservations"] for i in r["Instances"]]
     assert set(tokens) == {"puter-token-1"}
 
@@ -162,7 +162,7 @@ async def test_members_of_a_group_are_told_by_its_manifest(caller: Caller) -> No
 
     found = await find_unlabelled(caller, "lab")
 
-    told = {i.ami_launch_index: key_of(i.tags, i.ami_launch_index) for i in found}
+    told = {i.number: i.name for i in found}
     assert told == {n: (PuterKey("lab", tag), generation) for n, (tag, generation) in enumerate(members)}
 
 
@@ -187,10 +187,10 @@ async def test_the_same_tag_in_another_namespace_is_another_machine(caller: Call
 async def test_machines_are_found_by_their_intent(caller: Caller) -> None:
     instances = await launched(caller, max_count=2)
 
-    found = await find_by_intent(caller, "intent-1")
+    found = await find_by_intents(caller, ["intent-1"])
 
     assert {i.instance_id for i in found} == {i.instance_id for i in instances}
-    assert await find_by_intent(caller, "intent-2") == []
+    assert await find_by_intents(caller, ["intent-2"]) == []
 
 
 async def test_a_sweep_shows_puters_machines_and_no_others(caller: Caller) -> None:

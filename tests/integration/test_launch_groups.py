@@ -46,9 +46,9 @@ TAGS = [f"job-{n}" for n in range(200)]
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
-async def submit_workloads(shop: SimWorkshop, runs: dict[str, str]) -> str:
+async def submit_workloads(shop: SimWorkshop, runs: dict[str, str], **fields: Any) -> str:
     """Request a machine for each of these workloads."""
-    asked = [MachineRequest(tag, spec(run=run)) for tag, run in runs.items()]
+    asked = [MachineRequest(tag, spec(run=run, **fields)) for tag, run in runs.items()]
     return await shop.client.submit(asked, origin=Origin.SUBMIT)
 
 
@@ -148,16 +148,6 @@ async def test_a_group_never_holds_machines_of_two_namespaces(sim_workshop: SimW
     launches = by_launch(await sim_workshop.living())
     assert sum(map(len, launches)) == 40
     assert [len({one.tags["puter:namespace"] for one in launch}) for launch in launches] == [1] * len(launches)
-
-
-async def test_spot_machines_are_launched_singly_for_all_would_have_the_same_index(sim_workshop: SimWorkshop) -> None:
-    async with sim_workshop.working():
-        await sim_workshop.request(*TAGS[:8], wait=WaitFor.LAUNCHED, spot=True)
-
-    living = await sim_workshop.living()
-    assert [one.spot for one in living] == [True] * 8
-    assert len(by_launch(living)) == 8
-    await sim_workshop.one_each(*TAGS[:8])
 
 
 @pytest.mark.usefixtures("in_groups")

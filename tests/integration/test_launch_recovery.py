@@ -8,6 +8,7 @@ import pytest
 
 from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
+from puter_worker.ec2.tags import decode_manifest
 from puter_worker.stages.explain import SHUT
 from puter_worker.store import names
 from tests.ec2sim.config import Fault
@@ -20,10 +21,12 @@ from tests.integration.sim_workshop import (
     sim_url,
     sim_workshop,
 )
+from tests.integration.test_launch_groups import by_launch
 
 __all__ = ["in_groups", "sim_url", "sim_workshop"]
 
 TAGS = [f"job-{n}" for n in range(12)]
+both_markets = pytest.mark.parametrize("spot", [False, True], ids=["on-demand", "spot"])
 UNLISTED_S = 60.0  # EC2 lists a launch only once the simulator's clock was moved
 BREAKS = {
     "answer dropped": Fault(action="RunInstances", drop=True, when="after", times=2),
@@ -37,6 +40,18 @@ BREAKS = {
 async def launches(shop: SimWorkshop, count: int) -> bool:
     """Whether so many machines were ever launched."""
     return sum(len(call.effect) for call in await shop.calls("RunInstances")) >= count
+
+
+async def each_is_as_its_tags_say(shop: SimWorkshop) -> None:
+    """Each machine has the tags of the key that it was launched for; a Spot machine its place by its id."""
+    records = {record.instance_id: record for record in await shop.records(*TAGS)}
+    for launch in by_launch(await shop.living()):
+        for place, one in enumerate(sorted(launch, key=lambda one: one.id)):
+            members = decode_manifest(one.tags)
+            born = members[place if one.spot else one.launch_index] if members else None
+            assert born in (None, (records[one.id].tag, records[one.id].generation))
+            assert records[one.id].member == (place if one.spot and members else None)
+            assert one.tags.get("puter:tag", records[one.id].tag) == records[one.id].tag
 
 
 # -- lost answers ---
@@ -53,26 +68,33 @@ async def test_singles_whose_launch_breaks_off_are_launched_once(sim_workshop: S
 
 @pytest.mark.usefixtures("in_groups")
 @pytest.mark.parametrize("fault", BREAKS.values(), ids=BREAKS)
-async def test_a_group_whose_launch_breaks_off_is_launched_once(sim_workshop: SimWorkshop, fault: Fault) -> None:
+@both_markets
+async def test_a_group_whose_launch_breaks_off_is_launched_once(
+    sim_workshop: SimWorkshop, spot: bool, fault: Fault
+) -> None:
     await sim_workshop.sim.configure(shuffled=True)
     await sim_workshop.faults(fault)
     async with sim_workshop.working():
-        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, spot=spot, wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each(*TAGS)
+    await each_is_as_its_tags_say(sim_workshop)
 
 
 @pytest.mark.usefixtures("in_groups")
+@both_markets
 async def test_a_launch_whose_answer_was_lost_and_that_ec2_does_not_show_yet_is_launched_once(
     sim_workshop: SimWorkshop,
+    spot: bool,
 ) -> None:
     sim_workshop.hurry(second_look_s=2.0)
     await sim_workshop.sim.configure(list_lag_s=[0.3, 1.0], id_lag_s=[0.3, 1.0], flapping=0.3)
     await sim_workshop.faults(Fault(action="RunInstances", drop=True, when="after", times=2))
     async with sim_workshop.working():
-        await sim_workshop.request(*TAGS, wait=WaitFor.RUNNING)
+        await sim_workshop.request(*TAGS, spot=spot, wait=WaitFor.RUNNING)
 
     await sim_workshop.one_each(*TAGS)
+    await each_is_as_its_tags_say(sim_workshop)
 
 
 async def test_a_refusal_after_a_lost_answer_launches_nothing_twice(sim_workshop: SimWorkshop) -> None:
@@ -89,15 +111,19 @@ async def test_a_refusal_after_a_lost_answer_launches_nothing_twice(sim_workshop
 
 
 @pytest.mark.usefixtures("in_groups")
-async def test_a_refusal_after_a_call_that_was_lost_goes_back_to_the_launch_queue(sim_workshop: SimWorkshop) -> None:
+@both_markets
+async def test_a_refusal_after_a_call_that_was_lost_goes_back_to_the_launch_queue(
+    sim_workshop: SimWorkshop, spot: bool
+) -> None:
     await sim_workshop.faults(
         Fault(action="RunInstances", drop=True, when="before", times=1),
         Fault(action="RunInstances", code="InsufficientInstanceCapacity", times=1),
     )
     async with sim_workshop.working():
-        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, spot=spot, wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each(*TAGS)
+    await each_is_as_its_tags_say(sim_workshop)
 
 
 # -- tokens that EC2 knows ---
@@ -190,21 +216,26 @@ def forget_everything(shop: SimWorkshop) -> None:
 
 
 @pytest.mark.usefixtures("in_groups")
-async def test_an_emptied_redis_leads_to_no_second_launch(sim_workshop: SimWorkshop) -> None:
+@both_markets
+async def test_an_emptied_redis_leads_to_no_second_launch(sim_workshop: SimWorkshop, spot: bool) -> None:
     await sim_workshop.sim.configure(list_lag_s=[2.0, 2.0])
     await sim_workshop.faults(Fault(action="CreateTags", code="InternalError"))
     async with sim_workshop.working(quarantine_s=3.0):
-        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, spot=spot, wait=WaitFor.LAUNCHED)
         forget_everything(sim_workshop)
-        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, spot=spot, wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each(*TAGS)
+    await each_is_as_its_tags_say(sim_workshop)
 
 
 @pytest.mark.usefixtures("in_groups")
-async def test_what_lives_and_was_not_requested_again_has_its_record_back(sim_workshop: SimWorkshop) -> None:
+@both_markets
+async def test_what_lives_and_was_not_requested_again_has_its_record_back(
+    sim_workshop: SimWorkshop, spot: bool
+) -> None:
     async with sim_workshop.working(quarantine_s=0.5):
-        before = {r.tag: r for view in await sim_workshop.request(*TAGS) if (r := view.record)}
+        before = {r.tag: r for view in await sim_workshop.request(*TAGS, spot=spot) if (r := view.record)}
         forget_everything(sim_workshop)
         await sim_workshop.request("new", wait=WaitFor.LAUNCHED)
         after = {record.tag: record for record in await sim_workshop.records(*TAGS)}
@@ -215,44 +246,54 @@ async def test_what_lives_and_was_not_requested_again_has_its_record_back(sim_wo
 
 
 @pytest.mark.usefixtures("in_groups")
+@both_markets
 async def test_a_worker_that_comes_back_remembers_what_redis_has_forgotten(
-    sim_workshop: SimWorkshop, tmp_path: Path
+    sim_workshop: SimWorkshop,
+    spot: bool,
+    tmp_path: Path,
 ) -> None:
     await sim_workshop.sim.configure(list_lag_s=[1.0, 1.0])
     async with sim_workshop.working(memory_folder=tmp_path / "targets"):
-        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, spot=spot, wait=WaitFor.LAUNCHED)
     forget_everything(sim_workshop)
     async with sim_workshop.working(quarantine_s=1.5, memory_folder=tmp_path / "targets"):
-        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, spot=spot, wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each(*TAGS)
+    await each_is_as_its_tags_say(sim_workshop)
 
 
 @pytest.mark.usefixtures("in_groups")
-async def test_a_launch_that_is_on_its_way_when_redis_is_emptied_is_not_repeated(sim_workshop: SimWorkshop) -> None:
+@both_markets
+async def test_a_launch_that_is_on_its_way_when_redis_is_emptied_is_not_repeated(
+    sim_workshop: SimWorkshop, spot: bool
+) -> None:
     await sim_workshop.sim.configure(list_lag_s=[1.0, 1.0])
     await sim_workshop.faults(Fault(action="RunInstances", when="after", delay_s=0.5, times=1))
     async with sim_workshop.working(quarantine_s=2.0):
-        await sim_workshop.submit(*TAGS)
+        await sim_workshop.submit(*TAGS, spot=spot)
         await eventually("a launch is on its way", lambda: launches(sim_workshop, 1))
         forget_everything(sim_workshop)
-        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, spot=spot, wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each(*TAGS)
+    await each_is_as_its_tags_say(sim_workshop)
 
 
 @pytest.mark.usefixtures("in_groups")
+@both_markets
 async def test_a_launch_that_reaches_ec2_long_after_redis_is_emptied_is_not_repeated(
     sim_workshop: SimWorkshop,
+    spot: bool,
 ) -> None:
     sim_workshop.hurry(in_flight_s=4.0, explain_s=0.2, explain_after_s=0.2)
     await sim_workshop.sim.configure(list_lag_s=[0.5, 0.5])
     await sim_workshop.faults(Fault(action="RunInstances", when="before", delay_s=3.0, times=1))
     async with sim_workshop.working(quarantine_s=1.0):
-        await sim_workshop.submit(*TAGS)
+        await sim_workshop.submit(*TAGS, spot=spot)
         await eventually("a launch is on its way", lambda: intents(sim_workshop))
         forget_everything(sim_workshop)
-        await sim_workshop.submit(*TAGS)
+        await sim_workshop.submit(*TAGS, spot=spot)
 
         async def why() -> bool:
             records = await sim_workshop.records(*TAGS)
@@ -262,6 +303,7 @@ async def test_a_launch_that_reaches_ec2_long_after_redis_is_emptied_is_not_repe
         await sim_workshop.client.wait(tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=30)
 
     await sim_workshop.one_each(*TAGS)
+    await each_is_as_its_tags_say(sim_workshop)
 
 
 async def intents(shop: SimWorkshop) -> bool:
@@ -308,10 +350,11 @@ def short_leases(sim_workshop: SimWorkshop) -> None:
 
 @pytest.mark.usefixtures("in_groups", "short_leases")
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_leader_that_dies_while_it_sends_is_replaced(sim_workshop: SimWorkshop, when: str) -> None:
+@both_markets
+async def test_a_leader_that_dies_while_it_sends_is_replaced(sim_workshop: SimWorkshop, spot: bool, when: str) -> None:
     await sim_workshop.faults(Fault(action="RunInstances", when=when, delay_s=1.0, times=2))  # type: ignore[arg-type]
     async with doomed(sim_workshop) as victim:
-        await sim_workshop.submit(*TAGS)
+        await sim_workshop.submit(*TAGS, spot=spot)
 
         async def sending() -> bool:
             with sim_workshop.server.client() as behind:
@@ -320,9 +363,10 @@ async def test_a_leader_that_dies_while_it_sends_is_replaced(sim_workshop: SimWo
         await eventually("an intent is being sent", sending)
         await victim.kill()
     async with sim_workshop.working():
-        await sim_workshop.request(*TAGS, wait=WaitFor.LAUNCHED)
+        await sim_workshop.request(*TAGS, spot=spot, wait=WaitFor.LAUNCHED)
 
     await sim_workshop.one_each(*TAGS)
+    await each_is_as_its_tags_say(sim_workshop)
 
 
 @pytest.mark.usefixtures("in_groups", "short_leases")

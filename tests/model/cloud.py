@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from puter_client.contract.key import PuterKey
 from puter_worker.ec2.errors import stage_error
-from puter_worker.ec2.tags import key_of
+from puter_worker.ec2.tags import key_of, number_of
 from puter_worker.errors import NotReached, StageError, Unanswered
 from tests.model.steps import HandLoop
 
@@ -41,7 +41,7 @@ class Machine:
     @property
     def key(self) -> PuterKey | None:
         """The key that the machine belongs to."""
-        named = key_of(self.born, self.index)
+        named = key_of(self.born, number_of(self.born, self.index))
         return named[0] if named else None
 
     def is_shown(self, now: float) -> bool:

@@ -8,6 +8,7 @@ from puter_worker.ec2.refusals import REFUSALS
 from puter_worker.errors import About, Ec2Error, Handling
 from puter_worker.stages.backoffs import (
     FREE,
+    Choice,
     after_an_end,
     after_no_capacity,
     after_quota,
@@ -15,6 +16,7 @@ from puter_worker.stages.backoffs import (
     capacity_missing,
     capacity_name,
     choose_place,
+    either,
     is_of_capacity,
     is_of_quota,
     names_of,
@@ -285,3 +287,22 @@ def test_want_of_capacity_is_told_in_plain_words(code: str, place: Place, told: 
         error = Ec2Error(code, "why", handling=Handling.OTHER_ZONE, about=REFUSALS[code].about)
 
     assert capacity_missing(error, place) == told
+
+
+# -- Spot, if there is capacity ---
+
+DRY = Choice(None, wait_s=9.0, why="no Spot capacity", dry_since=5.0)
+FULL = Choice(None, wait_s=4.0, why="no capacity", dry_since=7.0)
+
+
+@pytest.mark.parametrize(
+    "on_demand",
+    [Choice(ANYWHERE), Choice(None, wait_s=3.0, why="vCPU quota reached", quota=True)],
+    ids=["there", "quota"],
+)
+def test_on_demand_counts_where_spot_is_dry(on_demand: Choice) -> None:
+    assert either(DRY, on_demand) is on_demand
+
+
+def test_where_both_are_dry_the_one_that_is_tried_sooner_counts() -> None:
+    assert either(DRY, FULL) == Choice(None, wait_s=4.0, why="no Spot capacity; no capacity", dry_since=7.0)

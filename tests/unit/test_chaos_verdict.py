@@ -14,7 +14,7 @@ from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.store import names as public
-from puter_worker.ec2.tags import MANAGED, NAMESPACE, encode_manifest, own_tags
+from puter_worker.ec2.tags import MANAGED, MEMBER, NAMESPACE, encode_manifest, own_tags
 from puter_worker.store import names
 from puter_worker.store.arq_adapter import QUEUE
 from tests.chaos.clients import Submission
@@ -197,6 +197,14 @@ def a_machine_launched_for_another(it: Outside) -> None:
     it.machine_is(tags=it.machines[0].tags | encode_manifest([("another", 1)]))
 
 
+def a_spot_machine_that_is_told_to_be_another(it: Outside) -> None:
+    it.machine_is(tags=it.machines[0].tags | {MEMBER: "1"} | encode_manifest([("one", 1), ("another", 1)]))
+
+
+def a_spot_machine_of_anothers_place(it: Outside) -> None:
+    it.machine_is(tags=it.machines[0].tags | {MEMBER: "0"} | encode_manifest([("another", 1), ("one", 1)]))
+
+
 def a_machine_without_its_own_tags(it: Outside) -> None:
     it.machine_is(tags={MANAGED: "true", NAMESPACE: "ann"} | encode_manifest([("one", 1)]))
 
@@ -215,6 +223,8 @@ WRONG: dict[str, tuple[Callable[[Outside], None], str]] = {
     "two machines, one unlabelled": (a_second_machine_that_only_its_manifest_names, "2 live instances"),
     "an ended machine": (a_machine_that_ended, "0 live instances"),
     "another's user data": (a_machine_launched_for_another, "launched for ('another', 1)"),
+    "a Spot machine that is told to be another": (a_spot_machine_that_is_told_to_be_another, "member 1, not 0"),
+    "a Spot machine of another's place": (a_spot_machine_of_anothers_place, "launched for ('another', 1)"),
     "a machine without its own tags": (a_machine_without_its_own_tags, "tags of i-1 are"),
     "an unlabelled record": (lambda it: it.record_says(labelled=False), "i-1 is not labelled"),
     "no record": (no_record, "no record"),

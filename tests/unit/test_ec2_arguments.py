@@ -42,7 +42,7 @@ def tagged(arguments: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def test_a_call_survives_being_kept_as_json() -> None:
-    asked = arguments(max_count=3, spec=Spec(disk=20, spot=True))
+    asked = arguments(max_count=3, spot=True, spec=Spec(disk=20))
 
     assert json.loads(json.dumps(asked)) == asked
 
@@ -68,7 +68,7 @@ def test_volumes_bear_the_tags_too_but_no_manifest() -> None:
 
 
 def test_a_spot_machine_is_requested_once_and_ends_when_interrupted() -> None:
-    asked = arguments(spec=Spec(spot=True))
+    asked = arguments(spot=True)
 
     assert asked["InstanceMarketOptions"]["SpotOptions"] == {
         "SpotInstanceType": "one-time",

@@ -10,7 +10,8 @@ from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_worker.ec2.instances import Instance
-from puter_worker.stages.facts import choose, gone, seen_otherwise, with_instance
+from puter_worker.ec2.tags import encode_manifest
+from puter_worker.stages.facts import choose, gone, may_be_of, seen_otherwise, with_instance
 from puter_worker.target import TargetId
 from puter_worker.timings import Timings
 
@@ -50,6 +51,42 @@ def test_of_two_alike_the_later_counts() -> None:
 
     assert choose([older, newer]) is newer
     assert choose([newer, older]) is newer
+
+
+UNASSIGNED = {"puter:managed": "true", "puter:namespace": "betty", "puter:member": "unassigned"}
+
+
+def one_of_a_spot_launch(**changes: Any) -> Instance:
+    """A machine of the second generation of "one", or of the first of "two"."""
+    tags = UNASSIGNED | encode_manifest([("one", 2), ("two", 1)])
+    return instance(**{"tags": tags, "number": None} | changes)
+
+
+def test_what_may_be_anothers_counts_only_if_nothing_else_lives() -> None:
+    unassigned = one_of_a_spot_launch()
+    ours, dead = Instance(instance_id="i-2", state="pending"), Instance(instance_id="i-3", state="terminated")
+
+    assert choose([unassigned, ours]) is ours
+    assert choose([dead, unassigned]) is unassigned
+
+
+@pytest.mark.parametrize(
+    ("tag", "generation", "may_be"),
+    [("one", 1, True), ("one", 2, True), ("one", 3, False), ("two", 1, True), ("two", 2, False), ("three", 1, False)],
+)
+def test_a_machine_without_a_place_may_be_of_its_launchs_generations_or_earlier_requests(
+    tag: str, generation: int, may_be: bool
+) -> None:
+    assert may_be_of(one_of_a_spot_launch(), tag, generation) is may_be
+    assert may_be_of(one_of_a_spot_launch(number=0), tag, generation)
+
+
+def test_a_record_keeps_the_place_that_its_machines_tag_does_not_show_yet() -> None:
+    known = with_instance(record(), one_of_a_spot_launch(number=1), TARGET, NOW, TIMINGS)
+    seen_again = with_instance(known, one_of_a_spot_launch(), TARGET, NOW, TIMINGS)
+
+    assert (known.member, seen_again.member) == (1, 1)
+    assert with_instance(record(), instance(), TARGET, NOW, TIMINGS).member is None
 
 
 def test_of_nothing_nothing_counts() -> None:

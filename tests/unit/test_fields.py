@@ -69,7 +69,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("user_data", "#include https://example.com/x", "cloud-init would fetch it before the machine has a deadline"),
     ("ami", "ami-xyz", "like ami-"),
     ("subnet", "vpc-12345678", "like subnet-"),
-    ("spot", "yes", "true or false"),
+    ("spot", "yes", "true, false or prefer"),
     ("disk", 0, "1 to 65536"),
     ("disk", 1.5, "1 to 65536"),
     ("disk", True, "1 to 65536"),

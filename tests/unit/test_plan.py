@@ -54,7 +54,11 @@ def test_more_are_launched_in_groups_as_large_as_may_be() -> None:
 
 def test_keys_of_a_shape_are_counted_as_sharing_their_calls() -> None:
     calls = Calls(most=2)
-    alike, other, spot = waiting("a"), waiting("b", instance_type="c5.large"), waiting("c", spot=True)
+    alike, other, spot = (
+        waiting("a"),
+        waiting("b", instance_type="c5.large"),
+        waiting("c", spot=True, instance_type="t2.micro"),
+    )
 
     alone = waiting("d", alone=True)
 
@@ -62,16 +66,31 @@ def test_keys_of_a_shape_are_counted_as_sharing_their_calls() -> None:
     assert [calls.until(w) for w in (alone, alone, alike)] == [6, 7, 3]
 
 
-@pytest.mark.parametrize("single", ["spot", "alone"])
-def test_what_shares_with_nobody_is_launched_singly(single: str) -> None:
-    some = [*many(5, **{single: True}), *many(3)]
+@pytest.mark.parametrize(
+    "single",
+    [
+        {"alone": True},
+        {"spot": True, "instance_type": "m4.large"},
+        {"spot": "prefer", "instance_types": ("c5.large", "t2.micro")},
+        {"spot": True, "aws_tags": {"Cost Center": "7"}},
+        {"spot": True, "alone": True},
+    ],
+)
+def test_what_shares_with_nobody_is_launched_singly(single: dict[str, Any]) -> None:
+    some = [*many(5, **single), *many(3)]
 
     assert sorted(sizes(some, calls_now=4)) == [1, 1, 1, 1, 1, 3]
+
+
+@pytest.mark.parametrize("spot", [True, "prefer"])
+def test_spot_machines_that_read_their_tags_are_launched_in_groups(spot: bool | str) -> None:
+    assert sizes(many(205, spot=spot, aws_tags={"team": "a"}), calls_now=4) == [100, 100, 5]
 
 
 @pytest.mark.parametrize(
     "other",
     [
+        {"spot": True},
         {"instance_type": "c5.large"},
         {"instance_types": ("c5.large",)},
         {"os": "al2"},

@@ -222,11 +222,29 @@ def test_one_machines_parts_have_no_index() -> None:
 def test_run_and_env_are_quoted_whole(run: str, env: dict[str, str]) -> None:
     task = leaves(compose(BOOT, [machine(run=run, env=env)]))[-1]
 
-    words = shlex.split(body(task).decode(), comments=True)
-    at = words.index("%s")
-    assert words[at : at + 2] == ["%s", run]
-    pairs = words[words.index(r"%s\0") + 1 : words.index(">workload.env")] if env else []
-    assert pairs == [f"{name}={value}" for name, value in sorted(env.items())]
+    words = shlex.split(body(task).decode().split("\ntask ")[-1])
+    assert words == ["alice/sweep-1", "2", "shutdown", run, *(f"{name}={value}" for name, value in sorted(env.items()))]
+
+
+def test_spot_machines_get_the_workloads_of_all_in_one_part() -> None:
+    machines = [machine(1, run="make a", env={"A": "x y"}), machine(2), machine(3, run="make c;; 1) rm")]
+
+    *_, tasks = leaves(compose(BOOT, machines, by_tag=True))
+
+    assert tasks["Launch-Index"] is None
+    said = body(tasks).decode().partition("case ")[2]
+    assert shlex.split(said.replace("\n", " ; ")) == [
+        *["${1:-}", "in", ";", ")", "keep", ";;", ";"],
+        *["0)", ";", "task", "alice/sweep-1", "2", "shutdown", "make a", "A=x y", ";", ";;", ";"],
+        *["2)", ";", "task", "alice/sweep-3", "2", "shutdown", "make c;; 1) rm", ";", ";;", ";", "esac", ";"],
+    ]
+
+
+@pytest.mark.parametrize("user_data", [None, "#!/bin/sh\ntrue\n"])
+def test_spot_machines_without_workloads_get_none(user_data: str | None) -> None:
+    machines = [machine(1, user_data=user_data), machine(2, user_data=user_data)]
+
+    assert compose(BOOT, machines, by_tag=True) == compose(BOOT, machines)
 
 
 @given(user_data=TEXT.map(lambda text: "#!/bin/sh\n" + text))

@@ -4,11 +4,14 @@
 #   watch           called by puter-agent.service, which starts it again whenever it ends
 #   run             called by puter-workload.service: run the workload, and write down how it ended
 #   task            called as the workload's user: become the workload
+#   stop            by ssh, as root: what the tag puter:order=stop orders, on machines that cannot read their tags
+#   expires-at TIME by ssh, as root: what the tag puter:expires-at orders; an ISO time in UTC, or never
 #
 # It may be killed anywhere. What is done is in files, each moved into place when it is whole, so the next agent goes on
 # from there. Only the exclusive creation of workload.started lets a workload begin, so no workload begins twice.
-# In /var/lib/puter, workload.run, workload.env and workload.conf come from the machine's own part of the user data. This
-# file writes workload.started, workload.cause (why the workload is stopped), workload.end, frame, frame.written, ending
+# In /var/lib/puter, workload.run, workload.env and workload.conf come from the machine's own part of the user data; on
+# Spot machines of one launch, from members, which has the workloads of all, once the tag puter:member says which is
+# this machine's (member: the first that it said). This file writes workload.started, workload.cause (why the workload is stopped), workload.end, frame, frame.written, ending
 # (the machine is to end whatever on_exit says) and expires-at (the deadline that was last set by a tag).
 set -u -o pipefail
 umask 022
@@ -63,6 +66,18 @@ configured() {
 }
 
 # --- the workload ---
+
+# Which member of its launch this machine is decides its tag. The first answer counts, whatever the tag says later.
+become_member() {
+    local told
+    [ -e "$state/members" ] || return 0
+    if [ ! -e "$state/member" ]; then
+        sign_in && told=$(item tags/instance/puter:member) || return 0
+        case $told in '' | *[!0-9]*) return 0 ;; esac
+        echo "$told" | put member || return 0
+    fi
+    sh "$state/members" "$(cat "$state/member")" && rm -f "$state/members"
+}
 
 ended() { # exit code, result, reason
     [ ! -e "$state/workload.end" ] || return 0
@@ -196,6 +211,7 @@ make_frame() {
     text=$({
         echo v=1
         cat "$state/workload.end"
+        [ ! -e "$state/member" ] || echo "member=$(cat "$state/member")"
         echo "output_bytes=$(stat -c %s "$log" 2>/dev/null || echo 0)"
         echo
         tail -c "$output_bytes" "$log" 2>/dev/null || :
@@ -321,6 +337,7 @@ see_to_workload() {
 }
 
 tick() {
+    configured || become_member
     if configured; then
         see_to_workload
         write_frame
@@ -392,4 +409,14 @@ case ${1:-} in
     watch) watch ;;
     run) run ;;
     task) task ;;
+    stop)
+        stop_all stopped 'its owner has ordered it'
+        say "order $nonce stop"
+        ;;
+    expires-at)
+        move_deadline "${2:-}" && say "order $nonce expires-at $2" || {
+            echo "puter-agent: ${2:-no time}: write a time in UTC like 2026-11-27T22:00:00Z, or never" >&2
+            exit 2
+        }
+        ;;
 esac

@@ -21,18 +21,6 @@ from puter_worker.errors import UserDataTooLarge
 # Comments take space that users' workloads may need; the first line names the shell.
 _COMMENT = re.compile(r"^[ \t]*#(?!!).*\n", re.MULTILINE)
 
-_TASK = """\
-#!/bin/sh
-# Puter: stores this machine's workload, which the agent begins.
-cd "${{PUTER_ROOT:-}}/var/lib/puter" || exit 1
-[ ! -e workload.conf ] || exit 0
-umask 077
-printf %s {run} >workload.run
-{env} >workload.env
-printf '%s\n' key={key} generation={generation} on_exit={on_exit} >workload.conf.new &&
-    mv -f workload.conf.new workload.conf
-"""
-
 
 class Boot(msgspec.Struct, frozen=True, kw_only=True):
     """What all machines of one launch share.
@@ -76,16 +64,19 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         return f"Machine(key={str(self.key)!r}, generation={self.generation})"
 
 
-def compose(boot: Boot, machines: Sequence[Machine]) -> bytes:
+def compose(boot: Boot, machines: Sequence[Machine], *, by_tag: bool = False) -> bytes:
     """User data for RunInstances, before base64; the same arguments give the same bytes.
 
     For several machines, each member's own workload has cloud-init's Launch-Index header: the index in `machines`.
     user_data has none, because it is the same for all: the text of one user would else stand beside that of another.
+    All Spot instances of a launch have index 0: they get the workloads of all members in one part (`by_tag`), and each
+    agent takes that of the place that it reads from its machine's tag `puter:member`.
     A caller that makes groups need not compute sizes: it halves a group for which this raises UserDataTooLarge.
 
     Args:
         boot: what the machines share.
-        machines: at least one, in the order of their launch indexes, with the same user_data or none.
+        machines: at least one, in the order of their places, with the same user_data or none.
+        by_tag: whether the machines learn their places from a tag, not from their launch indexes.
 
     Raises:
         UserDataTooLarge: it is over EC2's limit.
@@ -95,7 +86,7 @@ def compose(boot: Boot, machines: Sequence[Machine]) -> bytes:
         raise ValueError("no machines")
     if len({machine.user_data for machine in machines}) > 1:
         raise ValueError("machines of one launch have different user_data")
-    packed = gzip.compress(render([*_common(boot), *_members(machines)]), mtime=0)
+    packed = gzip.compress(render([*_common(boot), *_members(machines, by_tag=by_tag)]), mtime=0)
     if len(packed) > USER_DATA_LIMIT_BYTES:
         raise _too_large(len(packed), machines)
     return packed
@@ -141,11 +132,13 @@ def _agent(boot: Boot) -> str:
     return script
 
 
-def _members(machines: Sequence[Machine]) -> list[Part]:
-    parts: list[Part] = []
-    for index, machine in enumerate(machines):
-        if machine.run is not None:
-            parts.append(_for_index(_task(machine, machine.run), index, machines))
+def _members(machines: Sequence[Machine], *, by_tag: bool) -> list[Part]:
+    tasks = {place: _task(machine, machine.run) for place, machine in enumerate(machines) if machine.run is not None}
+    if by_tag and tasks:
+        choices = "".join(f"{place})\n{task};;\n" for place, task in tasks.items())
+        parts = [_tasks(f"case ${{1:-}} in\n'') keep ;;\n{choices}esac\n")]
+    else:
+        parts = [_for_index(_tasks(task), place, machines) for place, task in tasks.items()]
     return [*parts, *_own(machines[0])]
 
 
@@ -157,16 +150,16 @@ def _for_index(part: Part, index: int, machines: Sequence[Machine]) -> Part:
     return part if len(machines) == 1 else msgspec.structs.replace(part, launch_index=index)
 
 
-def _task(machine: Machine, run: str) -> Part:
-    pairs = [shlex.quote(f"{name}={value}") for name, value in sorted(machine.env.items())]
-    script = _TASK.format(
-        run=shlex.quote(run),
-        env=" ".join([r"printf '%s\0'", *pairs]) if pairs else ":",
-        key=shlex.quote(str(machine.key)),
-        generation=machine.generation,
-        on_exit=OnExit.SHUTDOWN if machine.ends_with_workload else OnExit.KEEP,
-    )
-    return _shell("4-task", script)
+def _tasks(calls: str) -> Part:
+    return _shell("4-task", _script("task.sh") + calls)
+
+
+def _task(machine: Machine, run: str) -> str:
+    """The call of task.sh's function that stores a machine's workload."""
+    pairs = [f"{name}={value}" for name, value in sorted(machine.env.items())]
+    on_exit = OnExit.SHUTDOWN if machine.ends_with_workload else OnExit.KEEP
+    words = [str(machine.key), str(machine.generation), on_exit.value, run, *pairs]
+    return f"task {' '.join(map(shlex.quote, words))}\n"
 
 
 def _shell(name: str, script: str) -> Part:
