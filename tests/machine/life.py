@@ -29,7 +29,11 @@ class Life:
         metadata: what answers there.
     """
 
-    def __init__(self, instance_id: str, sim: ControlClient, root: Path, image: Image, packages: Packages) -> None:
+    def __init__(
+        self, instance_id: str, sim: ControlClient, root: Path, image: Image, packages: Packages, *, answers: bool
+    ) -> None:
+        """`answers`: whether the metadata service does; nothing else is in its network."""
+        self._answers = answers
         self._id = instance_id
         self._sim = sim
         self._network = NetworkNamespace(root, metadata.ADDRESS, metadata.PORT)
@@ -61,7 +65,8 @@ class Life:
         server = web.AppRunner(self.metadata.app(), access_log=None, shutdown_timeout=0.1)
         try:
             await server.setup()
-            await web.SockSite(server, self._network.listener).start()
+            if self._answers:
+                await web.SockSite(server, self._network.listener).start()
             await self._sim.post_console(self._id)
             _seed(self.machine.disk, await self.seen())
             again = True

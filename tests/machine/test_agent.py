@@ -6,6 +6,9 @@ import asyncio
 from functools import partial
 from typing import Any
 
+import pytest
+
+from puter_client.client import MachineRequest
 from puter_client.contract.key import PuterKey
 from puter_client.contract.order import OrderKind
 from puter_client.contract.phase import Phase
@@ -14,10 +17,14 @@ from puter_client.view import WaitFor
 from puter_worker.ec2.frame import Frame, read_frame
 from puter_worker.ec2.userdata import Boot, compose
 from puter_worker.ec2.userdata import Machine as Member
-from tests.integration.sim_workshop import SimWorkshop, eventually
+from tests.integration.sim_workshop import SimWorkshop, eventually, in_groups
+from tests.integration.test_launch_groups import by_launch
+from tests.integration.workshop import spec
 from tests.machine.image import UBUNTU
 from tests.machine.machine import Machine
 from tests.machine.world import MachineWorld
+
+__all__ = ["in_groups"]
 
 NONCE = "0123456789abcdef"
 # It ends by SIGTERM only, with 7; what it leaves tells how often it began.
@@ -63,6 +70,28 @@ async def test_ends_come_back_into_records(sim_workshop: SimWorkshop, world: Mac
     ]
     assert [record.log_tail for record in records[:2]] == ["fine", "oops"]
     assert [record.phase for record in records] == [Phase.TERMINATED] * 3
+
+
+@pytest.mark.usefixtures("in_groups")
+async def test_each_machine_of_a_spot_launch_runs_its_own_workload(
+    sim_workshop: SimWorkshop, world: MachineWorld
+) -> None:
+    codes = {"one": 0, "two": 3, "three": 75}
+    asked = [
+        MachineRequest(tag, spec(run=f'echo {tag} "$TAG"; exit {code}', env={"TAG": tag}, spot=True, docker=False))
+        for tag, code in codes.items()
+    ]
+    async with sim_workshop.working(quiet_sweep_s=0.5):
+        batch = await sim_workshop.client.submit(asked)
+        views = await sim_workshop.client.wait(batch_id=batch, tags=list(codes), wait=WaitFor.FINISHED, timeout_s=240)
+
+    records = {view.tag: view.record for view in views if view.record}
+    assert {tag: (record.exit_code, record.log_tail) for tag, record in records.items()} == {
+        tag: (code, f"{tag} {tag}") for tag, code in codes.items()
+    }
+    assert {record.member for record in records.values()} == {0, 1, 2}
+    (launch,) = by_launch(await sim_workshop.seen())
+    assert [one.spot for one in launch] == [True] * 3
 
 
 async def test_orders_reach_a_machine_whose_agent_was_killed(sim_workshop: SimWorkshop, world: MachineWorld) -> None:
@@ -117,6 +146,16 @@ async def test_the_deadline_and_a_spot_notice_end_workloads_in_order(world: Mach
     frames = frame_of(world, late), frame_of(world, taken)
     assert [(frame.result, frame.exit_code) for frame in frames] == [(Result.TIMED_OUT, 7), (Result.INTERRUPTED, 7)]
     assert [begun(machine) for machine in (late, taken)] == ["begun\n"] * 2
+
+
+async def test_without_any_network_a_workload_runs_and_its_end_comes_back(world: MachineWorld) -> None:
+    world.network, world.packages = False, "unreachable"
+    machine = await launched(world, "echo ran; exit 3", docker=False)
+
+    await machine.ended()
+
+    frame = frame_of(world, machine)
+    assert (frame.result, frame.exit_code, frame.output) == (Result.FAILED, 3, "ran\n")
 
 
 async def test_without_docker_and_with_another_user(world: MachineWorld) -> None:

@@ -27,6 +27,7 @@ class MachineWorld:
         ec2: a boto3 client of it.
         image: what machines look like that boot from now on.
         packages: whether their package manager has what it is asked for.
+        network: whether anything answers in the network of machines that boot from now on.
     """
 
     def __init__(self, root: Path, sim: ControlClient, ec2: Any) -> None:
@@ -34,6 +35,7 @@ class MachineWorld:
         self.ec2 = ec2
         self.image: Image = AL2023
         self.packages: Packages = "there"
+        self.network = True
         self._root = root
         self._lives: dict[str, Life] = {}
 
@@ -106,7 +108,9 @@ class MachineWorld:
             for seen in await self.sim.instances():
                 life = self._lives.get(seen.id)
                 if life is None and seen.state == "running":
-                    self._lives[seen.id] = Life(seen.id, self.sim, self._root, self.image, self.packages)
+                    self._lives[seen.id] = Life(
+                        seen.id, self.sim, self._root, self.image, self.packages, answers=self.network
+                    )
                 elif life and not seen.live and not life.machine.over.is_set():
                     life.end()
             await asyncio.sleep(_LOOK_S)
