@@ -15,7 +15,7 @@ import structlog
 from benchmarks import machine
 from benchmarks.fair import fairness
 from benchmarks.idle import idle
-from benchmarks.launches import launch_few, launch_many, unlimited
+from benchmarks.launches import launch_few, launch_many, launch_spot, unlimited
 from benchmarks.live import live_many
 from benchmarks.queue import inbox, memory, status
 from benchmarks.result import BenchmarkFailed, Row, table
@@ -26,6 +26,7 @@ from benchmarks.startup import startup
 BENCHMARKS: dict[str, Callable[[Run], Awaitable[list[Row]]]] = {
     "startup": startup,
     "launch-200": launch_few,
+    "spot-200": launch_spot,
     "launch-1000": launch_many,
     "live-1000": live_many,
     "unlimited-1000": unlimited,
@@ -39,7 +40,7 @@ BENCHMARKS: dict[str, Callable[[Run], Awaitable[list[Row]]]] = {
 README = Path(__file__).with_name("README.md")
 _ABOUT = """# Benchmarks
 
-`make bench` runs them all (about 12 minutes) and renews this page; `python -m benchmarks NAME …` runs some of
+`make bench` runs them all (about 13 minutes) and renews this page; `python -m benchmarks NAME …` runs some of
 {names} and prints their lines.
 
 EC2 is the simulator of `tests/ec2sim`, a process of its own on the same machine, with the token buckets that AWS

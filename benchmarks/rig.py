@@ -18,10 +18,12 @@ import msgspec
 
 from benchmarks.result import BenchmarkFailed
 from puter_client.client import MachineRequest, PuterClient
+from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_client.view import View
 from tests.ec2sim.config import SimConfig
 from tests.ec2sim.process import SimProcess
+from tests.ec2sim.reports import Seen
 from tests.integration.redis_servers import RedisServer, running_server, server_binaries
 
 ROOT = Path(__file__).parents[1]
@@ -184,9 +186,18 @@ class Rig:
             raise BenchmarkFailed(f"{len(tags)} tags, {len(named)} records, {len(live)} machines: {self.log_end()}")
         if len(set(named.values())) != len(tags):
             raise BenchmarkFailed("two tags share a machine")
-        wrong = [tag for tag, one in named.items() if labelled and live[one or ""].tags.get("puter:tag") != tag]
+        wrong = [
+            view.tag
+            for view in views
+            if labelled and view.record and not _knows_its_name(view.record, live[view.record.instance_id or ""])
+        ]
         if wrong:
             raise BenchmarkFailed(f"{len(wrong)} machines have a wrong name, first {wrong[0]}")
+
+
+def _knows_its_name(record: Record, machine: Seen) -> bool:
+    member = None if record.member is None else str(record.member)
+    return (machine.tags.get("puter:tag"), machine.tags.get("puter:member")) == (record.tag, member)
 
 
 _FIND_AMI = """
@@ -198,10 +209,10 @@ print(max(images, key=lambda image: image["CreationDate"])["ImageId"])
 """
 
 
-def asked(count: int, prefix: str = "t-") -> list[MachineRequest]:
+def asked(count: int, prefix: str = "t-", *, spot: bool = False) -> list[MachineRequest]:
     """Requests, each with its own workload."""
     return [
-        MachineRequest(f"{prefix}{number}", msgspec.structs.replace(SPEC, run=f"sweep.sh {number}"))
+        MachineRequest(f"{prefix}{number}", msgspec.structs.replace(SPEC, run=f"sweep.sh {number}", spot=spot))
         for number in range(count)
     ]
 
