@@ -216,6 +216,8 @@ _PLAIN = (
     "owner",
     "instance_id",
     "instance_type",
+    "spot",
+    "member",
     "ami_id",
     "os",
     "account_id",

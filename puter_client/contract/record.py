@@ -68,6 +68,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         intent: id of the open launch intent; while there is one, the request cannot be cancelled.
         target: account, region and profile of the launch, once resolved.
         ends_with_workload: whether the machine ends itself when its workload has ended.
+        spot: whether it is a Spot instance.
         member: its place among the machines of its launch, if its agent reads it from the tag `puter:member`.
         launched_by: id of the intent that launched the instance; end frames on its console have it.
         order: the latest order of its owner for this generation.
@@ -127,6 +128,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: float | None = None
     ended_at: float | None = None
     launched_by: str | None = None
+    spot: bool = False
     member: int | None = None
     order: Order | None = None
     end_code: str | None = None

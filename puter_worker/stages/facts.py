@@ -73,6 +73,7 @@ def with_instance(record: Record, instance: Instance, target: TargetId, now: flo
         launched_at=launched_at,
         expires_at=expires_at,
         launched_by=intent_of(instance.tags) or record.launched_by,
+        spot=instance.lifecycle == "spot",
         member=record.member if instance.number is None or MEMBER not in instance.tags else instance.number,
         observed_at=now,
         intent=None,
