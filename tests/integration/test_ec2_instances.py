@@ -120,7 +120,7 @@ async def test_a_machine_lies_in_the_subnet_and_group_requested(caller: Caller) 
 
 
 async def test_a_spot_machine_says_so(caller: Caller) -> None:
-    (instance,) = await launched(caller, spec=Spec(spot=True))
+    (instance,) = await launched(caller, spot=True)
 
     assert instance.lifecycle == "spot"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import shlex
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -78,7 +79,8 @@ async def each_has_its_own(shop: SimWorkshop, folder: Path, runs: dict[str, str]
     for of_one_call in by_launch(await shop.seen()):
         own = tasks(folder, of_one_call[0].user_data, [one.launch_index for one in of_one_call])
         for one in of_one_call:
-            assert f"printf %s '{runs[one.tags['puter:tag']]}' >" in own[one.launch_index]
+            tag = one.tags["puter:tag"]
+            assert f"task betty/{tag} 1 shutdown {shlex.quote(runs[tag])}\n" in own[one.launch_index]
 
 
 async def all_labelled(shop: SimWorkshop, *tags: str) -> None:
@@ -323,10 +325,10 @@ async def test_a_policy_that_cannot_see_the_newborns_tags_yet_is_asked_again(sim
 async def test_a_label_that_meets_a_defect_holds_up_no_other(
     sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def some_own_tags(key: PuterKey, generation: int) -> dict[str, str]:
+    def some_own_tags(key: PuterKey, generation: int, member: int | None) -> dict[str, str]:
         if key.tag == TAGS[3]:
             raise RuntimeError("nobody has thought of this")
-        return own_tags(key, generation)
+        return own_tags(key, generation, member)
 
     monkeypatch.setattr(label_stage, "own_tags", some_own_tags)
     async with sim_workshop.working():

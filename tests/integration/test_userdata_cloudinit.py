@@ -114,10 +114,9 @@ def test_each_of_a_hundred_gets_its_own_workload_and_no_other(tmp_path: Path) ->
 
     tasks = [[part.text for part in parts if part.name == "000-puter-4-task"] for parts in hundred]
     assert [len(texts) for texts in tasks] == [1] * 100
-    assert [
-        f"printf %s 'render --frame {n}' >" in text and f" key=alice/sweep-{n} generation=1 " in text
-        for n, [text] in enumerate(tasks)
-    ] == [True] * 100
+    assert [f"\ntask alice/sweep-{n} 1 shutdown 'render --frame {n}'" in text for n, [text] in enumerate(tasks)] == [
+        True
+    ] * 100
 
 
 def test_each_part_of_a_multipart_reaches_everyone(tmp_path: Path) -> None:
@@ -150,7 +149,7 @@ def test_odd_letters_arrive_unaltered(tmp_path: Path, count: int) -> None:
 def test_an_odd_workload_arrives_unaltered(tmp_path: Path) -> None:
     [parts] = arrived(tmp_path, [machine(1, run="echo ü €\r\n\t# end")])
 
-    assert "printf %s 'echo ü €\r\n\t# end' >workload.run" in parts[-1].text
+    assert "\ntask alice/sweep-1 1 shutdown 'echo ü €\r\n\t# end'\n" in parts[-1].text
 
 
 @pytest.mark.parametrize(

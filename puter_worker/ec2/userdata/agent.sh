@@ -414,9 +414,10 @@ case ${1:-} in
         say "order $nonce stop"
         ;;
     expires-at)
-        move_deadline "${2:-}" && say "order $nonce expires-at $2" || {
+        if ! move_deadline "${2:-}"; then
             echo "puter-agent: ${2:-no time}: write a time in UTC like 2026-11-27T22:00:00Z, or never" >&2
             exit 2
-        }
+        fi
+        say "order $nonce expires-at $2"
         ;;
 esac
