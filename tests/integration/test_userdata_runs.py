@@ -379,6 +379,20 @@ def test_a_workload_runs_on_an_image_of_a_disk_on_which_it_has_run(tmp_path: Pat
     assert host.calls.count("ran") == 2
 
 
+def test_an_image_of_a_disk_does_not_say_which_member_of_its_launch_a_machine_is(tmp_path: Path) -> None:
+    boot = Boot(ttl_s=None, nonce="0" * 16, expires_at="never", user="ec2-user")
+    of_spot = [Machine(key=PuterKey("alice", f"job-{n}"), generation=1, run="true", env={}, user_data=None)
+               for n in range(3)]  # fmt: skip
+    host = StandIn(tmp_path, compose(boot, of_spot, by_tag=True)).boot()
+    assert (host.state / "members").exists()
+    (host.state / "member").write_text("2\n")  # the agent keeps what its tag said
+
+    host.launch(user_data(), "i-2")
+    host.boot(FIRST_BOOT + 600)
+
+    assert list(host.state.glob("member*")) == []
+
+
 def test_run_and_env_are_readable_by_their_user_alone(tmp_path: Path) -> None:
     host = StandIn(tmp_path, user_data(run="true", env={"A": "1"})).boot()
 

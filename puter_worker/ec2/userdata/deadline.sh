@@ -56,7 +56,8 @@ mkdir -p "$state" "${self%/*}"
 instance=${INSTANCE_ID:-unknown}
 if [ -z "$moving" ] && [ "$(cat "$state/instance" 2>/dev/null)" != "$instance" ]; then
     [ -s "$state/at-job" ] && atrm "$(cat "$state/at-job")" 2>/dev/null
-    rm -f "$state/deadline" "$state/at-job" "$state"/workload.* "$state"/frame* "$state/ending" "$state/expires-at"
+    rm -f "$state/deadline" "$state/at-job" "$state"/workload.* "$state"/frame* "$state/ending" "$state/expires-at" \
+        "$state"/member*
     date +%s | keep born
     echo "$instance" | keep instance
 fi
