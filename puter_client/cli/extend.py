@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -159,19 +159,24 @@ async def _extend(settings: ClientSettings, tags: list[str], batch: str | None, 
         for view in views:
             out_json(view.to_json())
     else:
-        _tell(views, done, time.time())
+        _tell(views, done, before, time.time())
     return 0 if len(done) == len(views) else 1
 
 
-def _is_confirmed(view: View, before: dict[str, Order | None]) -> bool:
-    order = view.record.order if view.record else None
-    if order is None or order.kind is not OrderKind.EXTEND or order.confirmed_at is None:
-        return False
-    earlier = before.get(view.tag)
-    return earlier is None or order.given_at > earlier.given_at
+def _is_confirmed(view: View, before: Mapping[str, Order | None]) -> bool:
+    order = _taken(view, before)
+    return order is not None and order.confirmed_at is not None
 
 
-def _tell(views: Sequence[View], done: Sequence[View], now: float) -> None:
+def _taken(view: View, before: Mapping[str, Order | None]) -> Order | None:
+    """The order that a worker made of this command; None if there is none: the record's may be an earlier one."""
+    order, earlier = view.record.order if view.record else None, before.get(view.tag)
+    if order is None or order.kind is not OrderKind.EXTEND:
+        return None
+    return order if earlier is None or order.given_at > earlier.given_at else None
+
+
+def _tell(views: Sequence[View], done: Sequence[View], before: Mapping[str, Order | None], now: float) -> None:
     for view in done[:_MOST_LISTED]:
         expires_at = view.record.expires_at if view.record else None
         until = "never ends itself" if expires_at is None else f"ends itself at {minute(expires_at, now)}"
@@ -185,11 +190,17 @@ def _tell(views: Sequence[View], done: Sequence[View], now: float) -> None:
             say(f"{view.tag}: does not run ({view.phase.value})")
     unmoved = [view for view in views if view.phase in LIVE and view not in done]
     if unmoved:
-        tell_unmoved(unmoved, "did not confirm within 60 s; give the order by ssh", _by_ssh)
+        by_tag = {view.tag: by_ssh(_taken(view, before)) for view in unmoved}
+        remedy = "; give the order by ssh" if any(by_tag.values()) else ""
+        tell_unmoved(unmoved, f"did not confirm within 60 s{remedy}", lambda view: by_tag[view.tag])
 
 
-def _by_ssh(view: View) -> str:
-    order = view.record.order if view.record else None
-    expires_at = order.expires_at if order else None
-    until = "never" if expires_at is None else datetime.fromtimestamp(expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return f"expires-at {until}"
+def by_ssh(order: Order | None) -> str | None:
+    """The words that give a machine's agent this order; None without an order, or if its time is none."""
+    if order is None:
+        return None
+    try:
+        at = None if order.expires_at is None else datetime.fromtimestamp(order.expires_at, UTC)
+    except (OverflowError, ValueError, OSError):  # what Redis holds may be anything
+        return None
+    return f"expires-at {NEVER if at is None else at.strftime('%Y-%m-%dT%H:%M:%SZ')}"

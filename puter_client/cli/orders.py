@@ -55,21 +55,21 @@ async def meant(client: PuterClient, tags: Sequence[str], batch: str | None) -> 
 AGENT = "/usr/local/sbin/puter-agent"
 
 
-def tell_unmoved(views: Sequence[View], what: str, order: Callable[[View], str]) -> None:
+def tell_unmoved(views: Sequence[View], what: str, order: Callable[[View], str | None]) -> None:
     """List machines that do not react, with what helps.
 
     Args:
         views: the machines.
         what: such as "do not stop".
-        order: the words with which the machine's agent is given the same order by ssh.
+        order: the words with which the machine's agent is given the same order by ssh; None if there are none.
     """
     out(f"{len(views):,} machine{'s' * (len(views) != 1)} {what}:")
     for view in views[:MOST_LISTED]:
         record = view.record
         problem = record.order.problem if record and record.order else None
         out(f"  {plain(view.tag)}: {plain(problem)}" if problem else f"  {plain(view.tag)}")
-        if record is not None and (ssh := ssh_command(record)):
-            out(f"    {ssh} sudo {AGENT} {order(view)}")
+        if record is not None and (words := order(view)) and (ssh := ssh_command(record)):
+            out(f"    {ssh} sudo {AGENT} {words}")
     if len(views) > MOST_LISTED:
         out(f"  +{len(views) - MOST_LISTED:,} more")
 
