@@ -74,7 +74,8 @@ def with_instance(record: Record, instance: Instance, target: TargetId, now: flo
         expires_at=expires_at,
         launched_by=intent_of(instance.tags) or record.launched_by,
         spot=instance.lifecycle == "spot",
-        member=record.member if instance.number is None or MEMBER not in instance.tags else instance.number,
+        # The first one counts, for the machine's agent too: anybody in the account may write another on the tag.
+        member=instance.number if record.member is None and MEMBER in instance.tags else record.member,
         observed_at=now,
         intent=None,
     )

@@ -10,7 +10,7 @@ from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_worker.ec2.instances import Instance
-from puter_worker.ec2.tags import encode_manifest
+from puter_worker.ec2.tags import encode_manifest, number_of
 from puter_worker.stages.facts import choose, gone, may_be_of, seen_otherwise, with_instance
 from puter_worker.target import TargetId
 from puter_worker.timings import Timings
@@ -87,6 +87,15 @@ def test_a_record_keeps_the_place_that_its_machines_tag_does_not_show_yet() -> N
 
     assert (known.member, seen_again.member) == (1, 1)
     assert with_instance(record(), instance(), TARGET, NOW, TIMINGS).member is None
+
+
+@pytest.mark.parametrize("written", ["0", "7", "unassigned"])
+def test_what_anybody_writes_on_the_tag_later_changes_no_place(written: str) -> None:
+    known = with_instance(record(), one_of_a_spot_launch(number=1), TARGET, NOW, TIMINGS)
+    tags = one_of_a_spot_launch().tags | {"puter:member": written}
+    changed = one_of_a_spot_launch(tags=tags, number=number_of(tags, 0))
+
+    assert with_instance(known, changed, TARGET, NOW, TIMINGS).member == 1
 
 
 def test_of_nothing_nothing_counts() -> None:
