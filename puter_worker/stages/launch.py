@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
+import msgspec
 import structlog
 
 from puter_client.contract.duration import format_duration
@@ -146,7 +147,8 @@ class Launch(Stage):
         if spec.spot != PREFER or choice.dry_since is None:
             return choice
         if self._store.db.clock.age(choice.dry_since) < self._timings.prefer_spot_s:
-            return choice
+            # Not all its places are dry: nobody gives up before On-Demand was tried.
+            return msgspec.structs.replace(choice, dry_since=None)
         return either(choice, choose(spot=False))
 
     async def _in_parallel(self, waiting: Sequence[Waiting]) -> list[Waiting]:

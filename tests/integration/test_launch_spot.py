@@ -17,6 +17,7 @@ from tests.ec2sim.reports import Seen
 from tests.integration.sim_workshop import SimWorkshop, eventually, in_groups, sim_url, sim_workshop
 from tests.integration.standin_machine import parts_of
 from tests.integration.test_launch_groups import all_labelled, by_launch, submit_workloads
+from tests.integration.test_launch_room import impatient
 
 __all__ = ["in_groups", "sim_url", "sim_workshop"]
 
@@ -129,6 +130,20 @@ async def test_who_only_prefers_spot_takes_on_demand_after_a_while(sim_workshop:
     living = await sim_workshop.living()
     assert sum(one.spot for one in living) == 3
     assert len(living) == (10 if spot == "prefer" else 3)
+
+
+async def test_nobody_who_only_prefers_spot_gives_up_before_on_demand_was_tried(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient(monkeypatch)
+    sim_workshop.hurry(prefer_spot_s=2.0)
+    await sim_workshop.sim.configure(
+        capacity=[{"zone": "*", "instance_type": "*", "slots": 0, "market": "spot"}],
+    )
+    async with sim_workshop.working():
+        await sim_workshop.request(*TAGS[:3], spot="prefer", give_up_after_s=1, wait=WaitFor.LAUNCHED)
+
+    assert [one.spot for one in await sim_workshop.living()] == [False] * 3
 
 
 # -- launches of which another Redis knows ---
