@@ -122,7 +122,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
             help="A Spot instance.",
             option=Option(
                 form=Form.FLAG,
-                flags={"prefer-spot": (PREFER, "The same; On-Demand while Spot has had no capacity for 2 minutes.")},
+                flags={
+                    "prefer-spot": (PREFER, "A Spot instance; On-Demand while Spot has had no capacity for 2 minutes.")
+                },
             ),
             compared=True,
         ),
