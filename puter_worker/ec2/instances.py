@@ -225,7 +225,7 @@ def instance_of(answer: InstanceAnswer) -> Instance:
         state_reason_code=(reason.code or None) if reason else None,
         state_reason=(reason.message or None) if reason else None,
         launch_time=answer.launch_time.timestamp() if answer.launch_time else None,
-        number=number_of(tags, answer.ami_launch_index),
+        number=number_of(tags, answer.ami_launch_index, spot=answer.instance_lifecycle == "spot"),
         image_id=answer.image_id,
         instance_type=answer.instance_type,
         availability_zone=answer.placement.availability_zone,

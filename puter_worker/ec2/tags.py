@@ -108,10 +108,13 @@ def own_tags(key: PuterKey, generation: int, member: int | None = None) -> dict[
     return tags if member is None else tags | {MEMBER: str(member)}
 
 
-def number_of(tags: Mapping[str, str], launch_index: int) -> int | None:
-    """A machine's place in its manifest; None: it has none yet, because it is one of a Spot launch."""
+def number_of(tags: Mapping[str, str], launch_index: int, *, spot: bool = False) -> int | None:
+    """A machine's place in its manifest; None: it has none yet, because it is one of a Spot launch.
+
+    `spot`: whether it is a Spot instance: then its launch index says nothing, also when an ended one has lost its tag.
+    """
     if MEMBER not in tags:
-        return launch_index
+        return None if spot and TAG_TAG not in tags else launch_index
     told = tags[MEMBER]
     return int(told) if told.isascii() and told.isdigit() and len(told) <= len(str(MAX_MEMBERS)) else None
 

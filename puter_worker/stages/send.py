@@ -317,7 +317,7 @@ def by_member(intent: Intent, shown: Sequence[Instance], *, all_there: bool = Fa
     placed = with_places(shown) if all_there or len(shown) == len(intent.members) else shown
     return {
         intent.members[one.number].tag: one
-        for one in placed
+        for one in sorted(placed, key=lambda one: one.state not in DEAD)  # of two with one place the living one counts
         if one.number is not None and 0 <= one.number < len(intent.members)
     }
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puter_worker.ec2.instances import Instance, with_places
+from puter_worker.ec2.answers import InstanceAnswer, StateAnswer, Tag
+from puter_worker.ec2.instances import Instance, instance_of, with_places
 from puter_worker.ec2.tags import MEMBER, UNASSIGNED, encode_manifest, number_of
 from puter_worker.stages.send import by_member
 from puter_worker.store.intent import Intent, IntentMember, Place
@@ -69,6 +70,14 @@ def test_what_nothing_else_will_be_shown_of_gets_the_places_that_are_left() -> N
     assert named(by_member(intent(4), machines(3, i1=2), all_there=True)) == {"a": "i-0", "b": "i-2", "c": "i-1"}
 
 
+@pytest.mark.parametrize("dead", [0, 1])
+def test_of_two_with_one_place_the_living_one_counts(dead: int) -> None:
+    shown = machines(2, i0=1, i1=1)
+    shown[dead] = msgspec.structs.replace(shown[dead], state="terminated")
+
+    assert named(by_member(intent(2), shown)) == {"b": f"i-{1 - dead}"}
+
+
 def test_on_demand_machines_have_their_launch_indexes() -> None:
     shown = [Instance(instance_id=f"i-{n}", state="running", number=3 - n) for n in range(3)]
 
@@ -85,3 +94,15 @@ def test_a_place_that_no_member_has_is_nobodys() -> None:
 )
 def test_a_tag_says_the_place_where_there_is_one(tags: dict[str, str], number: int | None) -> None:
     assert number_of(tags, 5) == number
+
+
+@pytest.mark.parametrize(("tags", "number"), [({}, None), ({"puter:tag": "a"}, 0), ({MEMBER: "2"}, 2)])
+def test_an_ended_spot_machine_that_has_lost_its_tag_has_no_place(tags: dict[str, str], number: int | None) -> None:
+    answer = InstanceAnswer(
+        instance_id="i-0",
+        state=StateAnswer(name="terminated"),
+        tags=[Tag(key=key, value=value) for key, value in tags.items()],
+        instance_lifecycle="spot",
+    )
+
+    assert instance_of(answer).number == number
