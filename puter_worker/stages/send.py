@@ -86,7 +86,7 @@ class Sender:
                 # Which machine is which follows from all of them, and RunInstances launches all or none.
                 why = f"EC2 shows {len(launched)} of the launch's {len(intent.members)} machines; looking again"
                 doubtful = intent.replace(doubtful=True)
-                await self._members.delayed(current, doubtful, why, self._timings.send_again_s)
+                await self._members.delayed(current, doubtful, why, self._pause_s(intent))
                 return
             if first and found and all(instance.state in DEAD for instance in found.values()):
                 # The token was used before, by an intent that Redis has forgotten.
@@ -152,9 +152,7 @@ class Sender:
             self._target.forget(error.about)  # it was deleted: it is read or made again
         match error.handling:
             case Handling.AGAIN | Handling.THROTTLED | Handling.DOUBTFUL:
-                # A refused launch of many machines costs as many tokens as one that succeeds.
-                pause_s = min(self._timings.send_again_longest_s, self._timings.send_again_s * 2**intent.sends)
-                await self._delayed(current, open_still, error, pause_s)
+                await self._delayed(current, open_still, error, self._pause_s(intent))
             case Handling.CREDENTIALS:
                 await self._delayed(current, open_still, error, self._timings.after_credentials_error_s)
             case Handling.IDEMPOTENT_MISMATCH:
@@ -166,6 +164,10 @@ class Sender:
                 await self._delayed(current, intent.replace(refused=error.code), error)
             case _:
                 await self._after_refusal(current, error)
+
+    def _pause_s(self, intent: Intent) -> float:
+        """How long an intent waits that is sent again: its call costs as many tokens as it has machines."""
+        return min(self._timings.send_again_longest_s, self._timings.send_again_s * 2**intent.sends)
 
     async def _after_refusal(self, current: Versioned[Intent], error: StageError) -> None:
         """Handle a refusal after which it is certain that EC2 has launched nothing."""
