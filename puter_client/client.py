@@ -10,12 +10,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from puter_client.contract.batch import BatchInfo, BatchRow
+from puter_client.contract.console import Console
 from puter_client.contract.errors import InvalidInput, NoWorker, WaitTimedOut
 from puter_client.contract.health import WorkerHealth
 from puter_client.contract.key import PuterKey, check_namespace, check_tag, shown, tag_order
+from puter_client.contract.output import Output
 from puter_client.contract.phase import ENDED, LIVE
 from puter_client.contract.record import Event, Record
-from puter_client.contract.request import CancelRequest, ExtendRequest, Origin, StopRequest, UpRequest
+from puter_client.contract.request import CancelRequest, ConsoleRequest, ExtendRequest, Origin, StopRequest, UpRequest
 from puter_client.contract.spec import Spec
 from puter_client.freshness import Absence, absence, is_stale, stage_reason
 from puter_client.store.clientstore import ClientStore
@@ -232,6 +234,40 @@ class PuterClient:
     async def events(self, tag: str) -> list[Event]:
         """A tag's timeline, oldest first."""
         return await self._store.events(PuterKey(self.namespace, check_tag(tag)))
+
+    async def outputs(self, views: Sequence[View]) -> dict[str, Output]:
+        """The last of what workloads printed, by tag, as the machines said at their ends.
+
+        It is missing where it is not known, and where it is another machine's than that of the view's record.
+        """
+        records = {view.tag: view.record for view in views if view.record is not None}
+        found = await self._store.outputs(self.namespace, list(records))
+        return {tag: output for tag, output in found.items() if output.generation == records[tag].generation}
+
+    async def console(self, record: Record, *, after: float | None = None) -> Console:
+        """What the console of a living machine shows, as a worker reads it for this call or has read it just before.
+
+        `after`: a reading after this time (`Console.read_at`). A worker reads one console at most every 10 s.
+
+        Raises:
+            WaitTimedOut: no worker has read it in time.
+        """
+        least = max(after or 0.0, await self._store.now() - self.timings.console_fresh_s)
+        deadline = time.monotonic() + self.timings.console_answer_s
+        asked = False
+        while True:
+            console = await self._store.console(record.key)
+            if console is not None and console.generation == record.generation and console.read_at > least:
+                return console
+            if not asked:
+                request = ConsoleRequest(tag=record.tag, user=self.user, batch=record.batch_id)
+                await self._store.append(self.namespace, [request])
+                asked = True
+            if time.monotonic() > deadline:
+                raise WaitTimedOut(
+                    f"no worker has read the console of {record.tag} within {self.timings.console_answer_s:.0f} s"
+                )
+            await asyncio.sleep(self.timings.look_every_s)
 
     async def untaken(self) -> int:
         """Number of requests of the namespace that no worker has taken yet; 0 if the user may not read it.

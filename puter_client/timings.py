@@ -22,6 +22,10 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
         taken_within_s: how long `--batch last` waits until workers have taken what was submitted just now.
         cancel_answer_s: how long `cancel` waits without a further answer; it waits on while answers come.
         order_quiet_s: how long `stop` and `extend` wait for machines of which none reacts any more.
+        console_fresh_s: a console that was read for somebody so long ago need not be read again; workers read one
+            machine's console at most as often.
+        console_answer_s: how long a worker may take to read a console.
+        follow_again_s: pause before a machine whose log is followed is tried again.
         cancel_unknown_s: how long `cancel` waits for a tag that no worker knows; then it was never requested.
         stage_failing_after_s: age of a failing stage from which `local status` warns; most errors end sooner.
         status_refresh_s: pause between two tables of `status --watch`.
@@ -59,6 +63,9 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
     taken_within_s: float = 2.0
     cancel_answer_s: float = 10.0
     order_quiet_s: float = 60.0
+    console_fresh_s: float = 10.0
+    console_answer_s: float = 30.0
+    follow_again_s: float = 5.0
     cancel_unknown_s: float = 2.0
     stage_failing_after_s: float = 60.0
     status_refresh_s: float = 2.0

@@ -14,6 +14,7 @@ from puter_worker.clock import Clock
 from puter_worker.memory import Memory
 from puter_worker.runner import Runner
 from puter_worker.settings import WorkerSettings
+from puter_worker.stages.consoles import ShowConsoles
 from puter_worker.stages.explain import Explain
 from puter_worker.stages.forgotten import Forgotten
 from puter_worker.stages.launch import Launch
@@ -109,6 +110,7 @@ class Lead(Stage):
             Replay(store, target, gate, timings),
             CarryOut(store, target, timings),
             ReadResults(store, target, timings),
+            ShowConsoles(store, target, timings),
             Observe(store, target, timings, quiet_s=self._settings.quiet_sweep_s),
         ]
 

@@ -93,6 +93,11 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
             what was written on it some time after the end, and gives no bound.
         result_longest_s: no reading of a console is put off for longer.
 
+        console_claim_s: how long one worker holds a claim on consoles that somebody wants to see.
+        console_again_s: the least time between two such readings of one machine's console.
+        console_room_s: pause while the rate limit leaves no room for them.
+        console_kept_s: how long what was read is published.
+
         starting_s: how often machines that start are looked at: their owners wait for the address.
         address_s: EC2 may show a machine as running this long before it shows its public address.
         awaited_s: how often running machines are looked at while keys wait for one of them to end.
@@ -205,6 +210,11 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     result_live_s: float = 30.0
     result_reads_s: tuple[float, ...] = (0.0, 15.0, 60.0, 180.0, 600.0, 1_200.0)
     result_longest_s: float = 1_200.0
+
+    console_claim_s: float = 12.0
+    console_again_s: float = 10.0
+    console_room_s: float = 1.0
+    console_kept_s: int = 60
 
     starting_s: float = 2.0
     address_s: float = 10.0

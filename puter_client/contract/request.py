@@ -115,4 +115,22 @@ class ExtendRequest(
     add_s: int | None = None
 
 
-Request = UpRequest | CancelRequest | StopRequest | ExtendRequest
+class ConsoleRequest(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag="console"
+):
+    """Publish once what the console of this tag's machine shows now; without a machine it has no effect.
+
+    Attributes:
+        v: schema version.
+        tag: as the client sent it; workers check it.
+        user: user name that the client sent; not verified.
+        batch: only for a machine of this submission; None is for any.
+    """
+
+    v: Literal[1] = 1
+    tag: str
+    user: str
+    batch: str | None = None
+
+
+Request = UpRequest | CancelRequest | StopRequest | ExtendRequest | ConsoleRequest

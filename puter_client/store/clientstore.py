@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from puter_client.contract.batch import BatchInfo, BatchRow
+from puter_client.contract.console import Console
 from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.health import WorkerHealth
 from puter_client.contract.key import TAG, PuterKey
+from puter_client.contract.output import Output
 from puter_client.contract.phase import LIVE
 from puter_client.contract.record import Event, Record
 from puter_client.contract.request import BATCH_ID, Request
@@ -32,6 +34,8 @@ _record_decoder = msgspec.json.Decoder(Record)
 _row_decoder = msgspec.json.Decoder(BatchRow)
 _info_decoder = msgspec.json.Decoder(BatchInfo)
 _event_decoder = msgspec.json.Decoder(Event)
+_output_decoder = msgspec.json.Decoder(Output)
+_console_decoder = msgspec.json.Decoder(Console)
 _health_decoder = msgspec.json.Decoder(WorkerHealth)
 _request_encoder = msgspec.json.Encoder()
 
@@ -115,6 +119,26 @@ class ClientStore:
                     times = await redis.hmget(names.observed(namespace), alive)
                     found |= {tag: observed(found[tag], at) for tag, at in zip(alive, times, strict=True)}
         return found
+
+    async def outputs(self, namespace: str, tags: Sequence[str]) -> dict[str, Output]:
+        """The last of what workloads printed, by tag, whichever machine of the tag it was; others are missing."""
+        found: dict[str, Output] = {}
+        async with self._connected() as redis:
+            for start in range(0, len(tags), READ_AT_ONCE):
+                chunk = tags[start : start + READ_AT_ONCE]
+                async with redis.pipeline(transaction=False) as pipe:
+                    for tag in chunk:
+                        pipe.get(names.output(PuterKey(namespace, tag)))
+                    for tag, raw in zip(chunk, await pipe.execute(), strict=True):
+                        output = _decoded(_output_decoder, raw)
+                        if output is not None:
+                            found[tag] = output
+        return found
+
+    async def console(self, key: PuterKey) -> Console | None:
+        """What the console of the key's machine showed when somebody last asked for it; None a minute later."""
+        async with self._connected() as redis:
+            return _decoded(_console_decoder, await redis.get(names.console(key)))
 
     async def tags(self, namespace: str, *, ended_since: float | None = None) -> list[str]:
         """Tags of a namespace that have not ended, or ended after `ended_since` (None: all tags)."""

@@ -27,6 +27,11 @@ def output(key: PuterKey) -> str:
     return f"puter:{key.namespace}:output:{key.tag}"
 
 
+def console(key: PuterKey) -> str:
+    """String: the JSON of what the console of the key's machine showed (contract.console); it expires in a minute."""
+    return f"puter:{key.namespace}:console:{key.tag}"
+
+
 def events(key: PuterKey) -> str:
     """List of a key's latest events, oldest first."""
     return f"puter:{key.namespace}:events:{key.tag}"

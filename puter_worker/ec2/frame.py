@@ -31,6 +31,7 @@ import msgspec
 
 from puter_client.contract.result import Result
 
+_ANY_LINE = re.compile(r"puter:frame [^\n]*\n?")
 MAX_LINES = 80  # 16 KB of at least 200 characters a line
 MAX_REASON = 300
 _LINE = re.compile(
@@ -79,6 +80,11 @@ def read_frame(console: str, nonce: str) -> Frame | None:
         if hashlib.sha256(text.encode()).hexdigest()[:12] == digest and (frame := _content(text)) is not None:
             return frame
     return None
+
+
+def without_frames(console: str) -> str:
+    """What people want to see of a console: all lines but those of frames, and no runs of empty lines."""
+    return re.sub(r"\n{3,}", "\n\n", _ANY_LINE.sub("", console.replace("\r\n", "\n")))
 
 
 def _content(text: str) -> Frame | None:

@@ -14,6 +14,7 @@ from puter_client.contract.record import Record
 from puter_client.contract.request import (
     LONGEST_EXTENSION_S,
     CancelRequest,
+    ConsoleRequest,
     ExtendRequest,
     Origin,
     StopRequest,
@@ -181,6 +182,12 @@ def ordered(old: Record | None, request: StopRequest | ExtendRequest, now: float
     if expires_at is not None and not 0 < expires_at - now <= 2 * LONGEST_EXTENSION_S:
         return None
     return Order(kind=OrderKind.EXTEND, user=request.user, given_at=now, expires_at=expires_at)
+
+
+def has_console(record: Record, request: ConsoleRequest) -> bool:
+    """Whether there is a machine of the request's batch whose console can be read."""
+    alive = record.phase in LIVE and record.instance_id is not None and record.target is not None
+    return alive and request.batch in (None, record.batch_id)
 
 
 def after_cancel(old: Record | None, request: CancelRequest, now: float) -> Record | None:

@@ -22,6 +22,7 @@ from puter_client.contract.record import EventKind, Record
 from puter_client.contract.request import (
     BATCH_ID,
     CancelRequest,
+    ConsoleRequest,
     ExtendRequest,
     Origin,
     Request,
@@ -29,7 +30,7 @@ from puter_client.contract.request import (
     UpRequest,
 )
 from puter_client.contract.spec import Spec
-from puter_worker.stages.decide import after_cancel, decide, may_be_cancelled, must_be_confirmed, ordered
+from puter_worker.stages.decide import after_cancel, decide, has_console, may_be_cancelled, must_be_confirmed, ordered
 from puter_worker.store.ingress import IngressRule
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
@@ -115,6 +116,8 @@ class Draft:
             self._cancel(key, request)
         elif isinstance(request, StopRequest | ExtendRequest):
             self._order(key, request)
+        elif isinstance(request, ConsoleRequest):
+            self._console(key, request)
         else:
             self._up(key, request)
 
@@ -143,6 +146,14 @@ class Draft:
         if record is not None and order is not None:
             self._new[key].append(record.replace(order=order))
             self._ordered.add(key)
+
+    def _console(self, key: PuterKey, request: ConsoleRequest) -> None:
+        record = self._record(key)
+        if record is None or not has_console(record, request):
+            self._count("console of no machine")
+            return
+        self._store.consoles.ask(self.txn, record, self._now)
+        self._count("console")
 
     def _up(self, key: PuterKey, request: UpRequest) -> None:
         served = self._served.get(key)

@@ -14,7 +14,7 @@ import structlog
 
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import NAMESPACE, PuterKey
-from puter_client.contract.request import ExtendRequest, Request, StopRequest
+from puter_client.contract.request import ConsoleRequest, ExtendRequest, Request, StopRequest
 from puter_worker.stages.draft import Draft, decode_request
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
@@ -23,6 +23,8 @@ from puter_worker.store.store import Store
 from puter_worker.timings import Timings
 
 _log = structlog.get_logger("puter.intake")
+# Nothing is launched for these, so they need not wait until EC2 has confirmed the machine.
+_OF_WHAT_RUNS = (StopRequest, ExtendRequest, ConsoleRequest)
 
 
 class Intake(Stage):
@@ -86,7 +88,7 @@ class Intake(Stage):
                 taken.append((PuterKey(namespace, request.tag), request, raw))
         await draft.read([key for key, _, _ in taken])
         for key, request, raw in taken:
-            if draft.must_wait(key) and not isinstance(request, StopRequest | ExtendRequest):
+            if draft.must_wait(key) and not isinstance(request, _OF_WHAT_RUNS):
                 draft.park(key, request, raw)
             else:
                 draft.add(key, request)

@@ -89,6 +89,7 @@ def starting(target: str) -> str:
 INTENTS = "intents"  # what is due: open intents
 LABELS = "labels"  # what is due: `<key>#<generation>` of machines whose own tags are still to be written
 
+CONSOLES = "consoles"  # what is due: `<key>#<generation>` of machines whose console somebody wants to see
 ORDERS = "orders"  # what is due: `<key>#<generation>` of machines with an order that is not written or not confirmed
 RESULTS = (
     "results"  # what is due: `<key>#<generation>` of machines whose console is to be read for their workload's end

@@ -12,6 +12,7 @@ from puter_worker.store.activity import Activity
 from puter_worker.store.arq_adapter import JobQueue
 from puter_worker.store.backoffs import Backoffs
 from puter_worker.store.batches import Batches
+from puter_worker.store.consoles import Consoles
 from puter_worker.store.database import Database
 from puter_worker.store.due_items import DueByNamespace, DueItems
 from puter_worker.store.ingress import IngressRules
@@ -56,6 +57,7 @@ class Store:
         labels: machines whose own tags are not written yet.
         orders: machines whose owner has ordered something.
         results: machines whose workload's end is not known, and the output that consoles have shown.
+        consoles: machines whose console somebody wants to see, and what was read there.
         ingress: rules that let further addresses reach existing machines.
         workers: the health of workers.
         epochs: how far this Redis has got.
@@ -107,6 +109,7 @@ class Store:
         )
         self.intents = Intents(db)
         self.backoffs = Backoffs(db)
+        self.consoles = Consoles(db)
         self.ingress = IngressRules(db)
         self.workers = Workers(db)
         self.epochs = Epochs(db)

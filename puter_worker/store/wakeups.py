@@ -58,6 +58,11 @@ def orders(target: str) -> str:
     return f"orders {target}"
 
 
+def consoles(target: str) -> str:
+    """Topic: somebody wants to see consoles of the target's machines."""
+    return f"consoles {target}"
+
+
 class Wakeups:
     """The one subscription of a worker."""
 

@@ -13,14 +13,19 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 from redis.exceptions import NoPermissionError
 
 from puter_client.client import MachineRequest, PuterClient
+from puter_client.contract.console import Console
 from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.key import PuterKey
 from puter_client.contract.outcome import Outcome
+from puter_client.contract.output import Output
+from puter_client.contract.phase import Phase
+from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_client.store import names as public
 from puter_client.store.clientstore import ClientStore
@@ -119,6 +124,38 @@ async def test_a_client_reads_all_that_its_namespace_publishes(puter: PuterClien
     assert await puter.workers() == []
 
 
+async def test_a_client_and_a_viewer_read_what_machines_of_their_namespace_have_shown(guarded: Guarded) -> None:
+    one = View(namespace="betty", tag="one", record=_record())
+    output, console = (
+        Output(generation=1, text="done\n", total_bytes=5),
+        Console(generation=1, read_at=9e9, text="boot"),
+    )
+    with guarded.server.client() as admin:
+        admin.set(public.output(PuterKey("betty", "one")), msgspec.json.encode(output))
+        admin.set(public.console(PuterKey("betty", "one")), msgspec.json.encode(console))
+    for user in ("betty", "betty-viewer"):
+        async with guarded.puter(user, "betty") as client:
+            assert await client.outputs([one]) == {"one": output}
+            assert await client.console(_record()) == console
+
+
+async def test_a_viewer_can_ask_for_no_console(guarded: Guarded) -> None:
+    async with guarded.puter("betty-viewer", "betty") as viewer:
+        with pytest.raises(StoreUnavailable, match=NOT_PERMITTED):
+            await viewer.console(_record())
+
+
+async def test_a_worker_reads_a_console_with_no_more_than_its_rights(
+    workshop: Workshop, guarded: Guarded, puter: PuterClient
+) -> None:
+    async with workshop.working(redis_url=guarded.url("worker")):
+        (view,) = await _requested(puter, "one")
+        assert view.record
+        console = await puter.console(view.record)
+
+    assert (console.generation, console.problem) == (1, None)
+
+
 async def test_a_client_sees_how_many_of_its_requests_wait(guarded: Guarded, puter: PuterClient) -> None:
     await puter.submit([MachineRequest("one", Spec())])
 
@@ -152,6 +189,10 @@ async def test_a_client_is_told_of_changes_in_its_namespace(guarded: Guarded) ->
         ("SREM", public.READY, "ann"),
         ("SMEMBERS", public.READY),
         ("HGET", public.record(PuterKey("ann", "one")), "doc"),
+        ("GET", public.output(PuterKey("ann", "one"))),
+        ("GET", public.console(PuterKey("ann", "one"))),
+        ("SET", public.output(PuterKey("betty", "one")), "{}"),
+        ("SET", public.console(PuterKey("betty", "one")), "{}"),
         ("GET", names.spec(PuterKey("betty", "one"))),
         ("ZADD", QUEUE, 0, "betty/one"),
         ("SET", f"{JOB_PREFIX}betty/one", "x"),
@@ -444,6 +485,10 @@ def test_a_server_with_the_files_of_deploy_admits_nobody_without_a_password(depl
     bare = f"unix://{deployed_url.partition('@')[2]}"
     with redis.Redis.from_url(bare) as nobody, pytest.raises(redis.AuthenticationError):
         nobody.ping()
+
+
+def _record() -> Record:
+    return Record(namespace="betty", tag="one", phase=Phase.RUNNING, created_at=0.0, changed_at=0.0)
 
 
 async def _requested(puter: PuterClient, *tags: str) -> list[View]:

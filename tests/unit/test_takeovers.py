@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import pytest
 
+from puter_worker.stages.consoles import ShowConsoles
 from puter_worker.stages.ingress import Ingress
 from puter_worker.stages.label import Labelling
 from puter_worker.stages.replay import Replay
@@ -43,6 +44,7 @@ def gap_s(stage: type[Stage]) -> float:
         ("a look-up", T.look_up_claim_s, T.look_up_apart_s + T.look_up_longest_s),
         ("a label", T.label_claim_s, gap_s(Labelling)),
         ("an ingress rule", T.ingress_claim_s, gap_s(Ingress)),
+        ("a console", T.console_claim_s, gap_s(ShowConsoles)),
         ("a job", T.job_lock_s, T.backlog_again_s),
         ("a key whose job is gone", T.restart_s, gap_s(Restart)),
     ],
@@ -58,6 +60,7 @@ def test_it_is_taken_up_in_time(what: str, held_s: float, noticed_after_s: float
         ("a look-up", T.look_up_claim_s),
         ("a label", T.label_claim_s),
         ("an ingress rule", T.ingress_claim_s),
+        ("a console", T.console_claim_s),
         ("a job", T.job_lock_s),
     ],
 )
