@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "wait": ("wait", "wait", "Wait until machines have reached a phase."),
     "batches": ("batches", "batches", "List the latest submissions."),
     "why": ("why", "why", "Show one tag's timeline, reasons and request ids."),
+    "logs": ("logs", "logs", "Print the output of workloads, or follow it."),
     "cancel": ("cancel", "cancel", "Cancel requests that are not launched yet."),
     "stop": ("stop", "stop", "End machines now, and cancel what is not launched."),
     "extend": ("extend", "extend", "Let machines end themselves later, or never."),

@@ -66,7 +66,7 @@ def ssh(namespace: str | None, tag: str, command: tuple[str, ...]) -> None:
     settings = settings_of(namespace)
     record = _living(settings, tag)
     words = list(command[1:] if command[:1] == ("--",) else command)
-    target = f"{ssh_user(record)}@{_host(record)}"
+    target = f"{ssh_user(record)}@{host_of(record)}"
     _become([*ssh_program(record, known_hosts(settings)), target, *(["--", *words] if words else [])])
 
 
@@ -92,7 +92,7 @@ def rsync(tag: str, source: str, destination: str, namespace: str | None) -> Non
 
     settings = settings_of(namespace)
     record = _living(settings, tag)
-    remote = f"{ssh_user(record)}@{_host(record)}:"
+    remote = f"{ssh_user(record)}@{host_of(record)}:"
     if source.startswith(":"):
         if destination.startswith(":"):
             raise click.UsageError("one side must be on this computer: write ':' before SRC or DST, not both")
@@ -158,7 +158,12 @@ def _living(settings: ClientSettings, tag: str) -> Record:
     return record
 
 
-def _host(record: Record) -> str:
+def host_of(record: Record) -> str:
+    """The machine's address, as ssh may be given it.
+
+    Raises:
+        NoMachine: it has none that can be one.
+    """
     host = address(record) or ""
     if not _HOST.fullmatch(host):
         raise NoMachine(f"{record.tag} has no address that ssh can use: {shown(host)}")

@@ -12,6 +12,7 @@ PuterError                    exit 1: the text is one line that says what was wr
 ├── IllegalTransition         exit 1: a record would change as the contract does not allow: an internal error
 ├── NoMachine                 exit 1: there is no machine that ssh could reach now
 ├── NoWorker                  exit 3: no worker takes the requests
+├── NoOutput                  exit 1: nothing is known of what a workload has printed
 ├── NotKnown                  exit 1: a tag or batch is not known
 ├── NothingYet                exit 1: nobody has ever requested anything here
 ├── OutputLost                exit 1: standard output could not be written
