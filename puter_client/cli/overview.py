@@ -12,7 +12,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from puter_client.cli.groups import Group, grouped, totals, why_waiting
-from puter_client.cli.table import Layout, footnotes, heading, line_of, reason_of
+from puter_client.cli.table import Layout, footnotes, heading, last_line, line_of, reason_of
 from puter_client.cli.terminal import Row, Size, cells, cut, plain, wrapped
 from puter_client.view import View
 
@@ -136,12 +136,14 @@ def _failure(views: Sequence[View], width: int) -> _Item:
     names = _INDENT + _named(views, MOST_NAMED)
     state, reason = views[0].state, reason_of(views[0])
     told = f": {state}: {reason}" if reason else f": {state}"
+    last = last_line(views, width)
     if cells(names + told) <= width:
-        return _Item([Row(names, told, "red")], len(views))
+        return _Item([Row(names, told, "red"), *last], len(views))
     inner = max(1, width - 2 * len(_INDENT))
     first, *more = wrapped(f"{names.strip()}: {state}", inner)
     rows = [Row(_INDENT + first), *(Row(2 * _INDENT + line) for line in more)]
-    return _Item(rows + [Row(2 * _INDENT, line, "red") for line in wrapped(reason, inner) if line], len(views))
+    rows += [Row(2 * _INDENT, line, "red") for line in wrapped(reason, inner) if line]
+    return _Item([*rows, *last], len(views))
 
 
 def _waiting(views: Sequence[View], size: Size) -> _Section:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from puter_client.cli.groups import Group, group_of, grouped
+from puter_client.cli.log_text import record_of_run
+from puter_client.cli.tails import MARK, last_lines
 from puter_client.cli.terminal import Row, cells, cut, padded, plain, wrapped
 from puter_client.cli.when import ago, rough_duration
 from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
@@ -20,6 +22,7 @@ UNLABELLED = "·"
 FOOTNOTE = f"{UNLABELLED} its own name and tags are not written in EC2 yet"
 STALE = "?"
 STALE_FOOTNOTE = f"{STALE} as EC2 last showed it; it may have changed since"
+OUTPUT_FOOTNOTE = f"{MARK}the last line that it printed; puter logs TAG prints all that is known"
 LONGEST_REASON = 2_000  # Redis may hold anything; what workers write is a tenth of that
 _LEAST_COLUMN = 30  # a reason in a narrower column would be a tower of words
 _INDENT = "  "
@@ -133,12 +136,25 @@ def view_rows(views: Sequence[View], now: float, width: int | None, *, most: int
     lines = [line for *_, shown in groups for line in shown]
     layout = Layout(lines, width)
     rows = layout.rows(TITLE)
+    printed = False
     for group, members, shown in groups:
         rows.append(heading(group, len(members)))
-        rows += [row for line in shown for row in layout.rows(line)]
+        for view, line in zip(members, shown, strict=False):
+            rows += layout.rows(line)
+            if width is not None:  # programs get one line a tag
+                last = last_line((view,), width)
+                printed = printed or bool(last)
+                rows += last
         if len(members) > len(shown):
             rows.append(Row("", f"… {len(members) - len(shown):,} more", "dim"))
-    return rows + footnotes(lines)
+    return rows + footnotes(lines) + ([Row("", OUTPUT_FOOTNOTE, "dim")] if printed else [])
+
+
+def last_line(views: Sequence[View], width: int) -> list[Row]:
+    """The last line that these workloads have printed, if none succeeded and all printed the same; cut to the width."""
+    lines = {tuple(last_lines(record_of_run(view), 1)) for view in views}
+    shared = lines.pop() if len(lines) == 1 else ()
+    return [Row(_INDENT * 2, cut(line, max(1, width - 2 * len(_INDENT))), "dim") for line in shared]
 
 
 def heading(group: Group, size: int) -> Row:

@@ -199,7 +199,7 @@ def out_json(fields: object) -> None:
 def say(text: str) -> None:
     """Print a message that is not a result to stderr.
 
-    Each line begins with `puter:`, except an indented one, which is a command to paste.
+    Each line begins with `puter:`, except an indented one: a command to paste, or a line of a workload's output.
     """
     live.clear()
     for line in text.splitlines() or [""]:

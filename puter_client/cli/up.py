@@ -21,6 +21,7 @@ from puter_client.cli.options import (
     timeout_option,
     wait_option,
 )
+from puter_client.cli.tails import last_lines
 from puter_client.cli.terminal import out, out_json, plain, say
 from puter_client.config import ClientSettings
 from puter_client.contract.key import check_tag
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from puter_client.client import MachineRequest
 
 DEFAULT_TIMEOUT = "10m"
+LAST_LINES = 5  # of the output of a workload that did not succeed
 
 
 @click.command(short_help=COMMANDS["up"][2])
@@ -157,6 +159,9 @@ async def _up(
     gone = record is not None and record.phase in ENDED and not record.has_workload
     if follow.failed(view, in_flight.wait) or (gone and in_flight.wait is not WaitFor.QUEUED):
         say(follow.why_not(view))
+        if last := last_lines(record, LAST_LINES):
+            say("\n".join(f"  {line}" for line in last))
+            say(f"all that is known of its output: {settings.command(f'logs {view.tag}')}")
         return 1
     if not as_json:
         for line in success(view, settings, time.time()):
@@ -165,7 +170,7 @@ async def _up(
 
 
 def success(view: View, settings: ClientSettings, now: float) -> list[str]:
-    """What `up` prints of a machine that is running, or as far on its way as `--wait` says."""
+    """What `up` prints of a machine that runs, or is as far on its way as `--wait` says, or has ended well."""
     from puter_client.cli.when import ago, clock, rough_duration
     from puter_client.ssh_commands import rsync_command, ssh_command
 
@@ -181,6 +186,10 @@ def success(view: View, settings: ClientSettings, now: float) -> list[str]:
     lines = [f"tag       {record.namespace}/{record.tag} ({found})"]
     if record.instance_id:
         lines.append("instance  " + "  ".join(plain(fact) for fact in facts if fact))
+    if record.result is not None:
+        lines.append(f"workload  {record.result.value}; its output: {settings.command(f'logs {view.tag}')}")
+    if record.phase in ENDED:
+        return [*lines, f"ended     {ago(record.ended_at or record.changed_at, now)}"]
     if name := record.public_dns_name or record.public_ip or record.private_ip:
         lines.append(f"address   {plain(name)}")
     if record.expires_at is not None and record.expires_at <= now:

@@ -13,6 +13,7 @@ import click
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option
 from puter_client.cli.selection import not_known
+from puter_client.cli.tails import last_lines
 from puter_client.cli.terminal import Row, out, out_json, plain, say
 from puter_client.cli.when import clock, rough_duration
 from puter_client.config import ClientSettings
@@ -86,7 +87,7 @@ async def _why(settings: ClientSettings, tag: str, with_log: bool, as_json: bool
         for event in events:
             out_json(_fields(event))
     else:
-        for row in timeline(view, events, time.time()):
+        for row in timeline(view, events, time.time(), whole=settings.command(f"logs {tag}")):
             out(row)
     if with_log:
         from puter_client.cli.loglines import lines_of
@@ -101,8 +102,11 @@ async def _why(settings: ClientSettings, tag: str, with_log: bool, as_json: bool
     return 0
 
 
-def timeline(view: View, events: Sequence[Event], now: float) -> list[Row]:
-    """The lines of a timeline, oldest event first, then the present state."""
+def timeline(view: View, events: Sequence[Event], now: float, *, whole: str = "puter logs TAG") -> list[Row]:
+    """The lines of a timeline, oldest event first, then the present state.
+
+    `whole`: the command that prints all that is known of the workload's output.
+    """
     lines: list[Row] = []
     for event in events:
         words = WORDS[event.kind] if event.kind else plain(event.event)
@@ -120,17 +124,19 @@ def timeline(view: View, events: Sequence[Event], now: float) -> list[Row]:
             lines.append(Row("", f"{indent}  {', '.join(facts)}", "dim"))
         lines += [Row(f"{indent}  note: {plain(notice)}") for notice in event.notices]
     if view.record is not None:
-        lines += [Row(), *map(Row, _now(view.record, view, now))]
+        lines += [Row(), *map(Row, _now(view.record, view, now, whole))]
     return lines
 
 
-def _now(record: Record, view: View, now: float) -> list[str]:
+def _now(record: Record, view: View, now: float, whole: str) -> list[str]:
     since = rough_duration(now - record.changed_at)
     reason = f": {plain(view.reason)}" if view.reason else ""
     lines = [f"now {record.phase.value}, for {since}{reason}"]
     if record.result is not None:
         code = f", exit code {record.exit_code}" if record.exit_code is not None else ""
         lines.append(f"its workload: {record.result.value}{code}")
+    if last := last_lines(record):
+        lines += [f"the last that it printed ({whole} prints all that is known):", *(f"  {line}" for line in last)]
     if record.error is not None:
         request = f" (request id {plain(record.error.request_id)})" if record.error.request_id else ""
         lines.append(f"error {plain(record.error.code)}: {plain(record.error.message)}{request}")

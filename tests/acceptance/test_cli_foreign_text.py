@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,12 +16,14 @@ import redis
 
 from puter_client.cli.group import COMMANDS
 from puter_client.contract.batch import BatchInfo, BatchRow
+from puter_client.contract.console import Console
 from puter_client.contract.health import StageHealth, WorkerHealth
 from puter_client.contract.key import PuterKey
 from puter_client.contract.outcome import Outcome
+from puter_client.contract.output import Output
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import ErrorInfo, Event, EventKind, Record
-from puter_client.contract.request import Request, UpRequest
+from puter_client.contract.request import ConsoleRequest, Request, UpRequest
 from puter_client.contract.result import Result
 from puter_client.store import names
 from tests.acceptance.cli_world import CliWorld, ended
@@ -69,8 +72,13 @@ def evil(published: Published) -> Iterator[Published]:
         record(published, "reached", **REACHED),
         record(published, "wait", Phase.LAUNCHING, target=None, estimate_s=5),
         record(published, "bad", Phase.FAILED, error=ERROR, ended_at=published.now),
-        record(published, "done", Phase.TERMINATED, result=Result.FAILED, exit_code=3, ended_at=published.now),
-    )
+        record(
+            published, "done", Phase.TERMINATED,
+            result=Result.FAILED, exit_code=3, log_tail=EVIL, has_workload=True, ended_at=published.now,
+        ),
+    )  # fmt: skip
+    printed = Output(generation=1, text=EVIL, total_bytes=10**12)
+    published.redis.set(names.output(PuterKey(NAMESPACE, "done")), msgspec.json.encode(printed))
     for tag in ("run", "bad"):
         published.events(tag, *events(published))
     info = BatchInfo(batch_id="b1", namespace=NAMESPACE, size=3, owner=EVIL, created_at=published.now)
@@ -113,6 +121,11 @@ def answer(world: Published) -> None:
     """Answer each request as the worst worker would; an empty one ends it."""
     while raw := world.redis.blpop([names.inbox(NAMESPACE)])[1]:  # type: ignore[index]
         request = _decoder.decode(raw)
+        if isinstance(request, ConsoleRequest):
+            problem = EVIL if request.tag == "reached" else None
+            console = Console(generation=1, read_at=time.time(), text=EVIL, problem=problem)
+            world.redis.set(names.console(PuterKey(NAMESPACE, request.tag)), msgspec.json.encode(console))
+            continue
         if not isinstance(request, UpRequest):
             if request.tag == "wait":
                 world.records(record(world, request.tag, Phase.CANCELLED, ended_at=world.now))
@@ -153,7 +166,9 @@ PRINTING = [
     "status", "status --all --failed", "status run bad done wait", "status --batch b1", "status --batch last",
     "wait bad run", "wait --batch b1", "wait wait --for running --timeout 1s", "wait --for terminated --timeout 1s",
     "batches", "why run", "why bad", "why run --log",
-    "cancel run", "cancel bad run",
+    "why done", "cancel run", "cancel bad run",
+    "logs done", "logs done -f", "logs run", "logs reached", "logs run --console", "logs run bad done", "logs wait",
+    "logs --batch b1", "logs --batch b1 --failed",
     "ssh run", "ssh bad", "rsync run ./ w/", "ssh reached", "rsync reached ./ w/",
     f"up new {UP}", f"up bad-new {UP}", f"up no-new {UP}",
     f"submit --tag new --wait running {UP}", f"submit --tag no --wait running {UP}",
@@ -169,6 +184,7 @@ SILENT = [
     "status --batch nobody's",
 ]
 JSON = ["status --json", "status --batch b1 --json", "wait bad run --json", "batches --json", "why run --json",
+        "logs done --json", "logs run --json", "logs done bad --json",
         "cancel run --json", f"up new --json {UP}", f"submit --tag new-{{i}} --count 2 --json {UP}"]  # fmt: skip
 # Nothing that others wrote reaches them but by the log, tests/unit/test_worker_logs.py, or the engine, below.
 ELSEWHERE = {"worker", "demo", "local"}

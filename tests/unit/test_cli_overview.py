@@ -123,6 +123,22 @@ def test_workloads_that_failed_are_told_by_result_and_exit_code() -> None:
     ]
 
 
+def test_the_last_line_of_output_is_told_where_all_printed_the_same() -> None:
+    ended: dict[str, Any] = {"ended_at": NOW, "result": Result.FAILED, "exit_code": 3}
+    same = [view(f"job-{n}", Phase.TERMINATED, log_tail=f"run {n}\nKeyError: 'x'", **ended) for n in range(2)]
+    other = view("other", Phase.TERMINATED, log_tail="no space left", **ended | {"exit_code": 4})
+
+    assert shown([*same, other])[2:] == [
+        "  job-0, job-1: failed: exit code 3",
+        "    | KeyError: 'x'",
+        "  other: failed: exit code 4",
+        "    | no space left",
+    ]
+    assert shown([same[0], view("job-1", Phase.TERMINATED, log_tail="else", **ended)])[2:] == [
+        "  job-0, job-1: failed: exit code 3"
+    ]
+
+
 def test_many_failures_leave_room_for_what_waits_and_runs() -> None:
     bad = [view for n in range(500) for view in failed(1, f"reason {n}", f"bad{n}")]
     lines = shown([*bad, *waiting(80, MAX_PARALLEL), *running(201)])

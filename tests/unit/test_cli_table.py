@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from puter_client.cli.groups import Group, counted, grouped
-from puter_client.cli.table import FOOTNOTE, STALE_FOOTNOTE, Line, line_of, table, view_rows
+from puter_client.cli.table import FOOTNOTE, OUTPUT_FOOTNOTE, STALE_FOOTNOTE, Line, line_of, table, view_rows
 from puter_client.cli.terminal import cells
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.outcome import Outcome
@@ -218,6 +218,16 @@ class TestGroups:
             "failed", "f-0", "f-1", "f-2", "…", "ended", "c-00000", "c-00001", "c-00002", "…",
         ]  # fmt: skip
         assert (told[4], told[-1]) == ("… 3 more", "… 4,997 more")
+
+    def test_the_last_line_of_a_failed_workloads_output_stands_below_it_on_a_terminal(self) -> None:
+        bad = view(phase=Phase.TERMINATED, result=Result.FAILED, exit_code=3, log_tail="a\nKeyError: " + "x" * 90)
+        good = view("two", phase=Phase.TERMINATED, result=Result.SUCCEEDED, exit_code=0, log_tail="fine")
+        theirs = view("three", row=CONFLICT, phase=Phase.TERMINATED, result=Result.FAILED, log_tail="of another")
+        told = listed(bad, good, theirs)
+        assert told[2] == "    | KeyError: " + "x" * 63 + "…"
+        assert told[-1] == OUTPUT_FOOTNOTE
+        assert not any("fine" in line or "of another" in line for line in told)
+        assert len(view_rows([bad, good], NOW, None)) == 5
 
     def test_the_mark_of_the_unlabelled_is_explained_where_there_is_one(self) -> None:
         assert listed(view(**RUNNING | {"labelled": False}))[-1] == FOOTNOTE

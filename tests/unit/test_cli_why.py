@@ -14,6 +14,7 @@ from puter_client.cli.loglines import lines_of
 from puter_client.cli.why import WORDS, timeline
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import ErrorInfo, Event, EventKind, Record
+from puter_client.contract.result import Result
 from puter_client.view import View
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +63,21 @@ class TestTimeline:
             "now failed, for 1m: This account is blocked",
             "error Blocked: This account is blocked (request id r-2)",
         ]
+
+    def test_a_workload_that_failed_shows_the_last_that_it_printed(self) -> None:
+        fields: dict[str, Any] = {"result": Result.FAILED, "exit_code": 3, "log_tail": "Traceback:\n  x\nKeyError: 1"}
+        lines = told(view(phase=Phase.TERMINATED, **fields), [])
+        assert lines[2:-1] == [
+            "its workload: failed, exit code 3",
+            "the last that it printed (puter logs TAG prints all that is known):",
+            "  | Traceback:",
+            "  |   x",
+            "  | KeyError: 1",
+        ]
+
+    def test_a_workload_that_succeeded_shows_no_more_than_that(self) -> None:
+        lines = told(view(phase=Phase.TERMINATED, result=Result.SUCCEEDED, exit_code=0, log_tail="fine"), [])
+        assert lines[2:-1] == ["its workload: succeeded, exit code 0"]
 
     def test_nothing_in_it_is_obeyed_by_a_terminal(self) -> None:
         evil = event("x\x1b[2J", reason="\x07", detail={"notice": "\x9b"}, request_id="\x1b")
