@@ -14,7 +14,7 @@ import msgspec
 
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option
-from puter_client.cli.orders import meant, tell_unmoved
+from puter_client.cli.orders import selected, tell_unmoved
 from puter_client.cli.selection import check_selection
 from puter_client.cli.sending import Sending
 from puter_client.cli.terminal import out, out_json, say
@@ -120,7 +120,7 @@ async def _extend(settings: ClientSettings, tags: list[str], batch: str | None, 
     from puter_client.contract.errors import NoWorker
 
     async with connected(settings, looks_only=True) as client:
-        chosen = await meant(client, tags, batch)
+        chosen = await selected(client, tags, batch)
         views = [view for view in chosen.views if view.phase in LIVE] if batch is not None else chosen.views
         before = {view.tag: view.record.order if view.record else None for view in views}
         log(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST_LISTED = 20
 
 
-class Meant(msgspec.Struct, frozen=True):
+class Selected(msgspec.Struct, frozen=True):
     """The machines that a command is about.
 
     Attributes:
@@ -36,7 +36,7 @@ class Meant(msgspec.Struct, frozen=True):
     views: list[View]
 
 
-async def meant(client: PuterClient, tags: Sequence[str], batch: str | None) -> Meant:
+async def selected(client: PuterClient, tags: Sequence[str], batch: str | None) -> Selected:
     """The machines of these tags, of a batch, or (without both) all that have not ended.
 
     Raises:
@@ -47,9 +47,9 @@ async def meant(client: PuterClient, tags: Sequence[str], batch: str | None) -> 
         info, views = await client.batch(batch_id)
         if info is None:
             raise not_known(client, [batch_name(batch_id)], await client.untaken())
-        return Meant([view.tag for view in views], batch_id, info.size, views)
+        return Selected([view.tag for view in views], batch_id, info.size, views)
     views = await client.views(tags) if tags else [v for v in await client.recent() if v.phase not in ENDED]
-    return Meant([view.tag for view in views], None, len(views), views)
+    return Selected([view.tag for view in views], None, len(views), views)
 
 
 AGENT = "/usr/local/sbin/puter-agent"

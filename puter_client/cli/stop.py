@@ -13,7 +13,7 @@ import click
 
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.options import json_option, namespace_option, selection_options
-from puter_client.cli.orders import aws_terminate, meant, tell_unmoved
+from puter_client.cli.orders import aws_terminate, selected, tell_unmoved
 from puter_client.cli.selection import check_selection
 from puter_client.cli.sending import Sending
 from puter_client.cli.terminal import out, out_json, say
@@ -65,7 +65,7 @@ async def _stop(settings: ClientSettings, tags: list[str], batch: str | None, *,
     from puter_client.contract.errors import NoWorker
 
     async with connected(settings, looks_only=True) as client:
-        chosen = await meant(client, tags, batch)
+        chosen = await selected(client, tags, batch)
         running = [view for view in chosen.views if view.phase in LIVE]
         if len(running) > _ASKS_ABOVE and not yes and sys.stdin.isatty():
             question = f"stop {len(running):,} machines that run in namespace {settings.namespace}?"
