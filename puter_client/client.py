@@ -33,8 +33,8 @@ class MachineRequest(NamedTuple):
     Attributes:
         tag: its name.
         spec: what it is.
-        given: names of fields that the user gave although their value is the default's: if the machine exists with
-            another value, the user is told so.
+        given: names of fields that the user gave, such as `ttl`: if the machine exists with another value, the user is
+            told so, and another ttl is applied to it.
     """
 
     tag: str

@@ -10,6 +10,7 @@ import msgspec
 
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.duration import format_duration
+from puter_client.contract.order import Order, OrderKind
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import ENDED, LIVE, Phase
 from puter_client.contract.record import Record
@@ -123,12 +124,27 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             return self.row.message
         if self.record is None or not self.is_taken:
             return WAITING_FOR_WORKER
-        reason = self.record.reason
+        reason = self.record.reason or self._told_to_end
         if self.is_open:
             reason = reason or WAITING_FOR_EC2
         if reason and estimate:
             reason = f"{reason}, {estimate}"
         return f"{reason}; {self.stage_reason}" if reason and self.stage_reason else reason or self.stage_reason
+
+    @property
+    def is_told_to_end(self) -> bool:
+        """Whether the machine still runs, or is being launched, and its owner has ordered its end."""
+        record = self.record
+        if record is None or record.phase in ENDED:
+            return False
+        return record.order is not None and record.order.kind is OrderKind.STOP
+
+    @property
+    def _told_to_end(self) -> str | None:
+        order = self.record.order if self.record else None
+        if order is None or not self.is_told_to_end:
+            return None
+        return f"told to end: {order.reason or f'ordered by {order.user}'}"
 
     @property
     def estimate(self) -> str | None:
@@ -195,10 +211,22 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         reached = self.record_to_reach
         fields["ssh"] = ssh_command(reached) if reached and reached.phase in LIVE else None
         fields["rsync"] = rsync_command(reached) if reached and reached.phase in LIVE else None
+        fields["order"] = _order(record.order) if record and record.order else None
+        fields["applied"] = list(self.row.applied) if self.row else []
         fields["not_applied"] = list(self.row.not_applied) if self.row else []
         if self.batch_id is not None:
             fields["batch_id"] = self.batch_id
         return fields
+
+
+def _order(order: Order) -> dict[str, Any]:
+    return {
+        "kind": order.kind.value,
+        "user": order.user,
+        "reason": order.reason,
+        "problem": order.problem,
+        **{name: iso(getattr(order, name)) for name in ("given_at", "expires_at", "sent_at", "confirmed_at")},
+    }
 
 
 def _finished(record: Record) -> WaitState:

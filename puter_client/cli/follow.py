@@ -12,13 +12,14 @@ from puter_client.cli.groups import counted
 from puter_client.cli.progress import Progress
 from puter_client.cli.session import Served, why_no_worker
 from puter_client.cli.terminal import Row, columns, out, plain, say
+from puter_client.cli.when import minute
 from puter_client.config import ClientSettings, login_name
 from puter_client.contract.errors import NoWorker, PuterError, StoreUnavailable, WaitTimedOut
 from puter_client.contract.key import tag_order
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.record import EventKind
 from puter_client.contract.request import Origin
-from puter_client.contract.spec import Spec, options_of, spec_digest
+from puter_client.contract.spec import TTL, Spec, options_of, spec_digest
 from puter_client.view import View, WaitFor, WaitState
 
 if TYPE_CHECKING:
@@ -281,12 +282,42 @@ def why_not(view: View) -> str:
     return f"{view.tag}: {view.phase.value}: {plain(view.reason or 'no reason given')}"
 
 
+def is_ordered(view: View) -> bool:
+    """Whether the request has ordered its machine to end at another time."""
+    order = view.record.order if view.record else None
+    return bool(view.row and view.row.applied) and order is not None and order.of_ttl
+
+
+def applied(views: Sequence[View], now: float) -> list[str]:
+    """What requests have changed of machines that existed already; `now` is in seconds since 1970."""
+    by_note: dict[str, list[str]] = defaultdict(list)
+    for view in views:
+        if not view.row or not view.row.applied or view.record is None:
+            continue
+        order = view.record.order
+        if order is None:
+            note = "its new --ttl counts from its launch"
+        elif not is_ordered(view):
+            continue  # its owner has ordered something else since
+        else:
+            at = order.expires_at
+            end = "it never ends itself now" if at is None else f"it now ends itself at {minute(at, now)}"
+            open_ = "" if order.confirmed_at else f" ({plain(order.problem or 'ordered, not confirmed by it yet')})"
+            note = end + open_
+        by_note[note].append(view.tag)
+    return [f"{_named(tags)} existed already: {note}" for note, tags in by_note.items()]
+
+
 def not_applied(views: Sequence[View], specs: Mapping[str, Spec]) -> list[str]:
     """What was requested for machines that existed already and have it otherwise; `specs`: the requests' by tag."""
     by_options: dict[tuple[str, ...], list[str]] = defaultdict(list)
     other_keys: list[View] = []
+    by_settings: list[str] = []
     for view in views:
         names = view.row.not_applied if view.row and view.tag in specs else ()
+        if TTL in names and not view.is_told_to_end:
+            by_settings.append(view.tag)
+            names = tuple(name for name in names if name != TTL)
         if options := options_of(names, specs[view.tag]) if names else []:
             by_options[tuple(options)].append(view.tag)
         if view.has_other_key:
@@ -296,6 +327,10 @@ def not_applied(views: Sequence[View], specs: Mapping[str, Spec]) -> list[str]:
         f"{_named(tags)} existed already; not applied: {', '.join(options)} ({remedy})"
         for options, tags in by_options.items()
     ]
+    if by_settings:
+        told.append(
+            f"{_named(by_settings)} existed already, with another ttl than that of your settings: --ttl sets it anew"
+        )
     if other_keys:
         record = other_keys[0].record
         key = plain(record.key_name or "?") if record else "?"

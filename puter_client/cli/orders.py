@@ -1,16 +1,19 @@
-"""What `puter stop` and `puter extend` share: which machines are meant, and how machines that do not react are told."""
+"""What commands that order something share: of which machines, whether they have confirmed, which do not react."""
 
 from __future__ import annotations
 
+import asyncio
+import math
 import shlex
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from puter_client.cli.selection import batch_id_of, batch_name, not_known
-from puter_client.cli.terminal import out, plain
-from puter_client.contract.phase import ENDED
+from puter_client.cli.terminal import live, out, plain, say
+from puter_client.contract.phase import ENDED, LIVE
 from puter_client.ssh_commands import ssh_command
 from puter_client.view import View
 
@@ -53,6 +56,32 @@ async def selected(client: PuterClient, tags: Sequence[str], batch: str | None) 
 
 
 AGENT = "/usr/local/sbin/puter-agent"
+
+
+async def until_confirmed(client: PuterClient, view: View, *, at_most_s: float) -> View:
+    """The machine once its agent has said that it has its present order, or after `at_most_s`."""
+    from puter_client.cli.follow import end_if_interrupted
+
+    record, timings = view.record, client.timings
+    order, began, told_at = record.order if record else None, time.monotonic(), -math.inf
+    try:
+        while record and order and record.phase in LIVE and order.confirmed_at is None:
+            end_if_interrupted()
+            now = time.monotonic()
+            if now - began >= at_most_s:
+                break
+            if live.possible or now - told_at >= timings.progress_line_s:
+                told_at = now
+                (live.show if live.possible else say)(f"{view.tag}: waiting until the machine confirms its new end")
+            await asyncio.sleep(timings.look_every_s)
+            (read,) = await client.views([view.tag])
+            record = read.record
+            given_at, order = order.given_at, record.order if record else None
+            if order is not None and order.given_at != given_at:
+                break  # another order has come
+    finally:
+        live.clear()
+    return msgspec.structs.replace(view, record=record)
 
 
 def tell_unmoved(views: Sequence[View], what: str, order: Callable[[View], str | None]) -> None:

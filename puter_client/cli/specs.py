@@ -9,7 +9,7 @@ import msgspec
 
 from puter_client.address import CHOICES, AddressUnknown, is_everybody, own_cidr
 from puter_client.config import ClientSettings
-from puter_client.contract.declaration import Form, declared, fixed, inputs
+from puter_client.contract.declaration import Declared, Form, declared, fixed, inputs
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
 from puter_client.contract.os_image import Os
@@ -44,11 +44,15 @@ def given_fields(options: Mapping[str, Any], environ: Mapping[str, str]) -> dict
     return fields
 
 
-def given_as_default(spec: Spec, given: Container[str]) -> tuple[str, ...]:
-    """Of the fields that the user gave, those whose value is the default's: it was asked for nevertheless."""
-    return tuple(
-        item.name for item in fixed(Spec) if item.name in given and getattr(spec, item.attribute) == item.default
-    )
+def given_names(spec: Spec, given: Container[str]) -> tuple[str, ...]:
+    """Of the fields that may differ for one machine, those that the user gave; `given`: the names that were written."""
+
+    def is_given(item: Declared) -> bool:
+        none = item.field.none
+        by_flag = none is not None and none.name in given and getattr(spec, item.attribute) is None
+        return item.name in given or by_flag
+
+    return tuple(item.name for item in fixed(Spec) if is_given(item))
 
 
 def _once(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -150,7 +151,7 @@ def _in_namespace(settings: ClientSettings, named: str | None) -> ClientSettings
 
 
 def _requested(batch: Batch, keys: Keys, sources: SshSources) -> list[MachineRequest]:
-    from puter_client.cli.specs import given_as_default, warn_of, without_a_rule
+    from puter_client.cli.specs import given_names, warn_of, without_a_rule
     from puter_client.client import MachineRequest
 
     specs = [entry.spec for entry in batch.entries]
@@ -158,7 +159,7 @@ def _requested(batch: Batch, keys: Keys, sources: SshSources) -> list[MachineReq
         say(without_a_rule(specs, sources.unknown))
     warn_of(specs, say)
     return [
-        MachineRequest(entry.tag, keys.into(entry.spec), given=given_as_default(entry.spec, entry.given))
+        MachineRequest(entry.tag, keys.into(entry.spec), given=given_names(entry.spec, entry.given))
         for entry in batch.entries
     ]
 
@@ -208,6 +209,8 @@ async def _submit(settings: ClientSettings, in_flight: InFlight, requests: Seque
         if in_flight.wait is not WaitFor.QUEUED:
             for notice in await follow.notices(client, views):
                 say(f"note: {notice}")
+    for notice in follow.applied(views, time.time()):
+        say(f"note: {notice}")
     for notice in follow.not_applied(views, {one.tag: one.spec for one in requests}):
         say(f"note: {notice}")
     code = follow.tell_end(views, in_flight.wait, as_json=how.as_json)

@@ -78,7 +78,7 @@ def _time(view: View, now: float) -> str:
     if record.phase in ON_ITS_WAY:
         return f"for {rough_duration(now - record.created_at)}"
     if record.expires_at is None:
-        return "no end" if record.ttl_s is None else ""
+        return "no end" if record.never_ends else ""
     if record.overdue:
         return f"{rough_duration(now - record.expires_at)} late"
     if view.stage_reason and record.expires_at <= now:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,7 @@ def up(
         lambda: _up(
             settings,
             in_flight,
-            MachineRequest(chosen, spec, given=specs.given_as_default(spec, options)),
+            MachineRequest(chosen, spec, given=specs.given_names(spec, options)),
             timeout,
             again=again,
             as_json=as_json,
@@ -146,11 +147,19 @@ async def _up(
     from puter_client.cli import follow
     from puter_client.cli.session import connected
 
+    began = time.monotonic()
     async with connected(settings) as client:
         await follow.request(client, settings, [request], in_flight, origin=Origin.UP, again=again)
         (view,) = await follow.follow(client, in_flight, timeout_s=timeout_s, tags=[request.tag])
         for notice in await follow.notices(client, [view]):
             say(f"note: {notice}")
+        if follow.is_ordered(view) and in_flight.wait is WaitFor.RUNNING:
+            from puter_client.cli.orders import until_confirmed
+
+            left_s = math.inf if timeout_s is None else timeout_s - (time.monotonic() - began)
+            view = await until_confirmed(client, view, at_most_s=min(client.timings.order_quiet_s, left_s))
+    for notice in follow.applied([view], time.time()):
+        say(f"note: {notice}")
     for notice in follow.not_applied([view], {request.tag: request.spec}):
         say(f"note: {notice}")
     if as_json:
@@ -198,7 +207,7 @@ def success(view: View, settings: ClientSettings, now: float) -> list[str]:
         lines.append(
             f"runs      until {clock(record.expires_at, now)}, {rough_duration(record.expires_at - now)} from now"
         )
-    elif record.ttl_s is None:
+    elif record.never_ends:
         lines.append("runs      until somebody ends it")
     reached = view.record_to_reach or record
     ssh, rsync = ssh_command(reached), rsync_command(reached)

@@ -33,6 +33,7 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         generation: generation of the instance that the outcome is about.
         request_number: which of the key's requests this one is.
         message: why the request launched nothing.
+        applied: names of fields in which what existed already was changed as requested.
         not_applied: names of fields that were requested, and that the machine that exists has otherwise.
     """
 
@@ -40,4 +41,5 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     generation: int | None = None
     request_number: int | None = None
     message: str | None = None
+    applied: tuple[str, ...] = ()
     not_applied: tuple[str, ...] = ()

@@ -25,6 +25,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         sent_at: when the machine's tags were written.
         problem: why they could not be written.
         confirmed_at: when the machine's console said that its agent has the order.
+        reason: why, if it was not the user who has ordered it.
+        of_ttl: for `extend`: whether it comes from a request that names another ttl.
     """
 
     kind: OrderKind
@@ -34,3 +36,5 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sent_at: float | None = None
     problem: str | None = None
     confirmed_at: float | None = None
+    reason: str | None = None
+    of_ttl: bool = False

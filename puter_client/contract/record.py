@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.order import Order
+from puter_client.contract.order import Order, OrderKind
 from puter_client.contract.os_image import Os
 from puter_client.contract.phase import Phase
 from puter_client.contract.result import Result
@@ -67,6 +67,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         spec_digest: digest of the spec that is being served.
         intent: id of the open launch intent; while there is one, the request cannot be cancelled.
         target: account, region and profile of the launch, once resolved.
+        ttl_s: how long the machine lives after its launch, or after the request that named another ttl for it; None:
+            until somebody ends it, or it is not known.
+        ttl_given: whether the request names the ttl, so that a machine that is found gets it too.
         ends_with_workload: whether the machine ends itself when its workload has ended.
         spot: whether it is a Spot instance.
         member: its place among the machines of its launch, if its agent reads it from the tag `puter:member`.
@@ -109,6 +112,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     instance_type: str | None = None
     os: Os | None = None
     ttl_s: int | None = None
+    ttl_given: bool = False
     key_name: str | None = None
     private_key_path: str | None = None
     has_workload: bool = False
@@ -147,6 +151,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def key(self) -> PuterKey:
         """The key that the record belongs to."""
         return PuterKey(self.namespace, self.tag)
+
+    @property
+    def never_ends(self) -> bool:
+        """Whether the machine stays until somebody ends it: as requested, or as ordered since."""
+        ordered = self.order is not None and self.order.kind is OrderKind.EXTEND and self.order.sent_at is not None
+        return self.expires_at is None and (self.ttl_s is None or ordered)
 
     def replace(self, **changes: Any) -> Record:
         """A copy with some fields changed."""

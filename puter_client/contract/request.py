@@ -37,7 +37,7 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
         max_parallel: with submit: limit of machines of the batch that run at the same time.
         again: launch a next generation of an ended key whatever its result.
         retry_failed: with submit: launch a next generation if the workload did not succeed.
-        given: names of fields that the user gave although their value is the default's.
+        given: names of fields, of those that may differ for one machine, that the user gave: in a file or as options.
     """
 
     v: Literal[1] = 1

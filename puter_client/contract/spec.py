@@ -329,6 +329,9 @@ def differing_fields(one: Spec, other: Spec) -> tuple[str, ...]:
     return tuple(name for name in compared(type(one)) if getattr(one, name) != getattr(other, name))
 
 
+TTL = "ttl"
+"""The field that is applied to a machine that exists, by an order, if the user gave it."""
+
 KEY_FIELDS = frozenset({"key_name", "public_key"})
 """The fields that decide which key opens a machine."""
 
@@ -336,8 +339,8 @@ KEY_FIELDS = frozenset({"key_name", "public_key"})
 def not_applied(served: Spec, asked: Spec, given: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Names of fields in which a request differs from the machine that serves it, and that cannot be changed there.
 
-    `served`: the spec of the machine; `given`: names of fields that the user gave although the value is the default's.
-    Any other field with its default value was not asked for.
+    `served`: the spec of the machine; `given`: names of fields that the user gave. Any other field with its default
+    value was not asked for. The field `ttl` is among them: a worker that applies it takes it out.
     """
     return tuple(
         item.name

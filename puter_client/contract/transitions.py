@@ -129,7 +129,10 @@ def launching(record: Record, intent: str, now: float, *, ssh_user: str, private
 
 def back_in_queue(record: Record, reason: str, now: float, **changes: Any) -> Record:
     """The intent has launched nothing for the key: the key waits for the next launch, which needs another token."""
-    return record.replace(intent=None, attempt=record.attempt + 1, reason=reason, changed_at=now, **changes)
+    # The next launch has a ttl that was named meanwhile from its birth: an order would count from the request.
+    order = None if record.order is not None and record.order.of_ttl else record.order
+    attempt = record.attempt + 1
+    return record.replace(intent=None, attempt=attempt, reason=reason, changed_at=now, **{"order": order} | changes)
 
 
 def pending(record: Record, now: float) -> Record:

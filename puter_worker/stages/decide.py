@@ -21,10 +21,12 @@ from puter_client.contract.request import (
     UpRequest,
 )
 from puter_client.contract.result import Result
-from puter_client.contract.spec import Spec, differing_fields, not_applied, spec_digest
+from puter_client.contract.spec import TTL, Spec, differing_fields, not_applied, spec_digest
 from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.keypairs import default_names
+from puter_worker.ec2.tags import EXPIRES_AT, expiry, expiry_of
 from puter_worker.stages.facts import seen_otherwise, with_instance
+from puter_worker.stages.ttl import asks_another_ttl, is_about, with_ttl
 from puter_worker.target import TargetId
 from puter_worker.timings import Timings
 
@@ -35,12 +37,15 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         row: the request's row in its batch.
         record: the key's new record, if a machine is to be launched.
-        taken: the record of a machine that was found in EC2, completed by the first request for it.
+        changed: the record of what exists: with another ttl, or completed by the first request for a machine that was
+            found in EC2.
+        spec: what the record serves from now on, if there is one; None is what is requested.
     """
 
     row: BatchRow
     record: Record | None = None
-    taken: Record | None = None
+    changed: Record | None = None
+    spec: Spec | None = None
 
 
 class Adoption(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,16 +80,14 @@ def decide(old: Record | None, served: Spec | None, request: UpRequest, key: Put
     if old is None or old.phase in (Phase.FAILED, Phase.CANCELLED):
         return _created(old, request, key, now)
     if old.spec_digest is None and old.phase in LIVE:
-        return _found(old, request)
+        return _found(old, request, now)
     # A machine that was found in EC2 after Redis had forgotten it, and was not requested since, has no spec digest:
     # it counts as the requested one.
     same = old.spec_digest in (None, spec_digest(request.spec))
     if old.phase in ON_ITS_WAY or old.phase in LIVE:
         if not same:
             return Decision(row=_row(old, Outcome.CONFLICT, conflict(old, served, request.spec)))
-        left = not_applied(served, request.spec, request.given) if served else ()
-        outcome = Outcome.JOINED if old.phase in ON_ITS_WAY else Outcome.EXISTING
-        return Decision(row=_row(old, outcome, not_applied=left))
+        return _existing(old, served, request, now)
     if request.again or not same or not old.has_workload or request.origin is Origin.UP:
         return _created(old, request, key, now)
     if old.phase is Phase.TERMINATED and old.result is None:
@@ -96,7 +99,21 @@ def decide(old: Record | None, served: Spec | None, request: UpRequest, key: Put
     return Decision(row=_row(old, Outcome.SKIPPED, f"{old.reason or old.result}; --retry-failed runs it again"))
 
 
-def _found(old: Record, request: UpRequest) -> Decision:
+def _existing(old: Record, served: Spec | None, request: UpRequest, now: float) -> Decision:
+    """Decide a request for what exists already; `served` is None if it is lost."""
+    outcome = Outcome.JOINED if old.phase in ON_ITS_WAY else Outcome.EXISTING
+    left = not_applied(served, request.spec, request.given) if served else ()
+    if not asks_another_ttl(old, request):
+        return Decision(row=_row(old, outcome, not_applied=left))
+    others = tuple(name for name in left if name != TTL)
+    changed = with_ttl(old, served or request.spec, request.spec.ttl_s, request.user, now)
+    if changed is None:
+        return Decision(row=_row(old, outcome, not_applied=(*others, TTL)))
+    row = _row(old, outcome, applied=(TTL,), not_applied=others)
+    return Decision(row=row, changed=changed.record, spec=changed.spec)
+
+
+def _found(old: Record, request: UpRequest, now: float) -> Decision:
     """Decide the first request for a machine that was found in EC2 after Redis had forgotten it."""
     spec = request.spec
     target = TargetId.parse(old.target) if old.target else None
@@ -104,16 +121,24 @@ def _found(old: Record, request: UpRequest) -> Decision:
         return Decision(row=_row(old, Outcome.CONFLICT, conflict(old, other, spec)))
     ours = _is_ours(old.key_name, spec)
     path = old.private_key_path or (spec.private_key_path if ours else None)
+    as_it_is = msgspec.structs.replace(spec, ttl_s=old.ttl_s)
     # Nobody else can say whom a machine without a request lets in: its image may be anybody's.
     taken = old.replace(
         ssh_user=spec.ssh_user or old.ssh_user,
         spec_digest=spec_digest(spec),
         private_key_path=path,
         has_workload=spec.run is not None,
-        ends_with_workload=spec.ends_with_its_workload,
+        ends_with_workload=as_it_is.ends_with_its_workload,
     )
     row = _row(old, Outcome.EXISTING, _unknown_workload(spec), not_applied=() if ours else _key_field(spec))
-    return Decision(row=row, taken=taken)
+    if not asks_another_ttl(old, request) or is_about(spec.ttl_s, old.ttl_s):
+        return Decision(row=row, changed=taken, spec=as_it_is)
+    changed = with_ttl(taken, as_it_is, spec.ttl_s, request.user, now)
+    if changed is None:
+        left = (*row.not_applied, TTL)
+        return Decision(row=msgspec.structs.replace(row, not_applied=left), changed=taken, spec=as_it_is)
+    row = msgspec.structs.replace(row, applied=(TTL,))
+    return Decision(row=row, changed=changed.record, spec=changed.spec)
 
 
 def _is_ours(key_name: str | None, spec: Spec) -> bool:
@@ -129,7 +154,8 @@ def adopted(
     record: Record, spec: Spec | None, instance: Instance, target: TargetId, now: float, timings: Timings
 ) -> Adoption:
     """The outcome of a request for which EC2 shows a machine; `record`: its record, with the machine's generation."""
-    found = with_instance(record, instance, target, now, timings)
+    asked_s = record.ttl_s
+    found = with_instance(_with_ttl_of(record, instance), instance, target, now, timings)
     other = spec and seen_otherwise(
         spec,
         instance_type=instance.instance_type,
@@ -145,7 +171,26 @@ def adopted(
         return Adoption(record=found, spec=other, row=row, notice=None)
     unknown = _unknown_workload(spec) if spec else None
     left = _key_field(spec) if spec and instance.key_name and not _is_ours(instance.key_name, spec) else ()
-    return Adoption(record=found, spec=None, row=_row(found, Outcome.EXISTING, not_applied=left), notice=unknown)
+    row = _row(found, Outcome.EXISTING, not_applied=left)
+    if spec is None or is_about(asked_s, found.ttl_s):
+        return Adoption(record=found, spec=None, row=row, notice=unknown)
+    as_it_is = msgspec.structs.replace(spec, ttl_s=found.ttl_s)
+    found = found.replace(ends_with_workload=as_it_is.ends_with_its_workload)
+    changed = None
+    if record.ttl_given and found.phase in LIVE:
+        changed = with_ttl(found, as_it_is, asked_s, record.owner or "?", now)
+    if changed is None:
+        return Adoption(record=found, spec=as_it_is, row=row, notice=unknown)
+    row = msgspec.structs.replace(row, applied=(TTL,))
+    return Adoption(record=changed.record, spec=changed.spec, row=row, notice=unknown)
+
+
+def _with_ttl_of(record: Record, instance: Instance) -> Record:
+    """The record with the ttl that the tags of a found machine say, whatever is requested now."""
+    expires_at = expiry_of(instance.tags)
+    if expires_at is not None and instance.launch_time is not None:
+        return record.replace(ttl_s=max(0, round(expires_at - instance.launch_time)))
+    return record.replace(ttl_s=None) if instance.tags.get(EXPIRES_AT) == expiry(None) else record
 
 
 def _unknown_workload(spec: Spec) -> str | None:
@@ -199,12 +244,20 @@ def after_cancel(old: Record | None, request: CancelRequest, now: float) -> Reco
     return transitions.cancelled(old, request.user, now)
 
 
-def _row(old: Record, outcome: Outcome, message: str | None = None, *, not_applied: tuple[str, ...] = ()) -> BatchRow:
+def _row(
+    old: Record,
+    outcome: Outcome,
+    message: str | None = None,
+    *,
+    applied: tuple[str, ...] = (),
+    not_applied: tuple[str, ...] = (),
+) -> BatchRow:
     return BatchRow(
         outcome=outcome,
         generation=old.generation,
         request_number=old.request_number,
         message=message,
+        applied=applied,
         not_applied=not_applied,
     )
 
@@ -241,6 +294,7 @@ def _created(old: Record | None, request: UpRequest, key: PuterKey, now: float) 
         instance_type=spec.instance_type,
         os=spec.os,
         ttl_s=spec.ttl_s,
+        ttl_given=TTL in request.given,
         ssh_user=spec.ssh_user or (spec.os.ssh_user if spec.ami is None else None),
         key_name=spec.key_name,
         private_key_path=spec.private_key_path,

@@ -18,6 +18,7 @@ from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import recheck_spec
 from puter_client.contract.key import PuterKey, check_tag
 from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import ON_ITS_WAY
 from puter_client.contract.record import EventKind, Record
 from puter_client.contract.request import (
     BATCH_ID,
@@ -159,16 +160,19 @@ class Draft:
         served = self._served.get(key)
         # The requests of one transaction keep their order: it decides who is launched first under max_parallel.
         self._decided += 1
-        decision = decide(self._record(key), served, request, key, self._now + self._decided * _ORDER_S)
+        now = self._now + self._decided * _ORDER_S
+        decision = decide(self._record(key), served, request, key, now)
         self._put_row(key, request, decision.row)
         outcome = decision.row.outcome
         self._count(str(outcome))
-        if (record := decision.record or decision.taken) is not None:
+        if (record := decision.record or decision.changed) is not None:
             self._new[key].append(record)
-            self._served[key] = request.spec
-            self._store.records.put_spec(self.txn, key, request.spec)
-        if decision.record:
-            self._store.jobs.enqueue(self.txn, key)
+            self._served[key] = spec = decision.spec or request.spec
+            self._store.records.put_spec(self.txn, key, spec)
+            if record.order is not None and record.order.given_at == now:
+                self._ordered.add(key)
+        if decision.record or (decision.changed and decision.changed.phase in ON_ITS_WAY):
+            self._store.jobs.enqueue(self.txn, key)  # a stage that has just read it loses its race
         if outcome in (Outcome.EXISTING, Outcome.JOINED):
             self._let_in(key, request, outcome, served)
 

@@ -99,8 +99,8 @@ def with_instance(record: Record, instance: Instance, target: TargetId, now: flo
 
 def _expires_at(record: Record, instance: Instance, launched_at: float) -> float | None:
     """When the machine ends itself; None is never, or not known."""
-    if record.order is not None and (record.order.sent_at is not None or record.expires_at is not None):
-        return record.expires_at  # as its owner has ordered
+    if record.order is not None and (record.order.sent_at is not None or record.launched_at is not None):
+        return record.expires_at  # as its owner has ordered, or as it was before the order is sent
     if record.ttl_s is not None:
         return launched_at + record.ttl_s
     return expiry_of(instance.tags)  # of a machine that was found, only its tags tell it

@@ -19,11 +19,12 @@ from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.console import Console
 from puter_client.contract.health import StageHealth, WorkerHealth
 from puter_client.contract.key import PuterKey
+from puter_client.contract.order import Order, OrderKind
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.output import Output
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import ErrorInfo, Event, EventKind, Record
-from puter_client.contract.request import ConsoleRequest, Request, UpRequest
+from puter_client.contract.request import ConsoleRequest, Origin, Request, UpRequest
 from puter_client.contract.result import Result
 from puter_client.store import names
 from tests.acceptance.cli_world import CliWorld, ended
@@ -55,6 +56,10 @@ ERROR = ErrorInfo(code=EVIL, message=EVIL, request_id=EVIL)
 REACHED: dict[str, Any] = {"public_dns_name": None, "public_ip": "192.0.2.1", "instance_id": "i-0123456789abcdef0"}
 
 
+def order(kind: OrderKind) -> Order:
+    return Order(kind=kind, user=EVIL, given_at=1.0, reason=EVIL, problem=EVIL, expires_at=1e300, of_ttl=True)
+
+
 def events(world: Published) -> list[Event]:
     detail = {EVIL: EVIL, "notice": f"{EVIL}\n{EVIL}"}
     kinds = (EVIL, EventKind.LAUNCH_BEGUN, EventKind.INSTANCE_FOUND)
@@ -70,6 +75,7 @@ def evil(published: Published) -> Iterator[Published]:
     published.records(
         record(published, "run"),
         record(published, "reached", **REACHED),
+        record(published, "told", reason=None, order=order(OrderKind.STOP)),
         record(published, "wait", Phase.LAUNCHING, target=None, estimate_s=5),
         record(published, "bad", Phase.FAILED, error=ERROR, ended_at=published.now),
         record(
@@ -83,7 +89,7 @@ def evil(published: Published) -> Iterator[Published]:
         published.events(tag, *events(published))
     info = BatchInfo(batch_id="b1", namespace=NAMESPACE, size=3, owner=EVIL, created_at=published.now)
     rows = {
-        "run": BatchRow(outcome=Outcome.EXISTING, request_number=1, not_applied=(EVIL,)),
+        "run": BatchRow(outcome=Outcome.EXISTING, request_number=1, applied=(EVIL,), not_applied=(EVIL,)),
         "bad": BatchRow(outcome=Outcome.REFUSED, message=EVIL),
         "done": BatchRow(outcome=Outcome.CONFLICT, message=EVIL),
     }
@@ -136,9 +142,11 @@ def answer(world: Published) -> None:
         refused = request.tag.startswith("no")
         outcome, message = (Outcome.REFUSED, EVIL) if refused else (Outcome.CREATED, None)
         others = (EVIL, "ttl", "public_key")
-        row = BatchRow(outcome=outcome, request_number=1, message=message, not_applied=others)
+        row = BatchRow(outcome=outcome, request_number=1, message=message, applied=others, not_applied=others)
         bad = request.tag.startswith("bad")
         known = record(world, request.tag)
+        if request.origin is Origin.SUBMIT:
+            known = known.replace(order=order(OrderKind.EXTEND))
         world.records(known.replace(phase=Phase.FAILED, error=ERROR, ended_at=world.now) if bad else known)
         world.events(request.tag, *events(world))
         world.batch(info, {request.tag: row})
@@ -163,7 +171,8 @@ def on_terminal(evil: Published, words: str, *, columns: int = 80) -> pexpect.sp
 
 UP = "--ssh-from none --timeout 30s"
 PRINTING = [
-    "status", "status --all --failed", "status run bad done wait", "status --batch b1", "status --batch last",
+    "status", "status --all --failed", "status told", "status run bad done wait", "status --batch b1",
+    "status --batch last",
     "wait bad run", "wait --batch b1", "wait wait --for running --timeout 1s", "wait --for terminated --timeout 1s",
     "batches", "why run", "why bad", "why run --log",
     "why done", "cancel run", "cancel bad run",

@@ -14,6 +14,7 @@ import pytest
 from tests.acceptance.cli_world import CliWorld
 from tests.agents import Agents, running
 from tests.ec2sim.client import ControlClient
+from tests.ec2sim.reports import Seen
 from tests.integration.sim_workshop import CALM, sim_url
 
 __all__ = ["sim_url"]
@@ -34,17 +35,20 @@ def world(sim_url: str, tmp_path: Path) -> Iterator[CliWorld]:
 
 
 @pytest.fixture
-def agents(sim_url: str, world: CliWorld) -> Iterator[None]:
-    """Agents work on all machines."""
-    over = threading.Event()
+def agents(sim_url: str, world: CliWorld) -> Iterator[threading.Event]:
+    """Agents work on all machines. Workloads of tags like `bad-1` fail as soon as the event is set."""
+    over, fail = threading.Event(), threading.Event()
+
+    def ends(one: Seen) -> int | None:
+        return 1 if fail.is_set() and one.tags.get("puter:tag", "").startswith("bad") else None
 
     async def work() -> None:
-        async with ControlClient(sim_url) as sim, running(Agents(sim)):
+        async with ControlClient(sim_url) as sim, running(Agents(sim, ends)):
             await asyncio.to_thread(over.wait)
 
     thread = threading.Thread(target=asyncio.run, args=(work(),))
     thread.start()
-    yield
+    yield fail
     over.set()
     thread.join()
 
@@ -128,6 +132,56 @@ class TestExtend:
         ran = world.puter("extend", *words)
         assert (ran.code, ran.out) == (2, "")
         assert says in ran.err
+
+
+@pytest.mark.usefixtures("agents")
+class TestAnotherTtl:
+    def test_asking_for_a_machine_with_another_ttl_moves_its_end(self, world: CliWorld) -> None:
+        first = world.up("one", "--run", "sleep 600")
+        ran = world.puter("up", "one", "--run", "sleep 600", "--ttl", "5h", "--disk", "50")
+        (told,) = world.puter("status", "one", "--json").objects()
+        again = world.puter("up", "one", "--run", "sleep 600", "--ttl", "5h")
+        (same,) = world.puter("status", "one", "--json").objects()
+
+        assert ran.code == 0
+        assert re.search(
+            r"^puter: note: one existed already: it now ends itself at [\d-]*\s?\d\d:\d\d$", ran.err, re.MULTILINE
+        )
+        assert "not applied: --disk (" in ran.err
+        assert told["order"]["kind"] == "extend"
+        assert told["order"]["confirmed_at"] is not None
+        assert (told["instance_id"], told["ttl_s"]) == (first["instance_id"], 18_000)
+        assert parsed(told["expires_at"]) - parsed(told["order"]["given_at"]) == pytest.approx(18_000)
+        assert "ends itself" not in again.err
+        assert same["expires_at"] == told["expires_at"]
+
+    def test_a_machine_stays_for_good(self, world: CliWorld) -> None:
+        world.up("one")
+        told = world.up("one", "--no-shutdown")
+        ran = world.puter("up", "one")
+        assert (told["applied"], told["not_applied"], told["expires_at"], told["ttl_s"]) == (["ttl"], [], None, None)
+        assert "until somebody ends it" in ran.out
+
+    def test_a_batch_is_told_without_waiting_and_its_settings_move_no_end(
+        self, world: CliWorld, tmp_path: Path
+    ) -> None:
+        batch = tmp_path / "batch.yaml"
+        batch.write_text("defaults: {ttl: 1h}\nputers: [job-1, job-2]\n")
+        world.puter("submit", str(batch), "--wait", "running")
+        config = world.home / "config.toml"
+        config.write_text('[defaults]\nttl = "30m"\n')
+        silent = world.puter("submit", "--tag", "job-{i}", "--count", "3", "--wait", "running", "--json")
+        config.unlink()
+        batch.write_text("defaults: {ttl: 5h}\nputers: [job-1, job-2]\n")
+        ran = world.puter("submit", str(batch))
+        again = world.puter("submit", str(batch), "--json")
+
+        assert [one["not_applied"] for one in silent.objects()] == [[], ["ttl"], ["ttl"]]
+        assert (
+            "note: job-1, job-2 existed already, with another ttl than that of your settings: --ttl sets" in silent.err
+        )
+        assert "note: job-1, job-2 existed already: it now ends itself at " in ran.err
+        assert [one["applied"] for one in again.objects()] == [[], []]
 
 
 def test_machines_that_do_not_react_are_named_with_what_helps(world: CliWorld) -> None:

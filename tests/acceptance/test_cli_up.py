@@ -44,32 +44,31 @@ class TestUp:
 
     def test_options_that_a_machine_which_exists_has_otherwise_are_named(self, betty: CliWorld) -> None:
         betty.up("settled")
-        ran = betty.puter("up", "settled", "--ttl", "5h", "--disk", "500")
-        forever = betty.puter("up", "settled", "--no-shutdown", "--json")
+        ran = betty.puter("up", "settled", "--disk", "500", "--no-docker")
+        told = betty.puter("up", "settled", "--disk", "500", "--json")
         same = betty.puter("up", "settled", "--ttl", "60m")
         assert (ran.code, "the same instance as before" in ran.out) == (0, True)
-        assert "note: settled existed already; not applied: --disk, --ttl (" in ran.err
-        assert "not applied: --no-shutdown" in forever.err
-        assert forever.objects()[0]["not_applied"] == ["ttl"]
+        assert "note: settled existed already; not applied: --disk, --docker (" in ran.err
+        assert (told.objects()[0]["not_applied"], told.objects()[0]["applied"]) == (["disk"], [])
         assert "not applied" not in same.err
 
     def test_a_batch_names_what_it_writes_and_what_a_machine_has_otherwise(
         self, betty: CliWorld, tmp_path: Path
     ) -> None:
         """What it writes may be the default's value: it was asked for. What config.toml says was not."""
-        betty.up("written-out", "--ttl", "5h")
+        betty.up("written-out", "--no-docker")
         batch = tmp_path / "batch.yaml"
-        batch.write_text("defaults: {ttl: 60m}\nputers: [{tag: written-out}]\n")
+        batch.write_text("defaults: {docker: true}\nputers: [{tag: written-out}]\n")
         silent = tmp_path / "silent.yaml"
         silent.write_text("puters: [{tag: written-out}]\n")
         config = betty.home / "config.toml"
-        config.write_text('[defaults]\nttl = "60m"\n')
+        config.write_text("[defaults]\ndocker = true\n")
 
         told = betty.puter("submit", str(batch), "--wait", "running", "--json")
         none = betty.puter("submit", str(silent), "--wait", "running", "--json")
         config.unlink()
 
-        assert told.objects()[-1]["not_applied"] == ["ttl"]
+        assert told.objects()[-1]["not_applied"] == ["docker"]
         assert none.objects()[-1]["not_applied"] == []
 
     def test_another_machine_under_its_tag_is_a_conflict(self, betty: CliWorld) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
+from puter_client.client import MachineRequest
 from puter_client.contract.order import OrderKind
+from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
+from puter_client.contract.request import Origin
 from puter_client.contract.result import Result
-from puter_client.view import WaitFor
-from puter_worker.ec2.tags import expiry
+from puter_client.view import View, WaitFor
+from puter_worker.ec2.tags import expiry, expiry_of
+from tests.agents import Agents, running
 from tests.ec2sim.config import Fault
 from tests.ec2sim.reports import Seen
 from tests.frames import frame
 from tests.integration.sim_workshop import SimWorkshop, eventually, in_groups, no_capacity, sim_url, sim_workshop
+from tests.integration.workshop import spec
 
 __all__ = ["in_groups", "sim_url", "sim_workshop"]
 
@@ -251,3 +257,156 @@ async def test_a_time_that_nobody_can_mean_is_no_order_and_stops_nobodys(
         (record,) = await sim_workshop.records("one")
 
     assert record.order is None
+
+
+# -- another ttl, asked for by a request ------------------------------------------------------------------------------
+
+
+async def asked(shop: SimWorkshop, *tags: str, given: tuple[str, ...] = ("ttl",), **fields: Any) -> list[View]:
+    """Request machines with a ttl that somebody has written; as they are when the requests have their answers."""
+    requests = [MachineRequest(tag, spec(run="work", **fields), given) for tag in tags]
+    batch = await shop.client.submit(requests, origin=Origin.UP)
+    return await shop.client.wait(batch_id=batch, tags=tags, wait=WaitFor.QUEUED, timeout_s=30)
+
+
+@pytest.mark.parametrize("ttl_s", [18_000, 1_800, None])
+async def test_another_ttl_moves_the_deadline_of_a_machine_that_runs(
+    sim_workshop: SimWorkshop, ttl_s: int | None
+) -> None:
+    async with sim_workshop.working(quiet_sweep_s=0.2), running(Agents(sim_workshop.sim)):
+        await sim_workshop.request("one", run="work")
+        (view,) = await asked(sim_workshop, "one", ttl_s=ttl_s)
+        await eventually("it is confirmed", confirmed(sim_workshop, "one"))
+        calls = len(await sim_workshop.calls("DescribeInstances"))
+
+        async def looked() -> bool:
+            return len(await sim_workshop.calls("DescribeInstances")) > calls + 2
+
+        await eventually("it is looked at", looked)
+        (record,) = await sim_workshop.records("one")
+        (again,) = await asked(sim_workshop, "one", ttl_s=ttl_s)
+        one = await seen(sim_workshop, "one")
+        events = [event.event for event in await sim_workshop.told("one")]
+
+    assert (view.outcome, view.to_json()["applied"], view.to_json()["not_applied"]) == (Outcome.EXISTING, ["ttl"], [])
+    assert record.order
+    expected = None if ttl_s is None else record.order.given_at + ttl_s
+    assert (record.ttl_s, record.expires_at, record.overdue) == (ttl_s, expected, False)
+    assert record.never_ends == (ttl_s is None)
+    assert one.tags["puter:expires-at"] == expiry(expected)
+    assert again.to_json()["applied"] == []
+    assert [events.count(f"order.{what}") for what in ("given", "sent", "confirmed")] == [1, 1, 1]
+
+
+async def test_what_waits_for_its_launch_is_launched_with_another_ttl(sim_workshop: SimWorkshop) -> None:
+    await sim_workshop.faults(no_capacity())
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        await sim_workshop.submit("one", run="work", origin=Origin.SUBMIT)
+
+        async def waits() -> bool:
+            return bool(await sim_workshop.refused("InsufficientInstanceCapacity"))
+
+        await eventually("it waits for capacity", waits)
+
+        async def applied() -> bool:
+            (view,) = await asked(sim_workshop, "one", ttl_s=18_000)
+            return view.outcome is Outcome.JOINED
+
+        await eventually("it joins", applied)
+        await sim_workshop.faults()
+        (view,) = await sim_workshop.client.wait(tags=["one"], timeout_s=30)
+        one = await seen(sim_workshop, "one")
+
+    record = view.record
+    assert record
+    assert record.launched_at
+    assert (record.ttl_s, record.expires_at) == (18_000, record.launched_at + 18_000)
+    told = expiry_of(one.tags)
+    assert told == pytest.approx(record.expires_at, abs=60.0)
+    assert "puter:order" not in one.tags
+
+
+async def test_another_ttl_while_the_launch_is_sent_is_ordered_when_the_machine_exists(
+    sim_workshop: SimWorkshop,
+) -> None:
+    await sim_workshop.faults(Fault(action="RunInstances", when="before", delay_s=1.0, times=1))
+    async with sim_workshop.working():
+        await sim_workshop.submit("one", run="work", origin=Origin.SUBMIT)
+
+        async def sending() -> bool:
+            return any(record.intent for record in await sim_workshop.records("one"))
+
+        await eventually("it is being sent", sending)
+        (view,) = await asked(sim_workshop, "one", ttl_s=18_000)
+        await eventually("it is told", ordered(sim_workshop, "one"))
+        (record,) = await sim_workshop.records("one")
+        one = await seen(sim_workshop, "one")
+
+    assert view.outcome is Outcome.JOINED
+    assert record.order
+    assert record.expires_at == record.order.given_at + 18_000
+    assert one.tags["puter:expires-at"] == expiry(record.expires_at)
+
+
+async def test_what_is_told_to_end_gets_no_other_ttl(sim_workshop: SimWorkshop) -> None:
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        await sim_workshop.request("one", run="work")
+        await sim_workshop.client.stop(["one"])
+        await eventually("it is told", ordered(sim_workshop, "one"))
+        (view,) = await asked(sim_workshop, "one", ttl_s=18_000)
+        (record,) = await sim_workshop.records("one")
+
+    assert (view.to_json()["applied"], view.to_json()["not_applied"]) == ([], ["ttl"])
+    assert record.order
+    assert record.order.kind is OrderKind.STOP
+
+
+@pytest.mark.parametrize("given", [("ttl",), ()])
+async def test_a_machine_that_redis_had_forgotten_has_its_own_deadline_or_the_one_that_is_asked_for(
+    sim_workshop: SimWorkshop, given: tuple[str, ...]
+) -> None:
+    async with sim_workshop.working():
+        await sim_workshop.request("one", run="work")
+        (before,) = await sim_workshop.records("one")
+    with sim_workshop.server.client() as behind:
+        behind.flushall()
+    async with sim_workshop.working(quarantine_s=0.0, quiet_sweep_s=0.2):
+        await asked(sim_workshop, "one", given=given, ttl_s=18_000)
+        await sim_workshop.client.wait(tags=["one"], timeout_s=30)
+        if given:
+            await eventually("it is told", ordered(sim_workshop, "one"))
+        (record,) = await sim_workshop.records("one")
+
+    assert record.instance_id == before.instance_id
+    assert before.expires_at
+    if given:
+        assert record.order
+        assert record.expires_at == record.order.given_at + 18_000
+    else:
+        assert record.order is None
+        assert record.expires_at == pytest.approx(before.expires_at, abs=5.0)
+
+
+async def test_the_next_machine_of_a_retry_has_the_new_ttl_and_ends_as_was_requested(
+    sim_workshop: SimWorkshop,
+) -> None:
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        await asked(sim_workshop, "one", retries=1)
+        (view,) = await sim_workshop.client.wait(tags=["one"], timeout_s=30)
+        first = await seen(sim_workshop, "one")
+        await asked(sim_workshop, "one", ttl_s=None, retries=1)
+        await eventually("it is told", ordered(sim_workshop, "one"))
+        await sim_workshop.sim.end(first.id, "Server.SpotInstanceTermination", "Spot")
+
+        async def again() -> bool:
+            (record,) = await sim_workshop.records("one")
+            return record.phase is Phase.RUNNING and record.generation == 2
+
+        await eventually("it runs again", again)
+        (record,) = await sim_workshop.records("one")
+        second = await seen(sim_workshop, "one")
+
+    assert view.record
+    assert (record.ttl_s, record.expires_at, record.order) == (None, None, None)
+    assert second.tags["puter:expires-at"] == "never"
+    assert record.ends_with_workload is view.record.ends_with_workload is True

@@ -7,17 +7,31 @@ from collections.abc import Awaitable, Sequence
 from io import StringIO
 from typing import Any, cast
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from puter_client.cli import INTERRUPTED
-from puter_client.cli.follow import InFlight, outcomes, request, run, summary, tell_end, why_not
+from puter_client.cli.follow import (
+    InFlight,
+    applied,
+    is_ordered,
+    not_applied,
+    outcomes,
+    request,
+    run,
+    summary,
+    tell_end,
+    why_not,
+)
 from puter_client.cli.progress import Progress, bar_on, shared_reason
 from puter_client.cli.up import success
+from puter_client.cli.when import minute
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.config import ClientSettings, Config, client_settings
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.errors import StoreUnavailable, WaitTimedOut
+from puter_client.contract.order import Order, OrderKind
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import ErrorInfo, Record
@@ -47,6 +61,63 @@ def settings(namespace: str | None = None) -> ClientSettings:
 
 def told(views: Sequence[View]) -> list[str]:
     return [row.text for row in summary(views, WaitFor.RUNNING)]
+
+
+class TestWhatExistedAlready:
+    """Which notes tell what was changed of a machine, and what was not."""
+
+    def order(self, **changes: Any) -> Order:
+        known: dict[str, Any] = {"kind": OrderKind.EXTEND, "user": "betty", "given_at": NOW, "of_ttl": True}
+        return Order(**(known | {"expires_at": NOW + 3_600.0} | changes))
+
+    def changed(self, tag: str, order: Order | None, **row: Any) -> View:
+        one = view(tag, Outcome.EXISTING, order=order)
+        assert one.row
+        return msgspec.structs.replace(one, row=msgspec.structs.replace(one.row, **row))
+
+    @pytest.mark.parametrize(
+        ("changes", "says"),
+        [
+            ({"confirmed_at": NOW}, f"one existed already: it now ends itself at {minute(NOW + 3_600, NOW)}"),
+            ({"confirmed_at": NOW, "expires_at": None}, "one existed already: it never ends itself now"),
+            (
+                {"expires_at": None},
+                "one existed already: it never ends itself now (ordered, not confirmed by it yet)",
+            ),
+            (
+                {"expires_at": None, "problem": "extend: EC2 said no"},
+                "one existed already: it never ends itself now (extend: EC2 said no)",
+            ),
+        ],
+    )
+    def test_a_new_end_is_told_and_whether_its_machine_has_it(self, changes: dict[str, Any], says: str) -> None:
+        assert applied([self.changed("one", self.order(**changes), applied=("ttl",))], NOW) == [says]
+
+    def test_what_is_not_launched_yet_has_the_new_ttl_from_its_launch_on(self) -> None:
+        told = applied([self.changed("one", None, applied=("ttl",))], NOW)
+        assert told == ["one existed already: its new --ttl counts from its launch"]
+
+    def test_many_with_the_same_end_are_one_note(self) -> None:
+        order = self.order(confirmed_at=NOW)
+        (told,) = applied([self.changed(f"job-{n}", order, applied=("ttl",)) for n in range(9)], NOW)
+        assert told.startswith("job-0, job-1, job-2 and 6 more existed already: it now ends itself at ")
+
+    def test_a_machine_whose_owner_has_ordered_something_else_since_has_no_note(self) -> None:
+        order = self.order(of_ttl=False, confirmed_at=NOW)
+        assert not is_ordered(self.changed("one", order, applied=("ttl",)))
+
+    def test_a_ttl_of_settings_is_not_applied_and_told_so(self) -> None:
+        one = self.changed("one", None, not_applied=("disk", "ttl"))
+        assert not_applied([one], {"one": Spec(disk=9)}) == [
+            "one existed already; not applied: --disk (use another tag, or wait until it has ended)",
+            "one existed already, with another ttl than that of your settings: --ttl sets it anew",
+        ]
+
+    def test_a_machine_that_is_told_to_end_gets_no_ttl_at_all(self) -> None:
+        one = self.changed("one", self.order(kind=OrderKind.STOP), not_applied=("ttl",))
+        assert not_applied([one], {"one": Spec(ttl_s=60)}) == [
+            "one existed already; not applied: --ttl (use another tag, or wait until it has ended)"
+        ]
 
 
 class TestSummary:
@@ -212,6 +283,11 @@ class TestSuccess:
 
     def test_one_that_stays_says_so(self) -> None:
         stays = view(**self.RUNNING | {"ttl_s": None, "expires_at": None})
+        assert "runs      until somebody ends it" in success(stays, settings(), NOW)
+
+    def test_one_that_was_ordered_to_stay_says_so(self) -> None:
+        order = Order(kind=OrderKind.EXTEND, user="betty", given_at=NOW, sent_at=NOW)
+        stays = view(**self.RUNNING | {"expires_at": None, "order": order})
         assert "runs      until somebody ends it" in success(stays, settings(), NOW)
 
     def test_a_machine_past_its_end_has_no_time_left(self) -> None:

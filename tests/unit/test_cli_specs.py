@@ -10,7 +10,7 @@ import pytest
 from puter_client import address
 from puter_client.address import AddressUnknown
 from puter_client.cli import submit
-from puter_client.cli.specs import SshSources, described, given_fields, one_spec, warn_of, without_a_rule
+from puter_client.cli.specs import SshSources, described, given_fields, given_names, one_spec, warn_of, without_a_rule
 from puter_client.config import ClientSettings, Config, client_settings
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import FIELDS
@@ -224,3 +224,18 @@ class TestSettingsAndBatchFiles:
     def test_options_win_over_both(self) -> None:
         made = self.entry({"region": "ap-south-1", "ttl": "2h"}, region="us-east-1")
         assert (made.region, made.ttl_s) == ("ap-south-1", 7_200)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ()),
+        ({"ttl": "5h"}, ("ttl",)),
+        ({"ttl": "60m"}, ("ttl",)),  # the default, and asked for nevertheless
+        ({"no_shutdown": True}, ("ttl",)),
+        ({"docker": True, "disk": "9"}, ("disk", "docker")),
+        ({"region": "us-east-1", "run": "make"}, ()),  # they make another machine
+    ],
+)
+def test_the_names_of_what_was_written_are_told(options: dict[str, Any], names: tuple[str, ...]) -> None:
+    assert given_names(spec(options, ttl="9h"), options) == names

@@ -240,8 +240,8 @@ def test_a_forgotten_machine_keeps_its_images_user_unless_the_request_names_one(
     old = record(Phase.RUNNING, spec_digest=None, ssh_user="ubuntu")
     decision = decide(old, None, request(Spec(region="us-east-1", ssh_user=asked)), KEY, NOW)
 
-    assert decision.taken
-    assert decision.taken.ssh_user == user
+    assert decision.changed
+    assert decision.changed.ssh_user == user
 
 
 # -- found in EC2 by a Redis that had forgotten it ---
@@ -258,15 +258,15 @@ def test_the_first_request_for_a_forgotten_machine_takes_it_with_its_key() -> No
     decision = decide(found(), None, request(asked), KEY, NOW)
 
     assert (decision.row.outcome, decision.record) == (Outcome.EXISTING, None)
-    assert decision.taken == found(spec_digest=spec_digest(asked), private_key_path="/keys/puter-v1.pem")
+    assert decision.changed == found(spec_digest=spec_digest(asked), private_key_path="/keys/puter-v1.pem")
 
 
 def test_a_key_of_another_name_is_not_said_to_open_it() -> None:
     asked = Spec(key_name="mine", private_key_path="/keys/mine.pem")
     decision = decide(found(), None, request(asked), KEY, NOW)
 
-    assert decision.taken
-    assert decision.taken.private_key_path is None
+    assert decision.changed
+    assert decision.changed.private_key_path is None
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_a_key_of_another_name_is_not_said_to_open_it() -> None:
 def test_a_forgotten_machine_that_is_another_than_requested_is_a_conflict(asked: Spec, named: str) -> None:
     decision = decide(found(), None, request(asked), KEY, NOW)
 
-    assert (decision.row.outcome, decision.taken) == (Outcome.CONFLICT, None)
+    assert (decision.row.outcome, decision.changed) == (Outcome.CONFLICT, None)
     assert f"running with another {named}:" in (decision.row.message or "")
 
 
