@@ -17,14 +17,20 @@ from puter_client.contract.key import PuterKey, check_namespace, check_tag, show
 from puter_client.contract.output import Output
 from puter_client.contract.phase import ENDED, LIVE
 from puter_client.contract.record import Event, Record
-from puter_client.contract.request import CancelRequest, ConsoleRequest, ExtendRequest, Origin, StopRequest, UpRequest
+from puter_client.contract.request import (
+    MAX_BATCH,
+    CancelRequest,
+    ConsoleRequest,
+    ExtendRequest,
+    Origin,
+    StopRequest,
+    UpRequest,
+)
 from puter_client.contract.spec import Spec
 from puter_client.freshness import Absence, absence, is_stale, stage_reason
 from puter_client.store.clientstore import ClientStore
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 from puter_client.view import View, WaitFor, WaitState
-
-MAX_BATCH = 100_000
 
 
 class MachineRequest(NamedTuple):
@@ -109,6 +115,8 @@ class PuterClient:
         again: bool = False,
         retry_failed: bool = False,
         max_parallel: int | None = None,
+        max_fails: int | None = None,
+        keep_running: bool = False,
         batch_id: str | None = None,
     ) -> str:
         """Request machines and return the id of the batch, as soon as Redis has the requests.
@@ -119,6 +127,9 @@ class PuterClient:
             again: launch a next generation of each key that has ended.
             retry_failed: launch a next generation of each key whose workload did not succeed.
             max_parallel: limit of machines of the batch that run at the same time.
+            max_fails: as soon as so many of the batch have failed, what is not launched is cancelled, and what runs is
+                stopped. Workers see to it, also when this client is gone.
+            keep_running: what runs then is left running.
             batch_id: from `new_batch_id`, if the caller must know it before the call returns; None makes one.
 
         Raises:
@@ -145,6 +156,8 @@ class PuterClient:
                 again=again,
                 retry_failed=retry_failed,
                 max_parallel=max_parallel,
+                max_fails=max_fails,
+                keep_running=keep_running,
                 given=one.given,
             )
             for one in machines

@@ -85,6 +85,9 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         order_confirm_s: how often the console of a machine is read until it says that its agent has the order.
         order_confirm_within_s: an agent that has not said so by then is not expected to.
 
+        failures_claim_s: how long one worker holds a claim on a batch of which one has failed.
+        failures_again_s: pause before what is left of a batch with too many failures is looked at again.
+
         result_claim_s: how long one worker holds a claim on consoles.
         result_again_s: how often the console of a machine that stays after its workload is read; also the pause after
             an error of EC2.
@@ -204,6 +207,9 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     order_refused_s: float = 60.0
     order_confirm_s: float = 8.0
     order_confirm_within_s: float = 60.0
+
+    failures_claim_s: float = 12.0
+    failures_again_s: float = 1.0
 
     result_claim_s: float = 12.0
     result_again_s: float = 15.0

@@ -25,6 +25,7 @@ from puter_worker.stages.ensure import Ensure, Jobs
 from puter_worker.stages.ingress import Ingress
 from puter_worker.stages.intake import Intake
 from puter_worker.stages.label import Labelling
+from puter_worker.stages.max_fails import MaxFails
 from puter_worker.stages.restart import Restart
 from puter_worker.stages.stage import Stage
 from puter_worker.store.arq_adapter import arq_redis
@@ -85,6 +86,7 @@ class Worker:
             Lead(store, targets, self._runner, settings, clock=clock, timings=timings),
             Labelling(store, targets, timings),
             Ingress(store, targets, timings),
+            MaxFails(store, timings),
             Restart(store, timings),
             self._announce,
         ]

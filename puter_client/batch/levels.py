@@ -28,6 +28,7 @@ _NEEDY = frozenset(item.name for item in declared(Spec) if item.field.needs)
 _CLIENT_ONLY = frozenset(name for name, field in _INPUTS.items() if field.client_only)
 _REMEDIES = {
     "max_parallel": "belongs at the top of a YAML file; or use --max-parallel",
+    "max_fails": "belongs at the top of a YAML file; or use --max-fails",
     "namespace": "belongs at the top of a YAML file; or use --namespace",
     "defaults": "belongs at the top of a YAML file",
     "puters": "belongs at the top of a YAML file",

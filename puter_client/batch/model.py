@@ -58,11 +58,13 @@ class Batch(msgspec.Struct, frozen=True):
         namespace: as the file names it; None leaves it to options and settings.
         entries: in the file's order; no two have the same tag.
         max_parallel: at most so many machines of it live at a time; None leaves it to options.
+        max_fails: as soon as so many of it have failed, the rest is cancelled and stopped; None leaves it to options.
     """
 
     namespace: str | None
     entries: tuple[Entry, ...]
     max_parallel: int | None = None
+    max_fails: int | None = None
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -110,9 +112,11 @@ class Sheet(msgspec.Struct, frozen=True):
         defaults: fields for every entry that does not write them.
         rows: the entries.
         max_parallel: checked.
+        max_fails: checked.
     """
 
     namespace: str | None
     defaults: Level
     rows: list[Row]
     max_parallel: int | None = None
+    max_fails: int | None = None

@@ -64,7 +64,7 @@ def read_batch(
     problems.raise_if_any()
     if not entries:
         raise InvalidInput(f"{name}: has no puters: write at least one")
-    return Batch(sheet.namespace, entries, sheet.max_parallel)
+    return Batch(sheet.namespace, entries, sheet.max_parallel, sheet.max_fails)
 
 
 def _sheet(source: str, text: bytes, form: str | None, problems: Problems) -> Sheet:

@@ -1,4 +1,4 @@
-"""YAML batch files: `namespace`, `max_parallel`, `defaults` and `puters`.
+"""YAML batch files: `namespace`, `max_parallel`, `max_fails`, `defaults` and `puters`.
 
 A puter is a tag, or fields and perhaps a matrix.
 """
@@ -15,7 +15,7 @@ from puter_client.batch.yaml_nodes import Mapping, Node, Scalar, Sequence, compo
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import check_namespace, shown
 
-_TOP = ("namespace", "max_parallel", "defaults", "puters")
+_TOP = ("namespace", "max_parallel", "max_fails", "defaults", "puters")
 _FORM = "write puters: with a list of tags or entries below it"
 
 
@@ -33,8 +33,9 @@ def read_yaml(text: str, problems: Problems) -> Sheet:
     for name, (line, _) in root.items.items():
         if name not in _TOP:
             problems.add(_about_top(name), line=line, field=safe_name(name).strip("'"))
-    namespace, most = _namespace(root, problems), _max_parallel(root, problems)
-    return Sheet(namespace, _defaults(root, problems), _rows(root, problems), most)
+    namespace = _namespace(root, problems)
+    parallel, fails = _limit(root, "max_parallel", problems), _limit(root, "max_fails", problems)
+    return Sheet(namespace, _defaults(root, problems), _rows(root, problems), parallel, fails)
 
 
 def _about_top(name: str) -> str:
@@ -56,13 +57,13 @@ def _namespace(root: Mapping, problems: Problems) -> str | None:
         return None
 
 
-def _max_parallel(root: Mapping, problems: Problems) -> int | None:
-    if "max_parallel" not in root.items:
+def _limit(root: Mapping, name: str, problems: Problems) -> int | None:
+    if name not in root.items:
         return None
-    line, node = root.items["max_parallel"]
+    line, node = root.items[name]
     text = node.text if isinstance(node, Scalar) else ""
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_ENTRIES:
-        problems.add(f"{shown(text)}: write a whole number from 1 to {MAX_ENTRIES}", line=line, field="max_parallel")
+        problems.add(f"{shown(text)}: write a whole number from 1 to {MAX_ENTRIES}", line=line, field=name)
         return None
     return int(text)
 

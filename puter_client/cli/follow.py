@@ -148,6 +148,8 @@ async def request(
     again: bool = False,
     retry_failed: bool = False,
     max_parallel: int | None = None,
+    max_fails: int | None = None,
+    keep_running: bool = False,
 ) -> str:
     """Submit requests, log them, check that a worker takes them, and return the id of the batch.
 
@@ -160,7 +162,14 @@ async def request(
     batch_id = new_batch_id()
     in_flight.is_sending(batch_id)
     await client.submit(
-        requests, origin=origin, again=again, retry_failed=retry_failed, max_parallel=max_parallel, batch_id=batch_id
+        requests,
+        origin=origin,
+        again=again,
+        retry_failed=retry_failed,
+        max_parallel=max_parallel,
+        max_fails=max_fails,
+        keep_running=keep_running,
+        batch_id=batch_id,
     )
     in_flight.is_sent()
     in_flight.views = [View(namespace=settings.namespace, tag=one.tag, batch_id=batch_id) for one in requests]
@@ -176,6 +185,8 @@ async def request(
         again=again,
         retry_failed=retry_failed,
         max_parallel=max_parallel,
+        max_fails=max_fails,
+        keep_running=keep_running,
     )
     if no_worker and (
         no_worker := await why_no_worker(client, settings, within_s=client.timings.worker_starts_within_s)

@@ -23,7 +23,7 @@ from puter_client.view import View
 
 if TYPE_CHECKING:
     from puter_client.cli.log_read import Found, Lines
-    from puter_client.cli.orders import Meant
+    from puter_client.cli.orders import Selected
     from puter_client.cli.printer import Printer
     from puter_client.client import PuterClient
 
@@ -134,11 +134,11 @@ def _tell(tag: str, text: str) -> None:
 
 
 async def _logs(settings: ClientSettings, tags: list[str], how: _How) -> int:
-    from puter_client.cli.orders import meant
+    from puter_client.cli.orders import selected
     from puter_client.cli.session import connected
 
     async with connected(settings, looks_only=True) as client:
-        chosen = await meant(client, tags, how.batch)
+        chosen = await selected(client, tags, how.batch)
         unknown = [view.tag for view in chosen.views if view.record is None and view.row is None]
         if unknown:
             error = not_known(client, unknown, await client.untaken())
@@ -246,7 +246,7 @@ def _printers(views: Sequence[View]) -> Callable[[str], Printer]:
 
 
 async def _follow(
-    client: PuterClient, settings: ClientSettings, views: Sequence[View], chosen: Meant, how: _How, *, alone: bool
+    client: PuterClient, settings: ClientSettings, views: Sequence[View], chosen: Selected, how: _How, *, alone: bool
 ) -> bool:
     """Print what is known, then what comes until all have ended; returns whether there was anything."""
     from puter_client.cli.log_follow import Follow, follow

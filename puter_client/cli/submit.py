@@ -24,7 +24,7 @@ from puter_client.cli.options import (
 from puter_client.cli.terminal import out, out_json, say
 from puter_client.config import ClientSettings
 from puter_client.contract.errors import InvalidInput, WaitTimedOut
-from puter_client.contract.request import Origin
+from puter_client.contract.request import MAX_BATCH, Origin
 from puter_client.view import WaitFor
 
 if TYPE_CHECKING:
@@ -45,7 +45,13 @@ if TYPE_CHECKING:
 @timeout_option(None)
 @again_option
 @click.option("--retry-failed", is_flag=True, help="Launch a tag again whose workload did not succeed.")
-@click.option("--max-parallel", type=click.IntRange(1), metavar="N", help="At most so many of them at a time.")
+@click.option(
+    "--max-parallel", type=click.IntRange(1, MAX_BATCH), metavar="N", help="At most so many of them at a time."
+)
+@click.option(
+    "--max-fails", type=click.IntRange(1, MAX_BATCH), metavar="N", help="Cancel and stop the rest once N have failed."
+)
+@click.option("--keep-running", is_flag=True, help="With --max-fails: leave what runs then.")
 @dry_run_option
 @json_option
 def submit(
@@ -59,6 +65,8 @@ def submit(
     again: bool,
     retry_failed: bool,
     max_parallel: int | None,
+    max_fails: int | None,
+    keep_running: bool,
     dry_run: bool,
     as_json: bool,
     **machine: Any,
@@ -96,6 +104,9 @@ def submit(
         batch = _generated(tag, 1 if count is None else count, settings, fields, sources)
     else:
         batch = _read(file or "", form, settings, fields, sources)
+    max_fails = max_fails or batch.max_fails
+    if keep_running and max_fails is None:
+        raise click.UsageError("--keep-running goes with --max-fails N, or with max_fails in the file")
     settings = _in_namespace(settings, batch.namespace)
     key_file = public_key_file(settings, options)
     keys = Keys(settings, key_file)
@@ -110,6 +121,8 @@ def submit(
         again=again,
         retry_failed=retry_failed,
         max_parallel=max_parallel or batch.max_parallel,
+        max_fails=max_fails,
+        keep_running=keep_running,
         as_json=as_json,
     )
     return run(lambda: _submit(settings, in_flight, requests, how), in_flight)
@@ -122,6 +135,8 @@ class _How(NamedTuple):
     again: bool
     retry_failed: bool
     max_parallel: int | None
+    max_fails: int | None
+    keep_running: bool
     as_json: bool
 
 
@@ -198,6 +213,8 @@ async def _submit(settings: ClientSettings, in_flight: InFlight, requests: Seque
             again=how.again,
             retry_failed=how.retry_failed,
             max_parallel=how.max_parallel,
+            max_fails=how.max_fails,
+            keep_running=how.keep_running,
         )
         tags = [one.tag for one in requests]
         try:

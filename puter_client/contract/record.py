@@ -60,6 +60,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         batch_id: submission of the request that is being served.
         batch_size: how many requests that submission has.
         max_parallel: limit of that submission's machines that run at the same time.
+        max_fails: as soon as so many of that submission have failed, the rest of it is cancelled.
+        keep_running: whether what runs then is not stopped.
         made_anew: how often a launch was refused because its key pair, group or image had been deleted meanwhile.
         short_since: since when EC2 has had no capacity for it in any permitted place.
         estimate_s: estimated length of the present wait; None: nothing is known of it.
@@ -99,6 +101,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     batch_id: str | None = None
     batch_size: int | None = None
     max_parallel: int | None = None
+    max_fails: int | None = None
+    keep_running: bool = False
     made_anew: int = 0
     short_since: float | None = None
     estimate_s: int | None = None

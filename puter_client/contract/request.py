@@ -12,6 +12,8 @@ from puter_client.contract.spec import Spec
 
 # A spec holds at most 16 KB each of user data, workload and env; JSON's escapes make up to six of one byte.
 MAX_REQUEST_BYTES = 524_288
+MAX_BATCH = 100_000
+"""How many requests a submission has at most."""
 MAX_BATCH_ID = 40
 BATCH_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9-]{{0,{MAX_BATCH_ID - 1}}}")
 
@@ -35,6 +37,8 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
         user: user name that the client sent; not verified, used for a tag of the machine.
         origin: the command that made the request.
         max_parallel: with submit: limit of machines of the batch that run at the same time.
+        max_fails: with submit: as soon as so many of the batch have failed, the rest of it is cancelled.
+        keep_running: with `max_fails`: what runs then is not stopped.
         again: launch a next generation of an ended key whatever its result.
         retry_failed: with submit: launch a next generation if the workload did not succeed.
         given: names of fields, of those that may differ for one machine, that the user gave: in a file or as options.
@@ -48,6 +52,8 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
     user: str
     origin: Origin
     max_parallel: int | None = None
+    max_fails: int | None = None
+    keep_running: bool = False
     again: bool = False
     retry_failed: bool = False
     given: tuple[Annotated[str, msgspec.Meta(max_length=40)], ...] = ()

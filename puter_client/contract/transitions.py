@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from puter_client.contract.errors import PuterError
+from puter_client.contract.order import OrderKind
 from puter_client.contract.phase import ENDED, LIVE, Phase
 from puter_client.contract.record import Attempt, ErrorInfo, Record
 from puter_client.contract.spec import Spec
@@ -21,6 +22,8 @@ _REQUESTED = (
     "batch_id",
     "batch_size",
     "max_parallel",
+    "max_fails",
+    "keep_running",
     "owner",
     "spec_digest",
     "profile",
@@ -189,8 +192,12 @@ def failed(record: Record, error: ErrorInfo, now: float) -> Record:
     )
 
 
-def cancelled(record: Record, user: str, now: float) -> Record:
-    """The request was cancelled before anything was launched for it."""
-    return record.replace(
-        phase=Phase.CANCELLED, reason=f"cancelled by {user}", estimate_s=None, changed_at=now, ended_at=now
-    )
+def cancelled(record: Record, user: str, now: float, *, why: str | None = None) -> Record:
+    """The request was cancelled before anything was launched for it.
+
+    `why`: the reason, if it was not the user who did it; None is that of an order to stop, if there is one.
+    """
+    if why is None and record.order is not None and record.order.kind is OrderKind.STOP:
+        why = record.order.reason
+    reason = f"cancelled: {why}" if why else f"cancelled by {user}"
+    return record.replace(phase=Phase.CANCELLED, reason=reason, estimate_s=None, changed_at=now, ended_at=now)

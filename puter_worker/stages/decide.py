@@ -94,9 +94,14 @@ def decide(old: Record | None, served: Spec | None, request: UpRequest, key: Put
         return Decision(row=_row(old, Outcome.EXISTING))  # its console is still to be read
     if old.result is Result.SUCCEEDED:
         return Decision(row=_row(old, Outcome.DONE, "its workload has succeeded; --again runs it again"))
-    if request.retry_failed:
+    if request.retry_failed or _was_cut_short(old):
         return _created(old, request, key, now)
     return Decision(row=_row(old, Outcome.SKIPPED, f"{old.reason or old.result}; --retry-failed runs it again"))
+
+
+def _was_cut_short(old: Record) -> bool:
+    """Whether the workload was stopped because others of its batch had failed: as if it had been cancelled."""
+    return old.result is Result.STOPPED and old.order is not None and old.order.reason is not None
 
 
 def _existing(old: Record, served: Spec | None, request: UpRequest, now: float) -> Decision:
@@ -287,6 +292,8 @@ def _created(old: Record | None, request: UpRequest, key: PuterKey, now: float) 
         batch_id=request.batch,
         batch_size=request.size,
         max_parallel=request.max_parallel,
+        max_fails=request.max_fails,
+        keep_running=request.keep_running,
         owner=request.user,
         spec_digest=spec_digest(spec),
         profile=spec.profile,

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import structlog
 
+from puter_client.contract import transitions
 from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import recheck_spec
@@ -22,6 +23,7 @@ from puter_client.contract.phase import ON_ITS_WAY
 from puter_client.contract.record import EventKind, Record
 from puter_client.contract.request import (
     BATCH_ID,
+    MAX_BATCH,
     CancelRequest,
     ConsoleRequest,
     ExtendRequest,
@@ -31,7 +33,9 @@ from puter_client.contract.request import (
     UpRequest,
 )
 from puter_client.contract.spec import Spec
+from puter_worker.stages.cancelled import put_cancelled
 from puter_worker.stages.decide import after_cancel, decide, has_console, may_be_cancelled, must_be_confirmed, ordered
+from puter_worker.store.failures import BatchLimit
 from puter_worker.store.ingress import IngressRule
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
@@ -75,13 +79,20 @@ class Draft:
         self._read: dict[PuterKey, Versioned[Record | None]] = {}
         self._served: dict[PuterKey, Spec | None] = {}
         self._new: dict[PuterKey, list[Record]] = defaultdict(list)  # what the requests make of it, one by one
+        self._over: set[BatchLimit] = set()  # batches of which nothing is launched any more
+        self._open: set[BatchLimit] = set()  # those that rest on a guard
 
-    async def read(self, keys: Sequence[PuterKey]) -> None:
-        """Read what is needed to decide about these keys."""
+    async def read(self, keys: Sequence[PuterKey], requests: Iterable[Request]) -> None:
+        """Read what is needed to decide these requests for these keys."""
         distinct, records = list(dict.fromkeys(keys)), self._store.records
         self._read = dict(zip(distinct, await records.read(distinct), strict=True))
         known = [key for key, stored in self._read.items() if stored.value is not None]
         self._served = dict(zip(known, await records.specs(known), strict=True))
+        limits = [self._limit(one) for one in requests if isinstance(one, UpRequest)]
+        self._over = await self._store.failures.reached(one for one in limits if one is not None)
+
+    def _limit(self, request: UpRequest) -> BatchLimit | None:
+        return BatchLimit.of_request(self._namespace, request)
 
     def _record(self, key: PuterKey) -> Record | None:
         """The key's record after the requests that were decided so far."""
@@ -128,14 +139,7 @@ class Draft:
         if changed is None:
             return
         self._new[key].append(changed)
-        if changed.target:
-            self._store.launch_queue.remove(self.txn, changed.target, key)
-            self._store.look_ups.remove(self.txn, changed.target, key)
-        if changed.batch_id:
-            row = BatchRow(
-                outcome=Outcome.CANCELLED, generation=changed.generation, request_number=changed.request_number
-            )
-            self._store.batches.put_row(self.txn, key, changed.batch_id, row)
+        put_cancelled(self._store, self.txn, changed)
 
     def _order(self, key: PuterKey, request: StopRequest | ExtendRequest) -> None:
         record = self._record(key)
@@ -163,6 +167,13 @@ class Draft:
         now = self._now + self._decided * _ORDER_S
         decision = decide(self._record(key), served, request, key, now)
         self._put_row(key, request, decision.row)
+        if decision.record is not None and (limit := self._limit(request)) is not None:
+            if limit in self._over:
+                self._cancel_over(key, request, decision.record, limit)
+                return
+            if limit not in self._open:
+                self._open.add(limit)
+                self._store.failures.expect_not_reached(self.txn, limit)
         outcome = decision.row.outcome
         self._count(str(outcome))
         if (record := decision.record or decision.changed) is not None:
@@ -175,6 +186,15 @@ class Draft:
             self._store.jobs.enqueue(self.txn, key)  # a stage that has just read it loses its race
         if outcome in (Outcome.EXISTING, Outcome.JOINED):
             self._let_in(key, request, outcome, served)
+
+    def _cancel_over(self, key: PuterKey, request: UpRequest, record: Record, limit: BatchLimit) -> None:
+        """Cancel a request that comes after too many of its batch have failed."""
+        cancelled = transitions.cancelled(record, limit.owner, record.created_at, why=limit.reason)
+        self._new[key] += [record, cancelled]
+        self._store.records.put_spec(self.txn, key, request.spec)
+        self._served[key] = request.spec
+        put_cancelled(self._store, self.txn, cancelled, limit.reason)
+        self._count(Outcome.CANCELLED)
 
     def _let_in(self, key: PuterKey, request: UpRequest, outcome: Outcome, served: Spec | None) -> None:
         """Add ingress rules for addresses that the machine does not let in yet."""
@@ -239,15 +259,16 @@ async def decide_parked(store: Store, key: PuterKey, *, most: int | None = None)
         if not raws:
             return
         draft = Draft(store, key.namespace)
-        await draft.read([key])
-        store.requests.remove_parked(draft.txn, key, raws, rest=rest)
+        requests: list[Request] = []
         for raw in raws:
             try:
-                request = decode_request(raw)
+                requests.append(decode_request(raw))
             except InvalidInput as error:  # parked by a worker of another version
                 draft.refuse(raw, str(error))
-            else:
-                draft.add(key, request)
+        await draft.read([key], requests)
+        store.requests.remove_parked(draft.txn, key, raws, rest=rest)
+        for request in requests:
+            draft.add(key, request)
         if await draft.commit() and left is not None:
             left -= len(raws)
 
@@ -265,8 +286,9 @@ def decode_request(raw: bytes) -> Request:
     check_tag(request.tag)
     if isinstance(request, UpRequest):
         recheck_spec(request.spec)
-        if request.max_parallel is not None and request.max_parallel < 1:
-            raise InvalidInput(f"max_parallel {request.max_parallel}: must be 1 or more")
+        for name, most in (("max_parallel", request.max_parallel), ("max_fails", request.max_fails)):
+            if most is not None and not 1 <= most <= MAX_BATCH:
+                raise InvalidInput(f"{name} {most}: must be 1 to {MAX_BATCH}")
     for name, text, pattern in (("batch", request.batch, BATCH_ID), ("user", request.user, _USER)):
         if text is not None and not pattern.fullmatch(text):
             raise InvalidInput(f"{name}: not a name that a client of Puter makes")

@@ -86,7 +86,7 @@ class Intake(Stage):
                 draft.refuse(raw, str(error))
             else:
                 taken.append((PuterKey(namespace, request.tag), request, raw))
-        await draft.read([key for key, _, _ in taken])
+        await draft.read([key for key, _, _ in taken], [request for _, request, _ in taken])
         for key, request, raw in taken:
             if draft.must_wait(key) and not isinstance(request, _OF_WHAT_RUNS):
                 draft.park(key, request, raw)

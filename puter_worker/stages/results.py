@@ -8,7 +8,7 @@ never trusted: a frame is taken if its checksums hold and it has the id of the m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import structlog
 
@@ -20,6 +20,7 @@ from puter_client.contract.spec import Spec
 from puter_worker.ec2 import instances as ec2
 from puter_worker.ec2.frame import Frame, read_frame
 from puter_worker.errors import Handling, StageError, reason_after
+from puter_worker.stages.cancelled import put_cancelled
 from puter_worker.stages.stage import Stage, until_due
 from puter_worker.stages.workload import (
     is_retried,
@@ -31,6 +32,7 @@ from puter_worker.stages.workload import (
     without_frame,
 )
 from puter_worker.store import wakeups
+from puter_worker.store.failures import BatchLimit
 from puter_worker.store.generation import Generation
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
@@ -90,7 +92,9 @@ class ReadResults(Stage):
         done = [task.result() for task in reads]
         specs = await self._store.records.specs([machine.key for machine, _, _ in done])
         served = dict(zip((machine for machine, _, _ in done), specs, strict=True))
-        written = await self._store.commit_each(done, lambda txn, one: self._put(txn, one, served[one[0]]))
+        limits = [limit for _, one, _ in done if (limit := BatchLimit.of(one.value)) is not None]
+        over = await self._store.failures.reached(limits)
+        written = await self._store.commit_each(done, lambda txn, one: self._put(txn, one, served[one[0]], over))
         for machine, _, found in written:
             if isinstance(found, Frame):
                 key = machine.key
@@ -118,7 +122,8 @@ class ReadResults(Stage):
         self._store.records.expect(txn, machine.key, stored)
         self._store.results.of(str(self._target)).remove(txn, str(machine))
 
-    def _put(self, txn: Txn, read: Read, spec: Spec | None) -> None:
+    def _put(self, txn: Txn, read: Read, spec: Spec | None, over: Set[BatchLimit]) -> None:
+        """Write what was read; `over`: batches with so many failures that nothing of them is run again."""
         machine, current, found = read
         record, now = current.value, self._store.now()
         items = self._store.results.of(str(self._target))
@@ -143,9 +148,30 @@ class ReadResults(Stage):
             detail["exit_code"] = str(ended.exit_code)
         items.remove(txn, str(machine))
         if spec is not None and is_retried(ended, spec):
-            again = transitions.retried(ended, spec, now)
-            event = EventKind.WORKLOAD_RETRIED
-            self._store.records.put(txn, current, again, event=event, detail=detail, through=(ended,))
-            self._store.jobs.enqueue(txn, machine.key)
+            self._put_retried(txn, current, ended, spec, detail, over)
         else:
             self._store.records.put(txn, current, ended, event=EventKind.WORKLOAD_FINISHED, detail=detail)
+
+    def _put_retried(
+        self,
+        txn: Txn,
+        current: Versioned[Record],
+        ended: Record,
+        spec: Spec,
+        detail: Mapping[str, str],
+        over: Set[BatchLimit],
+    ) -> None:
+        """Have the workload run again, unless too many of its batch have failed."""
+        now, limit = self._store.now(), BatchLimit.of(ended)
+        again = transitions.retried(ended, spec, now)
+        if limit is not None and limit in over:
+            record = transitions.cancelled(again, limit.owner, now, why=limit.reason)
+            event = EventKind.REQUEST_CANCELLED
+            self._store.records.put(txn, current, record, event=event, detail=detail, through=(ended, again))
+            put_cancelled(self._store, txn, record, limit.reason)
+            return
+        if limit is not None:
+            self._store.failures.expect_not_reached(txn, limit)
+        event = EventKind.WORKLOAD_RETRIED
+        self._store.records.put(txn, current, again, event=event, detail=detail, through=(ended,))
+        self._store.jobs.enqueue(txn, ended.key)

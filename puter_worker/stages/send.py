@@ -167,7 +167,7 @@ class Sender:
 
     def _pause_s(self, intent: Intent) -> float:
         """How long an intent waits that is sent again: its call costs as many tokens as it has machines."""
-        return min(self._timings.send_again_longest_s, self._timings.send_again_s * 2**intent.sends)
+        return min(self._timings.send_again_longest_s, self._timings.send_again_s * 2.0 ** min(intent.sends, 30))
 
     async def _after_refusal(self, current: Versioned[Intent], error: StageError) -> None:
         """Handle a refusal after which it is certain that EC2 has launched nothing."""

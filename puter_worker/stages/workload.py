@@ -45,6 +45,8 @@ def with_frame(record: Record, frame: Frame, now: float) -> Record:
     if result is Result.STOPPED and record.end_code in _INTERRUPTED:
         # The machine was shut down before its agent knew why.
         result, why = Result.INTERRUPTED, _interrupted(record)
+    elif result is Result.STOPPED and record.order is not None:
+        why = record.order.reason or why
     return record.replace(
         result=result,
         exit_code=frame.exit_code,
@@ -60,7 +62,7 @@ def without_frame(record: Record, now: float) -> Record:
     if record.end_code in _INTERRUPTED:
         result, why = Result.INTERRUPTED, _interrupted(record)
     elif record.order is not None and record.order.kind is OrderKind.STOP and record.order.sent_at is not None:
-        result, why = Result.STOPPED, f"ordered by {record.order.user}"
+        result, why = Result.STOPPED, record.order.reason or f"ordered by {record.order.user}"
     elif record.end_code in _BY_A_PERSON:
         result, why = Result.STOPPED, "somebody has terminated its machine in EC2"
     else:
@@ -87,6 +89,8 @@ def waits_for_its_end(record: Record, in_s: float, now: float) -> Record:
 def is_retried(record: Record, spec: Spec) -> bool:
     """Whether the workload of this ended machine is run again."""
     if record.phase is not Phase.TERMINATED or record.result is None or len(record.attempts) >= spec.retries:
+        return False
+    if record.order is not None and record.order.kind is OrderKind.STOP:
         return False
     if record.result in {Result.INTERRUPTED, Result.LOST}:
         return True

@@ -19,7 +19,7 @@ class Activity:
         self._machines = machines
 
     async def unfinished(self) -> int:
-        """How many things are left to do: inboxes to read, keys on their way, labels to write, ingress rules to add."""
+        """How many things are left to do: inboxes to read, keys on their way, labels to write and so on."""
         targets = await self._targets.all()
         async with self._db.redis.pipeline(transaction=False) as pipe:
             pipe.scard(public.READY)
@@ -28,6 +28,7 @@ class Activity:
             pipe.zcard(names.PARKED)
             pipe.zcard(QUEUE)
             pipe.zcard(names.INGRESS)
+            pipe.zcard(names.FAILURES)
             for target in targets:
                 pipe.zcard(names.due(names.LABELS, target))
                 pipe.zcard(names.due(names.INTENTS, target))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from puter_client.contract.batch import BatchInfo, BatchRow
-from puter_client.contract.key import PuterKey
+from puter_client.contract.key import TAG, PuterKey
 from puter_client.contract.phase import LIVE
 from puter_client.contract.record import Record
 from puter_client.store import names as public
@@ -11,6 +13,8 @@ from puter_worker.store import names
 from puter_worker.store.database import Database
 from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import encode
+
+READ_AT_ONCE = 500
 
 
 class Batches:
@@ -42,6 +46,16 @@ class Batches:
             txn.keep(live, self._db.timings.keep_s)
         else:
             txn.do("SREM", live, record.tag)
+
+    async def tags(self, namespace: str, batch_id: str) -> AsyncIterator[list[str]]:
+        """The tags of a batch whose requests workers have taken, some hundred at a time; one may come twice."""
+        name, cursor = public.batch(namespace, batch_id), 0
+        while True:
+            cursor, rows = await self._db.redis.hscan(name, cursor, count=READ_AT_ONCE)
+            if tags := [tag for raw in rows if TAG.fullmatch(tag := raw.decode(errors="replace"))]:
+                yield tags
+            if cursor == 0:
+                return
 
     async def live_count(self, namespace: str, batch_id: str) -> int:
         """How many tags of a batch with max_parallel are launched or alive."""

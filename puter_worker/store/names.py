@@ -12,6 +12,7 @@ BACKLOGS = "puter:_backlogs"  # set: namespaces whose backlog is not empty
 PARKED = "puter:_parked_keys"  # sorted set: keys with parked requests → when their job runs again
 EPOCH = "puter:_epoch"  # hash: a random id, made when Redis was first seen empty, and the launches since then
 
+FAILURES = "puter:_failures"  # sorted set: JSON of [namespace, batch id, …] of which one has failed → when it is due
 INGRESS = "puter:_ingress"  # sorted set: JSON of [namespace, tag, CIDRs, …] → when the rules are due
 TAKEN = "puter:_taken"  # hash: namespace → how often requests were taken from its inbox
 
@@ -69,6 +70,16 @@ def backoffs(target: str) -> str:
 def parallel(namespace: str, batch_id: str) -> str:
     """Set: tags of a batch with `max_parallel` that are launched or alive."""
     return f"puter:_parallel:{namespace}:{batch_id}"
+
+
+def failed(namespace: str, batch_id: str) -> str:
+    """Set: tags of a batch with `max_fails` that failed for good."""
+    return f"puter:_failed:{namespace}:{batch_id}"
+
+
+def ended(namespace: str, batch_id: str) -> str:
+    """String: all of a batch that has reached its `max_fails` is cancelled, or told to stop."""
+    return f"puter:_ended:{namespace}:{batch_id}"
 
 
 def intent(intent_id: str) -> str:

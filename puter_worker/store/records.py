@@ -14,6 +14,7 @@ from puter_worker.store import names
 from puter_worker.store.batches import Batches
 from puter_worker.store.database import Database
 from puter_worker.store.due_items import DueItems
+from puter_worker.store.failures import Failures
 from puter_worker.store.labels import Labels
 from puter_worker.store.machines import Machines
 from puter_worker.store.orders import Orders
@@ -37,6 +38,7 @@ class Records:
         orders: Orders,
         moving: DueItems,
         batches: Batches,
+        failures: Failures,
     ) -> None:
         self._db = db
         self._machines = machines
@@ -45,6 +47,7 @@ class Records:
         self._orders = orders
         self._moving = moving
         self._batches = batches
+        self._failures = failures
 
     async def read(self, keys: Sequence[PuterKey]) -> list[Versioned[Record | None]]:
         """Records with their revisions, in the order of the keys."""
@@ -128,6 +131,7 @@ class Records:
         txn.keep(public.record(key), keep_s + max(0, (new.ttl_s or 0)))
         txn.keep(public.events(key), keep_s)
         self._orders.follow(txn, old.value, new)
+        self._failures.follow(txn, old.value, new)
         if event is not None or old.value is None or old.value.phase is not new.phase:
             self._put_in_sets(txn, key, old.value, new)
             self._batches.put_member(txn, new)

@@ -15,6 +15,7 @@ from puter_worker.store.batches import Batches
 from puter_worker.store.consoles import Consoles
 from puter_worker.store.database import Database
 from puter_worker.store.due_items import DueByNamespace, DueItems
+from puter_worker.store.failures import Failures
 from puter_worker.store.ingress import IngressRules
 from puter_worker.store.intents import Intents
 from puter_worker.store.labels import Labels
@@ -44,6 +45,7 @@ class Store:
         requests: inboxes, the ready set, parked requests.
         records: records and the specs that they serve.
         batches: heads, rows and live sets of batches.
+        failures: what failed of batches with `max_fails`.
         jobs: arq's queue.
         restarts: keys whose job runs again if no stage moves them.
         targets: targets that have work.
@@ -79,6 +81,7 @@ class Store:
         moving = DueItems(db, names.MOVING, topic=None, longest_s=timings.unclaimed_s)
         self.results = Results(db)
         self.orders = Orders(db)
+        self.failures = Failures(db)
         self.records = Records(
             db,
             machines=self.machines,
@@ -87,6 +90,7 @@ class Store:
             orders=self.orders,
             moving=moving,
             batches=self.batches,
+            failures=self.failures,
         )
         self.jobs = JobQueue(db)
         self.requests = Requests(db)

@@ -26,6 +26,9 @@ local holds = {
   ['size'] = function(key, _, expected)      -- the set has this many members
     return redis.call('SCARD', key) == expected
   end,
+  ['below'] = function(key, _, size)         -- the set has fewer members than this
+    return redis.call('SCARD', key) < size
+  end,
   ['length'] = function(key, _, expected)    -- the list has this length
     return redis.call('LLEN', key) == expected
   end,

@@ -61,6 +61,10 @@ class Txn:
         """Guard: the set has this many members."""
         return self._guard("size", key, "", size)
 
+    def expect_below(self, key: str, size: int) -> int:
+        """Guard: the set has fewer members than this."""
+        return self._guard("below", key, "", size)
+
     def _guard(self, *words: Word) -> int:
         self._guards.append(words)
         return len(self._guards) - 1

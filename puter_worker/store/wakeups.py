@@ -21,6 +21,7 @@ JOBS = "jobs"
 TARGETS = "targets"
 MOVING = "moving"
 INGRESS = "ingress"
+FAILURES = "failures"
 LABELS = "labels"
 # Sent to all stages when the subscription begins, or begins again: messages may have been missed before.
 EVERYTHING = ""

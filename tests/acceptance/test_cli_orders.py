@@ -134,6 +134,65 @@ class TestExtend:
         assert says in ran.err
 
 
+class TestMaxFails:
+    BATCH = """
+        max_fails: 1
+        max_parallel: 2
+        defaults: {run: work}
+        puters: [bad-1, good-1, good-2, good-3, good-4]
+    """
+
+    def test_a_batch_ends_once_so_many_have_failed(
+        self, world: CliWorld, agents: threading.Event, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "batch.yaml"
+        file.write_text(self.BATCH)
+        world.puter("submit", str(file))
+        world.puter("wait", "bad-1", "good-1")
+        agents.set()
+        ran = world.puter("wait", "--batch", "last", "--for", "finished")
+        told = {one["tag"]: one for one in world.puter("status", "--batch", "last", "--json").objects()}
+        (cancelled,) = [one for one in told.values() if one["tag"] == "good-4"]
+        why = f"1 of batch {cancelled['batch_id']} failed (max_fails)"
+
+        assert ran.code == 1
+        assert told["bad-1"]["result"] == "failed"
+        assert {one["result"] or one["phase"] for one in told.values()} == {"failed", "stopped", "cancelled"}
+        assert (cancelled["outcome"], cancelled["reason"]) == ("cancelled", why)
+        assert why in " ".join(ran.out.split())
+        stopped = [one for one in told.values() if one["result"] == "stopped"]
+        assert {one["order"]["reason"] for one in stopped} == {why}
+        assert f"the request was cancelled: cancelled: {why}" in world.puter("why", "good-4").out
+        assert f"reason {why}" in world.puter("why", stopped[0]["tag"]).out
+
+    def test_what_runs_may_be_left(self, world: CliWorld, agents: threading.Event, tmp_path: Path) -> None:
+        file = tmp_path / "batch.yaml"
+        file.write_text(self.BATCH.replace("max_fails: 1", ""))
+        ran = world.puter("submit", str(file), "--max-fails", "1", "--keep-running")
+        world.puter("wait", "bad-1", "good-1")
+        agents.set()
+        world.puter("wait", "good-4", "--for", "finished")
+        phases = {one["tag"]: one["phase"] for one in world.puter("status", "--batch", "last", "--json").objects()}
+        orders = [one["order"] for one in world.puter("status", "--batch", "last", "--json").objects()]
+
+        assert ran.code == 0
+        assert (phases["good-1"], phases["good-4"]) == ("running", "cancelled")
+        assert set(orders) == {None}
+
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (("--keep-running",), "--keep-running goes with --max-fails N, or with max_fails in the file"),
+            (("--max-fails", "0"), "0 is not in the range 1<=x<=100000"),
+            (("--max-fails", "many"), "'many' is not a valid integer"),
+        ],
+    )
+    def test_what_cannot_be_meant_is_refused(self, world: CliWorld, words: tuple[str, ...], says: str) -> None:
+        ran = world.puter("submit", "--tag", "one", "--run", "work", *words)
+        assert (ran.code, ran.out) == (2, "")
+        assert says in ran.err
+
+
 @pytest.mark.usefixtures("agents")
 class TestAnotherTtl:
     def test_asking_for_a_machine_with_another_ttl_moves_its_end(self, world: CliWorld) -> None:

@@ -74,8 +74,11 @@ def time_passes(shop: Workshop) -> None:
             names.MOVING,
             names.PARKED,
             names.INGRESS,
+            names.FAILURES,
             "puter:_due:intents:*",
             "puter:_due:labels:*",
+            "puter:_due:orders:*",
+            "puter:_due:results:*",
             "puter:_launch_queue:*",
             "puter:_look_ups:*",
         ):

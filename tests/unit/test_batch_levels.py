@@ -246,14 +246,25 @@ def test_an_entrys_user_data_beats_a_default_file() -> None:
     assert found.user_data == "#!mine"
 
 
-def test_a_batch_says_how_many_of_it_may_live_at_a_time() -> None:
-    assert read_batch("b.yaml", b"max_parallel: 8\nputers: [a, b]").max_parallel == 8
+def test_a_batch_says_how_many_of_it_may_live_at_a_time_and_how_many_may_fail() -> None:
+    batch = read_batch("b.yaml", b"max_parallel: 8\nmax_fails: 3\nputers: [a, b]")
+
+    assert (batch.max_parallel, batch.max_fails) == (8, 3)
+    assert read_batch("b.yaml", b"puters: [a]").max_fails is None
 
 
-def test_a_limit_that_is_no_number_is_refused_with_its_line() -> None:
-    assert refused("puters: [a]\nmax_parallel: many") == (
-        "b.yaml:2: max_parallel: 'many': write a whole number from 1 to 100000"
+@pytest.mark.parametrize("name", ["max_parallel", "max_fails"])
+@pytest.mark.parametrize("written", ["many", "0", "-1", "1.5", "100001", "1e3"])
+def test_a_limit_that_is_no_number_is_refused_with_its_line(name: str, written: str) -> None:
+    assert refused(f"puters: [a]\n{name}: {written}") == (
+        f"b.yaml:2: {name}: '{written}': write a whole number from 1 to 100000"
     )
+
+
+@pytest.mark.parametrize("name", ["max_parallel", "max_fails"])
+def test_a_limit_of_the_batch_is_no_field_of_an_entry(name: str) -> None:
+    option = "--" + name.replace("_", "-")
+    assert f"belongs at the top of a YAML file; or use {option}" in refused(f"puters: [{{tag: a, {name}: 3}}]")
 
 
 def test_several_types_are_tried_in_the_order_in_which_they_are_written() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from puter_client.cli.extend import _tell
@@ -18,7 +19,7 @@ EARLIER = Order(kind=OrderKind.EXTEND, user="a", given_at=NOW - 900, expires_at=
 
 
 def order(**changes: Any) -> Order:
-    return Order(**{"kind": OrderKind.EXTEND, "user": "a", "given_at": NOW - 60} | changes)
+    return msgspec.structs.replace(Order(kind=OrderKind.EXTEND, user="a", given_at=NOW - 60), **changes)
 
 
 def told(given: Order | None, before: Order | None, capsys: pytest.CaptureFixture[str]) -> list[str]:

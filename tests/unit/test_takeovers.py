@@ -22,6 +22,7 @@ import pytest
 from puter_worker.stages.consoles import ShowConsoles
 from puter_worker.stages.ingress import Ingress
 from puter_worker.stages.label import Labelling
+from puter_worker.stages.max_fails import MaxFails
 from puter_worker.stages.replay import Replay
 from puter_worker.stages.restart import Restart
 from puter_worker.stages.stage import Stage, until_due
@@ -45,6 +46,7 @@ def gap_s(stage: type[Stage]) -> float:
         ("a label", T.label_claim_s, gap_s(Labelling)),
         ("an ingress rule", T.ingress_claim_s, gap_s(Ingress)),
         ("a console", T.console_claim_s, gap_s(ShowConsoles)),
+        ("a batch", T.failures_claim_s, gap_s(MaxFails)),
         ("a job", T.job_lock_s, T.backlog_again_s),
         ("a key whose job is gone", T.restart_s, gap_s(Restart)),
     ],
@@ -61,6 +63,7 @@ def test_it_is_taken_up_in_time(what: str, held_s: float, noticed_after_s: float
         ("a label", T.label_claim_s),
         ("an ingress rule", T.ingress_claim_s),
         ("a console", T.console_claim_s),
+        ("a batch", T.failures_claim_s),
         ("a job", T.job_lock_s),
     ],
 )
