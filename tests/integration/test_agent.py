@@ -57,6 +57,8 @@ def begun(machine: AgentBed) -> AgentBed:
     [
         ("true", Result.SUCCEEDED, 0, None),
         ("exit 75", Result.FAILED, 75, None),
+        ("exit 193", Result.FAILED, 193, None),
+        ("exit 255", Result.FAILED, 255, None),
         ("kill -KILL $$", Result.FAILED, 137, "ended by signal 9"),
         ("no-such-command", Result.FAILED, 127, None),
     ],

@@ -105,7 +105,7 @@ how_it_ended() { # exit code, whether SIGTERM came first
         elif [ "$(now)" -ge "$(number deadline 9999999999)" ]; then
             result=timed_out reason='the machine reached its deadline'
         fi
-    elif [ "$1" -gt 128 ]; then
+    elif [ "$1" -gt 128 ] && [ "$1" -le 192 ]; then # Linux has 64 signals
         reason="ended by signal $(($1 - 128))"
     fi
     ended "$1" "$result" "$reason"
