@@ -1,11 +1,13 @@
 """The real agent of user data, run as real processes on a folder that is a machine, with stand-ins for its commands.
 
 `systemctl start` starts a unit's ExecStart as processes of their own, so the agent can be killed without its workload,
-and the workload without its agent. Instance metadata are files.
+and the workload without its agent. Instance metadata are files. Where hundreds of machines share a host, `run_alone`
+runs the agent's code for the workload and its end frame as one process, without the loop that watches it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -19,7 +21,7 @@ from typing import Self
 from puter_client.contract.key import PuterKey
 from puter_worker.ec2.frame import Frame, read_frame
 from puter_worker.ec2.userdata import Boot, Machine, compose
-from tests.integration.standin_machine import parts_of
+from tests.integration.standin_machine import parts_for
 
 NONCE = "0123456789abcdef"
 BORN_TO_END_AT = "2026-11-27T05:00:00Z"
@@ -32,42 +34,52 @@ TOOLS = (
 PATIENCE_S = 30.0
 
 
+def user_data(run: str | None, **machine: object) -> bytes:
+    """The user data of one machine, of a launch of its own or of a Spot launch.
+
+    `machine`: further fields of Boot (`docker`, `ttl_s`) and Machine (`env`, `ends_with_workload`), and `after`: how
+    many members of its Spot launch come before it.
+    """
+    boots = {name: machine.pop(name) for name in ("docker", "ttl_s") if name in machine}
+    boot = Boot(**{"ttl_s": None, "nonce": NONCE, "expires_at": BORN_TO_END_AT, "user": "ec2-user"} | boots)  # type: ignore[arg-type]
+    key = PuterKey("alice", "sweep-17")
+    fields: dict[str, object] = {"key": key, "generation": 3, "run": run, "env": {}, "user_data": None} | machine
+    others = int(str(fields.pop("after", 0)))
+    machines = [Machine(**fields | {"run": "echo not mine"})] * others + [Machine(**fields)]  # type: ignore[arg-type]
+    return compose(boot, machines, by_tag=others > 0)
+
+
+def commands_in(folder: Path) -> Path:
+    """A folder with all commands of a machine; machines may share it."""
+    folder.mkdir(parents=True)
+    for name in TOOLS:
+        (folder / name).symlink_to(shutil.which(name) or name)
+    for name in STAND_INS:
+        command = folder / name
+        shutil.copyfile(STAND_IN, command)
+        command.chmod(0o755)
+    return folder
+
+
 class AgentBed:
     """A machine with one workload and the agent; the files are as on a machine, below `root`."""
 
-    def __init__(self, folder: Path, run: str | None, **machine: object) -> None:
-        """A machine, of a launch of its own or of a Spot launch.
-
-        `machine`: further fields of Boot (`docker`, `ttl_s`) and Machine (`env`, `ends_with_workload`), and `after`:
-        how many members of its Spot launch come before it.
-        """
+    def __init__(self, folder: Path, data: bytes, *, index: int = 0, commands: Path | None = None) -> None:
+        """`data`: the user data of its launch, in which it has this index; `commands`: see `commands_in`."""
         self.bed, self.root = folder / "bed", folder / "root"
         self.state = self.root / "var/lib/puter"
-        for path in (self.bed / "bin", self.bed / "broken", self.bed / "enabled", self.bed / "metadata/tags/instance"):
+        for path in (self.bed / "broken", self.bed / "enabled", self.bed / "metadata/tags/instance"):
             path.mkdir(parents=True)
         for path in (self.state, self.root / "dev", self.root / "home/ec2-user"):
             path.mkdir(parents=True)
-        for name in TOOLS:
-            (self.bed / "bin" / name).symlink_to(shutil.which(name) or name)
-        for name in STAND_INS:
-            command = self.bed / "bin" / name
-            shutil.copyfile(STAND_IN, command)
-            command.chmod(0o755)
         self.env = {
-            "PATH": str(self.bed / "bin"),
+            "PATH": str(commands or commands_in(self.bed / "bin")),
             "BED": str(self.bed),
             "PUTER_ROOT": str(self.root),
             "LC_ALL": "C.UTF-8",
         }
         self.console.touch()
-        boots = {name: machine.pop(name) for name in ("docker", "ttl_s") if name in machine}
-        boot = Boot(**{"ttl_s": None, "nonce": NONCE, "expires_at": BORN_TO_END_AT, "user": "ec2-user"} | boots)  # type: ignore[arg-type]
-        key = PuterKey("alice", "sweep-17")
-        fields: dict[str, object] = {"key": key, "generation": 3, "run": run, "env": {}, "user_data": None} | machine
-        others = fields.pop("after", 0)  # how many members of its Spot launch come before it
-        other = fields | {"run": "echo not mine"}
-        machines = [Machine(**other)] * int(str(others)) + [Machine(**fields)]  # type: ignore[arg-type]
-        for part, _, content in parts_of(compose(boot, machines, by_tag=bool(others))):
+        for part, _, content in parts_for(data, index):
             path = self.bed / (part or "part")
             path.write_bytes(content)
             path.chmod(0o700)
@@ -133,6 +145,21 @@ class AgentBed:
                 command, env=self.env | env, stdout=errors, stderr=errors, start_new_session=True
             )
         return self._agent
+
+    async def run_alone(self) -> asyncio.subprocess.Process:
+        """Start the workload by the agent's own code, which then writes the end frame; all of it is one process group.
+
+        The process ends with the frame. Nobody watches it: no order is obeyed, and the machine is not shut down.
+        """
+        agent = self.root / "usr/local/sbin/puter-agent"
+        agent.parent.mkdir(parents=True)
+        shutil.copy(self.bed / "000-puter-3-agent", agent)
+        return await asyncio.create_subprocess_exec(
+            *("bash", "-c", f'sh "$BED/000-puter-4-task" && . {agent} run && write_frame'),
+            env=self.env,
+            stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     @property
     def agent(self) -> subprocess.Popen[bytes] | None:

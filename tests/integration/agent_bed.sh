@@ -39,7 +39,7 @@ case $name in
     setpriv) shift 6; exec "$@" ;;
     docker) [ ! -e "$BED/broken/docker" ] ;;
     shutdown) echo "$*" >>"$BED/shutdowns" ;;
-    sleep) exec /bin/sleep 0.02 ;;
+    sleep) exec /bin/sleep "${BED_SLEEP_S:-0.02}" ;;
     curl)
         for last in "$@"; do :; done
         case $last in

@@ -14,6 +14,8 @@ import shlex
 import shutil
 import subprocess
 from datetime import UTC, datetime
+from email.message import Message
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -204,6 +206,19 @@ def setting(unit: str, name: str) -> str:
 
 
 def parts_of(data: bytes) -> list[tuple[str | None, str, bytes]]:
+    return [_read(part) for part in _leaves(data)]
+
+
+def parts_for(data: bytes, index: int) -> list[tuple[str | None, str, bytes]]:
+    """What the machine with this index in its launch gets."""
+    return [_read(part) for part in _leaves(data) if part.get("Launch-Index", str(index)) == str(index)]
+
+
+@lru_cache(maxsize=4)  # the machines of a launch have the same
+def _leaves(data: bytes) -> list[Message]:
     message = email.message_from_bytes(gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data)
-    leaves = [part for part in message.walk() if not part.is_multipart()]
-    return [(part.get_filename(), part.get_content_type(), bytes(part.get_payload(decode=True))) for part in leaves]
+    return [part for part in message.walk() if not part.is_multipart()]
+
+
+def _read(part: Message) -> tuple[str | None, str, bytes]:
+    return part.get_filename(), part.get_content_type(), bytes(part.get_payload(decode=True))

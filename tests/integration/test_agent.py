@@ -12,7 +12,7 @@ import pytest
 
 from puter_client.contract.result import Result
 from puter_worker.ec2.frame import Frame
-from tests.integration.agent_bed import NONCE, AgentBed
+from tests.integration.agent_bed import NONCE, AgentBed, user_data
 
 Make = Callable[..., AgentBed]
 WORKLOAD = "puter-workload.service"
@@ -27,7 +27,7 @@ def bed(tmp_path: Path) -> Iterator[Make]:
     made: list[AgentBed] = []
 
     def make(run: str | None, **machine: object) -> AgentBed:
-        made.append(AgentBed(tmp_path / str(len(made)), run, **machine))
+        made.append(AgentBed(tmp_path / str(len(made)), user_data(run, **machine)))
         return made[-1]
 
     yield make
