@@ -1,24 +1,34 @@
-"""The clients of a run: three of them request at once for sets of machines that overlap."""
+"""The clients of a run: three of them request at once for sets of machines that overlap, then one of them orders."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import Phase
 from puter_client.contract.request import Origin
 from puter_client.contract.spec import Spec
 from puter_client.store.clientstore import ClientStore
 from tests.chaos.plan import NAMESPACES
+from tests.chaos.workloads import fate_of
 
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPx8Tn8wJmVvLq1uwRWhGtg5zT8p7xyk8vJ4k8jVvq3Z me"
 CLIENTS = 3
 OVERLAP = 0.5
+# Of the machines that are ordered to end: the share that must run before. Most others are cancelled.
+RUNNING_FIRST = 0.5
+Answer = TypeVar("Answer")
 AGAIN_S = 0.2
+# Past whatever clocks are set by, so that it is to come by each of them.
+EXTENDED_BY_S = 30 * 86_400
 # The clients come from two places: who joins a request from the other one has to be let in afterwards.
 _FROM = ("192.0.2.7/32", "192.0.2.7/32", "198.51.100.9/32")
 
@@ -41,6 +51,8 @@ class Clients:
         keys: everything that is requested by somebody.
         dice: seeded.
         over_s: for how long they go on submitting.
+        acknowledged: the batches.
+        expires_at: when machines end that were ordered to end later: seconds since 1970, by no clock that is set.
     """
 
     url: str
@@ -48,12 +60,40 @@ class Clients:
     dice: random.Random
     over_s: float
     acknowledged: list[Submission] = field(default_factory=list)
+    expires_at: int = field(default_factory=lambda: int(time.time()) + EXTENDED_BY_S)
 
     async def submit_all(self) -> None:
         """Return when every request of every client is acknowledged."""
         async with asyncio.TaskGroup() as group:
             for number, keys in enumerate(self._shares()):
                 group.create_task(self._one(number, keys, random.Random(self.dice.random())))
+
+    async def order_all(self) -> None:
+        """Order the ends of some machines, and later ends of others once they run; return when all are acknowledged.
+
+        Nobody requests what was stopped: else it would run again, and rightly so.
+        """
+        async with asyncio.TaskGroup() as group:
+            for namespace in NAMESPACES:
+                group.create_task(self._order(namespace, random.Random(self.dice.random())))
+
+    async def _order(self, namespace: str, dice: random.Random) -> None:
+        client = PuterClient(ClientStore.connect(self.url), namespace=namespace, user="owner")
+        tags = [key.tag for key in self.keys if key.namespace == namespace]
+        dice.shuffle(tags)
+        stopped, extended = ([tag for tag in tags if fate_of(tag).order == order] for order in ("stop", "extend"))
+        try:
+            for part in _cut(stopped, dice, most=len(stopped) // 4):
+                if dice.random() < RUNNING_FIRST:
+                    await _all_run(client, part)
+                else:
+                    await asyncio.sleep(dice.uniform(0, self.over_s / 4))
+                await _acknowledged(partial(client.stop, part))
+            for part in _cut(extended, dice, most=len(extended) // 4):
+                await _all_run(client, part)
+                await _acknowledged(partial(client.extend, part, expires_at=float(self.expires_at)))
+        finally:
+            await client.aclose()
 
     def _shares(self) -> list[list[PuterKey]]:
         shares: list[list[PuterKey]] = [[] for _ in range(CLIENTS)]
@@ -73,7 +113,9 @@ class Clients:
         try:
             for namespace, tags in helpings:
                 asked = [MachineRequest(tag, spec(tag, _FROM[number])) for tag in tags]
-                batch_id = await _submitted(clients[namespace], asked, dice.choice(list(Origin)))
+                # `up` would run again what has ended.
+                origins = [Origin.SUBMIT] if fate_of(tags[0]).may_end else list(Origin)
+                batch_id = await _acknowledged(partial(clients[namespace].submit, asked, origin=dice.choice(origins)))
                 self.acknowledged.append(Submission(namespace, batch_id, tuple(tags)))
                 await asyncio.sleep(dice.uniform(0, 2 * self.over_s / len(helpings)))
         finally:
@@ -84,27 +126,43 @@ class Clients:
 def spec(tag: str, ssh_from: str) -> Spec:
     """The spec of a tag: the same for every client, except for the address. Every fifth machine is a Spot instance."""
     spot = int(tag.rpartition("-")[2]) % 5 == 0
-    return Spec(public_key=PUBLIC_KEY, ssh_from=(ssh_from,), region="us-east-1", run=f"echo {tag}", spot=spot)
+    own: dict[str, Any] = fate_of(tag).fields
+    return Spec(public_key=PUBLIC_KEY, ssh_from=(ssh_from,), region="us-east-1", run=f"echo {tag}", spot=spot, **own)
 
 
 def _helpings(keys: list[PuterKey], dice: random.Random) -> list[tuple[str, list[str]]]:
-    """Batches of a namespace's tags, each with one tag up to a quarter of all, in random order."""
+    """Batches of a namespace's tags, each with one tag up to a quarter of all, in random order.
+
+    What may end by itself, and what does not, are not in one batch.
+    """
     found: list[tuple[str, list[str]]] = []
     for namespace in NAMESPACES:
-        tags = [key.tag for key in keys if key.namespace == namespace]
-        dice.shuffle(tags)
-        while tags:
-            size = dice.randint(1, max(1, len(keys) // 4))
-            found.append((namespace, tags[:size]))
-            tags = tags[size:]
+        for may_end in (False, True):
+            tags = [k.tag for k in keys if k.namespace == namespace and fate_of(k.tag).may_end is may_end]
+            dice.shuffle(tags)
+            found += [(namespace, part) for part in _cut(tags, dice, most=len(keys) // 4)]
     dice.shuffle(found)
     return found
 
 
-async def _submitted(client: PuterClient, asked: list[MachineRequest], origin: Origin) -> str:
+def _cut(tags: list[str], dice: random.Random, *, most: int) -> Iterator[list[str]]:
+    """The tags in parts of random size."""
+    while tags:
+        size = dice.randint(1, max(1, most))
+        yield tags[:size]
+        tags = tags[size:]
+
+
+async def _all_run(client: PuterClient, tags: list[str]) -> None:
+    """Return once all these machines run."""
+    while any(view.phase is not Phase.RUNNING for view in await _acknowledged(partial(client.views, tags))):
+        await asyncio.sleep(AGAIN_S)
+
+
+async def _acknowledged(command: Callable[[], Awaitable[Answer]]) -> Answer:
     """Repeat a command as a user does when it says that Redis does not answer."""
     while True:
         try:
-            return await client.submit(asked, origin=origin)
+            return await command()
         except StoreUnavailable:
             await asyncio.sleep(AGAIN_S)

@@ -14,8 +14,9 @@ from puter_client.contract.record import Event
 from puter_client.store import names as public
 from puter_worker.ec2.tags import INTENT
 from puter_worker.store import names
+from tests.chaos.finding import Finding
 from tests.chaos.plan import MUTATING
-from tests.chaos.verdict import TARGET, Finding, read_records
+from tests.chaos.verdict import TARGET, read_records
 from tests.ec2sim.ledger import Entry
 from tests.ec2sim.reports import Seen
 

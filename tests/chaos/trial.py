@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,11 +14,14 @@ import redis
 
 from puter_client.contract.key import PuterKey
 from puter_worker.store import names
+from tests.agents import Agents, running
 from tests.chaos.clients import Clients
 from tests.chaos.crew import Crew, worker_environ
+from tests.chaos.finding import Finding
 from tests.chaos.plan import NAMESPACES, Plan, bad_day
 from tests.chaos.report import report, shares, words_of
-from tests.chaos.verdict import TARGET, Finding, for_good, judge, left_to_do
+from tests.chaos.verdict import TARGET, for_good, judge, left_to_do
+from tests.chaos.workloads import Ends, fate_of
 from tests.ec2sim.process import SimProcess
 from tests.integration.redis_servers import RedisServer, running_server, server_binaries
 
@@ -48,7 +52,8 @@ class Trial:
         self._for_good: set[bytes] = set()
         self._looks = 0
         self.told: list[str] = []
-        self.keys = [PuterKey(NAMESPACES[n % len(NAMESPACES)], f"k-{n}") for n in range(plan.keys)]
+        keys = [PuterKey(NAMESPACES[n % len(NAMESPACES)], f"k-{n}") for n in range(plan.keys)]
+        self.fates = {key: fate_of(key.tag) for key in keys}
 
     async def run(self) -> str | None:
         """Run the trial; None if everything holds, else the findings and what is known about them."""
@@ -63,12 +68,15 @@ class Trial:
 
     async def _run(self, server: RedisServer, sim: SimProcess, crew: Crew) -> str | None:
         began = time.monotonic()
-        clients = Clients(server.url, self.keys, random.Random(self._dice.random()), self.plan.trouble_s / 2)
+        keys, dice = list(self.fates), random.Random(self._dice.random())
+        clients = Clients(server.url, keys, dice, self.plan.trouble_s / 2)
+        ends = Ends(random.Random(self._dice.random()))
+        agents = Agents(sim.control, lambda one: ends(one, time.time()))
         await crew.fill()
         with server.client() as client:
-            async with self._watching_ttls(server):
+            async with self._watching_ttls(server), running(agents, look_every_s=LOOK_EVERY_S):
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(clients.submit_all())
+                    group.create_task(self._request(clients))
                     group.create_task(self._kill_workers(server, crew))
                     group.create_task(self._freeze_workers(crew))
                     group.create_task(self._kill_redis(server, crew))
@@ -83,7 +91,17 @@ class Trial:
             findings += [Finding(f"{key!r} had no TTL during the run") for key in sorted(self._for_good)]
             if not self._looks:
                 findings.append(Finding("nobody looked whether all keys have a TTL during the run"))
-            findings += judge(client, self.keys, clients.acknowledged, instances, ledger)
+            findings += judge(
+                client,
+                self.fates,
+                clients.acknowledged,
+                instances,
+                ledger,
+                ended=agents.ended,
+                expires_at=clients.expires_at,
+            )
+            results = Counter(end.result.value for end in agents.ended.values())
+            self._tell("ends: " + ", ".join(f"{count} {result}" for result, count in sorted(results.items())))
             self._tell(f"{sum(s.holding for s in instances)} live instances of {len(instances)} launched")
             self._tell(f"{sum(e.action == 'RunInstances' for e in ledger)} RunInstances of {len(ledger)} calls")
             self._tell(shares(ledger))
@@ -103,6 +121,10 @@ class Trial:
 
     def _tell(self, line: str) -> None:
         self.told.append(line)
+
+    async def _request(self, clients: Clients) -> None:
+        await clients.submit_all()
+        await asyncio.wait_for(clients.order_all(), self.plan.heal_s)
 
     # -- trouble ------------------------------------------------------------------------------------------------
 
@@ -180,7 +202,7 @@ class Trial:
     async def _healed(self, client: redis.Redis, crew: Crew) -> list[str]:
         """Wait until nothing is left to do; returns what is left if that took too long."""
         deadline = time.monotonic() + self.plan.heal_s
-        while left := left_to_do(client, self.keys):
+        while left := left_to_do(client, self.fates):
             if time.monotonic() > deadline:
                 return left
             await crew.fill()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -14,11 +13,16 @@ from puter_client.contract.key import PuterKey
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
+from puter_client.contract.result import Result
 from puter_client.store import names as public
 from puter_worker.ec2.tags import LABELLED, MANAGED, MEMBER, decode_manifest, key_of, number_of, own_tags
 from puter_worker.store import names
 from puter_worker.store.arq_adapter import QUEUE
+from tests.agents import End
 from tests.chaos.clients import Submission
+from tests.chaos.ends import is_met, judge_workloads
+from tests.chaos.finding import Finding
+from tests.chaos.workloads import Fate
 from tests.ec2sim.ledger import Entry
 from tests.ec2sim.reports import Seen
 
@@ -27,17 +31,6 @@ GRANTED = {Outcome.CREATED, Outcome.EXISTING, Outcome.JOINED}
 # What may stay for good: requests that nobody has taken, and what is to be done; at the end there is none of either.
 _FOR_GOOD = (b"puter:_in:", b"puter:_ready", b"puter:_backlogs", b"arq:queue")
 _PAGE = 1_000
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A property that does not hold; `key` if it is about one key."""
-
-    what: str
-    key: PuterKey | None = None
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.what}" if self.key else self.what
 
 
 def read_records(client: Any, keys: Sequence[PuterKey]) -> dict[PuterKey, Record | None]:
@@ -49,20 +42,20 @@ def read_records(client: Any, keys: Sequence[PuterKey]) -> dict[PuterKey, Record
     return {key: msgspec.json.decode(doc, type=Record) if doc else None for key, doc in zip(keys, docs, strict=True)}
 
 
-def left_to_do(client: Any, keys: Sequence[PuterKey]) -> list[str]:
+def left_to_do(client: Any, fates: Mapping[PuterKey, Fate]) -> list[str]:
     """What is left to do in a run: empty when every key is as requested and nothing is open."""
     unmet: dict[str, int] = defaultdict(int)
-    for record in read_records(client, keys).values():
+    for key, record in read_records(client, list(fates)).items():
         if record is None:
             unmet["without a record"] += 1
-        elif record.phase is not Phase.RUNNING:
-            unmet[f"{record.phase.value} ({record.reason})"] += 1
-        elif not record.labelled:
+        elif record.phase is Phase.RUNNING and not record.labelled:
             unmet["without labels"] += 1
-    namespaces = {key.namespace for key in keys}
+        elif not is_met(record, fates[key]):
+            unmet[f"{record.phase.value} ({record.reason}), result {record.result}"] += 1
+    namespaces = {key.namespace for key in fates}
     lists = [public.inbox(n) for n in namespaces] + [names.backlog(n) for n in namespaces]
     sets = [public.READY, names.BACKLOGS]
-    due = [names.due(what, TARGET) for what in ("intents", "labels")]
+    due = [names.due(what, TARGET) for what in ("intents", "labels", "orders", "results")]
     sorted_sets = [*due, names.MOVING, names.PARKED, QUEUE, names.INGRESS,
                    *(of(TARGET, n) for n in namespaces for of in (names.look_ups, names.launch_queue))]  # fmt: skip
     for name in lists:
@@ -76,16 +69,22 @@ def left_to_do(client: Any, keys: Sequence[PuterKey]) -> list[str]:
 
 def judge(
     client: Any,
-    keys: Sequence[PuterKey],
+    fates: Mapping[PuterKey, Fate],
     submissions: Iterable[Submission],
     instances: Sequence[Seen],
     ledger: Iterable[Entry],
+    *,
+    ended: Mapping[str, End],
+    expires_at: int,
 ) -> list[Finding]:
-    """All properties that do not hold."""
-    records = read_records(client, keys)
+    """All properties that do not hold. `ended` and `expires_at`: see `judge_workloads`."""
+    records = read_records(client, list(fates))
+    living = [key for key, fate in fates.items() if fate.lives]
     return [
-        *_machines(keys, instances),
-        *_agreement(records, instances),
+        *_machines(living, instances),
+        *_agreement({key: records[key] for key in living}, instances),
+        *(Finding("no record", key) for key, record in records.items() if record is None and key not in living),
+        *judge_workloads(client, records, fates, instances, ended, expires_at),
         *_answers(client, submissions, records),
         *(Finding(f"{key!r} has no TTL") for key in for_good(client)),
         *(Finding(f"Puter requested {entry.action} (call {entry.number})") for entry in ledger if entry.forbidden),
@@ -175,10 +174,25 @@ def _answers(
             raw = rows.get(tag.encode())
             row = msgspec.json.decode(raw, type=BatchRow) if raw else None
             key = PuterKey(submission.namespace, tag)
-            if row is None or row.outcome not in GRANTED:
+            record = records[key]
+            if row is None or row.outcome not in _granted(record):
                 yield Finding(f"batch {submission.batch_id} answers {row.outcome if row else 'nothing'}", key)
-            elif (record := records[key]) is not None and row.generation != record.generation:
+            elif record is not None and row.generation not in _generations(record):
                 yield Finding(f"batch {submission.batch_id} speaks of generation {row.generation}", key)
+
+
+def _granted(record: Record | None) -> set[Outcome]:
+    """The outcomes that a request may have, by what has become of its key."""
+    if record is not None and record.phase is Phase.CANCELLED:
+        return GRANTED | {Outcome.CANCELLED}
+    if record is not None and record.phase is Phase.TERMINATED:
+        return GRANTED | {Outcome.DONE if record.result is Result.SUCCEEDED else Outcome.SKIPPED}
+    return GRANTED
+
+
+def _generations(record: Record) -> set[int]:
+    """The generations that have served a key's one request."""
+    return {record.generation, *(attempt.generation for attempt in record.attempts)}
 
 
 def for_good(client: Any) -> list[bytes]:

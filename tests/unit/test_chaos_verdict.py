@@ -17,8 +17,11 @@ from puter_client.store import names as public
 from puter_worker.ec2.tags import MANAGED, MEMBER, NAMESPACE, encode_manifest, own_tags
 from puter_worker.store import names
 from puter_worker.store.arq_adapter import QUEUE
+from tests.agents import End
 from tests.chaos.clients import Submission
-from tests.chaos.verdict import TARGET, Finding, for_good, judge, left_to_do
+from tests.chaos.finding import Finding
+from tests.chaos.verdict import TARGET, for_good, judge, left_to_do
+from tests.chaos.workloads import STAYS, Fate
 from tests.ec2sim.ledger import Entry
 from tests.ec2sim.reports import Seen
 
@@ -26,6 +29,7 @@ ONE, OTHER = KEYS = (PuterKey("ann", "one"), PuterKey("bob", "other"))
 BATCH = "b-1"
 LAUNCHED_AT = 1_800_000_000.0
 DAY_S = 86_400
+EXPIRES_AT = 1_900_000_000
 
 
 class Redis:
@@ -59,6 +63,13 @@ class Redis:
 
     def execute(self) -> list[Any]:
         return self._answers
+
+    def get(self, name: str) -> bytes | None:
+        return self.hashes.get(name, {}).get("")
+
+    def lrange(self, name: str, start: int, end: int) -> list[bytes]:
+        assert (start, end) == (0, -1)
+        return list(self.hashes.get(name, {}).values())
 
     def hgetall(self, name: str) -> dict[bytes, bytes]:
         return {field.encode(): value for field, value in self.hashes.get(name, {}).items()}
@@ -152,6 +163,8 @@ class Outside:
     """All that a verdict is given: at first as it must be."""
 
     def __init__(self) -> None:
+        self.fates: dict[PuterKey, Fate] = dict.fromkeys(KEYS, STAYS)
+        self.ended: dict[str, End] = {}
         self.redis = Redis()
         self.machines = [machine_of(key, number) for number, key in enumerate(KEYS, 1)]
         self.ledger = [call("RunInstances"), call("CreateTags"), call("DescribeInstances")]
@@ -173,7 +186,15 @@ class Outside:
 
     def verdict(self) -> Sequence[Finding]:
         submissions = [Submission(key.namespace, BATCH, (key.tag,)) for key in KEYS]
-        return judge(self.redis, KEYS, submissions, self.machines, self.ledger)
+        return judge(
+            self.redis,
+            self.fates,
+            submissions,
+            self.machines,
+            self.ledger,
+            ended=self.ended,
+            expires_at=EXPIRES_AT,
+        )
 
 
 def no_machine(it: Outside) -> None:
@@ -187,6 +208,10 @@ def two_machines(it: Outside) -> None:
 def a_second_machine_that_only_its_manifest_names(it: Outside) -> None:
     tags = {MANAGED: "true", NAMESPACE: "ann"} | encode_manifest([("one", 1)])
     it.machines.append(msgspec.structs.replace(machine_of(ONE, 3), tags=tags))
+
+
+def an_ended_machine_beside_the_live_one(it: Outside) -> None:
+    it.machines.append(msgspec.structs.replace(machine_of(ONE, 3), state="terminated"))
 
 
 def a_machine_that_ended(it: Outside) -> None:
@@ -221,6 +246,7 @@ WRONG: dict[str, tuple[Callable[[Outside], None], str]] = {
     "no machine": (no_machine, "0 live instances"),
     "two machines": (two_machines, "2 live instances"),
     "two machines, one unlabelled": (a_second_machine_that_only_its_manifest_names, "2 live instances"),
+    "an ended machine beside it": (an_ended_machine_beside_the_live_one, "generation 1 ran on 2 machines"),
     "an ended machine": (a_machine_that_ended, "0 live instances"),
     "another's user data": (a_machine_launched_for_another, "launched for ('another', 1)"),
     "a Spot machine that is told to be another": (a_spot_machine_that_is_told_to_be_another, "member 1, not 0"),
@@ -284,12 +310,6 @@ def test_a_machine_without_any_tags_is_found() -> None:
     assert ["nobody requested" in finding.what for finding in it.verdict()] == [True]
 
 
-def test_an_ended_machine_beside_the_live_one_is_no_matter() -> None:
-    it = Outside()
-    it.machines.append(msgspec.structs.replace(machine_of(ONE, 3), state="terminated"))
-    assert it.verdict() == []
-
-
 @pytest.mark.parametrize("action", ["TerminateInstances", "DeleteKeyPair", "DeleteTags", "RevokeSecurityGroupIngress"])
 def test_a_call_that_takes_something_away_is_found(action: str) -> None:
     it = Outside()
@@ -321,14 +341,14 @@ def test_of_many_keys_those_without_ttl_are_found() -> None:
     ("changes", "left"),
     [
         ({}, []),
-        ({"phase": Phase.PENDING, "reason": "why"}, ["1 pending (why)"]),
+        ({"phase": Phase.PENDING, "reason": "why"}, ["1 pending (why), result None"]),
         ({"labelled": False}, ["1 without labels"]),
     ],
 )
 def test_a_run_is_over_when_every_record_is_as_requested(changes: dict[str, Any], left: list[str]) -> None:
     it = Outside()
     it.record_says(**changes)
-    assert left_to_do(it.redis, KEYS) == left
+    assert left_to_do(it.redis, it.fates) == left
 
 
 @pytest.mark.parametrize(
@@ -339,6 +359,8 @@ def test_a_run_is_over_when_every_record_is_as_requested(changes: dict[str, Any]
             names.INGRESS,
             names.due("intents", TARGET),
             names.due("labels", TARGET),
+            names.due("orders", TARGET),
+            names.due("results", TARGET),
             names.look_ups(TARGET, "ann"),
             names.launch_queue(TARGET, "ann"),
         ),
@@ -347,4 +369,4 @@ def test_a_run_is_over_when_every_record_is_as_requested(changes: dict[str, Any]
 def test_a_run_is_not_over_while_something_is_to_be_done(name: str) -> None:
     it = Outside()
     it.redis.sizes[name] = 2
-    assert left_to_do(it.redis, KEYS) == [f"2 {name}"]
+    assert left_to_do(it.redis, it.fates) == [f"2 {name}"]

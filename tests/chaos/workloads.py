@@ -1,0 +1,82 @@
+"""The workloads of a run: how each ends, on which of its machines, and what its owner orders."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from puter_worker.ec2.tags import key_of
+from tests.agents import INTERRUPTED, LOST, End
+from tests.ec2sim.reports import Seen
+
+# After its launch, a machine works for so long before its workload ends: longer than EC2 takes to show it, as any boot.
+WORKS_S = (3.0, 8.0)
+# Puter does not pass on more than the end of what a workload prints.
+OUTPUT = "line\n" * 20
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What becomes of the workloads of some keys.
+
+    Attributes:
+        ends: how their workloads end, on each of their machines in turn; none goes on for ever.
+        fields: of their specs.
+        order: what their owner orders while the run goes on: `stop`, `extend` or nothing.
+    """
+
+    ends: tuple[End, ...] = ()
+    fields: dict[str, object] = field(default_factory=dict)
+    order: str = ""
+
+    @property
+    def lives(self) -> bool:
+        """Whether the last machine of such a key still runs at the end."""
+        return self.order != "stop" and (not self.ends or not self.ends[-1].machine_ends)
+
+    @property
+    def may_end(self) -> bool:
+        """Whether a later request may find that the key has ended."""
+        return not self.lives
+
+
+STAYS = Fate()
+EXTENDED = Fate(order="extend")
+STOPPED = Fate(order="stop")
+_GOOD, _BAD, _AGAIN = End.exits(0, OUTPUT), End.exits(3, OUTPUT), End.exits(75)
+ENDING = (
+    Fate((_GOOD,)),
+    Fate((_BAD,)),
+    Fate((End.exits(0, machine_ends=False),), {"on_exit": "keep"}),
+    Fate((INTERRUPTED, _GOOD), {"retries": 2}),
+    Fate((LOST, _GOOD), {"retries": 1}),
+    Fate((_AGAIN, _GOOD), {"retries": 1, "retry_on": ("75",)}),
+    Fate((INTERRUPTED, LOST), {"retries": 1}),
+)
+# One of these each; 17 and the share of Spot machines have no common divisor, so there are Spot machines of each.
+FATES = (*[STAYS] * 6, *[EXTENDED] * 2, *[STOPPED] * 2, *ENDING)
+
+
+def fate_of(tag: str) -> Fate:
+    """The fate of a tag `k-<number>`."""
+    return FATES[int(tag.rpartition("-")[2]) % len(FATES)]
+
+
+class Ends:
+    """How the workload of a machine ends, and when."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self._dice = dice
+        self._at: dict[str, float] = {}
+
+    def __call__(self, one: Seen, now: float) -> End | None:
+        """How the workload of this running machine ends now; None: it goes on."""
+        told = key_of(one.tags, one.launch_index)
+        if told is None:
+            return None
+        key, generation = told
+        ends = fate_of(key.tag).ends
+        if not ends:
+            return None
+        at = self._at.setdefault(one.id, one.launched_at + self._dice.uniform(*WORKS_S))
+        return ends[min(generation, len(ends)) - 1] if now >= at else None
