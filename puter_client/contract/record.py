@@ -78,6 +78,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         launched_by: id of the intent that launched the instance; end frames on its console have it.
         order: the latest order of its owner for this generation.
         end_code: EC2's code for what ended the instance, such as `Client.UserInitiatedShutdown`.
+        console_reads: how often the console of the ended instance was read, and had no end frame yet.
         observed_at: when EC2 last confirmed the instance.
         labelled: whether the instance has its own name and tags.
         overdue: whether the instance still runs after its deadline.
@@ -140,6 +141,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     member: int | None = None
     order: Order | None = None
     end_code: str | None = None
+    console_reads: int = 0
     observed_at: float | None = None
     labelled: bool = False
     overdue: bool = False

@@ -135,7 +135,7 @@ class ReadResults(Stage):
             self._store.records.expect(txn, machine.key, current)
             items.reschedule(txn, str(machine), now + self._timings.result_again_s)
             return
-        elif (in_s := next_read_s(record, now, self._timings.result_reads_s)) is not None:
+        elif (in_s := next_read_s(record, self._timings.result_reads_s)) is not None:
             self._store.records.put(txn, current, waits_for_its_end(record, in_s, now))
             items.reschedule(txn, str(machine), now + in_s)
             return

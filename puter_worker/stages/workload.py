@@ -28,15 +28,16 @@ _INTERRUPTED = frozenset(
 _BY_A_PERSON = frozenset({"Client.UserInitiatedShutdown", "Client.UserInitiatedHibernate"})
 
 
-def next_read_s(record: Record, now: float, reads_s: Sequence[float]) -> float | None:
+def next_read_s(record: Record, reads_s: Sequence[float]) -> float | None:
     """In how many seconds the console of an ended machine is read next; None if it is not read any more.
 
-    `reads_s`: at how many seconds after the end it is read.
+    `reads_s`: at how many seconds after the end it is read. Reads are counted: by the time since the end, a clock that
+    is set would end them early, or repeat them.
     """
-    since = now - (record.ended_at or now)
     known = record.end_code in _INTERRUPTED or record.end_code in _BY_A_PERSON
-    later = [at for at in (reads_s[:READS_OF_KNOWN_ENDS] if known else reads_s) if at > since]
-    return later[0] - since if later else None
+    due_s = reads_s[:READS_OF_KNOWN_ENDS] if known else reads_s
+    done = record.console_reads + 1
+    return due_s[done] - due_s[done - 1] if done < len(due_s) else None
 
 
 def with_frame(record: Record, frame: Frame, now: float) -> Record:
@@ -83,7 +84,8 @@ def unread(record: Record, why: str, now: float) -> Record:
 def waits_for_its_end(record: Record, in_s: float, now: float) -> Record:
     """The record of an ended machine whose console is read again."""
     reason = f"its machine has ended; how the workload did is not known yet, looking again in {max(1, round(in_s))} s"
-    return record.replace(reason=reason, changed_at=now if record.reason != reason else record.changed_at)
+    changed_at = now if record.reason != reason else record.changed_at
+    return record.replace(reason=reason, console_reads=record.console_reads + 1, changed_at=changed_at)
 
 
 def is_retried(record: Record, spec: Spec) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -101,6 +102,35 @@ async def test_a_console_that_comes_late_is_waited_for(sim_workshop: SimWorkshop
 
     assert view.record
     assert (view.outcome, view.record.result, view.record.generation) == (Outcome.EXISTING, Result.FAILED, 1)
+
+
+@pytest.mark.parametrize("by_s", [43_200.0, -43_200.0])
+async def test_a_clock_that_is_set_while_a_console_is_waited_for_loses_no_result_and_asks_no_more_often(
+    sim_workshop: SimWorkshop, by_s: float
+) -> None:
+    reads_s = tuple(0.5 * n for n in range(40))
+    await sim_workshop.sim.configure(console_delay_s=40.0)
+    sim_workshop.hurry(health_s=0.2, result_reads_s=reads_s, result_live_s=0.0)
+
+    def read_after(count: int) -> Callable[[], Awaitable[bool]]:
+        async def was_read() -> bool:
+            return len(await sim_workshop.calls("GetConsoleOutput")) > count
+
+        return was_read
+
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        one = (await launched(sim_workshop, "one"))["one"]
+        await ends(sim_workshop, one, 0)
+        await eventually("its console is read", read_after(0))
+        sim_workshop.redis_ahead_s = by_s
+        await eventually("it is read some times more", read_after(4))
+        await sim_workshop.sim.advance(41.0)
+        (view,) = await finished(sim_workshop, "one")
+        calls, (record,) = await sim_workshop.calls("GetConsoleOutput"), await sim_workshop.records("one")
+
+    assert view.record
+    assert view.record.result is Result.SUCCEEDED
+    assert len(calls) == record.console_reads + 1
 
 
 async def test_a_machine_that_stays_is_read_while_it_runs(sim_workshop: SimWorkshop) -> None:

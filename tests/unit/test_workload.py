@@ -1,0 +1,31 @@
+"""What follows from how workloads ended: when consoles are read, and what is run again."""
+
+from __future__ import annotations
+
+import pytest
+
+from puter_client.contract.phase import Phase
+from puter_client.contract.record import Record
+from puter_worker.stages.workload import next_read_s, waits_for_its_end
+from puter_worker.timings import Timings
+
+READS_S = Timings().result_reads_s
+ENDED = Record(namespace="ann", tag="one", phase=Phase.TERMINATED, created_at=1.0, changed_at=1.0, ended_at=1_000.0)
+
+
+@pytest.mark.parametrize(
+    ("end_code", "pauses_s"),
+    [
+        ("Client.InstanceInitiatedShutdown", [15.0, 45.0, 120.0, 420.0, 600.0]),
+        (None, [15.0, 45.0, 120.0, 420.0, 600.0]),
+        ("Server.SpotInstanceTermination", [15.0, 45.0, 120.0]),
+        ("Client.UserInitiatedShutdown", [15.0, 45.0, 120.0]),
+    ],
+)
+def test_a_console_is_read_so_often_whatever_the_clock_says(end_code: str | None, pauses_s: list[float]) -> None:
+    record, told, now = ENDED.replace(end_code=end_code), [], -1e9
+    while (in_s := next_read_s(record, READS_S)) is not None:
+        told.append(in_s)
+        record = waits_for_its_end(record, in_s, now)
+        now = -now
+    assert told == pauses_s
