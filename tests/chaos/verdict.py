@@ -1,4 +1,8 @@
-"""What must hold at the end of a run, checked in EC2 and Redis themselves."""
+"""What must hold at the end of a run, checked in EC2 and Redis themselves.
+
+Redis is killed, and keeps what it has acknowledged; so nothing may be lost. Of a Redis that was emptied, results of
+machines that have ended, outputs and orders that are in no tags yet could not be demanded.
+"""
 
 from __future__ import annotations
 
