@@ -23,8 +23,10 @@ from puter_worker.stages.consoles import ShowConsoles
 from puter_worker.stages.ingress import Ingress
 from puter_worker.stages.label import Labelling
 from puter_worker.stages.max_fails import MaxFails
+from puter_worker.stages.orders import CarryOut
 from puter_worker.stages.replay import Replay
 from puter_worker.stages.restart import Restart
+from puter_worker.stages.results import ReadResults
 from puter_worker.stages.stage import Stage, until_due
 from puter_worker.timings import Timings
 
@@ -47,6 +49,8 @@ def gap_s(stage: type[Stage]) -> float:
         ("an ingress rule", T.ingress_claim_s, gap_s(Ingress)),
         ("a console", T.console_claim_s, gap_s(ShowConsoles)),
         ("a batch", T.failures_claim_s, gap_s(MaxFails)),
+        ("an order", T.order_claim_s, gap_s(CarryOut)),
+        ("a result", T.result_claim_s, gap_s(ReadResults)),
         ("a job", T.job_lock_s, T.backlog_again_s),
         ("a key whose job is gone", T.restart_s, gap_s(Restart)),
     ],
@@ -64,6 +68,8 @@ def test_it_is_taken_up_in_time(what: str, held_s: float, noticed_after_s: float
         ("an ingress rule", T.ingress_claim_s),
         ("a console", T.console_claim_s),
         ("a batch", T.failures_claim_s),
+        ("an order", T.order_claim_s),
+        ("a result", T.result_claim_s),
         ("a job", T.job_lock_s),
     ],
 )
