@@ -37,6 +37,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         result: how it ended.
         exit_code: of the workload, if that is known.
         finished_at: seconds of Redis TIME.
+        ended_at: when the machine had ended, in seconds of Redis TIME.
     """
 
     generation: int
@@ -44,6 +45,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     result: Result
     exit_code: int | None = None
     finished_at: float | None = None
+    ended_at: float | None = None
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -157,6 +157,7 @@ def retried(record: Record, spec: Spec, now: float) -> Record:
         result=record.result,
         exit_code=record.exit_code,
         finished_at=record.finished_at,
+        ended_at=record.ended_at,
     )
     number = len(record.attempts) + 1
     kept = ("namespace", "tag", "request_number", "created_at", *_REQUESTED)

@@ -214,7 +214,8 @@ class Resolve(Stage):
 
     def _is_stale_view(self, record: Record, instance: Instance) -> bool:
         """Whether EC2 still shows an earlier generation as alive that has ended according to the record."""
-        young = self._store.db.clock.age(record.created_at) < self._timings.stale_view_s
+        ended_at = record.attempts[-1].ended_at if record.attempts else None
+        young = self._store.db.clock.age(max(record.created_at, ended_at or 0.0)) < self._timings.stale_view_s
         return generation_of(instance) < record.generation and instance.state in ALIVE and young
 
     def _adopt(

@@ -227,6 +227,7 @@ async def test_an_interrupted_workload_is_run_again_on_the_next_machine(sim_work
     assert [(one.generation, one.instance_id, one.result) for one in view.record.attempts] == [
         (1, first.id, Result.INTERRUPTED)
     ]
+    assert view.record.attempts[0].ended_at
     assert (events.count("workload.retried"), events.count("workload.finished")) == (1, 1)
     assert len(await sim_workshop.sim.instances()) == 2
 

@@ -12,7 +12,8 @@ from puter_client.contract import transitions
 from puter_client.contract.key import PuterKey
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
-from puter_client.contract.record import ErrorInfo, EventKind
+from puter_client.contract.record import Attempt, ErrorInfo, EventKind
+from puter_client.contract.result import Result
 from puter_client.store import names as public
 from puter_worker.stages.quarantine import Adopter
 from puter_worker.store import names
@@ -86,6 +87,29 @@ async def test_a_look_up_leaves_a_request_alone_that_was_withdrawn_meanwhile(han
 
     assert (await hands.shop.record("one")).phase is Phase.CANCELLED
     assert hands.sorted(names.launch_queue(TARGET, "betty")) == []
+
+
+@pytest.mark.parametrize(
+    ("requested_s_ago", "ended_s_ago", "stale"),
+    [(1.0, None, True), (7_200.0, 1.0, True), (7_200.0, 7_200.0, False), (7_200.0, None, False)],
+)
+async def test_a_machine_that_ended_a_moment_ago_is_not_adopted_though_ec2_still_shows_it(
+    workshop: Workshop, hands: Hands, requested_s_ago: float, ended_s_ago: float | None, stale: bool
+) -> None:
+    """The key is at its second generation: by another request, or because its workload is run again."""
+    async with workshop.working():
+        await workshop.request("one")
+    now = hands.store.now()
+    attempt = Attempt(generation=1, result=Result.INTERRUPTED, ended_at=now - (ended_s_ago or 0.0))
+    attempts = () if ended_s_ago is None else (attempt,)
+    changes = {"instance_id": None, "created_at": now - requested_s_ago, "attempts": attempts}
+    rewrite(workshop, KEY, phase=Phase.RESOLVING, generation=2, **changes)
+
+    await hands.look_up(await hands.target(), [KEY])
+
+    record = await workshop.record("one")
+    assert ("EC2 still shows" in (record.reason or "")) is stale
+    assert (record.phase, record.generation) == ((Phase.RESOLVING, 2) if stale else (Phase.RUNNING, 1))
 
 
 async def test_observing_twice_at_once_tells_an_end_once(workshop: Workshop, hands: Hands) -> None:
