@@ -13,7 +13,7 @@ import msgspec
 
 from puter_client.cli.selection import batch_id_of, batch_name, not_known
 from puter_client.cli.terminal import live, out, plain, say
-from puter_client.contract.phase import ENDED, LIVE
+from puter_client.contract.phase import ENDED, LIVE, Phase
 from puter_client.ssh_commands import ssh_command
 from puter_client.view import View
 
@@ -40,7 +40,7 @@ class Selected(msgspec.Struct, frozen=True):
 
 
 async def selected(client: PuterClient, tags: Sequence[str], batch: str | None) -> Selected:
-    """The machines of these tags, of a batch, or (without both) all that have not ended.
+    """The machines of these tags, of a batch, or (without both) all that have not ended, or may run again.
 
     Raises:
         NotKnown: there is no such batch.
@@ -51,8 +51,16 @@ async def selected(client: PuterClient, tags: Sequence[str], batch: str | None) 
         if info is None:
             raise not_known(client, [batch_name(batch_id)], await client.untaken())
         return Selected([view.tag for view in views], batch_id, info.size, views)
-    views = await client.views(tags) if tags else [v for v in await client.recent() if v.phase not in ENDED]
+    views = await client.views(tags) if tags else [v for v in await client.recent() if _goes_on(v)]
     return Selected([view.tag for view in views], None, len(views), views)
+
+
+def _goes_on(view: View) -> bool:
+    """Whether it has not ended, or it is not known yet how its workload did, which may thus be run again."""
+    record = view.record
+    if record is not None and view.phase is Phase.TERMINATED:
+        return record.has_workload and record.result is None
+    return view.phase not in ENDED
 
 
 AGENT = "/usr/local/sbin/puter-agent"

@@ -212,10 +212,11 @@ def may_be_cancelled(record: Record) -> bool:
 def ordered(old: Record | None, request: StopRequest | ExtendRequest, now: float) -> Order | None:
     """The order for a machine that is launched or being launched; None if there is none, or it is another batch's.
 
-    What is to end now stays so: a later order does not change it. An end in the past, or over two years away (the
-    longest ttl and the longest extension), is no order.
+    Of a machine that has ended, a stop is an order too as long as it is not known how its workload did: it is not run
+    again then. What is to end now stays so: a later order does not change it. An end in the past, or over two years
+    away (the longest ttl and the longest extension), is no order.
     """
-    if old is None or not (old.phase in LIVE or (old.phase in ON_ITS_WAY and old.intent is not None)):
+    if old is None or not (_is_launched(old) or (isinstance(request, StopRequest) and _may_run_again(old))):
         return None
     if request.batch is not None and request.batch != old.batch_id:
         return None
@@ -238,6 +239,14 @@ def has_console(record: Record, request: ConsoleRequest) -> bool:
     """Whether there is a machine of the request's batch whose console can be read."""
     alive = record.phase in LIVE and record.instance_id is not None and record.target is not None
     return alive and request.batch in (None, record.batch_id)
+
+
+def _is_launched(record: Record) -> bool:
+    return record.phase in LIVE or (record.phase in ON_ITS_WAY and record.intent is not None)
+
+
+def _may_run_again(record: Record) -> bool:
+    return record.phase is Phase.TERMINATED and record.has_workload and record.result is None
 
 
 def after_cancel(old: Record | None, request: CancelRequest, now: float) -> Record | None:

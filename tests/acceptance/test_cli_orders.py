@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pexpect
 import pytest
 
+from puter_client.contract.phase import Phase
+from puter_client.contract.record import Record
+from puter_client.contract.result import Result
+from puter_client.store import names
 from tests.acceptance.cli_world import CliWorld
+from tests.acceptance.published import Published
 from tests.agents import Agents, running
 from tests.ec2sim.client import ControlClient
 from tests.ec2sim.reports import Seen
@@ -256,3 +263,20 @@ def parsed(at: str) -> float:
     from datetime import datetime
 
     return datetime.fromisoformat(at).timestamp()
+
+
+def test_all_are_stopped_that_may_run_again(published: Published) -> None:
+    """Of a machine that has ended it may not be known yet how its workload did."""
+    ended: dict[str, Any] = {"phase": Phase.TERMINATED, "ended_at": published.now, "has_workload": True}
+    known: dict[str, Any] = {"namespace": "betty", "created_at": published.now, "changed_at": published.now}
+    published.records(
+        Record(tag="open", **known, **ended),
+        Record(tag="done", **known, **ended, result=Result.SUCCEEDED),
+        Record(tag="idle", **known, **ended | {"has_workload": False}),
+        Record(tag="off", **known, **ended | {"phase": Phase.CANCELLED}),
+    )
+    published.ready_worker()
+    published.world.puter("stop", "--all", "--yes")
+    raws: Any = published.redis.lrange(names.inbox("betty"), 0, -1)
+    requests = [json.loads(raw) for raw in raws]
+    assert [(one["type"], one["tag"]) for one in requests] == [("stop", "open")]

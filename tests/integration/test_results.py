@@ -287,3 +287,21 @@ async def next_of(shop: SimWorkshop, tag: str, before: Seen) -> Seen:
 
 async def has_ended(shop: SimWorkshop, tag: str) -> bool:
     return [record.phase for record in await shop.records(tag)] == [Phase.TERMINATED]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["seen to have ended", "not yet seen to have ended"])
+async def test_what_was_ordered_to_stop_is_not_run_again(sim_workshop: SimWorkshop, known: bool) -> None:
+    """The order comes when the machine has ended already, and nobody knows yet how its workload did."""
+    sim_workshop.hurry(result_reads_s=(0.0, 2.0, 2.5))
+    async with sim_workshop.working(quiet_sweep_s=0.2 if known else 5.0):
+        one = (await launched(sim_workshop, "one", retries=2))["one"]
+        await sim_workshop.sim.end(one.id, "Server.SpotInstanceTermination", "Spot")
+        if known:
+            await eventually("its end is seen", lambda: has_ended(sim_workshop, "one"))
+        await sim_workshop.client.stop(["one"])
+        (view,) = await finished(sim_workshop, "one")
+
+    assert view.record
+    assert (view.record.result, view.record.attempts) == (Result.INTERRUPTED, ())
+    assert view.record.order
+    assert len(await sim_workshop.sim.instances()) == 1

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from puter_client.contract.order import Order, OrderKind
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
-from puter_worker.stages.workload import next_read_s, waits_for_its_end
+from puter_client.contract.result import Result
+from puter_client.contract.spec import Spec
+from puter_worker.stages.workload import is_retried, next_read_s, waits_for_its_end
 from puter_worker.timings import Timings
 
 READS_S = Timings().result_reads_s
@@ -29,3 +32,14 @@ def test_a_console_is_read_so_often_whatever_the_clock_says(end_code: str | None
         record = waits_for_its_end(record, in_s, now)
         now = -now
     assert told == pauses_s
+
+
+@pytest.mark.parametrize(("kind", "again"), [(None, True), (OrderKind.EXTEND, True), (OrderKind.STOP, False)])
+@pytest.mark.parametrize("result", [Result.INTERRUPTED, Result.LOST, Result.FAILED])
+def test_what_its_owner_has_ordered_to_stop_is_not_run_again(
+    kind: OrderKind | None, again: bool, result: Result
+) -> None:
+    order = Order(kind=kind, user="ann", given_at=1.0) if kind else None
+    record = ENDED.replace(result=result, order=order, has_workload=True)
+    spec = Spec(public_key="ssh-ed25519 AAAA", run="work", retries=1, retry_on=("failed",))
+    assert is_retried(record, spec) is again
