@@ -20,7 +20,7 @@ class Fate:
     """What becomes of the workloads of some keys.
 
     Attributes:
-        ends: how their workloads end, on each of their machines in turn; none goes on for ever.
+        ends: how their workloads end, on each of their machines in turn; those on further machines go on for ever.
         fields: of their specs.
         order: what their owner orders while the run goes on: `stop`, `extend` or nothing.
     """
@@ -30,9 +30,14 @@ class Fate:
     order: str = ""
 
     @property
+    def stops(self) -> bool:
+        """Whether its owner orders its end."""
+        return self.order == "stop"
+
+    @property
     def lives(self) -> bool:
         """Whether the last machine of such a key still runs at the end."""
-        return self.order != "stop" and (not self.ends or not self.ends[-1].machine_ends)
+        return not self.stops and (not self.ends or not self.ends[-1].machine_ends)
 
     @property
     def may_end(self) -> bool:
@@ -43,6 +48,8 @@ class Fate:
 STAYS = Fate()
 EXTENDED = Fate(order="extend")
 STOPPED = Fate(order="stop")
+# The order may come when EC2 has taken the machine, and nobody knows that yet.
+STOPPED_LATE = Fate((INTERRUPTED,), {"retries": 1}, order="stop")
 _GOOD, _BAD, _AGAIN = End.exits(0, OUTPUT), End.exits(3, OUTPUT), End.exits(75)
 ENDING = (
     Fate((_GOOD,)),
@@ -54,7 +61,7 @@ ENDING = (
     Fate((INTERRUPTED, LOST), {"retries": 1}),
 )
 # One of these each; 17 and the share of Spot machines have no common divisor, so there are Spot machines of each.
-FATES = (*[STAYS] * 6, *[EXTENDED] * 2, *[STOPPED] * 2, *ENDING)
+FATES = (*[STAYS] * 5, *[EXTENDED] * 2, STOPPED, *[STOPPED_LATE] * 2, *ENDING)
 
 
 def fate_of(tag: str) -> Fate:
@@ -76,7 +83,7 @@ class Ends:
             return None
         key, generation = told
         ends = fate_of(key.tag).ends
-        if not ends:
+        if generation > len(ends):
             return None
         at = self._at.setdefault(one.id, one.launched_at + self._dice.uniform(*WORKS_S))
-        return ends[min(generation, len(ends)) - 1] if now >= at else None
+        return ends[generation - 1] if now >= at else None

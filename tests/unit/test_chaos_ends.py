@@ -20,7 +20,7 @@ from puter_worker.ec2.tags import EXPIRES_AT, expiry, own_tags
 from tests.agents import INTERRUPTED, LOST, End
 from tests.agents import STOPPED as BY_ORDER
 from tests.chaos.verdict import left_to_do
-from tests.chaos.workloads import EXTENDED, STAYS, STOPPED, Fate
+from tests.chaos.workloads import EXTENDED, STAYS, STOPPED, STOPPED_LATE, Fate
 from tests.ec2sim.reports import Seen
 from tests.unit.test_chaos_verdict import EXPIRES_AT as AT
 from tests.unit.test_chaos_verdict import LAUNCHED_AT, ONE, Outside, machine_of, record_of
@@ -106,6 +106,16 @@ def cancelled() -> Ends:
     return it
 
 
+def cancelled_before_it_ran_again() -> Ends:
+    it = Ends(STOPPED_LATE, INTERRUPTED)
+    it.events.clear()
+    it.say(EventKind.WORKLOAD_RETRIED, 2)
+    attempt = Attempt(generation=1, instance_id="i-11", result=Result.INTERRUPTED)
+    it.tell(phase=Phase.CANCELLED, instance_id=None, generation=2, result=None, attempts=(attempt,))
+    it.says(Outcome.CANCELLED, 2)
+    return it
+
+
 RIGHT: dict[str, Callable[[], Ends]] = {
     "it has succeeded": lambda: Ends(SUCCEEDS, GOOD),
     "it has failed": lambda: Ends(FAILS, BAD),
@@ -114,6 +124,10 @@ RIGHT: dict[str, Callable[[], Ends]] = {
     "it is lost": lambda: Ends(Fate((INTERRUPTED, LOST)), INTERRUPTED, LOST),
     "it was stopped": lambda: Ends(STOPPED, BY_ORDER),
     "it was cancelled": cancelled,
+    "it was stopped before EC2 took its machine": lambda: Ends(STOPPED_LATE, BY_ORDER),
+    "it was stopped before it ran again": lambda: Ends(STOPPED_LATE, INTERRUPTED),
+    "it was stopped when it ran again": lambda: Ends(STOPPED_LATE, INTERRUPTED, BY_ORDER),
+    "it was cancelled before it ran again": cancelled_before_it_ran_again,
     "it ends later": extended,
 }
 
@@ -221,7 +235,10 @@ def test_what_is_wrong_with_an_end_is_found(break_it: Callable[[Ends], None], ob
     [
         (lambda: Ends(RETRIED, INTERRUPTED), "its runs ended ['interrupted'], not ['interrupted', 'succeeded']"),
         (lambda: Ends(SUCCEEDS, INTERRUPTED, GOOD), "not ['succeeded']"),
-        (lambda: Ends(STOPPED, GOOD), "its runs ended ['succeeded'], not ['stopped']"),
+        (lambda: Ends(STOPPED, GOOD), "its runs ended ['succeeded'], not []"),
+        (lambda: Ends(STOPPED_LATE, BY_ORDER, BY_ORDER), "its runs ended ['stopped', 'stopped'], not"),
+        (lambda: Ends(STOPPED_LATE, INTERRUPTED, GOOD), "its runs ended ['interrupted', 'succeeded'], not"),
+        (lambda: Ends(STOPPED_LATE, INTERRUPTED, INTERRUPTED), "its runs ended ['interrupted', 'interrupted'], not"),
         (lambda: Ends(STAYS, GOOD), "0 live instances"),
         (lambda: extended(order=None), "its order is None"),
         (lambda: extended(order=Order(kind=OrderKind.EXTEND, user="me", given_at=1.0)), "its order is Order("),
