@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from puter_client.contract.result import Result
+from puter_worker.ec2.tags import MEMBER, UNASSIGNED
 from tests.ec2sim.client import ControlClient
 from tests.ec2sim.reports import Seen
 from tests.frames import frame
@@ -75,14 +76,15 @@ class Agents:
         if one.tags.get("puter:order") == "stop":
             await self._sim.write_console(one.id, f"\r\nputer: order {nonce} stop\r\n")
             await self._end(one, nonce, STOPPED)
-        elif (end := self._ends(one)) is not None:
+        elif one.tags.get(MEMBER) != UNASSIGNED and (end := self._ends(one)) is not None:
             await self._end(one, nonce, end)
 
     async def _end(self, one: Seen, nonce: str, end: End) -> None:
         self.ended[one.id] = end
         if end.exit_code is not None:
             why = "its owner has ordered it" if end.result is Result.STOPPED else ""
-            text = frame(nonce, end.exit_code, end.output, result=end.result, reason=why)
+            member = one.tags.get(MEMBER)
+            text = frame(nonce, end.exit_code, end.output, result=end.result, reason=why, member=member)
             await self._sim.write_console(one.id, text)
         if end == INTERRUPTED:
             await self._sim.end(one.id, "Server.SpotInstanceTermination", "Server.SpotInstanceTermination")

@@ -20,8 +20,17 @@ def lines_of(content: bytes, nonce: str, size: int = 240) -> list[str]:
     return lines
 
 
-def frame(nonce: str, exit_code: int = 0, output: str = "", *, result: Result | None = None, reason: str = "") -> str:
-    """What a console shows at the end of a workload: both copies."""
+def frame(
+    nonce: str,
+    exit_code: int = 0,
+    output: str = "",
+    *,
+    result: Result | None = None,
+    reason: str = "",
+    member: str | None = None,
+) -> str:
+    """What a console shows at the end of a workload: both copies. `member`: the machine's tag `puter:member`."""
     said = result or (Result.FAILED if exit_code else Result.SUCCEEDED)
-    head = f"v=1\nresult={said}\nexit_code={exit_code}\nreason={reason}\noutput_bytes={len(output.encode())}\n\n"
+    place = "" if member is None else f"member={member}\n"
+    head = f"v=1\nresult={said}\nexit_code={exit_code}\nreason={reason}\n{place}output_bytes={len(output.encode())}\n\n"
     return "\r\n".join(["", *lines_of((head + output).encode(), nonce), ""]) * 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import threading
 from collections import Counter
@@ -111,8 +112,9 @@ class RealAgents:
 def told(bed: AgentBed) -> tuple[PuterKey, int]:
     """Whose machine it is, by its own part of the user data."""
     text = (bed.bed / "000-puter-4-task").read_text()
-    words = dict(word.split("=", 1) for word in text.split() if word.startswith(("key=", "generation=")))
-    return PuterKey.parse(words["key"]), int(words["generation"])
+    stored = re.search(r"^task (\S+) (\d+) ", text, re.MULTILINE)
+    assert stored is not None, text
+    return PuterKey.parse(stored[1]), int(stored[2])
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from puter_client.contract.result import Result
 from puter_client.store import names
 from tests.acceptance.cli_world import CliWorld
 from tests.acceptance.published import Published
-from tests.agents import Agents, running
+from tests.agents import Agents, End, running
 from tests.ec2sim.client import ControlClient
 from tests.ec2sim.reports import Seen
 from tests.integration.sim_workshop import CALM, sim_url
@@ -46,8 +46,8 @@ def agents(sim_url: str, world: CliWorld) -> Iterator[threading.Event]:
     """Agents work on all machines. Workloads of tags like `bad-1` fail as soon as the event is set."""
     over, fail = threading.Event(), threading.Event()
 
-    def ends(one: Seen) -> int | None:
-        return 1 if fail.is_set() and one.tags.get("puter:tag", "").startswith("bad") else None
+    def ends(one: Seen) -> End | None:
+        return End.exits(1) if fail.is_set() and one.tags.get("puter:tag", "").startswith("bad") else None
 
     async def work() -> None:
         async with ControlClient(sim_url) as sim, running(Agents(sim, ends)):

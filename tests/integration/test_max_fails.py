@@ -16,7 +16,7 @@ from puter_client.contract.request import Origin
 from puter_client.contract.result import Result
 from puter_client.view import View, WaitFor
 from puter_worker.store import names
-from tests.agents import Agents, running
+from tests.agents import Agents, End, running
 from tests.ec2sim.config import Fault
 from tests.ec2sim.reports import Seen
 from tests.frames import frame
@@ -66,9 +66,9 @@ async def submitted(
     )
 
 
-def failing(*tags: str, code: int = 1) -> Callable[[Seen], int | None]:
+def failing(*tags: str, code: int = 1) -> Callable[[Seen], End | None]:
     """What agents do: the workloads of these tags fail, the others go on."""
-    return lambda one: code if one.tags.get("puter:tag") in tags else None
+    return lambda one: End.exits(code) if one.tags.get("puter:tag") in tags else None
 
 
 async def machine(shop: SimWorkshop, tag: str) -> Seen:
@@ -365,7 +365,7 @@ async def test_submitted_again_all_that_did_not_have_its_chance_runs(
             views = await all_over(sim_workshop, first, TAGS)
         stopped = [tag for tag, view in views.items() if view.state == "stopped"]
         cancelled = [tag for tag, view in views.items() if view.state == "cancelled"]
-        async with running(Agents(sim_workshop.sim, lambda _: 0)):
+        async with running(Agents(sim_workshop.sim, lambda _: End.exits(0))):
             second = await submitted(sim_workshop, *TAGS, max_fails=2, most=5, retry_failed=retry_failed)
             again = await all_over(sim_workshop, second, TAGS)
 
