@@ -88,6 +88,7 @@ def read_settings(
         quarantine_s=_number(environ, "PUTER_QUARANTINE_S", 10, 0, 3_600),
         memory_folder=_memory_folder(environ, url, is_local=local_engine is not None),
         pace=environ.get("PUTER_PACE", "on") != "off",
+        quiet_sweep_s=_number(environ, "PUTER_QUIET_SWEEP_S", 25, 1, 25),
         max_group=_number(environ, "PUTER_MAX_GROUP", 100, 1, 100),
         burst=burst,
         local_engine=local_engine,

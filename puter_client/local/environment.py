@@ -29,6 +29,7 @@ _READ = frozenset(
         "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE",
         # puter_worker.settings
         "PUTER_DRAIN_S", "PUTER_IDLE_EXIT_S", "PUTER_MAX_GROUP", "PUTER_MAX_JOBS", "PUTER_PACE", "PUTER_QUARANTINE_S",
+        "PUTER_QUIET_SWEEP_S",
     }
 )  # fmt: skip
 # Set by shells, terminals, editors and login sessions, for themselves.
