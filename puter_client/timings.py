@@ -32,7 +32,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
         progress_line_s: pause between two progress lines where the output is no terminal.
         progress_draw_s: pause between two drawings of a progress bar; 10,000 tags change faster than anybody reads.
         own_address_s: limit for the look-up of this computer's own address.
-        demo_wait_s: how long `demo` waits for its machines.
+        demo_wait_s: how long `demo` may take.
         demo_aws_starts_within_s: limit for the start of the simulated AWS.
         demo_aws_ends_within_s: how long the simulated AWS may take to end before it is killed.
         poll_s: pause between two looks at a lock, file or process of the engine; a server starts in about 20 ms.
@@ -72,7 +72,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
     progress_line_s: float = 2.0
     progress_draw_s: float = 0.1
     own_address_s: float = 2.0
-    demo_wait_s: float = 120.0
+    demo_wait_s: float = 300.0
     demo_aws_starts_within_s: float = 60.0
     demo_aws_ends_within_s: float = 10.0
     poll_s: float = 0.02

@@ -1,4 +1,4 @@
-"""`puter demo`: everything once, on a simulated AWS, in a temporary folder."""
+"""`puter demo`: workloads from a file to their results, on a simulated AWS, in a temporary folder."""
 
 # ruff: noqa: D301
 # click keeps the lines after a \b in a docstring as they are.
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -15,8 +16,9 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -27,19 +29,25 @@ import click
 from puter_client.cli.group import COMMANDS
 from puter_client.cli.terminal import live, out, plain, say
 from puter_client.contract.errors import PuterError
-from puter_client.contract.request import Origin
 from puter_client.packages import how_to_install
 from puter_client.paths import Paths
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
-from puter_client.view import View, WaitFor
 
 if TYPE_CHECKING:
+    from puter_client.client import PuterClient
     from puter_client.config import ClientSettings
 
 NEEDED = ("moto", "flask", "arq", "aioboto3")
-MOST = 1_000
-MOST_LISTED = 10
+MOST = 100
+SERVER = ("-m", "puter_worker.simulated")
+FILE = "batch.yaml"
+FAILS, RETRIED = "warmest-oslo", "render"  # tags of the batch file
 _TAIL_LINES = 15
+_WHAT = """\
+Real: the commands, the queue, the worker, its calls, and the workloads. Puter's own agent runs each of them, as a
+process of this computer, and says on the machine's console how it has ended.
+Simulated: EC2 (by moto, on loopback). A machine is a folder. It ends as soon as its workload has, not 10 s later. EC2
+takes one Spot machine back. No deadline is set, nothing is installed, and ssh reaches nobody."""
 
 
 class DemoFailed(PuterError):
@@ -50,29 +58,38 @@ class DemoFailed(PuterError):
 
 @click.command(short_help=COMMANDS["demo"][2])
 @click.option(
-    "--count", type=click.IntRange(1, MOST), metavar="N", default=25, show_default=True, help="Number of machines."
+    "--count", type=click.IntRange(1, MOST), metavar="N", default=8, show_default=True, help="Workloads of the sweep."
 )
 def demo(count: int) -> int:
-    """Show everything once, on a simulated AWS.
+    """Show workloads from a file to their results, on a simulated AWS.
 
-    The queue, the worker, the ssh key and every call are real; only EC2 is
-    simulated (by moto, on loopback). The demo needs no credentials, calls no
-    AWS, works in a temporary folder and removes it.
+    The commands, the queue, the worker and the workloads are real, each of
+    them a process of this computer; only EC2 is simulated (by moto, on
+    loopback). The demo needs no credentials, calls no AWS, works in a
+    temporary folder and removes it.
 
     \b
     Example:
-      puter demo --count 100
+      puter demo --count 30
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise DemoFailed(f"{missing[0]} is not installed: {how_to_install('demo')}")
+    if shutil.which("bash") is None:
+        raise DemoFailed("there is no bash on the PATH: the demo's workloads are run by it")
     with _interruptible():
         home = Path(tempfile.mkdtemp(prefix="puter-demo-"))
         try:
+            _check_runs_programs(home)
             return asyncio.run(_demo(home, count, DEFAULT_TIMINGS))
         finally:
             live.clear()
             shutil.rmtree(home, ignore_errors=True)
+
+
+def _check_runs_programs(home: Path) -> None:
+    if os.statvfs(home).f_flag & getattr(os, "ST_NOEXEC", 0):
+        raise DemoFailed(f"{plain(str(home.parent))} is mounted noexec, and the demo runs programs in it: set TMPDIR")
 
 
 @contextmanager
@@ -98,14 +115,17 @@ async def _demo(home: Path, count: int, timings: ClientTimings) -> int:
     began = time.monotonic()
     aws = SimulatedAws(home, timings)
     environ = _environ(aws.url)
-    environ["PUTER_HOME"] = str(home)
-    settings = client_settings(environ, namespace="demo", config=Config(), paths=Paths.from_environ(environ))
+    environ |= {"PUTER_HOME": str(home), "PUTER_NAMESPACE": "demo"}
+    settings = client_settings(environ, namespace=None, config=Config(), paths=Paths.from_environ(environ))
     try:
-        out("A simulated EC2, a Valkey and a worker, all on this computer, only for this demo:")
-        await _show(settings, aws, count, timings)
+        _tell(_WHAT)
+        async with asyncio.timeout(timings.demo_wait_s):
+            await _show(settings, aws, Shell(home, environ), count, timings)
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
             _tell_log(settings.paths)
+        if isinstance(error, TimeoutError):
+            raise DemoFailed(f"the demo did not come to its end within {timings.demo_wait_s:.0f} s") from None
         raise
     finally:
         live.show("cleaning up …")
@@ -117,9 +137,8 @@ async def _demo(home: Path, count: int, timings: ClientTimings) -> int:
             aws.stop()
             live.clear()
             signal.signal(signal.SIGINT, signal.default_int_handler)
-    out()
-    out(f"The demo took {time.monotonic() - began:.0f} s, and everything it created is removed.")
-    out("On your own AWS account, start with: puter up --tag NAME")
+    _tell(f"\nThe demo took {time.monotonic() - began:.0f} s, and everything it created is removed.")
+    out("On your own AWS account, start with: puter submit FILE --wait finished")
     return 0
 
 
@@ -136,69 +155,90 @@ def _environ(url: str) -> dict[str, str]:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "PUTER_PACE": "off",  # moto does not limit call rates
         "PUTER_MAX_GROUP": "1",  # moto launches only one machine of a group
+        "PUTER_QUIET_SWEEP_S": "1",  # moto may be asked often
         "PUTER_DRAIN_S": "1",  # no work has to be finished
     }
 
 
-async def _show(settings: ClientSettings, aws: SimulatedAws, count: int, timings: ClientTimings) -> None:
-    from puter_client.cli import follow
+async def _show(settings: ClientSettings, aws: SimulatedAws, shell: Shell, count: int, timings: ClientTimings) -> None:
     from puter_client.cli.session import connected
-    from puter_client.cli.specs import Keys, SshSources
-    from puter_client.client import MachineRequest
-    from puter_client.contract.spec import Spec
 
     aws.start()
-    tags = [f"demo-{number}" for number in range(count)]
-    spec = Keys(settings, None).into(Spec(ssh_from=SshSources(settings.environ)(())))
-    requests = [MachineRequest(tag, spec) for tag in tags]
+    data = shell.folder / "data"
+    data.mkdir()
+    (data / "lima.csv").write_text("2026-01-14,27\n2026-02-02,29\n2026-02-20,28\n")
+    batch = batch_text(data, count)
+    (shell.folder / FILE).write_text(batch)
+    _tell(f"\n$ cat {FILE}\n{batch}".rstrip())
     async with connected(settings, tell=live.show, timings=timings) as client:
         await aws.ready()
         live.clear()
-        for title, listed in (
-            (f"$ puter submit --tag 'demo-{{i}}' --count {count} --wait running", MOST_LISTED),
-            ("The same command again, which finds every machine:", 0),
-        ):
-            out()
-            out(title)
-            began = time.monotonic()
-            in_flight = follow.InFlight(settings, WaitFor.RUNNING)
-            await follow.request(client, settings, requests, in_flight, origin=Origin.SUBMIT)
-            views = await follow.follow(client, in_flight, timeout_s=timings.demo_wait_s, tags=tags)
-            _tell(views, time.monotonic() - began, listed)
-            if any(follow.failed(view, WaitFor.RUNNING) for view in views):
-                raise DemoFailed("not every machine was launched")
-        _tell_ways(views[0], settings.paths)
+        await shell.puter("submit", FILE, "--wait", "finished", ends_with=1)
+        _tell("\nWhat became of the one that failed, and of the one whose machine EC2 took back:")
+        await shell.puter("why", FAILS)
+        await _tell_output(client, shell, FAILS)
+        await shell.puter("why", RETRIED)
+        _tell("\nThe same file again launches nothing:")
+        await shell.puter("submit", FILE, ends_with=1)
+        _tell("\nWith what was missing, only what failed is run again:")
+        (data / "oslo.csv").write_text("2026-06-30,24\n2026-07-17,31\n2026-08-02,26\n")
+        await shell.puter("submit", FILE, "--retry-failed", "--wait", "finished")
+        await _tell_output(client, shell, FAILS)
 
 
-def _tell(views: Sequence[View], took_s: float, listed: int) -> None:
-    from puter_client.cli.follow import outcomes
-    from puter_client.cli.groups import counted
-    from puter_client.cli.table import line_of, table
-    from puter_client.cli.terminal import columns
-    from puter_client.contract.outcome import Outcome
-
-    if listed:
-        for line in table([line_of(view, time.time()) for view in views[:listed]], columns()):
-            out(line)
-        if len(views) > listed:
-            out(f"+{len(views) - listed:,} more")
-    created = sum(view.outcome is Outcome.CREATED for view in views)
-    told = outcomes(views) + ("" if created else ", 0 created")
-    out(f"{told}; {counted(views)} after {took_s:.1f} s")
+def batch_text(data: Path, count: int) -> str:
+    """The batch file; `data`: the folder of its workloads' data, `count`: how many there are of the sweep."""
+    text = files(__package__).joinpath("demo.yaml").read_text(encoding="utf-8")
+    seeds = ", ".join(str(seed) for seed in range(1, count + 1))
+    return text.replace("@seeds@", f"[{seeds}]").replace("@data@", str(data))
 
 
-def _tell_ways(view: View, paths: Paths) -> None:
-    from puter_client.ssh_commands import rsync_command, ssh_command
+def _tell(text: str) -> None:
+    for line in text.splitlines():
+        out(line)
 
-    if view.record is None:
+
+async def _tell_output(client: PuterClient, shell: Shell, tag: str) -> None:
+    if "logs" in COMMANDS:
+        await shell.puter("logs", tag)
         return
-    out()
-    out("How to reach one of them (a simulated machine does not answer):")
-    for command in (ssh_command(view.record), rsync_command(view.record)):
-        out(f"  {plain(command or '')}")
-    out(f"The logs are in {paths.logs}:")
-    for log in sorted(paths.logs.glob("*.jsonl")):
-        out(f"  {log.name}  {log.read_bytes().count(10):,} lines")
+    (view,) = await client.views([tag])
+    _tell("\nIts last output:")
+    for line in ((view.record and view.record.log_tail) or "(none)").splitlines():
+        out(f"  {plain(line)}")
+
+
+class Shell:
+    """Runs commands as a user would, in the demo's folder; its output is theirs."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+        self.folder = folder
+        self._environ = environ
+
+    async def puter(self, *words: str, ends_with: int = 0) -> None:
+        """Show a command of Puter, and run it.
+
+        Raises:
+            DemoFailed: its exit code is not `ends_with`.
+        """
+        _tell(f"\n$ puter {shlex.join(words)}")
+        sys.stdout.flush()
+        running = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "puter_client.cli", *words),
+            stdin=asyncio.subprocess.DEVNULL,
+            env=self._environ,
+            cwd=self.folder,
+            start_new_session=True,  # the demo handles Ctrl-C
+        )
+        try:
+            code = await running.wait()
+        except BaseException:
+            with suppress(ProcessLookupError):
+                running.kill()
+            await running.wait()
+            raise
+        if code != ends_with:
+            raise DemoFailed(f"`puter {shlex.join(words)}` ended with exit code {code}, not {ends_with}")
 
 
 def _tell_log(paths: Paths) -> None:
@@ -215,11 +255,12 @@ def _quiet(_text: str) -> None:
 
 
 class SimulatedAws:
-    """A moto server for this demo, on a free port of loopback."""
+    """A simulated EC2 for this demo, on a free port of loopback; it runs the workloads of its machines."""
 
     def __init__(self, folder: Path, timings: ClientTimings) -> None:
         self._timings = timings
-        self._log = folder / "moto.log"
+        self._machines = folder / "machines"
+        self._log = folder / "ec2.log"
         self._port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"http://127.0.0.1:{self._port}"
@@ -228,8 +269,8 @@ class SimulatedAws:
         """Start the server; `ready` waits until it answers."""
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - no shell reads it
-                [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-W", "ignore", *SERVER, str(self._port), str(self._machines)],
+                stdin=subprocess.PIPE,  # it ends with this, and so when this process is killed
                 stdout=log,
                 stderr=log,
                 env=_without_settings(os.environ),
@@ -252,14 +293,14 @@ class SimulatedAws:
             await asyncio.sleep(self._timings.look_every_s)
 
     def stop(self) -> None:
-        """End the server."""
-        if self._process is None:
+        """End the server, and its machines with it."""
+        if self._process is None or self._process.stdin is None:
             return
-        self._process.terminate()
+        self._process.stdin.close()
         try:
             self._process.wait(self._timings.demo_aws_ends_within_s)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
 

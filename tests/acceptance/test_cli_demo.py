@@ -48,19 +48,28 @@ def demo(tmp_path: Path) -> Demo:
     return Demo(folder)
 
 
-def test_it_launches_each_once_and_puts_everything_away(demo: Demo) -> None:
-    with demo.start("--count", "5") as process:
+def test_it_shows_workloads_with_their_results_and_puts_everything_away(demo: Demo) -> None:
+    with demo.start("--count", "2") as process:
         out, err = process.communicate(timeout=PATIENCE_S * 2)
     assert process.returncode == 0, err
-    assert "5 created; 5 running" in out
-    assert "5 existing, 0 created; 5 running" in out
-    assert re.search(r"^  ssh -i \S+ ec2-user@\S+$", out, re.MULTILINE)
-    assert re.search(r"^  rsync -Paq ", out, re.MULTILINE)
+    first, why, retried, again, last = re.split(r"^\$ puter (?:submit|why) .*$", out, flags=re.MULTILINE)[1:]
+    assert "5 puters: 5 created" in first
+    assert re.search(r"^pi-1 +succeeded .* exit code 0", first, re.MULTILINE)
+    assert re.search(r"^warmest-oslo +failed .* exit code 3", first, re.MULTILINE)
+    assert "its workload: failed, exit code 3" in why
+    assert re.search(r"there is no oslo.csv in /\S+/data$", why, re.MULTILINE)
+    assert "retry 1 of 1: workload interrupted" in retried
+    assert "its workload: succeeded, exit code 0" in retried
+    assert "5 puters: 4 done, 1 skipped" in again
+    assert "5 puters: 1 created, 4 done\nnow: 5 succeeded" in last
+    assert "the warmest day was 2026-07-17,31" in last
     assert demo.left() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["engine/server.pid", "engine/worker.ready", "logs/client.jsonl"])
+@pytest.mark.parametrize(
+    "moment", ["engine/server.pid", "engine/worker.ready", "logs/client.jsonl", "machines/*/workload.pid"]
+)
 def test_stopped_at_any_moment_it_puts_everything_away(demo: Demo, moment: str, number: signal.Signals) -> None:
     with demo.start() as process:
         wait_for(lambda: any(demo.folder.glob(f"puter-demo-*/{moment}")), moment)

@@ -1,0 +1,88 @@
+"""moto's EC2, of which each instance is a `Machine`: it has a console, and ends when its machine has shut down."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+from xml.sax.saxutils import escape
+
+from puter_worker.simulated.machine import Machine
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+AT_ONCE = 20  # machines that run at a time; others stay dark until one of them has ended
+_INSTANCE = re.compile(rb"<instanceId>(i-[0-9a-f]+)</instanceId>")
+_CONSOLE = """\
+<?xml version="1.0" encoding="UTF-8"?>
+<GetConsoleOutputResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><requestId>simulated</requestId>\
+<instanceId>{id}</instanceId><output>{output}</output></GetConsoleOutputResponse>
+"""
+
+
+class SimulatedEc2:
+    """A WSGI application: moto's, and the machines of the instances that it launches."""
+
+    def __init__(self, moto: WSGIApplication, folder: Path) -> None:
+        """`folder`: for the machines' folders."""
+        self._moto = moto
+        self._folder = folder
+        self._machines: dict[str, Machine] = {}
+        self._room = threading.Semaphore(AT_ONCE)
+        self._took_back = False
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one call."""
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = io.BytesIO(body)
+        form = {name: values[0] for name, values in parse_qs(body.decode("latin-1")).items()}
+        machine = self._machines.get(form.get("InstanceId", ""))
+        if form.get("Action") == "GetConsoleOutput" and machine is not None:
+            start_response("200 OK", [("Content-Type", "text/xml")])
+            output = base64.b64encode(machine.console).decode()
+            return [_CONSOLE.format(id=escape(form["InstanceId"]), output=output).encode()]
+        answer = self._moto(environ, start_response)
+        if form.get("Action") != "RunInstances":
+            return answer
+        content = b"".join(answer)
+        for found in _INSTANCE.finditer(content):
+            self._launch(found[1].decode(), form)
+        return [content]
+
+    def _launch(self, instance_id: str, form: dict[str, str]) -> None:
+        taken_back = form.get("InstanceMarketOptions.MarketType") == "spot" and not self._took_back
+        self._took_back = self._took_back or taken_back
+        user_data = base64.b64decode(form["UserData"])
+        machine = Machine(self._folder / instance_id, user_data, taken_back=taken_back)
+        self._machines[instance_id] = machine
+        threading.Thread(target=self._run, args=(instance_id, machine), daemon=True).start()
+
+    def _run(self, instance_id: str, machine: Machine) -> None:
+        with self._room:
+            machine.run()
+        _shut_down(instance_id)
+
+    def end(self) -> None:
+        """Kill the processes of all machines."""
+        for machine in list(self._machines.values()):
+            machine.end()
+
+
+def _shut_down(instance_id: str) -> None:
+    """Have moto show the instance as one that has shut itself down, which ends it, as Puter launches it."""
+    from moto.ec2.models import ec2_backends
+    from moto.ec2.models.instances import StateReason
+
+    for regions in list(ec2_backends.values()):
+        for backend in list(regions.values()):
+            instance = backend.get_instance_by_id(instance_id)
+            if instance is not None:
+                instance.terminate()
+                code = "Client.InstanceInitiatedShutdown"
+                instance.state_reason = StateReason(f"{code}: Instance initiated shutdown", code)
