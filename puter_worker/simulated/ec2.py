@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
-from puter_worker.simulated.machine import Machine
+from puter_worker.simulated.machine import Machine, make_commands
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -33,7 +33,10 @@ class SimulatedEc2:
         """`folder`: for the machines' folders."""
         self._moto = moto
         self._folder = folder
+        self._commands = folder / "bin"
+        make_commands(self._commands)
         self._machines: dict[str, Machine] = {}
+        self._lock = threading.Lock()  # moto ends an instance in steps, which nobody may see
         self._room = threading.Semaphore(AT_ONCE)
         self._took_back = False
 
@@ -47,26 +50,28 @@ class SimulatedEc2:
             start_response("200 OK", [("Content-Type", "text/xml")])
             output = base64.b64encode(machine.console).decode()
             return [_CONSOLE.format(id=escape(form["InstanceId"]), output=output).encode()]
-        answer = self._moto(environ, start_response)
-        if form.get("Action") != "RunInstances":
-            return answer
-        content = b"".join(answer)
-        for found in _INSTANCE.finditer(content):
-            self._launch(found[1].decode(), form)
-        return [content]
+        with self._lock:
+            answer = b"".join(self._moto(environ, start_response))
+        if form.get("Action") == "RunInstances":
+            for found in _INSTANCE.finditer(answer):
+                self._launch(found[1].decode(), form)
+        return [answer]
 
     def _launch(self, instance_id: str, form: dict[str, str]) -> None:
         taken_back = form.get("InstanceMarketOptions.MarketType") == "spot" and not self._took_back
         self._took_back = self._took_back or taken_back
         user_data = base64.b64decode(form["UserData"])
-        machine = Machine(self._folder / instance_id, user_data, taken_back=taken_back)
+        machine = Machine(self._folder / instance_id, self._commands, user_data, taken_back=taken_back)
         self._machines[instance_id] = machine
         threading.Thread(target=self._run, args=(instance_id, machine), daemon=True).start()
 
     def _run(self, instance_id: str, machine: Machine) -> None:
-        with self._room:
-            machine.run()
-        _shut_down(instance_id)
+        try:
+            with self._room:
+                machine.run()
+        finally:
+            with self._lock:
+                _shut_down(instance_id)
 
     def end(self) -> None:
         """Kill the processes of all machines."""

@@ -36,9 +36,17 @@ _RESTART_S = 1.0  # RestartSec of puter-agent.service
 class Machine:
     """One instance."""
 
-    def __init__(self, folder: Path, user_data: bytes, *, taken_back: bool = False) -> None:
-        """`folder`: for all that is the machine's; `taken_back`: EC2 takes the Spot machine back as soon as it runs."""
+    def __init__(self, folder: Path, commands: Path, user_data: bytes, *, taken_back: bool = False) -> None:
+        """A machine that has not booted.
+
+        Args:
+            folder: for all that is the machine's.
+            commands: what `make_commands` has filled.
+            user_data: what it was launched with, as Puter composes it.
+            taken_back: whether EC2 takes the Spot machine back as soon as it runs.
+        """
         self._folder = folder
+        self._commands = commands
         self._root = folder / "root"
         self._user_data = user_data
         self._taken_back = taken_back
@@ -58,7 +66,9 @@ class Machine:
         """Boot, and return when it has shut down, or was ended."""
         self._furnish()
         for part in sorted(self._parts(), key=lambda path: path.name):
-            subprocess.run([part], env=self._environ(), stdin=subprocess.DEVNULL, check=False)  # noqa: S603 - Puter's
+            # Not by its name: while another thread starts a process, that one may still hold the file open.
+            bash = [self._commands / "bash", part]
+            subprocess.run(bash, env=self._environ(), stdin=subprocess.DEVNULL, check=False)  # noqa: S603 - Puter's
         agent = self._root / "usr/local/sbin/puter-agent"
         while agent.exists() and self._start(agent):
             if self._agent is not None:
@@ -91,14 +101,6 @@ class Machine:
             notice = self._folder / "metadata/spot/instance-action"
             notice.parent.mkdir(parents=True)
             notice.write_text('{"action": "terminate"}')
-        commands = self._folder / "bin"
-        commands.mkdir()
-        gnu = sys.platform == "linux"
-        for name in (*_TOOLS, *(_GNU_TOOLS if gnu else ())):
-            (commands / name).symlink_to(shutil.which(name) or name)
-        for name in (*_STAND_INS, *(() if gnu else _GNU_TOOLS)):
-            (commands / name).write_bytes(_commands())
-            (commands / name).chmod(0o700)
 
     def _parts(self) -> list[Path]:
         """The parts that are run, each in a file of its name."""
@@ -108,7 +110,6 @@ class Machine:
             if name.startswith(PUTERS) and name not in _NOT_RUN:
                 path = self._folder / Path(name).name
                 path.write_bytes(_PAUSE.sub(b"shutdown_after_s=0", bytes(part.get_payload(decode=True))))
-                path.chmod(0o700)
                 paths.append(path)
         return paths
 
@@ -117,7 +118,7 @@ class Machine:
         return {
             "LC_ALL": "C",
             "MACHINE": str(self._folder),
-            "PATH": str(self._folder / "bin"),
+            "PATH": str(self._commands),
             "PUTER_ROOT": str(self._root),
             "PYTHON": str(python),
             "TMPDIR": str(self._root / "tmp"),
@@ -125,5 +126,12 @@ class Machine:
         }
 
 
-def _commands() -> bytes:
-    return resources.files(__package__).joinpath("commands.sh").read_bytes()
+def make_commands(folder: Path) -> None:
+    """Fill a new folder with the commands of machines, before any of them boots."""
+    folder.mkdir(parents=True)
+    gnu = sys.platform == "linux"
+    for name in (*_TOOLS, *(_GNU_TOOLS if gnu else ())):
+        (folder / name).symlink_to(shutil.which(name) or name)
+    for name in (*_STAND_INS, *(() if gnu else _GNU_TOOLS)):
+        (folder / name).write_bytes(resources.files(__package__).joinpath("commands.sh").read_bytes())
+        (folder / name).chmod(0o700)

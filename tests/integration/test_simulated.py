@@ -17,7 +17,7 @@ from puter_client.contract.result import Result
 from puter_worker.ec2.frame import Frame, read_frame
 from puter_worker.ec2.userdata import Boot, compose
 from puter_worker.ec2.userdata import Machine as Member
-from puter_worker.simulated.machine import Machine
+from puter_worker.simulated.machine import Machine, make_commands
 from tests.integration.engine_world import is_running, wait_for
 
 NONCE = "0123456789abcdef"
@@ -29,6 +29,11 @@ def user_data(run: str | None, *, docker: bool = False, own: str | None = None, 
     boot = Boot(ttl_s=3_600, nonce=NONCE, expires_at="2026-11-27T05:00:00Z", user="ec2-user", docker=docker)
     key = PuterKey("alice", "sweep-17")
     return compose(boot, [Member(key=key, generation=1, run=run, env=env, user_data=own)])
+
+
+def machine_of(folder: Path, data: bytes, *, taken_back: bool = False) -> Machine:
+    make_commands(folder / "bin")
+    return Machine(folder / "m", folder / "bin", data, taken_back=taken_back)
 
 
 def frame_of(machine: Machine) -> Frame:
@@ -50,7 +55,7 @@ def frame_of(machine: Machine) -> Frame:
 def test_a_workload_is_run_and_its_end_is_on_the_console(
     tmp_path: Path, run: str, result: Result, exit_code: int, output: str | None
 ) -> None:
-    machine = Machine(tmp_path / "m", user_data(run, SEED="7"))
+    machine = machine_of(tmp_path, user_data(run, SEED="7"))
     machine.run()
 
     frame = frame_of(machine)
@@ -59,7 +64,7 @@ def test_a_workload_is_run_and_its_end_is_on_the_console(
 
 
 def test_a_workload_is_at_home_in_the_folder(tmp_path: Path) -> None:
-    machine = Machine(tmp_path / "m", user_data('touch here "$TMPDIR/there"; pwd; echo "$HOME"'))
+    machine = machine_of(tmp_path, user_data('touch here "$TMPDIR/there"; pwd; echo "$HOME"'))
     machine.run()
 
     home = tmp_path / "m/root/home/ec2-user"
@@ -69,8 +74,8 @@ def test_a_workload_is_at_home_in_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_spot_machine_that_is_taken_back_ends_as_interrupted(tmp_path: Path) -> None:
-    machine = Machine(
-        tmp_path / "m", user_data("trap 'echo bye; exit 1' TERM; while :; do sleep 0.1; done"), taken_back=True
+    machine = machine_of(
+        tmp_path, user_data("trap 'echo bye; exit 1' TERM; while :; do sleep 0.1; done"), taken_back=True
     )
     machine.run()
 
@@ -79,7 +84,7 @@ def test_a_spot_machine_that_is_taken_back_ends_as_interrupted(tmp_path: Path) -
 
 def test_only_the_parts_of_the_agent_are_run(tmp_path: Path) -> None:
     seen = tmp_path / "seen"
-    machine = Machine(tmp_path / "m", user_data("true", docker=True, own=f"#!/bin/sh\ntouch {seen}\n"))
+    machine = machine_of(tmp_path, user_data("true", docker=True, own=f"#!/bin/sh\ntouch {seen}\n"))
     machine.run()
 
     assert not seen.exists()
@@ -88,9 +93,9 @@ def test_only_the_parts_of_the_agent_are_run(tmp_path: Path) -> None:
 
 
 def test_no_script_of_a_machine_reaches_a_command_that_changes_this_computer(tmp_path: Path) -> None:
-    Machine(tmp_path / "m", user_data("true")).run()
+    machine_of(tmp_path, user_data("true")).run()
 
-    reached = {path.name for path in (tmp_path / "m/bin").iterdir() if path.is_symlink()}
+    reached = {path.name for path in (tmp_path / "bin").iterdir() if path.is_symlink()}
     assert "cat" in reached
     assert not reached & {"systemctl", "shutdown", "docker", "curl", "chown", "at", "sudo", "apt-get", "reboot", "dnf"}
 
@@ -180,6 +185,23 @@ def test_an_instance_has_a_console_and_ends_with_its_workload(served: Served) ->
     assert frame is not None
     assert (frame.exit_code, frame.output) == (3, "hello\n")
     assert served.shown(instance)["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
+
+
+def test_of_many_machines_at_once_each_runs_and_none_is_seen_half_ended(served: Served) -> None:
+    instances = [served.launch(f"echo {number}") for number in range(12)]
+    ends: dict[str, str] = {}
+
+    def all_ended() -> bool:
+        for instance in instances:
+            shown = served.shown(instance)
+            if shown["State"]["Name"] == "terminated":
+                ends.setdefault(instance, shown["StateReason"]["Code"])
+        return len(ends) == len(instances)
+
+    wait_for(all_ended, "the instances to end", 60)
+    assert set(ends.values()) == {"Client.InstanceInitiatedShutdown"}
+    frames = [read_frame(served.ec2.get_console_output(InstanceId=one)["Output"], NONCE) for one in instances]
+    assert [frame and frame.output for frame in frames] == [f"{number}\n" for number in range(12)]
 
 
 def test_everything_ends_with_its_standard_input(served: Served) -> None:
