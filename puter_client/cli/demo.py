@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shlex
 import shutil
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from puter_client.config import ClientSettings
 
 NEEDED = ("moto", "flask", "arq", "aioboto3")
-MOST = 100
+COUNT, MOST = 6, 100
 SERVER = ("-m", "puter_worker.simulated")
 FILE = "batch.yaml"
 FAILS, RETRIED = "warmest-oslo", "render"  # tags of the batch file
@@ -58,7 +59,12 @@ class DemoFailed(PuterError):
 
 @click.command(short_help=COMMANDS["demo"][2])
 @click.option(
-    "--count", type=click.IntRange(1, MOST), metavar="N", default=8, show_default=True, help="Workloads of the sweep."
+    "--count",
+    type=click.IntRange(1, MOST),
+    metavar="N",
+    default=COUNT,
+    show_default=True,
+    help="Workloads of the sweep.",
 )
 def demo(count: int) -> int:
     """Show workloads from a file to their results, on a simulated AWS.
@@ -183,14 +189,14 @@ async def _show(settings: ClientSettings, aws: SimulatedAws, shell: Shell, count
         _tell("\nWith what was missing, only what failed is run again:")
         (data / "oslo.csv").write_text("2026-06-30,24\n2026-07-17,31\n2026-08-02,26\n")
         await shell.puter("submit", FILE, "--retry-failed", "--wait", "finished")
-        await _tell_output(client, shell, FAILS)
+        await _tell_output(client, shell)
 
 
 def batch_text(data: Path, count: int) -> str:
     """The batch file; `data`: the folder of its workloads' data, `count`: how many there are of the sweep."""
     text = files(__package__).joinpath("demo.yaml").read_text(encoding="utf-8")
-    seeds = ", ".join(str(seed) for seed in range(1, count + 1))
-    return text.replace("@seeds@", f"[{seeds}]").replace("@data@", str(data))
+    sizes = ", ".join(str(1_000 * number) for number in range(1, count + 1))
+    return text.replace("@sizes@", f"[{sizes}]").replace("@data@", json.dumps(str(data)))
 
 
 def _tell(text: str) -> None:
@@ -198,14 +204,15 @@ def _tell(text: str) -> None:
         out(line)
 
 
-async def _tell_output(client: PuterClient, shell: Shell, tag: str) -> None:
+async def _tell_output(client: PuterClient, shell: Shell, *tags: str) -> None:
+    """Show what these workloads have printed; none are all."""
     if "logs" in COMMANDS:
-        await shell.puter("logs", tag)
+        await shell.puter("logs", *(tags or ("--batch", "last")))
         return
-    (view,) = await client.views([tag])
-    _tell("\nIts last output:")
-    for line in ((view.record and view.record.log_tail) or "(none)").splitlines():
-        out(f"  {plain(line)}")
+    _tell("\nThe last that was printed:")
+    for view in await (client.views(tags) if tags else client.recent()):
+        for line in ((view.record and view.record.log_tail) or "(nothing)").splitlines():
+            out(f"  {view.tag} | {plain(line)}")
 
 
 class Shell:
@@ -221,6 +228,9 @@ class Shell:
         Raises:
             DemoFailed: its exit code is not `ends_with`.
         """
+        from puter_client.cli.follow import end_if_interrupted
+
+        end_if_interrupted()
         _tell(f"\n$ puter {shlex.join(words)}")
         sys.stdout.flush()
         running = await asyncio.create_subprocess_exec(

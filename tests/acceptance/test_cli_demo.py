@@ -48,22 +48,40 @@ def demo(tmp_path: Path) -> Demo:
     return Demo(folder)
 
 
+def masked(text: str) -> list[str]:
+    """The lines of a text without what differs from time to time."""
+    text = re.sub(r"\d+s ago|just now", "AGO", text)
+    text = re.sub(r"\bb\d{8}-\d{6}-[0-9a-f]{6}\b", "BATCH", text)
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def sessions_of_the_readme() -> list[str]:
+    """The commands that it begins with, each with its output."""
+    beginning = (ROOT / "README.md").read_text().partition("\n## ")[0]
+    return re.findall(r"^```console\n(.*?)^```$", beginning, re.MULTILINE | re.DOTALL)
+
+
 def test_it_shows_workloads_with_their_results_and_puts_everything_away(demo: Demo) -> None:
-    with demo.start("--count", "2") as process:
+    with demo.start() as process:
         out, err = process.communicate(timeout=PATIENCE_S * 2)
     assert process.returncode == 0, err
     first, why, retried, again, last = re.split(r"^\$ puter (?:submit|why) .*$", out, flags=re.MULTILINE)[1:]
-    assert "5 puters: 5 created" in first
-    assert re.search(r"^pi-1 +succeeded .* exit code 0", first, re.MULTILINE)
+    assert "9 puters: 9 created" in first
+    assert re.search(r"^pi-1000 +succeeded .* exit code 0", first, re.MULTILINE)
     assert re.search(r"^warmest-oslo +failed .* exit code 3", first, re.MULTILINE)
     assert "its workload: failed, exit code 3" in why
-    assert re.search(r"there is no oslo.csv in /\S+/data$", why, re.MULTILINE)
+    assert re.search(r"/data/oslo.csv: No such file or directory$", why, re.MULTILINE)
     assert "retry 1 of 1: workload interrupted" in retried
     assert "its workload: succeeded, exit code 0" in retried
-    assert "5 puters: 4 done, 1 skipped" in again
-    assert "5 puters: 1 created, 4 done\nnow: 5 succeeded" in last
-    assert "the warmest day was 2026-07-17,31" in last
+    assert "9 puters: 8 done, 1 skipped" in again
+    assert "9 puters: 1 created, 8 done\nnow: 9 succeeded" in last
+    for tag, printed in (("pi-6000", "3.14143"), ("warmest-oslo", "2026-07-17,31"), ("render", "frame 4")):
+        assert re.search(rf"\b{tag} *\| {re.escape(printed)}", last), last
     assert demo.left() == []
+
+    lines = masked(out)
+    assert sessions_of_the_readme()
+    assert [line for text in sessions_of_the_readme() for line in masked(text) if line not in lines] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

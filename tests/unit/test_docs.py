@@ -15,6 +15,8 @@ from types import ModuleType
 import click
 import pytest
 
+from puter_client.batch import read_batch
+from puter_client.cli import demo
 from puter_client.cli.app import puter
 from puter_client.cli.group import COMMANDS
 from puter_client.contract.key import PuterKey
@@ -111,6 +113,22 @@ def test_every_toml_block_is_toml(name: str, text: str) -> None:
 @pytest.mark.parametrize(("name", "text"), blocks("python"))
 def test_every_python_block_is_python(name: str, text: str) -> None:
     assert compile(text, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+BATCHES = [(name, text) for name, text in blocks("yaml") if "\nputers:" in f"\n{text}"]
+
+
+@pytest.mark.parametrize(("name", "text"), BATCHES)
+def test_every_batch_that_pages_show_can_be_submitted(name: str, text: str) -> None:
+    batch = read_batch("-", text.encode(), overrides={}, config={}, format="yaml", resolve_ssh_from=lambda _: ())
+
+    assert batch.entries, name
+
+
+def test_the_readme_begins_with_the_batch_of_the_demo() -> None:
+    first = next(text for name, text in blocks("yaml") if name == "README.md")
+
+    assert first == demo.batch_text(Path("/mnt/data"), demo.COUNT)
 
 
 def test_every_command_that_pages_name_exists() -> None:
