@@ -6,7 +6,8 @@ import base64
 import io
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
@@ -44,7 +45,7 @@ class SimulatedEc2:
         """Answer one call."""
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = io.BytesIO(body)
-        form = {name: values[0] for name, values in parse_qs(body.decode("latin-1")).items()}
+        form = {name: values[0] for name, values in parse_qs(body.decode("latin-1"), keep_blank_values=True).items()}
         machine = self._machines.get(form.get("InstanceId", ""))
         if form.get("Action") == "GetConsoleOutput" and machine is not None:
             start_response("200 OK", [("Content-Type", "text/xml")])
@@ -55,6 +56,10 @@ class SimulatedEc2:
         if form.get("Action") == "RunInstances":
             for found in _INSTANCE.finditer(answer):
                 self._launch(found[1].decode(), form)
+        elif form.get("Action") == "CreateTags":
+            for name in _numbered(form, "ResourceId.{}"):
+                if (tagged := self._machines.get(form[name])) is not None:
+                    tagged.set_tags(_tags(form, ""))
         return [answer]
 
     def _launch(self, instance_id: str, form: dict[str, str]) -> None:
@@ -62,6 +67,9 @@ class SimulatedEc2:
         self._took_back = self._took_back or taken_back
         user_data = base64.b64decode(form["UserData"])
         machine = Machine(self._folder / instance_id, self._commands, user_data, taken_back=taken_back)
+        for name in _numbered(form, "TagSpecification.{}.ResourceType"):
+            if form[name] == "instance":
+                machine.set_tags(_tags(form, name.removesuffix("ResourceType")))
         self._machines[instance_id] = machine
         threading.Thread(target=self._run, args=(instance_id, machine), daemon=True).start()
 
@@ -77,6 +85,16 @@ class SimulatedEc2:
         """Kill the processes of all machines."""
         for machine in list(self._machines.values()):
             machine.end()
+
+
+def _numbered(form: dict[str, str], pattern: str) -> Iterator[str]:
+    """The names of a list's parameters, which are numbered from 1."""
+    return takewhile(form.__contains__, (pattern.format(number) for number in count(1)))
+
+
+def _tags(form: dict[str, str], prefix: str) -> dict[str, str]:
+    keys = _numbered(form, prefix + "Tag.{}.Key")
+    return {form[key]: form.get(key.removesuffix("Key") + "Value", "") for key in keys}
 
 
 def _shut_down(instance_id: str) -> None:

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -29,6 +30,7 @@ _STAND_INS = ("chown", "curl", "docker", "id", "setpriv", "shutdown", "systemctl
 _NOT_RUN = frozenset(PUTERS + name for name in ("0-deadline", "1-at", "2-docker"))
 _HOMES = ("home/admin", "home/ec2-user", "home/ubuntu", "root")
 _PAUSE = re.compile(rb"^shutdown_after_s=.*$", re.MULTILINE)
+_TAG = re.compile(r"[A-Za-z0-9+\-=.,_:@]{1,200}(?<!\.)")  # what EC2's metadata service shows, as names of files
 _CONSOLE_BYTES = 65_536  # as much as EC2 keeps
 _RESTART_S = 1.0  # RestartSec of puter-agent.service
 
@@ -61,6 +63,15 @@ class Machine:
             return (self._root / "dev/console").read_bytes()[-_CONSOLE_BYTES:]
         except FileNotFoundError:
             return b""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Have its metadata service show these tags too, as far as it can."""
+        folder = self._folder / "metadata/tags/instance"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, value in tags.items():
+            if _TAG.fullmatch(name):
+                (folder / f"{name}.new").write_text(value)
+                (folder / f"{name}.new").rename(folder / name)
 
     def run(self) -> None:
         """Boot, and return when it has shut down, or was ended."""

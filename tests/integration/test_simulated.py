@@ -149,10 +149,21 @@ class Served:
         aws = boto3.Session(aws_access_key_id="testing", aws_secret_access_key="testing", region_name="us-east-1")
         self.ec2: Any = aws.client("ec2", endpoint_url=f"http://127.0.0.1:{port}")
 
-    def launch(self, run: str) -> str:
+    def launch(self, run: str, **tags: str) -> str:
         image = self.ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
         launched = self.ec2.run_instances(
-            ImageId=image, MinCount=1, MaxCount=1, InstanceType="t3.micro", UserData=user_data(run)
+            ImageId=image,
+            MinCount=1,
+            MaxCount=1,
+            InstanceType="t3.micro",
+            UserData=user_data(run),
+            TagSpecifications=[
+                {"ResourceType": "volume", "Tags": [{"Key": "of", "Value": "the disk"}]},
+                {
+                    "ResourceType": "instance",
+                    "Tags": [{"Key": k, "Value": v} for k, v in {"Name": "one", **tags}.items()],
+                },
+            ],
         )
         return str(launched["Instances"][0]["InstanceId"])
 
@@ -185,6 +196,30 @@ def test_an_instance_has_a_console_and_ends_with_its_workload(served: Served) ->
     assert frame is not None
     assert (frame.exit_code, frame.output) == (3, "hello\n")
     assert served.shown(instance)["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
+
+
+def test_a_machine_heeds_an_order_that_is_a_tag(served: Served) -> None:
+    instance = served.launch("echo begun; sleep 1000")
+    log = served.folder / instance / "root/var/log/puter/workload.log"
+    wait_for(lambda: log.exists() and log.read_text() != "", "the workload to run")
+
+    served.ec2.create_tags(Resources=[instance], Tags=[{"Key": "puter:order", "Value": "stop"}])
+
+    wait_for(lambda: served.shown(instance)["State"]["Name"] == "terminated", "the instance to end")
+    frame = read_frame(served.ec2.get_console_output(InstanceId=instance)["Output"], NONCE)
+    assert frame is not None
+    assert frame.result is Result.STOPPED
+
+
+def test_tags_of_the_launch_are_in_the_metadata(served: Served) -> None:
+    instance = served.launch("true", **{"puter:member": "3", "a b": "", "a/b": "", "..": "", "empty": ""})
+
+    shown = served.folder / instance / "metadata/tags/instance"
+    assert {path.name: path.read_text() for path in shown.iterdir()} == {
+        "Name": "one",
+        "puter:member": "3",
+        "empty": "",
+    }
 
 
 def test_of_many_machines_at_once_each_runs_and_none_is_seen_half_ended(served: Served) -> None:
