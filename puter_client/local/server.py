@@ -242,7 +242,7 @@ def _claim(data: Path, paths: Paths) -> int:
 
 
 def server_config(paths: Paths, data: Path) -> str:
-    """The server's configuration, in directives that Redis 6 and every Valkey know.
+    """The server's configuration, in directives that Redis 7 and every Valkey know.
 
     With `appendfsync always` a write is on disk before it is acknowledged (redis.io, "Redis persistence").
     """
@@ -262,6 +262,10 @@ def server_config(paths: Paths, data: Path) -> str:
             'save ""',
             "maxmemory 0",
             "maxmemory-policy noeviction",
+            "proto-max-bulk-len 8mb",
+            "client-output-buffer-limit normal 32mb 16mb 10",
+            "maxmemory-clients 256mb",
+            "maxclients 1000",
             "timeout 0",
             "",
         )

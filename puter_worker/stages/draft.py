@@ -7,7 +7,7 @@ Each record that they change is written only if it has not changed since it was 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -66,11 +66,13 @@ class Draft:
     Attributes:
         txn: the transaction; the caller may add its own guards.
         outcomes: how many requests had which outcome.
+        refused: how many requests were refused for which reason.
     """
 
     def __init__(self, store: Store, namespace: str) -> None:
         self.txn = Txn()
         self.outcomes: dict[str, int] = {}
+        self.refused: Counter[str] = Counter()
         self._store = store
         self._namespace = namespace
         self._now = store.now()
@@ -120,7 +122,7 @@ class Draft:
         stored = self._read[key]
         if stored.rev is not None and stored.value is None:
             # The record does not decode: its machine may exist, so nothing is launched.
-            _log.error("request.refused", namespace=key.namespace, tag=key.tag, why=_UNREADABLE)
+            self.refused[_UNREADABLE] += 1
             self._count(Outcome.REFUSED)
             if isinstance(request, UpRequest):
                 self._put_row(key, request, BatchRow(outcome=Outcome.REFUSED, message=_UNREADABLE))
@@ -209,7 +211,7 @@ class Draft:
 
     def refuse(self, raw: bytes, why: str) -> None:
         """Refuse a request that cannot be used; if its batch can be read, the batch gets a row with the reason."""
-        _log.warning("request.refused", namespace=self._namespace, why=why, bytes=len(raw))
+        self.refused[why] += 1
         try:
             to = _addressee.decode(raw)
             key = PuterKey(self._namespace, check_tag(to.tag))
@@ -269,8 +271,11 @@ async def decide_parked(store: Store, key: PuterKey, *, most: int | None = None)
         store.requests.remove_parked(draft.txn, key, raws, rest=rest)
         for request in requests:
             draft.add(key, request)
-        if await draft.commit() and left is not None:
-            left -= len(raws)
+        if not await draft.commit():
+            continue
+        if draft.refused:
+            _log.warning("requests.refused", namespace=key.namespace, count=len(raws), why=draft.refused)
+        left = None if left is None else left - len(raws)
 
 
 def decode_request(raw: bytes) -> Request:

@@ -16,6 +16,7 @@ from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import NAMESPACE, PuterKey
 from puter_client.contract.request import ConsoleRequest, ExtendRequest, Request, StopRequest
 from puter_worker.stages.draft import Draft, decode_request
+from puter_worker.stages.refused import Refused
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.database import is_wrong_type
@@ -25,6 +26,10 @@ from puter_worker.timings import Timings
 _log = structlog.get_logger("puter.intake")
 # Nothing is launched for these, so they need not wait until EC2 has confirmed the machine.
 _OF_WHAT_RUNS = (StopRequest, ExtendRequest, ConsoleRequest)
+_READY_SET = "(ready set)"
+# A name whose requests were taken is removed from the ready set too: a few at a time are no flood.
+_MANY_NAMES = 100
+_READS = 20
 
 
 class Intake(Stage):
@@ -38,10 +43,14 @@ class Intake(Stage):
         super().__init__()
         self._store = store
         self._timings = timings
+        self._refused = Refused(store.db.clock)
 
     async def run_once(self) -> float:
-        """Take up to TAKE_REQUESTS requests from each namespace in the ready set."""
-        namespaces = await self._store.requests.ready()
+        """Take up to TAKE_REQUESTS requests from each namespace in a part of the ready set."""
+        self._refused.tell_due()
+        namespaces, removed = await self._ready()
+        if removed >= _MANY_NAMES:
+            self._refused.add(_READY_SET, {"a name without requests": removed})
         random.shuffle(namespaces)  # workers that start at the same one would only meet each other
         failures: list[Exception] = []
         for namespace in namespaces:
@@ -54,12 +63,24 @@ class Intake(Stage):
         if failures:
             raise failures[0]  # the runner logs it, and pauses this stage
         # Look again at once: there may be more requests, or another intake may have taken the same ones.
-        return 0.0 if namespaces else self._timings.sweep_s
+        return 0.0 if namespaces or removed else self._timings.sweep_s
+
+    async def _ready(self) -> tuple[list[str], int]:
+        """Namespaces with requests, and how many names without any were removed: a flood of those is cleared soon."""
+        namespaces: dict[str, None] = {}
+        removed_in_all = 0
+        for _ in range(_READS):
+            ready, removed = await self._store.requests.ready()
+            namespaces |= dict.fromkeys(ready)
+            removed_in_all += removed
+            if removed < _MANY_NAMES:
+                break
+        return list(namespaces), removed_in_all
 
     async def _take_checked(self, namespace: str) -> None:
         requests = self._store.requests
         if not NAMESPACE.fullmatch(namespace):
-            _log.warning("namespace.refused", namespace=namespace[:60])
+            self._refused.add(_READY_SET, {"not a namespace": 1})
             await requests.drop_ready(namespace)
             return
         try:
@@ -74,7 +95,6 @@ class Intake(Stage):
     async def _take(self, namespace: str) -> None:
         raws, count = await self._store.requests.take(namespace)
         if not raws:
-            await self._store.requests.leave_ready(namespace)
             return
         draft = Draft(self._store, namespace)
         self._store.requests.put_taken(draft.txn, namespace, count, len(raws))
@@ -94,6 +114,7 @@ class Intake(Stage):
                 draft.add(key, request)
         if await draft.commit():
             _log.info("requests.taken", namespace=namespace, count=len(raws), outcomes=draft.outcomes)
+            self._refused.add(namespace, draft.refused)
         else:
             # Another intake took the requests, or a record has changed: what is left is read again.
             await self._store.requests.give_back(namespace)

@@ -18,7 +18,7 @@ class Scripts:
         self._feed = registered("feed")
         self._start = registered("start")
         self._take = registered("take")
-        self._leave_ready = registered("leave_ready")
+        self._ready = registered("ready")
         self._leave = registered("leave")
         self._claim = registered("claim")
         self._lease = registered("lease")
@@ -71,9 +71,10 @@ class Scripts:
         count, *requests = await self._take(keys=keys, args=[most, most_bytes, largest, namespace, for_ms])
         return requests, count or None
 
-    async def leave_ready(self, inbox: str, ready: str, namespace: str) -> None:
-        """Remove a namespace from the ready set if its inbox is empty."""
-        await self._leave_ready(keys=[inbox, ready], args=[namespace])
+    async def ready(self, ready: str, *, most: int, inbox_prefix: str) -> tuple[list[bytes], int]:
+        """Read a part of the ready set; returns the names with requests, and how many without were removed."""
+        removed, *names = await self._ready(keys=[ready], args=[most, inbox_prefix])
+        return names, removed
 
     async def leave(self, groups: str, items: str, group: str) -> None:
         """Remove a member from a set of groups if its own sorted set is empty."""

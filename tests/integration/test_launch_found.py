@@ -104,7 +104,7 @@ async def taken_in(shop: SimWorkshop, idle: Worker, tags: Sequence[str]) -> None
     """One batch is past intake."""
     await shop.submit(*tags)
     intake = Intake(idle.store, shop.timings)
-    while await idle.store.requests.ready():
+    while (await idle.store.requests.ready())[0]:
         await intake.run_once()
 
 

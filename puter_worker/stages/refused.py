@@ -1,0 +1,60 @@
+"""What was refused of what clients write, summed: a flood of it writes a line a minute, not one for each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import structlog
+
+from puter_worker.clock import Clock
+
+_log = structlog.get_logger("puter.intake")
+EVERY_S = 60.0
+# More namespaces than this in a minute are summed under one name, and a line names no more reasons than this.
+MOST_NAMESPACES = 1_000
+MOST_REASONS = 5
+OTHERS = "(others)"
+
+
+class Refused:
+    """Sums refusals by namespace and reason.
+
+    The first of a namespace is logged at once, what follows within a minute in one line at its end. If the worker is
+    killed, what was not logged is lost; the rows of batches have their reasons anyway.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since: dict[str, float] = {}
+        self._sums: dict[str, Counter[str]] = {}
+
+    def add(self, namespace: str, reasons: Mapping[str, int]) -> None:
+        """Note how often something was refused of a namespace, by reason."""
+        if not reasons:
+            return
+        if namespace not in self._since and len(self._since) >= MOST_NAMESPACES:
+            namespace = OTHERS
+        if namespace in self._since:
+            sums = self._sums.setdefault(namespace, Counter())
+            for reason, count in reasons.items():
+                sums[reason if reason in sums or len(sums) < MOST_NAMESPACES else OTHERS] += count
+        else:
+            self._since[namespace] = self._clock.monotonic()
+            _tell(namespace, reasons)
+
+    def tell_due(self) -> None:
+        """Log the sums whose minute is over."""
+        now = self._clock.monotonic()
+        for namespace in [name for name, since in self._since.items() if now - since >= EVERY_S]:
+            sums = self._sums.pop(namespace, None)
+            if sums:
+                self._since[namespace] = now
+                _tell(namespace, sums)
+            else:
+                del self._since[namespace]
+
+
+def _tell(namespace: str, reasons: Mapping[str, int]) -> None:
+    most = dict(Counter(reasons).most_common(MOST_REASONS))
+    _log.warning("requests.refused", namespace=namespace, count=sum(reasons.values()), why=most)

@@ -1,0 +1,132 @@
+"""Floods of what a client may write or read: they cost a bounded amount, and another namespace is served beside them.
+
+Each attack uses the rules of `deploy/users.acl.example`, and was measured before it was stopped: names in the ready set
+kept another namespace waiting for over 240 s, 20 requests of 40 MB took 3 GB, and a reader that does not read filled
+Redis until all writes failed.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import redis
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from puter_client.client import MachineRequest
+from puter_client.contract.request import MAX_REQUEST_BYTES
+from puter_client.store import names as public
+from puter_worker.clock import Clock
+from puter_worker.stages.intake import Intake
+from puter_worker.store.store import Store
+from puter_worker.timings import Timings
+from tests.hostile.world import SharedRedis, shared
+from tests.integration.workshop import spec
+
+__all__ = ["shared"]
+
+SEED = 20_261_127
+MANY = 100_000
+MB = 1_000_000
+
+
+@pytest.fixture
+async def store(shared: SharedRedis) -> AsyncIterator[Store]:
+    """A worker's store, as its user."""
+    async with Redis.from_url(shared.worker) as connected:
+        opened = Store(connected, clock=Clock(), timings=Timings())
+        await opened.db.sync_clock()
+        yield opened
+
+
+def names_without_requests(dice: random.Random) -> list[str]:
+    return [f"n{dice.getrandbits(64):x}" for _ in range(MANY)]
+
+
+def names_that_are_none(dice: random.Random) -> list[str]:
+    return ["../" + "x" * dice.randint(0, 500) + str(number) for number in range(MANY)]
+
+
+@pytest.mark.parametrize("names", [names_without_requests, names_that_are_none])
+async def test_names_in_the_ready_set_keep_nobody_waiting_and_fill_no_log(
+    shared: SharedRedis, store: Store, names: Callable[[random.Random], list[str]]
+) -> None:
+    intake = Intake(store, Timings())
+    flood = names(random.Random(SEED))
+    with shared.plain(shared.mallory) as mallory:
+        for at in range(0, MANY, 1_000):
+            mallory.sadd(public.READY, *flood[at : at + 1_000])
+    async with shared.puter("betty") as betty:
+        await betty.submit([MachineRequest("one", spec())])
+        turns = 0
+        with capture_logs() as lines:
+            while not await betty.views(["one"]) or (await betty.views(["one"]))[0].record is None:
+                await intake.run_once()
+                turns += 1
+                assert turns <= MANY / 1_000 / 20 + 2, "a run reads 20 times 1,000 names"
+
+    assert len(lines) <= 3  # the flood, betty's request
+    while (await store.requests.ready())[1]:
+        pass
+    with shared.plain(shared.worker) as behind:
+        assert behind.scard(public.READY) <= 1
+
+
+async def test_a_request_larger_than_the_server_takes_is_refused_where_it_is_written(shared: SharedRedis) -> None:
+    with shared.plain(shared.mallory) as mallory, pytest.raises((redis.RedisError, OSError)):
+        mallory.rpush(public.inbox("mallory"), b"x" * 40 * MB)
+
+    with shared.plain(shared.worker) as behind:
+        assert behind.llen(public.inbox("mallory")) == 0
+
+
+async def test_many_requests_that_are_too_large_cost_little_and_are_counted(shared: SharedRedis, store: Store) -> None:
+    with shared.plain(shared.mallory) as mallory:
+        for _ in range(200):
+            mallory.rpush(public.inbox("mallory"), b"x" * (MAX_REQUEST_BYTES + 1))
+        mallory.sadd(public.READY, "mallory")
+    before = shared.memory()
+    intake = Intake(store, Timings())
+    with capture_logs() as lines:
+        while (await store.requests.ready())[0]:
+            await intake.run_once()
+
+    assert shared.memory() <= before + 8 * MB
+    refused = [line for line in lines if line["event"] == "requests.refused"]
+    assert len(refused) == 1  # the others are told at the end of the minute
+
+
+async def test_a_reader_that_does_not_read_is_cut_off(shared: SharedRedis) -> None:
+    big = public.batch("mallory", "b-1")
+    with shared.plain(shared.worker) as worker:
+        worker.hset(big, mapping={f"t-{number}": b"x" * 1_000 for number in range(10_000)})
+    before = shared.memory()
+    user, _, rest = shared.mallory.partition("//")[2].partition("@")
+    name, _, password = user.partition(":")
+    with socket.socket(socket.AF_UNIX) as reader:
+        reader.connect(rest)
+        reader.sendall(f"AUTH {name} {password}\r\n".encode())
+        cut_off = False
+        for _ in range(100):
+            try:
+                reader.sendall(f"HGETALL {big}\r\n".encode() * 7)
+            except OSError:
+                cut_off = True
+                break
+            assert shared.memory() <= before + 200 * MB
+    assert cut_off
+
+
+def test_the_local_engines_server_has_the_same_limits(tmp_path: Path) -> None:
+    from puter_client.local.server import server_config
+    from puter_client.paths import Paths
+
+    limits = {"client-output-buffer-limit", "maxmemory-clients", "proto-max-bulk-len", "maxclients"}
+    shared_conf = (Path(__file__).parents[2] / "deploy/redis.conf").read_text()
+    engines = server_config(Paths.from_environ({"PUTER_HOME": str(tmp_path)}), tmp_path)
+    for text in (shared_conf, engines):
+        assert limits <= {line.partition(" ")[0] for line in text.splitlines()}
