@@ -15,6 +15,7 @@ import msgspec
 from puter_client.contract import readers
 from puter_client.contract.declaration import Field, Form, NoneFlag, Option, compared, fixed, option_name
 from puter_client.contract.os_image import SSH_USER, Os
+from puter_client.contract.regions import region as read_region
 
 DEFAULT_INSTANCE_TYPE = "t3.micro"
 DEFAULT_TTL_S = 3_600
@@ -57,7 +58,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     region: Annotated[
         str | None,
         Field(
-            read=readers.pattern(r"[a-z]{2,4}(-[a-z]+){1,3}-\d{1,2}", "write a region like us-east-1"),
+            read=read_region,
             help="Like us-east-1.  [AWS_REGION, the profile's, else us-east-1]",
             option=Option(metavar="NAME"),
             compared=True,
