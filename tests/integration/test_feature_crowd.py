@@ -74,14 +74,14 @@ async def test_a_worker_ends_though_a_cancellation_is_swallowed(workshop: Worksh
     # redis-py sends through asyncio.wait_for, which before Python 3.12 swallows one that comes late.
     inside, swallowed = asyncio.Event(), asyncio.Event()
 
-    async def ready_namespaces() -> list[str]:
+    async def ready_namespaces() -> tuple[list[str], int]:
         inside.set()
         if not swallowed.is_set():
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 swallowed.set()
-        return []
+        return [], 0
 
     worker = workshop.worker()
     worker.store.requests.ready = ready_namespaces  # type: ignore[method-assign]
