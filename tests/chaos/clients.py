@@ -23,8 +23,6 @@ from tests.chaos.workloads import fate_of
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPx8Tn8wJmVvLq1uwRWhGtg5zT8p7xyk8vJ4k8jVvq3Z me"
 CLIENTS = 3
 OVERLAP = 0.5
-# Of the machines that are ordered to end: the share that must run before. Most others are cancelled.
-RUNNING_FIRST = 0.5
 Answer = TypeVar("Answer")
 AGAIN_S = 0.2
 # Past whatever clocks are set by, so that it is to come by each of them.
@@ -83,17 +81,30 @@ class Clients:
         dice.shuffle(tags)
         stopped, extended = ([tag for tag in tags if fate_of(tag).order == order] for order in ("stop", "extend"))
         try:
-            for part in _cut(stopped, dice, most=len(stopped) // 4):
-                if dice.random() < RUNNING_FIRST:
-                    await _all_run(client, part)
-                else:
-                    await asyncio.sleep(dice.uniform(0, self.over_s / 4))
-                await _acknowledged(partial(client.stop, part))
-            for part in _cut(extended, dice, most=len(extended) // 4):
-                await _all_run(client, part)
-                await _acknowledged(partial(client.extend, part, expires_at=float(self.expires_at)))
+            async with asyncio.TaskGroup() as group:
+                for part in _cut(stopped, dice, most=len(stopped) // 4):
+                    group.create_task(self._stop(client, part, random.Random(dice.random())))
+                for part in _cut(extended, dice, most=len(extended) // 4):
+                    group.create_task(self._extend(client, part))
         finally:
             await client.aclose()
+
+    async def _stop(self, client: PuterClient, tags: list[str], dice: random.Random) -> None:
+        """Stop these machines at any time, when they run, or when one of them is seen to have ended."""
+        moment, until = dice.choice(["any", "running", "ended"]), time.monotonic() + self.over_s
+        if moment == "running":
+            await _until_all_run(client, tags)
+        while moment == "ended" and time.monotonic() < until:
+            if Phase.TERMINATED in await _phases(client, tags):
+                break
+            await asyncio.sleep(AGAIN_S)
+        if moment == "any":
+            await asyncio.sleep(dice.uniform(0, self.over_s))
+        await _acknowledged(partial(client.stop, tags))
+
+    async def _extend(self, client: PuterClient, tags: list[str]) -> None:
+        await _until_all_run(client, tags)
+        await _acknowledged(partial(client.extend, tags, expires_at=float(self.expires_at)))
 
     def _shares(self) -> list[list[PuterKey]]:
         shares: list[list[PuterKey]] = [[] for _ in range(CLIENTS)]
@@ -153,10 +164,13 @@ def _cut(tags: list[str], dice: random.Random, *, most: int) -> Iterator[list[st
         tags = tags[size:]
 
 
-async def _all_run(client: PuterClient, tags: list[str]) -> None:
-    """Return once all these machines run."""
-    while any(view.phase is not Phase.RUNNING for view in await _acknowledged(partial(client.views, tags))):
+async def _until_all_run(client: PuterClient, tags: list[str]) -> None:
+    while await _phases(client, tags) != {Phase.RUNNING}:
         await asyncio.sleep(AGAIN_S)
+
+
+async def _phases(client: PuterClient, tags: list[str]) -> set[Phase]:
+    return {view.phase for view in await _acknowledged(partial(client.views, tags))}
 
 
 async def _acknowledged(command: Callable[[], Awaitable[Answer]]) -> Answer:
