@@ -125,7 +125,7 @@ class Clients:
             for namespace, tags in helpings:
                 asked = [MachineRequest(tag, spec(tag, _FROM[number])) for tag in tags]
                 # `up` would run again what has ended.
-                origins = [Origin.SUBMIT] if fate_of(tags[0]).may_end else list(Origin)
+                origins = list(Origin) if fate_of(tags[0]).lives else [Origin.SUBMIT]
                 batch_id = await _acknowledged(partial(clients[namespace].submit, asked, origin=dice.choice(origins)))
                 self.acknowledged.append(Submission(namespace, batch_id, tuple(tags)))
                 await asyncio.sleep(dice.uniform(0, 2 * self.over_s / len(helpings)))
@@ -144,12 +144,12 @@ def spec(tag: str, ssh_from: str) -> Spec:
 def _helpings(keys: list[PuterKey], dice: random.Random) -> list[tuple[str, list[str]]]:
     """Batches of a namespace's tags, each with one tag up to a quarter of all, in random order.
 
-    What may end by itself, and what does not, are not in one batch.
+    What ends, and what lives on, are not in one batch.
     """
     found: list[tuple[str, list[str]]] = []
     for namespace in NAMESPACES:
-        for may_end in (False, True):
-            tags = [k.tag for k in keys if k.namespace == namespace and fate_of(k.tag).may_end is may_end]
+        for lives in (False, True):
+            tags = [k.tag for k in keys if k.namespace == namespace and fate_of(k.tag).lives is lives]
             dice.shuffle(tags)
             found += [(namespace, part) for part in _cut(tags, dice, most=len(keys) // 4)]
     dice.shuffle(found)

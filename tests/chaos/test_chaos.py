@@ -1,5 +1,7 @@
 """Workers killed and frozen, Redis killed, answers lost: in the end each request has its one machine.
 
+Workloads end, are interrupted, lost and run again, and owners order ends: each end is known once, and true.
+
 The short form is part of every run of the tests. PUTER_CHAOS=long is the long one; PUTER_CHAOS_SEEDS="1 2 3" repeats
 the dice of earlier runs, which state their seeds.
 """

@@ -11,7 +11,6 @@ from tests.ec2sim.reports import Seen
 
 # After its launch, a machine works for so long before its workload ends: longer than EC2 takes to show it, as any boot.
 WORKS_S = (3.0, 8.0)
-# Puter does not pass on more than the end of what a workload prints.
 OUTPUT = "line\n" * 20
 
 
@@ -39,11 +38,6 @@ class Fate:
         """Whether the last machine of such a key still runs at the end."""
         return not self.stops and (not self.ends or not self.ends[-1].machine_ends)
 
-    @property
-    def may_end(self) -> bool:
-        """Whether a later request may find that the key has ended."""
-        return not self.lives
-
 
 STAYS = Fate()
 EXTENDED = Fate(order="extend")
@@ -60,7 +54,7 @@ ENDING = (
     Fate((_AGAIN, _GOOD), {"retries": 1, "retry_on": ("75",)}),
     Fate((INTERRUPTED, LOST), {"retries": 1}),
 )
-# One of these each; 17 and the share of Spot machines have no common divisor, so there are Spot machines of each.
+# Keys have these in turn. Their number is no multiple of five, so there are Spot machines, every fifth key, of each.
 FATES = (*[STAYS] * 5, *[EXTENDED] * 2, STOPPED, *[STOPPED_LATE] * 2, *ENDING)
 
 
