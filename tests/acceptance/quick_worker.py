@@ -13,7 +13,7 @@ from puter_worker.rates import Rates
 from puter_worker.timings import Timings
 from tests.integration.sim_workshop import SPEED
 
-TIMINGS = Timings(starting_s=0.5, awaited_s=0.5, result_reads_s=(0.0, 0.5, 1.0, 1.5), result_again_s=1.0)
+TIMINGS = Timings(starting_s=1.0, awaited_s=1.0, result_reads_s=(0.0, 0.5, 1.0, 1.5), result_again_s=1.0)
 
 if __name__ == "__main__":
-    sys.exit(__main__.main(timings=TIMINGS, rates=Rates().faster(SPEED), quiet_sweep_s=0.5))
+    sys.exit(__main__.main(timings=TIMINGS, rates=Rates().faster(SPEED), quiet_sweep_s=1.0))

@@ -22,7 +22,7 @@ from tests.ec2sim.reports import Seen
 from tests.integration.agent_bed import AgentBed, commands_in
 
 AT_ONCE = 4
-LOOK_EVERY_S = 0.1
+LOOK_EVERY_S = 0.2
 TAKEN = ("Server.SpotInstanceTermination", "Server.SpotInstanceTermination: Spot instance termination")
 
 
