@@ -35,7 +35,6 @@ from puter_client.paths import Paths
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 
 if TYPE_CHECKING:
-    from puter_client.client import PuterClient
     from puter_client.config import ClientSettings
 
 NEEDED = ("moto", "flask", "arq", "aioboto3")
@@ -176,20 +175,20 @@ async def _show(settings: ClientSettings, aws: SimulatedAws, shell: Shell, count
     batch = batch_text(data, count)
     (shell.folder / FILE).write_text(batch)
     _tell(f"\n$ cat {FILE}\n{batch}".rstrip())
-    async with connected(settings, tell=live.show, timings=timings) as client:
+    async with connected(settings, tell=live.show, timings=timings):
         await aws.ready()
         live.clear()
         await shell.puter("submit", FILE, "--wait", "finished", ends_with=1)
         _tell("\nWhat became of the one that failed, and of the one whose machine EC2 took back:")
         await shell.puter("why", FAILS)
-        await _tell_output(client, shell, FAILS)
+        await shell.puter("logs", FAILS)
         await shell.puter("why", RETRIED)
         _tell("\nThe same file again launches nothing:")
         await shell.puter("submit", FILE, ends_with=1)
         _tell("\nWith what was missing, only what failed is run again:")
         (data / "oslo.csv").write_text("2026-06-30,24\n2026-07-17,31\n2026-08-02,26\n")
         await shell.puter("submit", FILE, "--retry-failed", "--wait", "finished")
-        await _tell_output(client, shell)
+        await shell.puter("logs", "--batch", "last")
 
 
 def batch_text(data: Path, count: int) -> str:
@@ -202,17 +201,6 @@ def batch_text(data: Path, count: int) -> str:
 def _tell(text: str) -> None:
     for line in text.splitlines():
         out(line)
-
-
-async def _tell_output(client: PuterClient, shell: Shell, *tags: str) -> None:
-    """Show what these workloads have printed; none are all."""
-    if "logs" in COMMANDS:
-        await shell.puter("logs", *(tags or ("--batch", "last")))
-        return
-    _tell("\nThe last that was printed:")
-    for view in await (client.views(tags) if tags else client.recent()):
-        for line in ((view.record and view.record.log_tail) or "(nothing)").splitlines():
-            out(f"  {view.tag} | {plain(line)}")
 
 
 class Shell:

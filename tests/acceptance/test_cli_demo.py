@@ -51,6 +51,7 @@ def demo(tmp_path: Path) -> Demo:
 def masked(text: str) -> list[str]:
     """The lines of a text without what differs from time to time."""
     text = re.sub(r"\d+s ago|just now", "AGO", text)
+    text = re.sub(r"/\S+/data/", "/mnt/data/", text)
     text = re.sub(r"\bb\d{8}-\d{6}-[0-9a-f]{6}\b", "BATCH", text)
     return [" ".join(line.split()) for line in text.splitlines()]
 
