@@ -178,6 +178,10 @@ class Death:
 
         setattr(owner, name, watched)
 
+    def spare(self) -> None:
+        """Let the worker live, whatever steps it still makes when it ends in order."""
+        self._step = 0
+
     def _is_last(self) -> bool:
         self._step -= 1
         return self._step == 0

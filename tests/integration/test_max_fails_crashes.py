@@ -9,7 +9,9 @@ import pytest
 
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Phase
+from puter_client.contract.request import Origin, UpRequest
 from puter_client.contract.result import Result
+from puter_worker.stages.draft import Draft
 from puter_worker.stages.max_fails import MaxFails
 from puter_worker.store import names
 from puter_worker.store.store import Store
@@ -18,6 +20,7 @@ from tests.frames import frame
 from tests.integration.sim_workshop import SimWorkshop, eventually, sim_url, sim_workshop
 from tests.integration.stage_world import Death, end, time_passes
 from tests.integration.test_max_fails import machine, nothing_due, quick, submitted
+from tests.integration.workshop import spec
 
 __all__ = ["quick", "sim_url", "sim_workshop"]
 
@@ -86,6 +89,8 @@ async def test_a_worker_may_die_at_any_step_between_the_failure_and_the_end(
         struck, done = asyncio.create_task(death.dead.wait()), asyncio.create_task(until_so(over))
         async with death.awaits(sim_workshop, quiet_sweep_s=0.2):
             await asyncio.wait({struck, done}, return_when=asyncio.FIRST_COMPLETED)
+            if not death.dead.is_set():
+                death.spare()
             await end([struck, done])
         died = death.dead.is_set()
         time_passes(sim_workshop)
@@ -160,6 +165,55 @@ async def test_what_no_worker_has_written_stops_no_batch_from_ending(sim_worksho
         behind.hset(f"puter:betty:batch:{batch}", mapping={b"\xff": b"x", b"no tag": b"x", b"nobody": b"x"})
     async with sim_workshop.idle() as worker:
         await fail_by_hand(worker.store, "bad")
+        await MaxFails(worker.store, sim_workshop.timings).run_once()
+    (waits,) = await sim_workshop.records("waits")
+
+    assert waits.phase is Phase.CANCELLED
+
+
+# -- failures that come in between ---
+
+
+async def test_a_failure_between_the_reading_of_a_request_and_its_answer_is_not_missed(
+    sim_workshop: SimWorkshop,
+) -> None:
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        batch = await submitted(sim_workshop, "bad")
+        await machine(sim_workshop, "bad")
+    new = PuterKey("betty", "new")
+    request = UpRequest(
+        tag="new", spec=spec(run="work"), batch=batch, size=2, user="betty", origin=Origin.SUBMIT, max_fails=1
+    )
+    async with sim_workshop.idle() as worker:
+        written = []
+        for fails_meanwhile in (True, False):
+            draft = Draft(worker.store, "betty")
+            await draft.read([new], [request])
+            draft.add(new, request)
+            if fails_meanwhile:
+                await fail_by_hand(worker.store, "bad")
+            written.append(await draft.commit())
+    (record,) = await sim_workshop.records("new")
+
+    assert written == [False, True]
+    assert record.phase is Phase.CANCELLED
+
+
+async def test_a_failure_while_the_batch_is_looked_at_is_not_missed(sim_workshop: SimWorkshop) -> None:
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        await submitted(sim_workshop, "bad-1", "bad-2", "waits", max_fails=2, most=2)
+        await machine(sim_workshop, "bad-1")
+        await machine(sim_workshop, "bad-2")
+    async with sim_workshop.idle() as worker:
+        await fail_by_hand(worker.store, "bad-1")
+        commit, left = worker.store.db.commit, ["bad-2"]
+
+        async def late(txn: Txn) -> list[int]:
+            if left:
+                await fail_by_hand(worker.store, left.pop())
+            return await commit(txn)
+
+        worker.store.db.commit = late  # type: ignore[method-assign]
         await MaxFails(worker.store, sim_workshop.timings).run_once()
     (waits,) = await sim_workshop.records("waits")
 
