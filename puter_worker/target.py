@@ -107,7 +107,7 @@ class Target:
             instances.find_by_tags(self.caller, namespace, tags),
             self._cached(
                 ("unlabelled", namespace),
-                lambda: instances.find_unlabelled(self.caller, namespace),
+                lambda: self._find_unlabelled(namespace),
                 # Such an instance that Redis does not know belongs to another Redis, or is older than the last loss
                 # of this Redis's data: it need not be looked for with every key.
                 for_s=self._timings.unlabelled_cache_s,
@@ -115,7 +115,7 @@ class Target:
         )
         found: dict[str, dict[str, Instance]] = {tag: {} for tag in tags}
         unassigned: list[Instance] = []
-        for instance in await self.assigned([*labelled, *unlabelled]):
+        for instance in [*labelled, *unlabelled]:
             name = instance.name
             if name is not None and name[0].namespace == namespace and name[0].tag in found:
                 found[name[0].tag][instance.instance_id] = instance
@@ -127,6 +127,9 @@ class Target:
                                             for i in found[tag].values()):  # fmt: skip
                     found[tag][instance.instance_id] = instance
         return {tag: list(by_id.values()) for tag, by_id in found.items()}
+
+    async def _find_unlabelled(self, namespace: str) -> list[Instance]:
+        return await self.assigned(await instances.find_unlabelled(self.caller, namespace))
 
     async def assigned(self, shown: Sequence[Instance]) -> list[Instance]:
         """The same instances, those of Spot launches with their places if EC2 shows all machines of their launch."""

@@ -200,3 +200,22 @@ async def test_of_a_launch_that_ec2_shows_in_part_no_machine_is_taken_and_none_i
         await sim_workshop.client.wait(tags=TAGS[:4], wait=WaitFor.RUNNING, timeout_s=30)
 
     await sim_workshop.one_each(*TAGS[:4])
+
+
+async def test_places_are_not_looked_up_anew_with_every_key(sim_workshop: SimWorkshop) -> None:
+    sim_workshop.hurry(unlabelled_cache_s=60.0, look_up_again_s=0.1)
+    launched_elsewhere(sim_workshop, TAGS[:3], 2)
+    async with sim_workshop.working():
+        await sim_workshop.submit(*TAGS[:3], spot=True)
+
+        async def looked_often() -> bool:
+            return len(await described(sim_workshop, "tag:puter:tag")) >= 5
+
+        await eventually("they are looked up again and again", looked_often)
+
+    assert len(await described(sim_workshop, "tag:puter:intent")) == 1
+
+
+async def described(shop: SimWorkshop, by: str) -> list[str]:
+    """The DescribeInstances calls with this filter."""
+    return [call.code for call in await shop.calls("DescribeInstances") if by in call.params.values()]
