@@ -69,7 +69,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         explain_s: how often waits are explained.
         explain_after_s: a shorter wait needs no explanation.
         no_capacity_s: how long nothing is launched in a place that had no capacity.
-        prefer_spot_s: for how long Spot must have had no capacity in any place before On-Demand is taken instead.
+        prefer_spot_s: for how long Spot must have been refused in every place before On-Demand is taken instead.
+        refusals_end_s: a place that nobody has tried for so long after its pause counts as not refused.
         quota_s: how long nothing is launched under a quota that was reached.
         quota_freed_s: pause before a quota is tried again when a machine shuts down: it counts until it has ended.
 
@@ -193,6 +194,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     explain_after_s: float = 2.0
     no_capacity_s: float = 60.0
     prefer_spot_s: float = 120.0
+    refusals_end_s: float = 600.0
     quota_s: float = 60.0
     quota_freed_s: float = 2.0
 

@@ -124,7 +124,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
             option=Option(
                 form=Form.FLAG,
                 flags={
-                    "prefer-spot": (PREFER, "A Spot instance; On-Demand while Spot has had no capacity for 2 minutes.")
+                    "prefer-spot": (PREFER, "A Spot instance; On-Demand while Spot has been refused for 2 minutes.")
                 },
             ),
             compared=True,

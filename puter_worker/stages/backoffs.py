@@ -59,6 +59,8 @@ class Choice(msgspec.Struct, frozen=True):
         quota: whether that backoff is a quota's.
         limits: names of the backoffs that limit how many are launched in the place.
         dry_since: since when EC2 has had no capacity in any place; None: it has capacity, or this is not known.
+        refused_since: since when EC2 has refused each attempt in every place, for capacity or a quota; None: in some
+            place there was no attempt for long, or it had success.
     """
 
     place: Place | None
@@ -68,6 +70,7 @@ class Choice(msgspec.Struct, frozen=True):
     quota: bool = False
     limits: frozenset[str] = frozenset()
     dry_since: float | None = None
+    refused_since: float | None = None
 
 
 def is_of_capacity(name: str) -> bool:
@@ -172,12 +175,13 @@ def choose_place(
     """
     soonest: Choice | None = None
     dry: list[float] = []
+    refused_since = _refused_since(wanted, backoffs, now, disk, timings)
     for place in wanted:
         held = {name: backoffs[name] for name in names_of(place, disk) if name in backoffs}
         waiting = {name: backoff for name, backoff in held.items() if backoff.until > now}
         if not waiting:
             most = min((backoff.most for backoff in held.values()), default=FREE)
-            return Choice(place, most=most, limits=frozenset(held))
+            return Choice(place, most=most, limits=frozenset(held), refused_since=refused_since)
         longest = max(waiting, key=lambda name: waiting[name].until)
         wait_s = waiting[longest].until - now
         if soonest is None or wait_s < soonest.wait_s:
@@ -186,23 +190,46 @@ def choose_place(
         if since and all(map(is_of_capacity, waiting)):
             dry.append(min(since))
     if soonest is not None:
-        return msgspec.structs.replace(soonest, dry_since=max(dry) if len(dry) == len(wanted) else None)
+        dry_since = max(dry) if len(dry) == len(wanted) else None
+        return msgspec.structs.replace(soonest, dry_since=dry_since, refused_since=refused_since)
     return Choice(None, wait_s=timings.no_capacity_s, why="there is no place to launch in")
 
 
+def _refused_since(
+    wanted: Sequence[Place], backoffs: Mapping[str, Backoff], now: float, disk: int | None, timings: Timings
+) -> float | None:
+    """See Choice. Places are tried one after the other, so not all of them have a backoff that holds at one time."""
+    since: list[float] = []
+    for place in wanted:
+        of_place = [backoffs[name] for name in names_of(place, disk) if name in backoffs]
+        recent = [one.since for one in of_place if one.since is not None and _is_recent(one, now, timings)]
+        if not recent:
+            return None
+        since.append(min(recent))
+    return max(since, default=None)
+
+
+def _is_recent(backoff: Backoff, now: float, timings: Timings) -> bool:
+    return now <= backoff.until + timings.refusals_end_s
+
+
 def either(spot: Choice, on_demand: Choice) -> Choice:
-    """The choice of a launch that may take On-Demand instances, because Spot has had no capacity for long."""
-    if on_demand.place is not None or on_demand.dry_since is None:
+    """The choice of a launch that may take On-Demand instances, because Spot has long been refused."""
+    if on_demand.place is not None or on_demand.dry_since is None or spot.dry_since is None:
         return on_demand  # it takes them, or waits for their quota
     sooner = min(spot, on_demand, key=lambda choice: choice.wait_s)
-    both_since = max(spot.dry_since or 0.0, on_demand.dry_since)
+    both_since = max(spot.dry_since, on_demand.dry_since)
     return msgspec.structs.replace(sooner, why=f"{spot.why}; {on_demand.why}", dry_since=both_since)
 
 
 def after_no_capacity(before: Backoff | None, now: float, why: str, timings: Timings) -> Backoff:
     """The backoff of a place after a refusal for capacity; `before`: the one that it had."""
-    since = now if before is None or before.since is None else before.since
-    return Backoff(now + timings.no_capacity_s, 1, why, since=since)
+    return Backoff(now + timings.no_capacity_s, 1, why, since=_since(before, now, timings))
+
+
+def _since(before: Backoff | None, now: float, timings: Timings) -> float:
+    """Since when each attempt was refused; what nobody has tried for long begins anew."""
+    return before.since if before and before.since is not None and _is_recent(before, now, timings) else now
 
 
 def with_doubt(now: float, why: str) -> Backoff:
@@ -215,7 +242,7 @@ def after_quota(before: Backoff | None, machines: int, now: float, why: str, tim
     if machines > 1:
         return Backoff(now, machines // 2, why)
     pause_s = min(timings.quota_s, (before and before.pause_s) or timings.quota_s)
-    return Backoff(now + pause_s, 1, why, pause_s=2 * pause_s)
+    return Backoff(now + pause_s, 1, why, since=_since(before, now, timings), pause_s=2 * pause_s)
 
 
 def after_an_end(before: Backoff, timings: Timings) -> Backoff:

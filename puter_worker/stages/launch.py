@@ -144,11 +144,14 @@ class Launch(Stage):
             return choose_place(wanted, backoffs, now, disk=spec.disk, timings=self._timings)
 
         choice = choose(spot=bool(spec.spot))
-        if spec.spot != PREFER or choice.dry_since is None:
+        if spec.spot != PREFER:
             return choice
-        if self._store.db.clock.age(choice.dry_since) < self._timings.prefer_spot_s:
+        refused_s = self._store.db.clock.age(choice.refused_since) if choice.refused_since is not None else 0.0
+        if refused_s < self._timings.prefer_spot_s:
             # Not all its places are dry: nobody gives up before On-Demand was tried.
             return msgspec.structs.replace(choice, dry_since=None)
+        if choice.place is not None and not choice.limits & self._probed.keys():
+            return choice  # one machine tries Spot again; the others need not wait for it
         return either(choice, choose(spot=False))
 
     async def _in_parallel(self, waiting: Sequence[Waiting]) -> list[Waiting]:

@@ -12,7 +12,7 @@ class Backoff(msgspec.Struct, frozen=True):
         until: nothing is launched before this time, seconds of Redis TIME.
         most: after it, one call launches at most this many machines.
         why: what EC2 said, in plain words.
-        since: when the present run of refusals for capacity began; None: there is none.
+        since: when the present run of refusals began; None: there is none.
         pause_s: how long to wait if the next attempt is refused too; None: the default.
     """
 

@@ -17,7 +17,6 @@ from tests.ec2sim.reports import Seen
 from tests.integration.sim_workshop import SimWorkshop, eventually, in_groups, sim_url, sim_workshop
 from tests.integration.standin_machine import parts_of
 from tests.integration.test_launch_groups import all_labelled, by_launch, submit_workloads
-from tests.integration.test_launch_room import impatient
 
 __all__ = ["in_groups", "sim_url", "sim_workshop"]
 
@@ -97,53 +96,46 @@ async def test_a_group_for_which_there_is_no_room_is_launched_as_far_as_there_is
     await sim_workshop.one_each(*TAGS)
 
 
-@pytest.mark.parametrize("spot", [True, "prefer"])
-async def test_who_only_prefers_spot_takes_on_demand_after_a_while(sim_workshop: SimWorkshop, spot: bool | str) -> None:
-    sim_workshop.hurry(prefer_spot_s=2.0)
-    await sim_workshop.sim.configure(
-        capacity=[
-            {"zone": "us-east-1b", "instance_type": "*", "slots": 3, "market": "spot"},
-            {"zone": "*", "instance_type": "*", "slots": 0, "market": "spot"},
-        ]
-    )
-    async with sim_workshop.working():
-        await sim_workshop.submit(*TAGS[:10], spot=spot)
+def spot_is_scarce(slots: int) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = [{"zone": "us-east-1b", "slots": slots, "market": "spot"}]
+    return [*rows, {"zone": "*", "slots": 0, "market": "spot"}]
 
-        async def on_demand_is_taken() -> bool:
-            living = await sim_workshop.living()
-            return len(living) == 10 if spot == "prefer" else False
+
+@pytest.mark.parametrize(
+    "limit", [{"capacity": spot_is_scarce(3)}, {"spot_quota": 3}], ids=["no capacity", "quota reached"]
+)
+async def test_who_only_prefers_spot_takes_on_demand_after_a_while(
+    sim_workshop: SimWorkshop, limit: dict[str, Any]
+) -> None:
+    sim_workshop.hurry(prefer_spot_s=1.0)
+    await sim_workshop.sim.configure(**limit)
+    async with sim_workshop.working():
+        await sim_workshop.submit(*TAGS[:10], spot="prefer")
+        await sim_workshop.client.wait(tags=TAGS[:10], wait=WaitFor.RUNNING, timeout_s=60)
+
+    living = await sim_workshop.living()
+    assert sum(one.spot for one in living) == 3
+    await sim_workshop.one_each(*TAGS[:10])
+
+
+async def test_who_requests_spot_waits_for_it(sim_workshop: SimWorkshop) -> None:
+    sim_workshop.hurry(prefer_spot_s=0.0)
+    await sim_workshop.sim.configure(capacity=spot_is_scarce(3))
+    async with sim_workshop.working():
+        await sim_workshop.submit(*TAGS[:10], spot=True)
 
         async def waits() -> bool:
             return sum("no Spot capacity" in reason for reason in await sim_workshop.reasons(*TAGS)) == 7
 
         await eventually("Spot is dry", waits)
         since = len(await sim_workshop.calls("RunInstances"))
-        if spot == "prefer":
-            await eventually("On-Demand machines are taken", on_demand_is_taken)
-        else:
 
-            async def tried_again() -> bool:
-                return len(await sim_workshop.calls("RunInstances")) > since + 6
+        async def tried_again() -> bool:
+            return len(await sim_workshop.calls("RunInstances")) > since + 6
 
-            await eventually("Spot is tried again and again", tried_again)
+        await eventually("Spot is tried again and again", tried_again)
 
-    living = await sim_workshop.living()
-    assert sum(one.spot for one in living) == 3
-    assert len(living) == (10 if spot == "prefer" else 3)
-
-
-async def test_nobody_who_only_prefers_spot_gives_up_before_on_demand_was_tried(
-    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    impatient(monkeypatch)
-    sim_workshop.hurry(prefer_spot_s=2.0)
-    await sim_workshop.sim.configure(
-        capacity=[{"zone": "*", "instance_type": "*", "slots": 0, "market": "spot"}],
-    )
-    async with sim_workshop.working():
-        await sim_workshop.request(*TAGS[:3], spot="prefer", give_up_after_s=1, wait=WaitFor.LAUNCHED)
-
-    assert [one.spot for one in await sim_workshop.living()] == [False] * 3
+    assert [one.spot for one in await sim_workshop.living()] == [True] * 3
 
 
 # -- launches of which another Redis knows ---

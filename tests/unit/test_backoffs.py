@@ -306,3 +306,41 @@ def test_on_demand_counts_where_spot_is_dry(on_demand: Choice) -> None:
 
 def test_where_both_are_dry_the_one_that_is_tried_sooner_counts() -> None:
     assert either(DRY, FULL) == Choice(None, wait_s=4.0, why="no Spot capacity; no capacity", dry_since=7.0)
+
+
+def refused(place: Place, *, ago_s: float, since_s: float, quota: bool = False) -> dict[str, Backoff]:
+    """Its last refusal was `ago_s` ago, and the first of them `since_s` ago."""
+    pause_s = TIMINGS.no_capacity_s
+    name = quota_name(place) if quota else capacity_name(place)
+    return {name: Backoff(NOW - ago_s + pause_s, 1, "refused", since=NOW - since_s)}
+
+
+@pytest.mark.parametrize("quota", [False, True])
+@pytest.mark.parametrize(
+    ("ago_s", "refused_since"),
+    [
+        (0.0, NOW - 200),
+        (TIMINGS.no_capacity_s + 300, NOW - 200),  # its pause is over, because other places were tried meanwhile
+        (TIMINGS.no_capacity_s + TIMINGS.refusals_end_s + 1, None),  # nobody has tried it for long
+    ],
+)
+def test_a_place_counts_as_refused_until_a_success_or_until_nobody_has_tried_for_long(
+    quota: bool, ago_s: float, refused_since: float | None
+) -> None:
+    backoffs = refused(IN_A, ago_s=10.0, since_s=900.0) | refused(
+        Place("g5.xlarge", zone="b"), ago_s=ago_s, since_s=200.0, quota=quota
+    )
+
+    choice = choose_place([IN_A, Place("g5.xlarge", zone="b")], backoffs, NOW, timings=TIMINGS)
+
+    assert choice.refused_since == refused_since
+    assert choose_place([IN_A, IN_B], backoffs, NOW, timings=TIMINGS).refused_since is None
+
+
+def test_refusals_after_a_long_pause_begin_anew() -> None:
+    (morning,) = refused(IN_A, ago_s=10_000.0, since_s=20_000.0).values()
+    (just_now,) = refused(IN_A, ago_s=100.0, since_s=20_000.0).values()
+
+    assert after_no_capacity(morning, NOW, "dry", TIMINGS).since == NOW
+    assert after_no_capacity(just_now, NOW, "dry", TIMINGS).since == NOW - 20_000
+    assert after_quota(just_now, 1, NOW, "quota", TIMINGS).since == NOW - 20_000
