@@ -146,6 +146,15 @@ def key_of(tags: Mapping[str, str], number: int | None = None) -> tuple[PuterKey
         return None
 
 
+def members_of(tags: Mapping[str, str]) -> list[PuterKey]:
+    """The keys of all members in a group's manifest; [] if the tags do not say them."""
+    namespace = tags.get(NAMESPACE, "")
+    try:
+        return [PuterKey.checked(namespace, tag) for tag, _ in decode_manifest(tags) or ()]
+    except InvalidInput:
+        return []
+
+
 def intent_of(tags: Mapping[str, str]) -> str | None:
     """The id of the intent that launched a machine; None if the tags do not say it."""
     intent = tags.get(INTENT, "")

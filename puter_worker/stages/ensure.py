@@ -65,13 +65,14 @@ class Ensure:
         await self._store.commit(txn)
 
     async def _see_to_launch(self, current: Versioned[Record]) -> None:
-        """Check a key that no stage has moved for long: it must be in its launch queue, or in an open intent."""
+        """Check a key that no stage has moved for long: it must be in the look-ups, its launch queue or an intent."""
         record, now, txn = current.value, self._store.now(), Txn()
         if not record.target:
             return
         if record.intent is None:
             self._store.records.expect(txn, record.key, current)
-            self._store.launch_queue.add(txn, record.target, record.key, now, if_new=True)
+            if not await self._store.look_ups.of(record.target, record.namespace).has(record.tag):
+                self._store.launch_queue.add(txn, record.target, record.key, now, if_new=True)
         elif (await self._store.intents.read(record.intent)).rev is None:
             # Redis has lost the intent, so it is not known whether it was sent: look the key up in EC2.
             _log.error("intent.lost", namespace=record.namespace, tag=record.tag, intent=record.intent)

@@ -14,11 +14,12 @@ from datetime import datetime
 
 import structlog
 
+from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import ENDED, ON_ITS_WAY, Phase
 from puter_client.contract.record import Record
 from puter_worker.clock import Clock
 from puter_worker.ec2.instances import Instance, find_managed
-from puter_worker.ec2.tags import BATCH, EXPIRES_AT, OWNER, is_labelled
+from puter_worker.ec2.tags import BATCH, EXPIRES_AT, OWNER, is_labelled, members_of
 from puter_worker.errors import StageError, is_final
 from puter_worker.memory import Epoch, Memory
 from puter_worker.stages.confirm import put_adopted
@@ -111,16 +112,36 @@ class Adopter:
     async def adopt_living(self) -> None:
         """Make a record for every living machine of the target that Redis does not know."""
         by_key: dict[tuple[str, str], list[Instance]] = {}
+        unassigned: set[PuterKey] = set()
         for instance in await self._target.assigned(await find_managed(self._target.caller)):
             name = instance.name
             if name is not None:
                 by_key.setdefault((name[0].namespace, name[0].tag), []).append(instance)
+            elif instance.is_unassigned:
+                unassigned |= set(members_of(instance.tags))
         chosen = [one for instances in by_key.values() if (one := choose(instances)) is not None]
+        for key in unassigned:
+            await self._look_up_first(key)
         users = await self._target.ssh_users(chosen)
         adopted_count = 0
         for instance in chosen:
             adopted_count += await self._adopt(instance, users.get(instance.instance_id))
         _log.warning("instances.adopted", target=str(self._target), found=len(by_key), adopted=adopted_count)
+
+    async def _look_up_first(self, key: PuterKey) -> None:
+        """A machine of a Spot launch that EC2 shows in part may be the key's: nothing is launched before that is known.
+
+        A Redis that was put back to an older state may have the key in its launch queue, past its look-up.
+        """
+        stored = await self._store.records.read_one(key)
+        record = stored.value
+        if record is None or record.phase not in ON_ITS_WAY or record.intent is not None or not record.target:
+            return
+        txn = Txn()
+        self._store.records.expect(txn, key, stored)
+        self._store.launch_queue.remove(txn, record.target, key)
+        self._store.look_ups.add(txn, record.target, key, self._store.now())
+        await self._store.commit(txn)
 
     async def _adopt(self, instance: Instance, user: str | None) -> bool:
         """Make the record of a machine; whether it was needed. A record that changes meanwhile is read again."""

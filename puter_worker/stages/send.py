@@ -242,7 +242,10 @@ class Sender:
         """
         intent = current.value
         try:
-            found = await self._by_key(intent)
+            if intent.has_unassigned:
+                found = by_member(intent, await self._look_up(intent), all_there=True)
+            else:
+                found = await self._by_key(intent)
         except StageError as error:
             await self._delayed(current, intent.replace(doubtful=not certain), error)
             return

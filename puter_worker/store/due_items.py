@@ -77,6 +77,10 @@ class DueItems:
         found = {member.decode(): 0.0 for member in late} | {member.decode(): at for member, at in pairs}
         return dict(list(found.items())[:most])
 
+    async def has(self, member: str) -> bool:
+        """Whether the member is in the set, due or not."""
+        return await self._db.redis.zscore(self.name, member) is not None
+
     async def next_due(self) -> float | None:
         """When the earliest member is due; None if there is none."""
         return self.earliest(await self._db.redis.zrange(self.name, 0, 0, withscores=True))

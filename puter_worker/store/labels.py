@@ -9,6 +9,9 @@ from puter_worker.store.due_items import DueItems
 from puter_worker.store.generation import Generation
 from puter_worker.store.txn import Txn
 
+# Ten a second are written, so thousands that only tell people which machine is which would be in the way for minutes.
+_BEFORE_OTHERS_S = 3_600.0
+
 
 class Labels:
     """The labels of each target."""
@@ -23,8 +26,9 @@ class Labels:
         )
 
     def add(self, txn: Txn, record: Record) -> None:
-        """Note that the record's machine needs its own tags."""
-        self.of(record.target or "").add(txn, str(Generation.of(record)), record.changed_at, if_new=True)
+        """Note that the record's machine needs its own tags; first of all if it learns its workload from them."""
+        due = record.changed_at - (0.0 if record.member is None else _BEFORE_OTHERS_S)
+        self.of(record.target or "").add(txn, str(Generation.of(record)), due, if_new=True)
 
     def remove(self, txn: Txn, record: Record) -> None:
         """Note that the record's machine no longer needs its own tags."""

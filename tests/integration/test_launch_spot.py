@@ -211,3 +211,37 @@ async def test_places_are_not_looked_up_anew_with_every_key(sim_workshop: SimWor
 async def described(shop: SimWorkshop, by: str) -> list[str]:
     """The DescribeInstances calls with this filter."""
     return [call.code for call in await shop.calls("DescribeInstances") if by in call.params.values()]
+
+
+async def test_a_redis_put_back_launches_nothing_beside_a_launch_that_ec2_shows_in_part(
+    sim_workshop: SimWorkshop, tmp_path: Path
+) -> None:
+    """Its launch queue has keys whose look-up was before that launch."""
+    await sim_workshop.sim.configure(capacity=[{"slots": 0}])
+    async with sim_workshop.working(memory_folder=tmp_path / "targets"):
+        await sim_workshop.submit(*TAGS[:3], spot=True)
+
+        async def tried() -> bool:
+            return bool(await sim_workshop.calls("RunInstances"))
+
+        await eventually("there is no capacity", tried)
+    with sim_workshop.server.client() as behind:
+        backup = {key: behind.dump(key) for key in behind.scan_iter()}
+    await sim_workshop.sim.configure(capacity=[])
+    async with sim_workshop.working(memory_folder=tmp_path / "targets"):
+        await sim_workshop.request("later")
+    with sim_workshop.server.client() as behind:
+        behind.flushall()
+        for key, value in backup.items():
+            behind.restore(key, 0, value or b"")
+    for one in await sim_workshop.living():
+        await sim_workshop.sim.shut_down(one.id)
+    ids = launched_elsewhere(sim_workshop, TAGS[:3], 2)
+    async with sim_workshop.working(memory_folder=tmp_path / "targets", quarantine_s=0.5):
+
+        async def waits() -> bool:
+            return sum("may be its machine" in reason for reason in await sim_workshop.reasons(*TAGS[:3])) == 3
+
+        await eventually("they wait for the rest of that launch", waits)
+
+    assert {one.id for one in await sim_workshop.living()} == set(ids)

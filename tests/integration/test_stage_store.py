@@ -12,6 +12,8 @@ import pytest
 from redis.asyncio import Redis
 
 from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import Phase
+from puter_client.contract.record import Record
 from puter_worker.clock import Clock
 from puter_worker.pacer import Budget, Pacer, Reservation
 from puter_worker.rates import CREATE_TAGS, INSTANCES, RUN_INSTANCES, Rates
@@ -533,3 +535,18 @@ async def test_a_job_of_somebody_elses_in_the_queue_stops_nobody(then: Store) ->
     locked = await then.jobs.lock(["foreign", "betty/one"])
 
     assert locked == {"foreign": 1, "betty/one": 1}  # arq itself fails what it does not know
+
+
+async def test_machines_that_learn_their_workloads_from_tags_are_labelled_first(store: Store) -> None:
+    target, now = "123456789012:us-east-1:", store.now()
+    known = Record(
+        namespace="betty", tag="one", phase=Phase.PENDING, created_at=now, changed_at=now - 10, target=target
+    )
+    txn = Txn()
+    store.labels.add(txn, known)
+    store.labels.add(txn, known.replace(tag="spot", member=3, changed_at=now))
+    await store.commit(txn)
+
+    first = await store.labels.claim(target, 1, now + 60)
+
+    assert [label.key.tag for label in first] == ["spot"]
