@@ -64,9 +64,19 @@ def reason_of(view: View) -> str:
     if record.phase in LIVE and record.result:
         told = [f"its workload: {record.result.value}", *told]
     code = f"{record.error.code}: " if record.error else ""
-    if reason := code + (view.reason or ""):
+    if reason := code + _beyond_the_result(view):
         told.append(reason)
     return cut(plain("; ".join(told)), LONGEST_REASON)
+
+
+def _beyond_the_result(view: View) -> str:
+    """The reason, without the result and exit code that are shown beside it."""
+    record, reason = view.record, view.reason or ""
+    if record is None or record.result is None or record.exit_code is None:
+        return reason
+    code = f", exit code {record.exit_code}" if record.exit_code else ""
+    beyond = reason.removeprefix(f"workload {record.result.value.replace('_', ' ')}{code}")
+    return beyond.removeprefix(": ")
 
 
 def _time(view: View, now: float) -> str:

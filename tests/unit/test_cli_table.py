@@ -116,6 +116,17 @@ class TestLine:
         [
             ({"result": Result.FAILED, "exit_code": 3, "reason": "it says why"}, "exit code 3; it says why"),
             ({"result": Result.FAILED, "exit_code": 3}, "exit code 3"),
+            ({"result": Result.FAILED, "exit_code": 3, "reason": "workload failed, exit code 3"}, "exit code 3"),
+            (
+                {"result": Result.FAILED, "exit_code": 137, "reason": "workload failed, exit code 137: out of memory"},
+                "exit code 137; out of memory",
+            ),
+            (
+                {"result": Result.TIMED_OUT, "exit_code": 7, "reason": "workload timed out, exit code 7: its end"},
+                "exit code 7; its end",
+            ),
+            ({"result": Result.SUCCEEDED, "exit_code": 0, "reason": "workload succeeded"}, "exit code 0"),
+            ({"result": Result.INTERRUPTED, "reason": "workload interrupted: EC2"}, "workload interrupted: EC2"),
             ({"result": Result.SUCCEEDED, "exit_code": 0}, "exit code 0"),
             ({"result": Result.LOST, "reason": "nothing is known"}, "nothing is known"),
         ],
