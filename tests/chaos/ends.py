@@ -18,6 +18,7 @@ from puter_client.store import names as public
 from puter_worker.ec2.tags import EXPIRES_AT, expiry, key_of
 from tests.agents import End
 from tests.chaos.finding import Finding
+from tests.chaos.places import places_of
 from tests.chaos.workloads import EXTENDED, Fate
 from tests.ec2sim.reports import Seen
 
@@ -53,8 +54,9 @@ def judge_workloads(
         expires_at: when machines end that were ordered to end later.
     """
     machines: dict[PuterKey, dict[int, list[Seen]]] = defaultdict(lambda: defaultdict(list))
+    places = places_of(instances)
     for seen in instances:
-        if (told := key_of(seen.tags, seen.launch_index)) is not None:
+        if (told := key_of(seen.tags, places[seen.id])) is not None:
             machines[told[0]][told[1]].append(seen)
     for key, record in records.items():
         if record is None:

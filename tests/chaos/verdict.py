@@ -19,13 +19,14 @@ from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.contract.result import Result
 from puter_client.store import names as public
-from puter_worker.ec2.tags import LABELLED, MANAGED, MEMBER, decode_manifest, key_of, number_of, own_tags
+from puter_worker.ec2.tags import LABELLED, MANAGED, MEMBER, decode_manifest, key_of, own_tags
 from puter_worker.store import names
 from puter_worker.store.arq_adapter import QUEUE
 from tests.agents import End
 from tests.chaos.clients import Submission
 from tests.chaos.ends import is_met, judge_workloads
 from tests.chaos.finding import Finding
+from tests.chaos.places import places_of
 from tests.chaos.workloads import Fate
 from tests.ec2sim.ledger import Entry
 from tests.ec2sim.reports import Seen
@@ -98,9 +99,10 @@ def judge(
 def _machines(keys: Sequence[PuterKey], instances: Sequence[Seen]) -> Iterable[Finding]:
     """Each key has exactly one live instance, and there is no other instance."""
     live: dict[PuterKey | None, list[Seen]] = defaultdict(list)
+    places = places_of(instances)
     for seen in instances:
         if seen.holding:
-            told = key_of(seen.tags, number_of(seen.tags, seen.launch_index))
+            told = key_of(seen.tags, places[seen.id])
             live[told[0] if told else None].append(seen)
     for key in keys:
         held = live.pop(key, [])
@@ -113,7 +115,7 @@ def _machines(keys: Sequence[PuterKey], instances: Sequence[Seen]) -> Iterable[F
 def _agreement(records: Mapping[PuterKey, Record | None], instances: Sequence[Seen]) -> Iterable[Finding]:
     """Each record names the instance that exists and its state, and the instance has the key's tags."""
     by_id = {seen.id: seen for seen in instances}
-    places = _places(instances)
+    places = places_of(instances)
     for key, record in records.items():
         if record is None:
             yield Finding("no record", key)
@@ -135,20 +137,12 @@ def _agreement(records: Mapping[PuterKey, Record | None], instances: Sequence[Se
             yield Finding(f"{seen.id} is not labelled", key)
         # Whose workload it has, whatever was written on it later.
         if members := decode_manifest(seen.tags):
-            place = places[seen.id] if MEMBER in seen.tags else seen.launch_index
+            place = places[seen.id]
             born = members[place]
             if MEMBER in seen.tags and seen.tags[MEMBER] != str(place):
                 yield Finding(f"{seen.id} is told that it is member {seen.tags[MEMBER]}, not {place}", key)
             if born != (key.tag, record.generation):
                 yield Finding(f"{seen.id} was launched for {born}", key)
-
-
-def _places(instances: Sequence[Seen]) -> dict[str, int]:
-    """The place of each machine among those of its call, by its id: that of Spot machines in their manifest."""
-    launches: dict[str, list[str]] = defaultdict(list)
-    for seen in instances:
-        launches[seen.reservation_id].append(seen.id)
-    return {one: place for ids in launches.values() for place, one in enumerate(sorted(ids))}
 
 
 def _differing(record: Record, seen: Seen) -> str:

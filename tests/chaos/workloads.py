@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from puter_worker.ec2.tags import key_of
+from puter_worker.ec2.tags import key_of, number_of
 from tests.agents import INTERRUPTED, LOST, End
 from tests.ec2sim.reports import Seen
 
@@ -72,7 +72,7 @@ class Ends:
 
     def __call__(self, one: Seen, now: float) -> End | None:
         """How the workload of this running machine ends now; None: it goes on."""
-        told = key_of(one.tags, one.launch_index)
+        told = key_of(one.tags, number_of(one.tags, one.launch_index))
         if told is None:
             return None
         key, generation = told
