@@ -37,12 +37,8 @@ def main(
     timings: Timings | None = None,
     rates: Rates | None = None,
     clock: Clock | None = None,
-    quiet_sweep_s: float | None = None,
 ) -> int:
-    """Run a worker until it is told to stop; returns the exit code. None gives the production values.
-
-    `quiet_sweep_s`: see WorkerSettings.
-    """
+    """Run a worker until it is told to stop; returns the exit code. None gives the production values."""
     parser = argparse.ArgumentParser(prog="puter worker", description="Serve requests until told to stop.")
     parser.add_argument("--burst", action="store_true", help="end when nothing is left to do")
     parser.add_argument("--local-engine", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
@@ -59,7 +55,6 @@ def main(
             burst=options.burst,
             local_engine=options.local_engine,
             redis_url_from=options.redis_url_from,
-            quiet_sweep_s=quiet_sweep_s,
         )
     except PuterError as error:
         sys.stderr.write(f"puter worker: {error}\n")

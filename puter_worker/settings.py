@@ -63,12 +63,10 @@ def read_settings(
     burst: bool = False,
     local_engine: Path | None = None,
     redis_url_from: str = URL_VARIABLE,
-    quiet_sweep_s: float | None = None,
 ) -> WorkerSettings:
     """The settings of this process.
 
-    `redis_url_from`: the setting from which `puter worker` took PUTER_REDIS_URL, for errors. `quiet_sweep_s`: None is
-    the default.
+    `redis_url_from`: the setting from which `puter worker` took PUTER_REDIS_URL, for errors.
 
     Raises:
         InvalidInput: PUTER_REDIS_URL is missing or cannot be used, or a number is not valid.
@@ -92,7 +90,6 @@ def read_settings(
         max_group=_number(environ, "PUTER_MAX_GROUP", 100, 1, 100),
         burst=burst,
         local_engine=local_engine,
-        **({} if quiet_sweep_s is None else {"quiet_sweep_s": quiet_sweep_s}),
     )
 
 

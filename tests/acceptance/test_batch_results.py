@@ -128,7 +128,12 @@ def world(sim_url: str, valkey: RedisServer, tmp_path: Path) -> Iterator[CliWorl
 
     asyncio.run(empty())
     made = CliWorld(tmp_path, sim_url)
-    made.environ |= {"PUTER_REDIS_URL": valkey.url, "PUTER_PACE": "on", "PUTER_MAX_GROUP": "100"}
+    made.environ |= {
+        "PUTER_REDIS_URL": valkey.url,
+        "PUTER_PACE": "on",
+        "PUTER_MAX_GROUP": "100",
+        "PUTER_QUIET_SWEEP_S": "1",
+    }
     log = (tmp_path / "worker.log").open("wb")
     command = [sys.executable, "-m", "tests.acceptance.quick_worker"]
     environ = {**made.environ, "PATH": os.environ["PATH"]}

@@ -46,7 +46,6 @@ _HURRIED = (
 
 # The simulated EC2 has a console after a moment. What it does not show for long is lost, and the run has no 20 minutes.
 RESULT_READS_S = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
-QUIET_SWEEP_S = 2.0
 
 
 class SetClock(Clock):
@@ -79,4 +78,4 @@ if __name__ == "__main__":
     speed, hurry = float(os.environ[SPEED]), float(os.environ[HURRY])
     clock = SetClock(Path(os.environ[CLOCKS]))
     rates = Rates().faster(speed)
-    sys.exit(__main__.main(timings=hurried(hurry), rates=rates, clock=clock, quiet_sweep_s=QUIET_SWEEP_S))
+    sys.exit(__main__.main(timings=hurried(hurry), rates=rates, clock=clock))

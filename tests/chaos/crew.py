@@ -164,4 +164,5 @@ class Crew:
 def worker_environ(sim: Mapping[str, str], redis_url: str, home: Path) -> dict[str, str]:
     """The environment of a worker: nothing of this process's AWS or Puter settings, and what the run gives."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PUTER_"))}
-    return {**kept, **sim, "PUTER_REDIS_URL": redis_url, "PUTER_HOME": str(home), "HOME": str(home)}
+    own = {"PUTER_REDIS_URL": redis_url, "PUTER_QUIET_SWEEP_S": "2", "PUTER_HOME": str(home), "HOME": str(home)}
+    return {**kept, **sim, **own}
