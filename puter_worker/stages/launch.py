@@ -165,15 +165,17 @@ class Launch(Stage):
                 continue
             batch = (one.key.namespace, batch_id)
             if batch not in room:
-                # Count begun launches first: one that ends meanwhile may be counted twice, but never missed.
-                begun = sum((key.namespace, of) == batch for key, of in self._busy.items())
-                room[batch] = most - begun - await self._store.batches.live_count(*batch)
+                # Those that have begun come first: one that ends meanwhile is counted, but never missed.
+                begun = [key.tag for key, of in self._busy.items() if (key.namespace, of) == batch]
+                room[batch] = most - await self._store.batches.live_count(*batch, begun)
             if room[batch] > 0:
                 room[batch] -= 1
             else:
                 others.append(one)
                 held.add(one.key)
-        again_at = self._store.now() + self._timings.parallel_again_s
+        # All that wait are due at the same moment, so that the first of them is the first to be launched.
+        again_s = self._timings.parallel_again_s
+        again_at = (self._store.now() // again_s + 1) * again_s
 
         def put(txn: Txn, one: tuple[int, Waiting]) -> None:
             reason = f"waiting for one of the batch's {one[1].record.max_parallel} machines to end (max_parallel)"

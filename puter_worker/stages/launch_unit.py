@@ -151,13 +151,13 @@ class UnitLauncher:
         """Make an intent durable and remove its keys from the queue, in one transaction; None if a key has moved on."""
         now, txn = self._store.now(), Txn()
         self._store.epochs.put_launch(txn, epoch)
-        full = await self._expect_room(txn, launch.unit)
+        self._expect_room(txn, launch.unit)
         for one in launch.unit:
             self._put_launching(txn, one, prepared, members=len(launch.unit), now=now)
         # The stored intent is doubtful, because after a crash it is not known whether it was sent.
         doubtful = prepared.intent.replace(doubtful=True)
         opened = self._store.intents.put(txn, None, doubtful, lease_until=now + self._timings.intent_lease_s)
-        broken, why = ([0], None) if full else await self._store.commit_durably(txn)
+        broken, why = await self._store.commit_durably(txn)
         if broken:
             await launch.reservation.refund()
             return None
@@ -169,16 +169,12 @@ class UnitLauncher:
             return None
         return opened
 
-    async def _expect_room(self, txn: Txn, unit: Unit) -> bool:
-        """Add guards on the live sets of batches with max_parallel; returns whether a batch has no room."""
-        full = False
+    def _expect_room(self, txn: Txn, unit: Unit) -> None:
+        """Add guards on the live sets of batches with max_parallel."""
         namespace = unit[0].key.namespace
         for batch_id, most in {(one.record.batch_id, one.record.max_parallel) for one in unit}:
             if most is not None and batch_id is not None:
-                count = await self._store.batches.live_count(namespace, batch_id)
-                full = full or count + len(unit) > most
-                self._store.batches.expect_live_count(txn, namespace, batch_id, count)
-        return full
+                self._store.batches.expect_room(txn, namespace, batch_id, most=most, more=len(unit))
 
     def _put_launching(self, txn: Txn, one: Waiting, prepared: Prepared, *, members: int, now: float) -> None:
         intent_id = prepared.intent.intent_id

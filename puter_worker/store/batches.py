@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.key import TAG, PuterKey
@@ -57,10 +57,16 @@ class Batches:
             if cursor == 0:
                 return
 
-    async def live_count(self, namespace: str, batch_id: str) -> int:
-        """How many tags of a batch with max_parallel are launched or alive."""
-        return int(await self._db.redis.scard(names.parallel(namespace, batch_id)))
+    async def live_count(self, namespace: str, batch_id: str, begun: Sequence[str] = ()) -> int:
+        """How many tags of a batch with max_parallel are launched or alive, or among those whose launch has begun."""
+        live = names.parallel(namespace, batch_id)
+        async with self._db.redis.pipeline(transaction=True) as pipe:
+            pipe.scard(live)
+            for tag in begun:
+                pipe.sismember(live, tag)
+            count, *counted = await pipe.execute()
+        return int(count) + len(begun) - sum(map(int, counted))
 
-    def expect_live_count(self, txn: Txn, namespace: str, batch_id: str, count: int) -> int:
-        """Guard: the batch's live set still has `count` members."""
-        return txn.expect_size(names.parallel(namespace, batch_id), count)
+    def expect_room(self, txn: Txn, namespace: str, batch_id: str, *, most: int, more: int) -> int:
+        """Guard: the batch's live set has at most `most` members when it gets so many more."""
+        return txn.expect_below(names.parallel(namespace, batch_id), most - more + 1)
