@@ -45,6 +45,8 @@ LOST = End(Result.LOST)
 """The machine shuts itself down, and says nothing."""
 STOPPED = End(Result.STOPPED, SIGTERM)
 """By an order of its owner."""
+STOPPED_BEFORE_IT_BEGAN = End(Result.STOPPED)
+"""The same, of a Spot machine that does not know yet which workload is its own: it has nothing to say."""
 
 
 class Agents:
@@ -75,7 +77,7 @@ class Agents:
             await self._sim.write_console(one.id, f"\r\nputer: order {nonce} expires-at {expires_at}\r\n")
         if one.tags.get("puter:order") == "stop":
             await self._sim.write_console(one.id, f"\r\nputer: order {nonce} stop\r\n")
-            await self._end(one, nonce, STOPPED)
+            await self._end(one, nonce, STOPPED if one.tags.get(MEMBER) != UNASSIGNED else STOPPED_BEFORE_IT_BEGAN)
         elif one.tags.get(MEMBER) != UNASSIGNED and (end := self._ends(one)) is not None:
             await self._end(one, nonce, end)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from puter_client.contract.order import OrderKind
+from puter_client.contract.order import Order, OrderKind
 from puter_client.contract.phase import LIVE, Phase
 from puter_client.contract.record import Record
 from puter_client.contract.result import Result
 from puter_client.contract.spec import Spec
 from puter_worker.ec2.frame import Frame
+from puter_worker.stages.facts import SHUT_ITSELF_DOWN
 
 # Where EC2 itself names what ended the machine, nothing but a workload that had just ended before can be missed.
 READS_OF_KNOWN_ENDS = 4
@@ -62,13 +63,18 @@ def without_frame(record: Record, now: float) -> Record:
     """The record of an ended machine whose console does not say how its workload ended."""
     if record.end_code in _INTERRUPTED:
         result, why = Result.INTERRUPTED, _interrupted(record)
-    elif record.order is not None and record.order.kind is OrderKind.STOP and record.order.sent_at is not None:
+    elif record.order is not None and record.order.kind is OrderKind.STOP and _may_have_stopped(record, record.order):
         result, why = Result.STOPPED, record.order.reason or f"ordered by {record.order.user}"
     elif record.end_code in _BY_A_PERSON:
         result, why = Result.STOPPED, "somebody has terminated its machine in EC2"
     else:
         result, why = Result.LOST, "its machine has ended, and its console does not say how the workload did"
     return record.replace(result=result, finished_at=record.ended_at, reason=_reason(result, None, why), changed_at=now)
+
+
+def _may_have_stopped(record: Record, order: Order) -> bool:
+    """Whether an order to stop may be why the machine has ended: its tag may be written though no answer said so."""
+    return order.sent_at is not None or record.end_code == SHUT_ITSELF_DOWN
 
 
 def unread(record: Record, why: str, now: float) -> Record:

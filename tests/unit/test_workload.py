@@ -9,7 +9,7 @@ from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.contract.result import Result
 from puter_client.contract.spec import Spec
-from puter_worker.stages.workload import is_retried, next_read_s, waits_for_its_end
+from puter_worker.stages.workload import is_retried, next_read_s, waits_for_its_end, without_frame
 from puter_worker.timings import Timings
 
 READS_S = Timings().result_reads_s
@@ -43,3 +43,23 @@ def test_what_its_owner_has_ordered_to_stop_is_not_run_again(
     record = ENDED.replace(result=result, order=order, has_workload=True)
     spec = Spec(public_key="ssh-ed25519 AAAA", run="work", retries=1, retry_on=("failed",))
     assert is_retried(record, spec) is again
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent_at", "end_code", "result"),
+    [
+        (OrderKind.STOP, 5.0, None, Result.STOPPED),
+        # The order's tag may be written though EC2's answer was lost: the machine has shut itself down.
+        (OrderKind.STOP, None, "Client.InstanceInitiatedShutdown", Result.STOPPED),
+        (OrderKind.STOP, None, "Server.InternalError", Result.INTERRUPTED),
+        (OrderKind.STOP, None, None, Result.LOST),
+        (OrderKind.EXTEND, 5.0, "Client.InstanceInitiatedShutdown", Result.LOST),
+        (None, None, "Client.InstanceInitiatedShutdown", Result.LOST),
+    ],
+)
+def test_without_a_frame_an_order_may_say_why_a_machine_has_ended(
+    kind: OrderKind | None, sent_at: float | None, end_code: str | None, result: Result
+) -> None:
+    order = None if kind is None else Order(kind=kind, user="ann", given_at=1.0, sent_at=sent_at)
+
+    assert without_frame(ENDED.replace(order=order, end_code=end_code), 2_000.0).result is result
