@@ -74,7 +74,7 @@ def _spec_option(field: Input) -> Callable[[F], F]:
     if option.form is Form.FLAG:
         if not option.flags:
             return click.option(f"{long}/--no-{long[2:]}", field.name, default=None, help=field.help)
-        flags = {long[2:]: ("true", field.help), f"no-{long[2:]}": ("false", f"Not {long}.")} | dict(option.flags)
+        flags = {long[2:]: ("true", field.help)} | dict(option.flags)
         return _all(
             *(
                 click.option(f"--{name}", field.name, flag_value=value, type=str, default=None, help=text)

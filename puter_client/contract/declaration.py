@@ -43,7 +43,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         name: the long name without its dashes; None is the field's name with `-` for `_`.
         short: the one-letter name without its dash.
         choices: the values that a shell may complete; () if there are too many, or none that are known.
-        flags: of a FLAG, further flags without their dashes → the text that each stands for, and its help.
+        flags: of a FLAG with more than two values: its other flags without their dashes → the text that each stands
+            for, and its help; there is no --no-NAME unless it is one of them.
     """
 
     form: Form = Form.TEXT

@@ -124,7 +124,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
             option=Option(
                 form=Form.FLAG,
                 flags={
-                    "prefer-spot": (PREFER, "A Spot instance; On-Demand while Spot has been refused for 2 minutes.")
+                    "no-spot": ("false", "An On-Demand instance, the default."),
+                    "prefer-spot": (PREFER, "A Spot instance; On-Demand while Spot has been refused for 2 minutes."),
                 },
             ),
             compared=True,

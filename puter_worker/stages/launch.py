@@ -165,7 +165,8 @@ class Launch(Stage):
                 continue
             batch = (one.key.namespace, batch_id)
             if batch not in room:
-                # Those that have begun come first: one that ends meanwhile is counted, but never missed.
+                # Begun launches are noted before the live set is read: one that ends in between is still counted,
+                # and none is missed.
                 begun = [key.tag for key, of in self._busy.items() if (key.namespace, of) == batch]
                 room[batch] = most - await self._store.batches.live_count(*batch, begun)
             if room[batch] > 0:

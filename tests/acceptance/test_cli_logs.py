@@ -503,35 +503,31 @@ class TestFollow:
             assert "its workload is run again on another machine (failed)" in await line(process.stderr)
 
 
+async def up_until_it_ends(running: Running, *end: Any) -> Ran:
+    """`puter up` that waits for its workload, which ends in this way (see Running.ends)."""
+    words = ["up", "one", "--run", "work", "--ssh-from", "none", "--wait", "finished"]
+    async with running.follows(*words) as process:
+
+        async def runs() -> bool:
+            return [one.phase for one in await running.shop.records("one")] == [Phase.RUNNING]
+
+        await eventually("its machine runs", runs)
+        (one,) = await running.shop.living()
+        await running.ends(one, *end)
+        return await over(process)
+
+
 class TestUp:
     async def test_a_workload_that_succeeded_names_its_output_and_no_way_to_a_machine_that_is_gone(
         self, running: Running
     ) -> None:
-        words = ["up", "one", "--run", "work", "--ssh-from", "none", "--wait", "finished"]
-        async with running.follows(*words) as process:
-
-            async def runs() -> bool:
-                return [one.phase for one in await running.shop.records("one")] == [Phase.RUNNING]
-
-            await eventually("its machine runs", runs)
-            (one,) = await running.shop.living()
-            await running.ends(one, "fine\n")
-            ran = await over(process)
+        ran = await up_until_it_ends(running, "fine\n")
         assert ran.code == 0
         assert "workload  succeeded; its output: puter logs one\nended     " in ran.out
         assert "ssh -i" not in ran.out
 
     async def test_a_workload_that_failed_shows_its_exit_code_and_its_last_lines(self, running: Running) -> None:
-        words = ["up", "one", "--run", "work", "--ssh-from", "none", "--wait", "finished"]
-        async with running.follows(*words) as process:
-
-            async def runs() -> bool:
-                return [one.phase for one in await running.shop.records("one")] == [Phase.RUNNING]
-
-            await eventually("its machine runs", runs)
-            (one,) = await running.shop.living()
-            await running.ends(one, "".join(f"line {n}\n" for n in range(9)) + "\x1b[2Joops\n", 3)
-            ran = await over(process)
+        ran = await up_until_it_ends(running, "".join(f"line {n}\n" for n in range(9)) + "\x1b[2Joops\n", 3)
         assert (ran.code, ran.out) == (1, "")
         assert ran.err.splitlines()[-7:] == [
             "puter: one: terminated: workload failed, exit code 3",
