@@ -81,11 +81,8 @@ async def test_on_demand_machines_are_launched_while_spot_has_no_capacity_in_any
 
     assert len(await sim_workshop.living()) == len(MANY)
     assert not any(one.spot for one in await sim_workshop.living())
-    assert {reason.partition(" (")[0].partition(" in ")[0] for reason in reasons} <= {
-        "no Spot capacity for t3.micro",
-        "waiting for launch",
-        "launching in EC2",
-    }
+    on_its_way = {"waiting for launch", "launching in EC2"}
+    assert all(reason in on_its_way or reason.startswith("no Spot capacity for t3.micro") for reason in reasons)
 
 
 async def test_what_is_not_supported_at_all_fails_at_once_in_ec2s_words(sim_workshop: SimWorkshop) -> None:
