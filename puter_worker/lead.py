@@ -111,7 +111,13 @@ class Lead(Stage):
             CarryOut(store, target, timings),
             ReadResults(store, target, timings),
             ShowConsoles(store, target, timings),
-            Observe(store, target, timings, quiet_s=self._settings.quiet_sweep_s),
+            Observe(
+                store,
+                target,
+                timings,
+                quiet_s=self._settings.quiet_sweep_s,
+                is_end_awaited=launch.is_end_awaited,
+            ),
         ]
 
     async def _lead(self, target: Target) -> None:

@@ -1,12 +1,23 @@
-"""Waiting for asyncio tasks, and ending them for good."""
+"""asyncio tasks: their turns, waiting for them, and ending them for good."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from typing import Any, TypeVar
 
 from puter_worker.timings import Timings
+
+T = TypeVar("T")
+SLICE = 50
+
+
+async def in_slices(items: Iterable[T]) -> AsyncIterator[T]:
+    """The items; after every SLICE of them other tasks have their turn, as work on many takes long."""
+    for number, item in enumerate(items, start=1):
+        yield item
+        if number % SLICE == 0:
+            await asyncio.sleep(0)
 
 
 async def cancel_all(tasks: Iterable[asyncio.Task[Any]], *, again_s: float = Timings().cancel_again_s) -> None:

@@ -20,7 +20,9 @@ from puter_worker.stages.refused import Refused
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.database import is_wrong_type
+from puter_worker.store.requests import TAKE_REQUESTS
 from puter_worker.store.store import Store
+from puter_worker.tasks import in_slices
 from puter_worker.timings import Timings
 
 _log = structlog.get_logger("puter.intake")
@@ -30,6 +32,8 @@ _READY_SET = "(ready set)"
 # A name whose requests were taken is removed from the ready set too: a few at a time are no flood.
 _MANY_NAMES = 100
 _READS = 20
+# With fewer requests in each transaction, most of its time would go into round trips.
+_LEAST_SHARE = 20
 
 
 class Intake(Stage):
@@ -44,18 +48,24 @@ class Intake(Stage):
         self._store = store
         self._timings = timings
         self._refused = Refused(store.db.clock)
+        self._served: dict[str, int] = {}  # namespaces with requests → number of their latest turn
+        self._turn = 0
 
     async def run_once(self) -> float:
-        """Take up to TAKE_REQUESTS requests from each namespace in a part of the ready set."""
+        """Take some TAKE_REQUESTS requests, which the namespaces in a part of the ready set share."""
         self._refused.tell_due()
         namespaces, removed = await self._ready()
         if removed >= _MANY_NAMES:
             self._refused.add(_READY_SET, {"a name without requests": removed})
-        random.shuffle(namespaces)  # workers that start at the same one would only meet each other
         failures: list[Exception] = []
-        for namespace in namespaces:
+        taken, share = 0, max(_LEAST_SHARE, TAKE_REQUESTS // max(1, len(namespaces)))
+        for namespace in self._in_turns(namespaces):
+            if taken >= TAKE_REQUESTS:
+                break  # whoever has come meanwhile is first in the next run
+            self._turn += 1
+            self._served[namespace] = self._turn
             try:
-                await self._take_checked(namespace)
+                taken += await self._take_checked(namespace, share)
             except Exception as error:
                 if isinstance(error, self._store.errors) and not isinstance(error, self._store.refusals):
                     raise  # Redis does not answer, so the other namespaces would fail too
@@ -64,6 +74,12 @@ class Intake(Stage):
             raise failures[0]  # the runner logs it, and pauses this stage
         # Look again at once: there may be more requests, or another intake may have taken the same ones.
         return 0.0 if namespaces or removed else self._timings.sweep_s
+
+    def _in_turns(self, namespaces: list[str]) -> list[str]:
+        """Those that were served longest ago first: one with few requests does not wait for others with many."""
+        self._served = {name: turn for name in namespaces if (turn := self._served.get(name)) is not None}
+        random.shuffle(namespaces)  # workers that start at the same one would only meet each other
+        return sorted(namespaces, key=lambda name: self._served.get(name, 0))
 
     async def _ready(self) -> tuple[list[str], int]:
         """Namespaces with requests, and how many names without any were removed: a flood of those is cleared soon."""
@@ -77,29 +93,31 @@ class Intake(Stage):
                 break
         return list(namespaces), removed_in_all
 
-    async def _take_checked(self, namespace: str) -> None:
+    async def _take_checked(self, namespace: str, most: int) -> int:
+        """Take from one namespace; returns how many requests."""
         requests = self._store.requests
         if not NAMESPACE.fullmatch(namespace):
             self._refused.add(_READY_SET, {"not a namespace": 1})
             await requests.drop_ready(namespace)
-            return
+            return 0
         try:
-            await self._take(namespace)
+            return await self._take(namespace, most)
         except self._store.refusals as error:
             if not is_wrong_type(error):
                 raise  # a full Redis, for example: the requests stay in the inbox, and are taken later
             # A client has put something else in place of its inbox: this must not stop the others.
             _log.error("inbox.refused", namespace=namespace, error=type(error).__name__)
             await requests.drop_ready(namespace)
+            return 0
 
-    async def _take(self, namespace: str) -> None:
-        raws, count = await self._store.requests.take(namespace)
+    async def _take(self, namespace: str, most: int) -> int:
+        raws, count = await self._store.requests.take(namespace, most=most)
         if not raws:
-            return
+            return 0
         draft = Draft(self._store, namespace)
         self._store.requests.put_taken(draft.txn, namespace, count, len(raws))
         taken: list[tuple[PuterKey, Request, bytes]] = []
-        for raw in raws:
+        async for raw in in_slices(raws):
             try:
                 request = decode_request(raw)
             except InvalidInput as error:
@@ -107,7 +125,7 @@ class Intake(Stage):
             else:
                 taken.append((PuterKey(namespace, request.tag), request, raw))
         await draft.read([key for key, _, _ in taken], [request for _, request, _ in taken])
-        for key, request, raw in taken:
+        async for key, request, raw in in_slices(taken):
             if draft.must_wait(key) and not isinstance(request, _OF_WHAT_RUNS):
                 draft.park(key, request, raw)
             else:
@@ -118,3 +136,4 @@ class Intake(Stage):
         else:
             # Another intake took the requests, or a record has changed: what is left is read again.
             await self._store.requests.give_back(namespace)
+        return len(raws)

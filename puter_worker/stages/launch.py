@@ -12,6 +12,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from math import inf
 
 import msgspec
 import structlog
@@ -68,6 +69,15 @@ class Launch(Stage):
         # Namespace → number of its latest launch: the one that was served longest ago comes first.
         self._served: dict[str, int] = {}
         self._launches = 0
+        self._end_awaited_until = -inf
+
+    def is_end_awaited(self) -> bool:
+        """Whether keys wait for a machine to end, because of max_parallel or a quota."""
+        return self._store.db.clock.monotonic() < self._end_awaited_until
+
+    def _await_end(self) -> None:
+        # Each of these keys is looked at again within half of this time.
+        self._end_awaited_until = self._store.db.clock.monotonic() + 2 * self._timings.place_again_s
 
     def is_busy(self, key: PuterKey) -> bool:
         """Whether a launch with this key has begun and not ended."""
@@ -85,6 +95,7 @@ class Launch(Stage):
             return budget.wait_s  # no launch can begin before that, so there is no need to read the keys
         pause_s = self._timings.sweep_s
         waiting: list[Waiting] = []
+        kept = 0  # calls for namespaces whose turn it is, and whose keys wait for a moment for more of their batch
         for namespace in sorted(namespaces, key=lambda name: self._served.get(name, 0)):
             if namespaces[namespace] > now:
                 pause_s = min(pause_s, namespaces[namespace] - now)
@@ -97,24 +108,30 @@ class Launch(Stage):
                 waiting += queued
             elif queued:
                 pause_s = min(pause_s, wait_s)
-        if not waiting:
+                kept += not waiting
+        if not waiting or budget.calls < kept + 1:
             return pause_s
         if not await self._gate.open():
             return self._timings.shut_s
-        return min(pause_s, await self._begin_what_may(await self._in_parallel(waiting), now, budget))
+        return min(pause_s, await self._begin_what_may(await self._in_parallel(waiting), now, budget, kept))
 
     async def drain(self) -> None:
         """Wait until every launch that was begun has ended."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _begin_what_may(self, waiting: Sequence[Waiting], now: float, budget: Budget) -> float:
-        """Begin launches as far as budget, places and quotas allow; returns the seconds until the next look."""
-        room = int(budget.machines)
+    async def _begin_what_may(self, waiting: Sequence[Waiting], now: float, budget: Budget, kept: int) -> float:
+        """Begin launches as far as budget, places and quotas allow; returns the seconds until the next look.
+
+        `kept`: calls that are left for others.
+        """
+        room, begun = int(budget.machines), 0
         backoffs = await self._store.backoffs.read(str(self._target))
-        for unit in plan.units(waiting, calls_now=int(budget.calls), most=self._window.most):
+        for unit in plan.units(waiting, calls_now=int(budget.calls) - kept, most=self._window.most):
             if len(self._tasks) >= UNITS_AT_ONCE:
                 break  # the next launch that ends wakes this stage
+            if kept and begun >= int(budget.calls) - kept:
+                break  # they are launched when their window ends, which is soon
             choice = await self._choose(unit, backoffs, now)
             if choice.place is None:
                 await self._wait_for_place(unit, choice)
@@ -127,7 +144,7 @@ class Launch(Stage):
             reservation = await self._target.pacer.reserve({RUN_INSTANCES: 1, INSTANCES: len(some)})
             if not isinstance(reservation, Reservation):
                 return reservation
-            room -= len(some)
+            room, begun = room - len(some), begun + 1
             self._begin(LaunchUnit(some, choice.place, reservation), limits)
         return self._timings.sweep_s
 
@@ -174,6 +191,8 @@ class Launch(Stage):
             else:
                 others.append(one)
                 held.add(one.key)
+        if others:
+            self._await_end()
         # All that wait are due at the same moment, so that the first of them is the first to be launched.
         again_s = self._timings.parallel_again_s
         again_at = (self._store.now() // again_s + 1) * again_s
@@ -189,6 +208,8 @@ class Launch(Stage):
         """No place may be tried now: the keys wait, or fail if they have waited for capacity long enough."""
         target = str(self._target)
         live = await self._store.machines.live_count(target)
+        if choice.quota:
+            self._await_end()
 
         def put(txn: Txn, one: Waiting) -> None:
             now = self._store.now()

@@ -7,7 +7,7 @@ records as it last read or wrote them: if one has changed since then, its write 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 
 from puter_client.contract.key import PuterKey
@@ -33,7 +33,9 @@ class Observe(Stage):
     name = "observe"
     least_gap_s = 0.1
 
-    def __init__(self, store: Store, target: Target, timings: Timings, *, quiet_s: float) -> None:
+    def __init__(
+        self, store: Store, target: Target, timings: Timings, *, quiet_s: float, is_end_awaited: Callable[[], bool]
+    ) -> None:
         """`quiet_s`: how often to read running machines while no key waits for one of them to end."""
         super().__init__()
         self.topics = frozenset({wakeups.machines(str(target)), wakeups.launches(str(target))})
@@ -42,6 +44,7 @@ class Observe(Stage):
         self._target = target
         self._timings = timings
         self._quiet_s = quiet_s
+        self._is_end_awaited = is_end_awaited
         self._confirm = Confirm(store, target, timings)
         self._swept_at = -inf
         self._looked_at = -inf
@@ -131,7 +134,7 @@ class Observe(Stage):
 
     async def _sweep_due(self, now: float) -> float:
         """When all machines are read next: sooner while keys wait for one of them to end."""
-        if not await self._store.launch_queue.namespaces(str(self._target)):
+        if not self._is_end_awaited():
             self._nobody_waited_at = now
             return self._swept_at + self._quiet_s
         many = await self._store.machines.live_count(str(self._target))

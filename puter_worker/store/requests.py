@@ -55,15 +55,15 @@ class Requests:
         """Remove a namespace from the ready set, whatever its inbox holds."""
         await self._db.redis.srem(public.READY, namespace.encode(errors="surrogateescape"))
 
-    async def take(self, namespace: str) -> tuple[list[bytes], bytes | None]:
-        """Read the head of an inbox and leave it there: at most 500 requests and about 1 MB; too large ones are empty.
+    async def take(self, namespace: str, *, most: int = TAKE_REQUESTS) -> tuple[list[bytes], bytes | None]:
+        """Read the head of an inbox and leave it there: so many requests, and about 1 MB; too large ones are empty.
 
         Returns the requests, and how often the inbox was taken from, which `put_taken` needs as its guard. There are
         no requests while another intake reads the inbox.
         """
         return await self._db.scripts.take(
             [public.inbox(namespace), names.taking(namespace), names.TAKEN],
-            most=TAKE_REQUESTS,
+            most=most,
             most_bytes=TAKE_BYTES,
             largest=MAX_REQUEST_BYTES,
             namespace=namespace,

@@ -262,7 +262,7 @@ class Hands:
 
     def observer(self, target: Target) -> Observe:
         """observe, as a leader has it."""
-        return Observe(self.store, target, self.shop.timings, quiet_s=600.0)
+        return Observe(self.store, target, self.shop.timings, quiet_s=600.0, is_end_awaited=lambda: False)
 
     async def write_labels(self, target: Target) -> None:
         """label: those that are due."""

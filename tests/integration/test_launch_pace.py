@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from puter_client.client import PuterClient
+from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
 from puter_worker.pacer import Pacer
@@ -31,6 +31,7 @@ from tests.integration.sim_workshop import (
     sim_url,
     sim_workshop,
 )
+from tests.integration.workshop import spec
 
 __all__ = ["in_groups", "sim_url", "sim_workshop"]
 
@@ -107,6 +108,15 @@ async def test_one_namespaces_many_groups_do_not_hold_up_anothers_one_key(
 
 
 @pytest.mark.usefixtures("the_many_first")
+async def test_who_waits_for_more_of_a_batch_keeps_its_turn(sim_workshop: SimWorkshop) -> None:
+    """The one stands in the launch queue for as long as ten calls take, in case that others come who share its call."""
+    sim_workshop.hurry(batch_idle_s=0.5, batch_longest_s=0.5)
+    sim_workshop.set_bucket(RUN_INSTANCES, Bucket(1, 20))
+
+    assert len(await launched_before_the_one(sim_workshop, max_group=2)) <= 2
+
+
+@pytest.mark.usefixtures("the_many_first")
 async def test_one_namespaces_many_machines_do_not_hold_up_anothers_one(sim_workshop: SimWorkshop) -> None:
     sim_workshop.set_bucket(INSTANCES, Bucket(20, 1))
 
@@ -162,6 +172,42 @@ async def test_who_waits_for_the_budget_is_told_so_with_an_estimate(sim_workshop
     # The second, third and fourth call are due in 100, 200 and 300 s; told is what they are in coarse steps.
     assert RATE_LIMIT == "waiting for EC2's API rate limit"
     assert Counter(r.estimate_s for r in records if r.reason == RATE_LIMIT) == {120: 5, 210: 5, 300: 5}
+
+
+@pytest.mark.parametrize("awaited", ["the budget", "an end"])
+async def test_machines_are_read_often_only_while_others_wait_for_one_of_them_to_end(
+    sim_workshop: SimWorkshop, awaited: str
+) -> None:
+    sim_workshop.hurry(explain_s=0.2, health_s=0.05, awaited_s=0.05, starting_s=0.05)
+    if awaited == "the budget":
+        once(sim_workshop, RUN_INSTANCES, 1)
+    async with sim_workshop.working(max_group=5, quiet_sweep_s=3_600.0):
+        requests = [MachineRequest(tag, spec()) for tag in TAGS[:20]]
+        await sim_workshop.client.submit(requests, max_parallel=5 if awaited == "an end" else None)
+
+        async def all_started() -> bool:
+            with sim_workshop.server.client() as behind:
+                started = not behind.exists(f"puter:_starting:{TARGET}")
+            return started and len(await sim_workshop.living()) == 5
+
+        await eventually("five have started", all_started)
+        looks = await looked_at(sim_workshop)
+        if awaited == "an end":
+
+            async def looked_at_often() -> bool:
+                return await looked_at(sim_workshop) >= looks + 5
+
+            await eventually("they are looked at again and again", looked_at_often)
+        else:
+            before = await explained(sim_workshop)
+            await eventually("the waits were looked at", lambda: explained_since(sim_workshop, before))
+            assert await looked_at(sim_workshop) <= looks + 1
+
+
+async def looked_at(shop: SimWorkshop) -> int:
+    """How often machines were looked at by their ids."""
+    calls = await shop.calls("DescribeInstances")
+    return sum(call.params.get("Filter.1.Name") == "instance-id" for call in calls)
 
 
 @pytest.mark.usefixtures("in_groups")

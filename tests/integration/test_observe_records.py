@@ -51,7 +51,7 @@ async def clock(hands: Hands) -> HandClock:
 
 def observer(hands: Hands, target: Target) -> Observe:
     """observe, as a leader has it, with the distance between its looks that it has when nobody waits."""
-    return Observe(hands.store, target, hands.shop.timings, quiet_s=QUIET_S)
+    return Observe(hands.store, target, hands.shop.timings, quiet_s=QUIET_S, is_end_awaited=lambda: False)
 
 
 async def one_runs(shop: Workshop) -> Record:

@@ -191,7 +191,7 @@ class World:
         self._memories[host] = memory
         gate = Quarantine(store, target, memory, clock=clock, timings=TIMINGS, quarantine_s=10.0)
         launch = Launch(store, target, gate, TIMINGS, most=100)
-        observe = Observe(store, target, TIMINGS, quiet_s=25.0)
+        observe = Observe(store, target, TIMINGS, quiet_s=25.0, is_end_awaited=lambda: False)
         return Process(f"{host}-{self._lives[host]}", host, target, gate, launch, observe, memory)
 
     # -- clients ------------------------------------------------------------------------------------------------
