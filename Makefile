@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: venv demo check test machine-test coverage chaos lint types bench wheel lock clean
+.PHONY: venv demo check test machine-test coverage chaos hostile lint types bench wheel lock clean
 
 venv: $(READY)
 
@@ -38,6 +38,10 @@ coverage: venv
 # The long form: 1,000 keys, 4 workers killed in turn, a Redis killed, an EC2 that loses answers. Seeds: PUTER_CHAOS_SEEDS="1 2".
 chaos: venv
 	@PUTER_CHAOS=long $(BIN)/pytest -s tests/chaos
+
+# The attacks of a hostile user, the whole of them; `make test` does a part. Seed: PUTER_HOSTILE_SEED=1.
+hostile: venv
+	@PUTER_HOSTILE=long $(BIN)/pytest -s tests/hostile
 
 lint: venv
 	@$(BIN)/ruff check .

@@ -24,12 +24,12 @@ from puter_worker.clock import Clock
 from puter_worker.stages.intake import Intake
 from puter_worker.store.store import Store
 from puter_worker.timings import Timings
+from tests.hostile.sizes import SEED
 from tests.hostile.world import SharedRedis, shared
 from tests.integration.workshop import spec
 
 __all__ = ["shared"]
 
-SEED = 20_261_127
 MANY = 100_000
 MB = 1_000_000
 

@@ -1,13 +1,9 @@
-"""Nothing that a user writes gets out of its part: cloud-init's own code, on whatever Puter composes or refuses.
-
-PUTER_USERDATA_GROUPS is how many random launches are tried (CONTRIBUTING.md).
-"""
+"""Nothing that a user writes gets out of its part: cloud-init's own code, on whatever Puter composes or refuses."""
 
 from __future__ import annotations
 
 import email
 import gzip
-import os
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,10 +17,12 @@ from puter_client.contract.userdata import PUTERS, ContentType, Part, parts_of
 from puter_worker.ec2.userdata import Boot, Machine, compose
 from puter_worker.ec2.userdata.mime import render
 from puter_worker.errors import UserDataTooLarge
+from tests.hostile.sizes import SEED, size
+from tests.hostile.words import WORDS, text
 from tests.integration.cloud_init import TREES, Arrived, CloudInit, needs_cloud_init
 
 BOOT = Boot(ttl_s=3_600, nonce="0" * 16, expires_at="never", user="ec2-user")
-GROUPS = int(os.environ.get("PUTER_USERDATA_GROUPS", "300"))
+GROUPS = size(300, 2_000)
 
 
 @pytest.fixture(scope="module", params=TREES, ids=lambda tree: Path(tree).name if tree else "installed")
@@ -134,11 +132,11 @@ def test_no_type_that_cloud_init_knows_breaks_out(cloud_init: CloudInit) -> None
     tried = [multipart(kind, text) for kind in [None, *known.types, *ODD_TYPES] for text in texts] + texts
     accepted = [text for text in tried if is_accepted(text)]
 
-    arrived = cloud_init.parts([(composed(text), 2) for text in accepted])
+    arrived = cloud_init.parts([(composed(given), 2) for given in accepted])
 
-    for text, members in zip(accepted, arrived, strict=True):
-        assert [own(parts) for parts in members] == [as_given(text)] * 2
-        assert {kind for kind, _ in as_given(text)} <= set(get_args(ContentType))
+    for given, members in zip(accepted, arrived, strict=True):
+        assert [own(parts) for parts in members] == [as_given(given)] * 2
+        assert {kind for kind, _ in as_given(given)} <= set(get_args(ContentType))
     assert len(accepted) > len(BEGINNINGS)
 
 
@@ -169,25 +167,6 @@ def member(number: int, run: str, env: dict[str, str], user_data: str | None = N
 
 # -- random user data, and random groups ---
 
-WORDS = (
-    "\n", "\n\n", "\r\n", "\r", "\t", " ", "'", '"', "\\", "$(id)", "`id`", "$HOME", ";", "&&", "|", "%s", "{{ x }}",
-    "{%", "From x\n", ".\n", "=3D", "=\n", "ü", "€", "\x01", "\x0b", "\x0c", "\x1c", "\x7f", "\x85", "\u2028", "\ufeff",
-    "\U0001f600", "--b\n", "--b--\n", "\n--b\n", "\n--c\n", "\n--==\n", "--\n",
-    "\n--puter-0123456789abcdef0123456789abcdef\n", "Launch-Index: 0\n", "Launch-Index: 1\n", "MIME-Version: 1.0\n",
-    "Content-Transfer-Encoding: base64\n", "Content-Transfer-Encoding: x-uuencode\n", "Content-Type: text/plain\n",
-    "Content-Type: text/part-handler\n\n", "Content-Type: text/cloud-boothook\n\n",
-    "Content-Type: application/gzip\n\n", "Content-Type: text/x-include-url\n\n", "Content-Type: message/rfc822\n\n",
-    'Content-Type: multipart/mixed; boundary="b"\n\n', 'Content-Type: multipart/mixed; boundary="c"\n\n',
-    'Content-Disposition: attachment; filename="000-puter-4-task"\n', "#!/bin/sh\n", "#include file:///etc/passwd\n",
-    "#include-once\n", "#cloud-config\n", "#cloud-config-archive\n", "#cloud-config-jsonp\n", "#cloud-boothook\n",
-    "#part-handler\n", "## template: jinja\n", "launch-index: 1\n", "a: b\n", "- x\n", "&a\n", "*a\n", "x" * 3_000,
-    "H4sIAAAAAAAAA1NUBACJ0ewvAgAAAA==\n",
-)  # fmt: skip
-
-
-def text(dice: random.Random, most: int, words: Sequence[str] = WORDS) -> str:
-    return "".join(dice.choices(words, k=dice.randint(0, most)))
-
 
 def user_data(dice: random.Random) -> str:
     """User data of some form that is accepted, or was until something was changed in it."""
@@ -202,7 +181,7 @@ def user_data(dice: random.Random) -> str:
 
 
 def test_random_user_data_is_refused_or_arrives_as_it_was_given(cloud_init: CloudInit) -> None:
-    dice = random.Random(9)
+    dice = random.Random(SEED + 9)
     accepted = [tried for _ in range(GROUPS * 4) if is_accepted(tried := user_data(dice))]
 
     arrived = cloud_init.parts([(composed(given), 2) for given in accepted])
@@ -224,7 +203,7 @@ def random_part(dice: random.Random, members: int) -> Part:
 
 
 def test_whatever_bytes_a_part_has_they_arrive_at_its_index_and_nowhere_else(cloud_init: CloudInit) -> None:
-    dice = random.Random(5)
+    dice = random.Random(SEED + 5)
     launches = [[random_part(dice, 4) for _ in range(dice.randint(1, 8))] for _ in range(GROUPS)]
 
     arrived = cloud_init.parts([(render(parts), 4) for parts in launches])
@@ -272,7 +251,7 @@ def alone(machine: Machine) -> list[tuple[str | None, str, bytes]]:
 def test_each_member_of_a_random_group_gets_what_it_would_get_alone_and_nothing_of_others(
     cloud_init: CloudInit,
 ) -> None:
-    dice, known = random.Random(41), cloud_init.known()
+    dice, known = random.Random(SEED + 41), cloud_init.known()
     types = [f"\nContent-Type: {kind}\n\n{beginning}\n" for kind in known.types for beginning in ("", "#!/bin/sh")]
     words = [*WORDS, *types, *(f"{beginning}\n" for beginning in known.beginnings)]
     tried = [launch for number in range(GROUPS) for launch in launches(group(dice, number, words))]
