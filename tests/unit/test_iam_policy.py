@@ -22,7 +22,7 @@ MANAGED = {"aws:ResourceTag/puter:managed": "true"}
 # The SDK is known to these alone; a call from elsewhere would escape the tests below.
 KNOW_THE_SDK = {
     "aws_settings.py", "calls.py", "connection.py", "core.py", "credentials/process.py", "credentials/profile.py",
-    "credentials/providers.py", "credentials/unresolved.py", "errors.py", "session.py",
+    "credentials/providers.py", "credentials/unresolved.py", "errors.py", "parsing.py", "session.py",
 }  # fmt: skip
 
 
