@@ -6,7 +6,8 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from typing import NamedTuple
 
 from puter_client.contract.batch import BatchInfo, BatchRow
@@ -28,6 +29,7 @@ from puter_client.contract.request import (
 )
 from puter_client.contract.spec import Spec
 from puter_client.freshness import Absence, absence, is_stale, stage_reason
+from puter_client.store.changes import Changes
 from puter_client.store.clientstore import ClientStore
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 from puter_client.view import View, WaitFor, WaitState
@@ -82,17 +84,19 @@ class PuterClient:
         user: str | None = None,
         timings: ClientTimings = DEFAULT_TIMINGS,
         url_from: str = "the Redis URL",
+        tell: Callable[[str], None] | None = None,
     ) -> PuterClient:
         """A client of the Redis at `url`; `user` is sent with each request, the login name by default.
 
-        `url_from`: what errors call the URL, such as the setting that holds it.
+        `url_from`: what errors call the URL, such as the setting that holds it. `tell`: wait up to 30 s for a Redis
+        that has answered before and is away, and tell so in a line; None raises StoreUnavailable at once.
 
         Raises:
             InvalidInput: the URL or the namespace cannot be used.
         """
         import getpass
 
-        store = ClientStore.connect(url, timings=timings, url_from=url_from)
+        store = ClientStore.connect(url, timings=timings, url_from=url_from, tell=tell)
         return cls(store, namespace=namespace, user=(user or getpass.getuser())[:64], timings=timings)
 
     async def __aenter__(self) -> PuterClient:
@@ -357,27 +361,40 @@ class PuterClient:
             WaitTimedOut: time is up; `on_change` was called with the last state.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        again_s = self.timings.read_again_s
         watch = _Watch(self._store, self.namespace, batch_id, list(tags), size)
         async with self._store.changes(self.namespace) as changes:
             await watch.read()
-            read_at = time.monotonic()
-            while True:
-                views = watch.in_order()
-                on_change(views)
-                if watch.complete and all(view.wait_state(wait) is not WaitState.WAITING for view in views):
-                    return views
-                left = again_s if deadline is None else min(again_s, deadline - time.monotonic())
-                if left <= 0:
-                    raise still_waiting(views, wait)
-                changed = await changes.wait(left)
-                if time.monotonic() - read_at >= again_s:
-                    await watch.read()
-                    if meanwhile is not None:
-                        await meanwhile()
-                    read_at = time.monotonic()
-                elif changed:
-                    await watch.read_some(changed)
+            # A Redis that is away must not hold up the end.
+            limit = asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            try:
+                async with limit, aclosing(self._watched(watch, changes, deadline, meanwhile)) as watched:
+                    async for views in watched:
+                        on_change(views)
+                        if watch.complete and all(view.wait_state(wait) is not WaitState.WAITING for view in views):
+                            return views
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+            raise still_waiting(watch.in_order(), wait)
+
+    async def _watched(
+        self, watch: _Watch, changes: Changes, deadline: float | None, meanwhile: Callable[[], Awaitable[None]] | None
+    ) -> AsyncGenerator[list[View], None]:
+        """The views at the beginning and after each look, until time is up."""
+        again_s, read_at = self.timings.read_again_s, time.monotonic()
+        while True:
+            yield watch.in_order()
+            left_s = again_s if deadline is None else min(again_s, deadline - time.monotonic())
+            if left_s <= 0:
+                return
+            changed = await changes.wait(left_s)
+            if changed is None or time.monotonic() - read_at >= again_s:
+                await watch.read()
+                if meanwhile is not None:
+                    await meanwhile()
+                read_at = time.monotonic()
+            elif changed:
+                await watch.read_some(changed)
 
 
 class _Watch:

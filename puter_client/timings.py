@@ -9,6 +9,12 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
     """Intervals and limits of the client, all in seconds; the defaults are those of the commands.
 
     Attributes:
+        answer_s: limit for Redis's answer to one command, with all that connecting takes. What a hanging Redis is told
+            of comes within 5 s, with the time that a command takes to begin and to end.
+        close_s: limit for closing connections at the end.
+        outlast_s: how long a command that waits goes on without a Redis that has answered before.
+        outlast_again_s: pause before such a Redis is asked again.
+        outlast_line_s: pause between two lines that tell of it.
         read_again_s: how often a wait reads everything again, since a message of the channel may be lost.
         recent_s: how long an ended machine is listed without `--all`.
         observed_within_s: age from which a worker has compared every live machine with EC2 at least once.
@@ -16,6 +22,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
         look_every_s: pause between two reads while something is awaited that nothing announces.
         worker_silent_after_s: a worker that announced nothing for so long counts as gone; its health expires then.
         reconcile_s: how long a command waits until a new worker has compared live machines with EC2.
+        worker_tells_within_s: how long a worker may take to announce itself anew after Redis was emptied.
         worker_starts_within_s: how long a command waits for a worker that was started together with it.
         worker_gone_after_s: how long a wait goes on without a worker; one that replaces another comes sooner.
         revive_every_s: how often a command checks that the engine's worker has not died.
@@ -50,6 +57,11 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
         engine_busy_s: how long a command waits for another one that is starting or ending the engine.
     """
 
+    answer_s: float = 3.5
+    close_s: float = 0.3
+    outlast_s: float = 30.0
+    outlast_again_s: float = 0.5
+    outlast_line_s: float = 5.0
     read_again_s: float = 2.0
     recent_s: float = 86_400.0
     observed_within_s: float = 60.0
@@ -57,6 +69,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
     look_every_s: float = 0.1
     worker_silent_after_s: float = 30.0
     reconcile_s: float = 10.0
+    worker_tells_within_s: float = 1.0
     worker_starts_within_s: float = 5.0
     worker_gone_after_s: float = 15.0
     revive_every_s: float = 2.0

@@ -58,7 +58,7 @@ async def _cancel(settings: ClientSettings, tags: list[str], batch: str | None, 
     from puter_client.cli.session import connected, why_no_worker
     from puter_client.contract.errors import NoWorker
 
-    async with connected(settings, looks_only=True) as client:
+    async with connected(settings, looks_only=True, waits=True) as client:
         no_worker = await why_no_worker(client, settings)
         batch_id, size = None, len(tags)
         if batch is not None:

@@ -119,7 +119,7 @@ async def _extend(settings: ClientSettings, tags: list[str], batch: str | None, 
     from puter_client.cli.session import connected, why_no_worker
     from puter_client.contract.errors import NoWorker
 
-    async with connected(settings, looks_only=True) as client:
+    async with connected(settings, looks_only=True, waits=True) as client:
         chosen = await selected(client, tags, batch)
         views = [view for view in chosen.views if view.phase in LIVE] if batch is not None else chosen.views
         before = {view.tag: view.record.order if view.record else None for view in views}

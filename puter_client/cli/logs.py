@@ -137,7 +137,7 @@ async def _logs(settings: ClientSettings, tags: list[str], how: _How) -> int:
     from puter_client.cli.orders import selected
     from puter_client.cli.session import connected
 
-    async with connected(settings, looks_only=True) as client:
+    async with connected(settings, looks_only=True, waits=how.follow) as client:
         chosen = await selected(client, tags, how.batch)
         unknown = [view.tag for view in chosen.views if view.record is None and view.row is None]
         if unknown:

@@ -48,6 +48,7 @@ async def connected(
     settings: ClientSettings,
     *,
     looks_only: bool = False,
+    waits: bool = False,
     tell: Callable[[str], None] = say,
     timings: ClientTimings = DEFAULT_TIMINGS,
 ) -> AsyncIterator[PuterClient]:
@@ -56,6 +57,7 @@ async def connected(
     Args:
         settings: settings of the command.
         looks_only: start no engine if there never was one, since the command only reads.
+        waits: the command waits for something: a shared Redis that has answered before may be away for 30 s.
         tell: called with one line for everything that takes time.
         timings: of the client and the engine.
 
@@ -71,7 +73,12 @@ async def connected(
         url = settings.redis_url
         named_by = settings.redis_url_from
         async with PuterClient.connect(
-            url, namespace=settings.namespace, user=user, timings=timings, url_from=named_by
+            url,
+            namespace=settings.namespace,
+            user=user,
+            timings=timings,
+            url_from=named_by,
+            tell=tell if waits else None,
         ) as client:
             yield client
         return

@@ -124,7 +124,7 @@ async def _status(settings: ClientSettings, what: _What, watch: bool, exit_statu
     from puter_client.cli.session import NothingYet, connected
 
     try:
-        async with connected(settings, looks_only=True) as client:
+        async with connected(settings, looks_only=True, waits=watch) as client:
             seen = await _look(client, what)
             if watch:
                 await _watch(client, settings, what, seen, as_json=as_json)

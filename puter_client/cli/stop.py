@@ -64,7 +64,7 @@ async def _stop(settings: ClientSettings, tags: list[str], batch: str | None, *,
     from puter_client.cli.session import connected, why_no_worker
     from puter_client.contract.errors import NoWorker
 
-    async with connected(settings, looks_only=True) as client:
+    async with connected(settings, looks_only=True, waits=True) as client:
         chosen = await selected(client, tags, batch)
         running = [view for view in chosen.views if view.phase in LIVE]
         if len(running) > _ASKS_ABOVE and not yes and sys.stdin.isatty():

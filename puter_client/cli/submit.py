@@ -203,7 +203,7 @@ async def _submit(settings: ClientSettings, in_flight: InFlight, requests: Seque
     from puter_client.cli import follow
     from puter_client.cli.session import connected
 
-    async with connected(settings) as client:
+    async with connected(settings, waits=True) as client:
         batch_id = await follow.request(
             client,
             settings,

@@ -148,7 +148,7 @@ async def _up(
     from puter_client.cli.session import connected
 
     began = time.monotonic()
-    async with connected(settings) as client:
+    async with connected(settings, waits=True) as client:
         await follow.request(client, settings, [request], in_flight, origin=Origin.UP, again=again)
         (view,) = await follow.follow(client, in_flight, timeout_s=timeout_s, tags=[request.tag])
         for notice in await follow.notices(client, [view]):

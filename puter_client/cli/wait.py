@@ -130,7 +130,7 @@ async def _wait(
     from puter_client.cli.session import connected
 
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    async with connected(settings, looks_only=True) as client:
+    async with connected(settings, looks_only=True, waits=True) as client:
         tags, size = list(in_flight.tags), None
         if batch is not None:
             in_flight.batch_id = await batch_id_of(client, batch)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.console import Console
-from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.health import WorkerHealth
 from puter_client.contract.key import TAG, PuterKey
 from puter_client.contract.output import Output
@@ -18,8 +19,9 @@ from puter_client.contract.phase import LIVE
 from puter_client.contract.record import Event, Record
 from puter_client.contract.request import BATCH_ID, Request
 from puter_client.store import names
-from puter_client.store.redis_connection import check_url, connection_pool
-from puter_client.store.redis_errors import why_refused
+from puter_client.store.changes import Changes, changes
+from puter_client.store.outage import Outages, Tell
+from puter_client.store.redis_connection import answer_s, check_url, connection_pool
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 
 if TYPE_CHECKING:
@@ -50,40 +52,65 @@ class ClientStore:
     """
 
     def __init__(
-        self, redis: Redis, url: str, timings: ClientTimings = DEFAULT_TIMINGS, *, url_from: str = "the Redis URL"
+        self,
+        redis: Redis,
+        url: str,
+        timings: ClientTimings = DEFAULT_TIMINGS,
+        *,
+        url_from: str = "the Redis URL",
+        tell: Tell | None = None,
     ) -> None:
         self._redis = redis
-        self._url = url
-        self._url_from = url_from
         self.timings = timings
+        self._outages = Outages(
+            url, named_by=url_from, answer_s=answer_s(url, timings.answer_s), timings=timings, tell=tell
+        )
 
     @classmethod
     def connect(
-        cls, url: str, *, timings: ClientTimings = DEFAULT_TIMINGS, url_from: str = "the Redis URL"
+        cls,
+        url: str,
+        *,
+        timings: ClientTimings = DEFAULT_TIMINGS,
+        url_from: str = "the Redis URL",
+        tell: Tell | None = None,
     ) -> ClientStore:
-        """A store on the Redis at `url`; it connects with the first command. `url_from`: what errors call the URL.
+        """A store on the Redis at `url`; it connects with the first command.
+
+        `url_from`: what errors call the URL. `tell`: called with a line while a Redis that has answered before is away
+        and is waited for; None ends with an error at once.
 
         Raises:
             InvalidInput: it is not the URL of a Redis.
         """
         from redis.asyncio import Redis
 
-        pool = connection_pool(check_url(url, named_by=url_from), max_connections=8)
-        return cls(Redis(connection_pool=pool), url, timings, url_from=url_from)
+        check_url(url, named_by=url_from)
+        pool = connection_pool(url, max_connections=8, timeout_s=answer_s(url, timings.answer_s))
+        return cls(Redis(connection_pool=pool), url, timings, url_from=url_from, tell=tell)
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
+        """Close the connections; a server that hangs is not waited for."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.timings.close_s):
+                await self._redis.aclose()
+                await self._redis.connection_pool.disconnect()
 
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Any]:
-        from redis.exceptions import RedisError
+    async def _ask(self, question: Callable[[Any], Awaitable[T]]) -> T:
+        """Redis's answer to a question of one round trip."""
+        return await self._outages.ask(lambda: question(self._redis))
 
-        try:
-            yield self._redis
-        except (RedisError, OSError) as error:
-            raise StoreUnavailable(why_refused(self._url, error, named_by=self._url_from)) from None
+    async def _ask_each(self, ask: Callable[[Any, Any], object], about: Iterable[Any]) -> list[Any]:
+        """The answers to one command about each; `ask` adds it to a pipeline."""
+        about = list(about)
+
+        async def question(redis: Redis) -> list[Any]:
+            async with redis.pipeline(transaction=False) as pipe:
+                for one in about:
+                    ask(pipe, one)
+                return await pipe.execute()
+
+        return await self._ask(question)
 
     async def append(self, namespace: str, requests: Sequence[Request]) -> None:
         """Append requests to the namespace's inbox, in order, and add the namespace to the ready set.
@@ -91,71 +118,56 @@ class ClientStore:
         Raises:
             StoreUnavailable: Redis did not accept them; earlier chunks of 1,000 may be in the inbox.
         """
-        async with self._connected() as redis:
-            for start in range(0, len(requests), APPEND_AT_ONCE):
-                encoded = [_request_encoder.encode(request) for request in requests[start : start + APPEND_AT_ONCE]]
-                async with redis.pipeline(transaction=True) as pipe:
-                    pipe.rpush(names.inbox(namespace), *encoded)
-                    pipe.sadd(names.READY, namespace)
-                    pipe.publish(names.READY, "")  # wakes workers, and says nothing of whom
-                    await pipe.execute()
+        for start in range(0, len(requests), APPEND_AT_ONCE):
+            encoded = [_request_encoder.encode(request) for request in requests[start : start + APPEND_AT_ONCE]]
+            await self._ask(partial(_append, namespace=namespace, encoded=encoded))
 
     async def records(self, namespace: str, tags: Sequence[str]) -> dict[str, Record]:
         """Records by tag; a tag without a record is missing."""
         found: dict[str, Record] = {}
-        async with self._connected() as redis:
-            for start in range(0, len(tags), READ_AT_ONCE):
-                chunk = tags[start : start + READ_AT_ONCE]
-                async with redis.pipeline(transaction=False) as pipe:
-                    for tag in chunk:
-                        pipe.hget(names.record(PuterKey(namespace, tag)), "doc")
-                    for tag, doc in zip(chunk, await pipe.execute(), strict=True):
-                        record = _decoded(_record_decoder, doc)
-                        # Tags end up in commands to paste and in ssh_config, so the one in the record must be this one.
-                        if record is not None and record.tag == tag and record.namespace == namespace:
-                            found[tag] = record
-                alive = [tag for tag in chunk if tag in found and found[tag].phase in LIVE]
-                if alive:
-                    times = await redis.hmget(names.observed(namespace), alive)
-                    found |= {tag: observed(found[tag], at) for tag, at in zip(alive, times, strict=True)}
+        for start in range(0, len(tags), READ_AT_ONCE):
+            chunk = tags[start : start + READ_AT_ONCE]
+            keys = [PuterKey(namespace, tag) for tag in chunk]
+            docs = await self._ask_each(lambda pipe, key: pipe.hget(names.record(key), "doc"), keys)
+            for tag, doc in zip(chunk, docs, strict=True):
+                record = _decoded(_record_decoder, doc)
+                # Tags end up in commands to paste and in ssh_config, so the one in the record must be this one.
+                if record is not None and record.tag == tag and record.namespace == namespace:
+                    found[tag] = record
+            alive = [tag for tag in chunk if tag in found and found[tag].phase in LIVE]
+            if alive:
+                times = await self._ask(_method("hmget", names.observed(namespace), alive))
+                found |= {tag: observed(found[tag], at) for tag, at in zip(alive, times, strict=True)}
         return found
 
     async def outputs(self, namespace: str, tags: Sequence[str]) -> dict[str, Output]:
         """The last of what workloads printed, by tag, whichever machine of the tag it was; others are missing."""
         found: dict[str, Output] = {}
-        async with self._connected() as redis:
-            for start in range(0, len(tags), READ_AT_ONCE):
-                chunk = tags[start : start + READ_AT_ONCE]
-                async with redis.pipeline(transaction=False) as pipe:
-                    for tag in chunk:
-                        pipe.get(names.output(PuterKey(namespace, tag)))
-                    for tag, raw in zip(chunk, await pipe.execute(), strict=True):
-                        output = _decoded(_output_decoder, raw)
-                        if output is not None:
-                            found[tag] = output
+        for start in range(0, len(tags), READ_AT_ONCE):
+            chunk = tags[start : start + READ_AT_ONCE]
+            keys = [PuterKey(namespace, tag) for tag in chunk]
+            raws = await self._ask_each(lambda pipe, key: pipe.get(names.output(key)), keys)
+            outputs = zip(chunk, (_decoded(_output_decoder, raw) for raw in raws), strict=True)
+            found |= {tag: output for tag, output in outputs if output is not None}
         return found
 
     async def console(self, key: PuterKey) -> Console | None:
         """What the console of the key's machine showed when somebody last asked for it; None a minute later."""
-        async with self._connected() as redis:
-            return _decoded(_console_decoder, await redis.get(names.console(key)))
+        return _decoded(_console_decoder, await self._ask(_method("get", names.console(key))))
 
     async def tags(self, namespace: str, *, ended_since: float | None = None) -> list[str]:
         """Tags of a namespace that have not ended, or ended after `ended_since` (None: all tags)."""
-        async with self._connected() as redis:
-            low: float | str = "-inf" if ended_since is None else ended_since
-            raws = await redis.zrangebyscore(names.index(namespace), low, "+inf")
+        low: float | str = "-inf" if ended_since is None else ended_since
+        raws = await self._ask(_method("zrangebyscore", names.index(namespace), low, "+inf"))
         return [tag for tag in map(_name, raws) if TAG.fullmatch(tag)]
 
     async def events(self, key: PuterKey) -> list[Event]:
         """A key's timeline, oldest first."""
-        async with self._connected() as redis:
-            return _decoded_all(_event_decoder, await redis.lrange(names.events(key), 0, -1))
+        return _decoded_all(_event_decoder, await self._ask(_method("lrange", names.events(key), 0, -1)))
 
     async def batch(self, namespace: str, batch_id: str) -> tuple[BatchInfo | None, dict[str, BatchRow]]:
         """A batch's info and its rows by tag."""
-        async with self._connected() as redis:
-            fields: dict[bytes, bytes] = await redis.hgetall(names.batch(namespace, batch_id))
+        fields: dict[bytes, bytes] = await self._ask(_method("hgetall", names.batch(namespace, batch_id)))
         info = _decoded(_info_decoder, fields.pop(names.BATCH_INFO.encode(), None))
         rows = {_name(tag): _decoded(_row_decoder, row) for tag, row in fields.items()}
         return info, {tag: row for tag, row in rows.items() if row is not None and TAG.fullmatch(tag)}
@@ -164,8 +176,7 @@ class ClientStore:
         """Rows of a batch by tag; a row that no worker has written yet is missing."""
         if not tags:
             return {}
-        async with self._connected() as redis:
-            raws = await redis.hmget(names.batch(namespace, batch_id), list(tags))
+        raws = await self._ask(_method("hmget", names.batch(namespace, batch_id), list(tags)))
         rows = {tag: _decoded(_row_decoder, raw) for tag, raw in zip(tags, raws, strict=True)}
         return {tag: row for tag, row in rows.items() if row is not None}
 
@@ -173,79 +184,67 @@ class ClientStore:
         """The latest batches of a namespace, newest first."""
         found: list[BatchInfo] = []
         start = 0
-        async with self._connected() as redis:
-            # What cannot be used may stand before what can.
-            while len(found) < last and (
-                ids := await redis.zrange(names.batches(namespace), start, start + last - 1, desc=True)
-            ):
-                start += len(ids)
-                async with redis.pipeline(transaction=False) as pipe:
-                    for batch_id in ids:
-                        pipe.hget(names.batch(namespace, _name(batch_id)), names.BATCH_INFO)
-                    infos = _decoded_all(_info_decoder, await pipe.execute())
-                found += [info for info in infos if BATCH_ID.fullmatch(info.batch_id)]
+        # What cannot be used may stand before what can.
+        while len(found) < last:
+            ids = await self._ask(_method("zrange", names.batches(namespace), start, start + last - 1, desc=True))
+            if not ids:
+                break
+            start += len(ids)
+            batches = [names.batch(namespace, _name(batch_id)) for batch_id in ids]
+            raws = await self._ask_each(lambda pipe, name: pipe.hget(name, names.BATCH_INFO), batches)
+            found += [info for info in _decoded_all(_info_decoder, raws) if BATCH_ID.fullmatch(info.batch_id)]
         return found[:last]
 
     async def waiting(self, namespace: str) -> int:
         """Number of requests in the inbox; 0 if the Redis user may not read it."""
-        from redis.exceptions import NoPermissionError
+        return int(await self._ask(partial(_if_permitted, _method("llen", names.inbox(namespace)), 0)))
 
-        async with self._connected() as redis:
-            try:
-                return int(await redis.llen(names.inbox(namespace)))
-            except NoPermissionError:
-                return 0
+    async def call_workers(self) -> None:
+        """Have workers look whether they are still announced; a user who may not publish has no effect."""
+        await self._ask(partial(_if_permitted, _method("publish", names.READY, ""), 0))
 
     async def workers(self) -> list[WorkerHealth]:
         """Workers that announced themselves in the last 30 s."""
-        async with self._connected() as redis:
-            seconds, _ = await redis.time()
-            ids = await redis.zrangebyscore(names.WORKERS, seconds - self.timings.worker_silent_after_s, "+inf")
-            async with redis.pipeline(transaction=False) as pipe:
-                for worker_id in ids:
-                    pipe.get(names.worker(_name(worker_id)))
-                return _decoded_all(_health_decoder, await pipe.execute())
+        since = await self.now() - self.timings.worker_silent_after_s
+        ids = await self._ask(_method("zrangebyscore", names.WORKERS, since, "+inf"))
+        raws = await self._ask_each(lambda pipe, worker_id: pipe.get(names.worker(_name(worker_id))), ids)
+        return _decoded_all(_health_decoder, raws)
 
     async def worker_seen_at(self) -> float | None:
         """When a worker last announced itself; None if none has for long, or the last one has ended in order."""
-        async with self._connected() as redis:
-            latest = await redis.zrange(names.WORKERS, 0, 0, desc=True, withscores=True)
+        latest = await self._ask(_method("zrange", names.WORKERS, 0, 0, desc=True, withscores=True))
         return float(latest[0][1]) if latest else None
 
     async def now(self) -> float:
         """Redis TIME, in seconds since 1970."""
-        async with self._connected() as redis:
-            seconds, micros = await redis.time()
-            return float(seconds + micros / 1e6)
+        seconds, micros = await self._ask(_method("time"))
+        return float(seconds + micros / 1e6)
 
-    @asynccontextmanager
-    async def changes(self, namespace: str) -> AsyncIterator[Changes]:
+    def changes(self, namespace: str) -> AbstractAsyncContextManager[Changes]:
         """A subscription to the changes of a namespace, open while inside."""
-        pubsub: Any = self._redis.pubsub(ignore_subscribe_messages=True)
-        try:
-            async with self._connected():
-                await pubsub.subscribe(names.channel(namespace))
-            yield Changes(pubsub, self._connected)
-        finally:
-            await pubsub.aclose()
+        return changes(self._redis, namespace, self._outages)
 
 
-class Changes:
-    """A subscription to a namespace's channel: a hint to read again, never the state itself."""
+def _method(name: str, *arguments: Any, **options: Any) -> Callable[[Any], Awaitable[Any]]:
+    """One command, as a question."""
+    return lambda redis: getattr(redis, name)(*arguments, **options)
 
-    def __init__(self, pubsub: Any, connected: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
-        self._pubsub = pubsub
-        self._connected = connected
 
-    async def wait(self, timeout_s: float) -> set[str]:
-        """Tags that have changed, as soon as there is one; an empty set after `timeout_s`."""
-        changed: set[str] = set()
-        async with self._connected():
-            message = await self._pubsub.get_message(timeout=timeout_s)
-            while message is not None:
-                changed.add(_name(bytes(message["data"])))
-                message = await self._pubsub.get_message(timeout=0.0)
-        return changed
+async def _append(redis: Any, *, namespace: str, encoded: Sequence[bytes]) -> None:
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.rpush(names.inbox(namespace), *encoded)
+        pipe.sadd(names.READY, namespace)
+        pipe.publish(names.READY, "")  # wakes workers, and says nothing of whom
+        await pipe.execute()
+
+
+async def _if_permitted(question: Callable[[Any], Awaitable[T]], otherwise: T, redis: Any) -> T:
+    from redis.exceptions import NoPermissionError
+
+    try:
+        return await question(redis)
+    except NoPermissionError:
+        return otherwise
 
 
 def _name(raw: bytes) -> str:

@@ -11,6 +11,7 @@ from puter_client.store.redis_url import URL_VARIABLE, RedisUrl
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool
 
+LIMITS = ("socket_timeout", "socket_connect_timeout")
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
@@ -57,10 +58,20 @@ def _refused(what: str) -> InvalidInput:
     return InvalidInput(f"names a file with {what}", subject=URL_VARIABLE)
 
 
-def connection_pool(url: str, *, max_connections: int = 64, timeout_s: float = 5.0) -> ConnectionPool:
-    """A pool whose commands end within `timeout_s` and survive one lost connection.
+def answer_s(url: str, default_s: float) -> float:
+    """How long Redis's answer to one command is waited for, with all that connecting takes.
 
-    A repeated command may have been executed before. That is harmless: a request appended twice joins itself, and
+    Raises:
+        InvalidInput: the URL cannot be used.
+    """
+    options = RedisUrl.parse(url).options
+    return max((options[name] for name in LIMITS if name in options), default=default_s)
+
+
+def connection_pool(url: str, *, max_connections: int = 64, timeout_s: float = 5.0) -> ConnectionPool:
+    """A pool whose connections wait `timeout_s` for each answer, and whose commands survive one lost connection.
+
+    A repeated command may have been executed before. That is harmless: a request that comes twice is decided once, and
     every write of a worker is guarded by the revision that it expects.
 
     Raises:

@@ -28,6 +28,8 @@ _ANSWERS = (
     ("max number of clients reached", "has as many clients as it takes: raise its maxclients, or end some"),
     ("AUTH <password> called without any", "has no password: remove it from PUTER_REDIS_URL, or name its user"),
 )
+# Answers that a Redis gives only for a while.
+_PASSING = ("NOREPLICAS", "MASTERDOWN")
 _CLIENT_CERTIFICATE = "add ?ssl_certfile=FILE&ssl_keyfile=FILE to PUTER_REDIS_URL"
 
 
@@ -46,6 +48,22 @@ def why_refused(url: str, error: Exception, role: Role = "client", *, named_by: 
             return f"Redis at {to} {told.replace(URL_VARIABLE, named_by)}"
     kind = type(error).__name__
     return f"Redis at {to} does not answer ({kind}): check that it runs and that {named_by} is right"
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether it may help to wait: Redis is not there, or starts, or another server is becoming the primary."""
+    from redis.exceptions import AuthenticationError, ReadOnlyError, ResponseError
+
+    if any(isinstance(cause, AuthenticationError) for cause in _causes(error)):
+        return False  # to redis-py, a ConnectionError
+    if isinstance(error, ReadOnlyError):
+        return True
+    return not isinstance(error, ResponseError) or _answer(error).startswith(_PASSING)
+
+
+def _answer(error: BaseException) -> str:
+    """What Redis has answered; a pipeline writes before it which command it was that failed."""
+    return str(error).rpartition("caused error: ")[2].lstrip("('\"")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -72,8 +90,7 @@ def _answered(error: BaseException, to: RedisUrl, role: Role) -> str | None:
     from redis.exceptions import ConnectionError as RedisConnectionError
 
     if isinstance(error, ResponseError | RedisConnectionError):
-        # A pipeline writes before the answer which command it was that failed.
-        answer = str(error).rpartition("caused error: ")[2].lstrip("('\"")
+        answer = _answer(error)
         for beginning, told in _ANSWERS:
             if answer.startswith(beginning):
                 return told

@@ -1,0 +1,87 @@
+"""A Redis that is away for a while: what a client does that waits for something else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from puter_client.contract.errors import StoreUnavailable
+from puter_client.store.redis_errors import may_pass, why_refused
+from puter_client.store.redis_url import RedisUrl
+from puter_client.timings import ClientTimings
+
+T = TypeVar("T")
+Tell = Callable[[str], None]
+"""Called with a line about a Redis that is away, or is there again."""
+
+
+class Outages:
+    """Asks one Redis: each question ends within a limit, and is asked again while Redis is away.
+
+    Only a Redis that has answered before is waited for: one that never has is likelier to be the wrong one. Everything
+    that is asked must be harmless if it is repeated, for the answer may have been lost, not the question.
+
+    Attributes:
+        answer_s: limit of one question, with all that connecting takes.
+    """
+
+    def __init__(
+        self, url: str, *, named_by: str, answer_s: float, timings: ClientTimings, tell: Tell | None = None
+    ) -> None:
+        """`tell`: None waits for nothing."""
+        self._url = url
+        self._named_by = named_by
+        self.answer_s = answer_s
+        self._timings = timings
+        self._tell = tell
+        self._has_answered = False
+        self._began: float | None = None
+        self._told_at = 0.0
+
+    async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """The answer to a question of one round trip.
+
+        Raises:
+            StoreUnavailable: Redis has refused it, has never answered, or has been away for too long.
+        """
+        from redis.exceptions import RedisError
+
+        while True:
+            try:
+                async with asyncio.timeout(self.answer_s):
+                    answer = await question()
+            except (RedisError, OSError) as error:
+                await self.pause(error)
+            else:
+                self._has_answered = True
+                self._ended()
+                return answer
+
+    async def pause(self, error: Exception) -> None:
+        """Return when it is time to ask again.
+
+        Raises:
+            StoreUnavailable: see `ask`.
+        """
+        why = why_refused(self._url, error, named_by=self._named_by)
+        if self._tell is None or not self._has_answered or not may_pass(error):
+            raise StoreUnavailable(why) from None
+        now, most_s = time.monotonic(), self._timings.outlast_s
+        if self._began is None:
+            self._began, self._told_at = now, float("-inf")
+        left_s = most_s - (now - self._began)
+        if left_s <= 0:
+            raise StoreUnavailable(
+                f"{why}\nit has not answered for {most_s:.0f} s; what was requested goes on without this command"
+            ) from None
+        if now - self._told_at >= self._timings.outlast_line_s:
+            self._told_at = now
+            self._tell(f"Redis at {RedisUrl.parse(self._url)} does not answer; trying again for {left_s:.0f} s more")
+        await asyncio.sleep(min(left_s, self._timings.outlast_again_s))
+
+    def _ended(self) -> None:
+        if self._began is not None and self._tell is not None:
+            self._tell(f"Redis at {RedisUrl.parse(self._url)} answers again")
+        self._began = None
