@@ -31,6 +31,7 @@ from puter_client.contract.spec import Spec
 from puter_client.freshness import Absence, absence, is_stale, stage_reason
 from puter_client.store.changes import Changes
 from puter_client.store.clientstore import ClientStore
+from puter_client.store.outage import Limit
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 from puter_client.view import View, WaitFor, WaitState
 
@@ -270,7 +271,7 @@ class PuterClient:
             WaitTimedOut: no worker has read it in time.
         """
         least = max(after or 0.0, await self._store.now() - self.timings.console_fresh_s)
-        deadline = time.monotonic() + self.timings.console_answer_s
+        limit = self.limit(self.timings.console_answer_s)
         asked = False
         while True:
             console = await self._store.console(record.key)
@@ -280,7 +281,7 @@ class PuterClient:
                 request = ConsoleRequest(tag=record.tag, user=self.user, batch=record.batch_id)
                 await self._store.append(self.namespace, [request])
                 asked = True
-            if time.monotonic() > deadline:
+            if limit.is_over:
                 raise WaitTimedOut(
                     f"no worker has read the console of {record.tag} within {self.timings.console_answer_s:.0f} s"
                 )
@@ -297,9 +298,22 @@ class PuterClient:
         """Workers that announced themselves in the last 30 s."""
         return await self._store.workers()
 
-    async def worker_absence(self) -> Absence | None:
-        """Since when no worker has been there, so that nothing of what is shown has changed; None if one is there."""
+    async def call_workers(self) -> None:
+        """Have workers look whether they are still announced, as they are not where Redis was emptied."""
+        await self._store.call_workers()
+
+    async def worker_absence(self, *, within_s: float = 0.0) -> Absence | None:
+        """Since when no worker has been there, so that nothing of what is shown has changed; None if one is there.
+
+        `within_s`: how long a Redis that knows of none may have been emptied a moment ago: then workers are called.
+        """
+        limit = self.limit(within_s)
         seen_at = await self._store.worker_seen_at()
+        if seen_at is None and within_s:
+            await self.call_workers()
+        while seen_at is None and not limit.is_over:
+            await asyncio.sleep(self.timings.look_every_s)
+            seen_at = await self._store.worker_seen_at()
         return absence(seen_at, await self._store.now(), self.timings.worker_silent_after_s)
 
     async def need_worker(self) -> None:
@@ -332,6 +346,10 @@ class PuterClient:
             if not tags or time.monotonic() > deadline:
                 return not tags
             await asyncio.sleep(self.timings.look_every_s)
+
+    def limit(self, seconds: float) -> Limit:
+        """A time limit for something that cannot happen while Redis is away: it begins anew when Redis is back."""
+        return self._store.limit(seconds)
 
     # -- waiting ------------------------------------------------------------------------------------------------
 

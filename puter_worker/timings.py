@@ -16,6 +16,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         after_error_s: pause of a stage after an error of Redis, of EC2 or of its own.
         after_credentials_error_s: pause before a retry that needs an operator to renew credentials.
         health_s: how often a worker announces its health.
+        health_look_s: how often it looks whether it is still announced, since Redis may have been emptied.
         health_ttl_s: how long an announcement is valid.
         burst_look_s: how often a worker with `--burst` checks whether anything is left to do.
         idle_look_s: the longest time between two checks of the local engine's worker whether it is still needed.
@@ -144,6 +145,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     after_error_s: float = 1.0
     after_credentials_error_s: float = 5.0
     health_s: float = 10.0
+    health_look_s: float = 2.0
     health_ttl_s: int = 30
     burst_look_s: float = 0.03
     idle_look_s: float = 10.0

@@ -86,7 +86,9 @@ async def _cancel(settings: ClientSettings, tags: list[str], batch: str | None, 
             quiet_s=client.timings.cancel_answer_s,
         )
         await cancelling.send()
-        if no_worker:
+        if no_worker and (
+            no_worker := await why_no_worker(client, settings, within_s=client.timings.worker_tells_within_s)
+        ):
             raise NoWorker(f"{no_worker}\nthe cancel request stays queued until one starts")
         views = await cancelling.answered()
     if as_json:

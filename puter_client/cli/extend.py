@@ -151,7 +151,9 @@ async def _extend(settings: ClientSettings, tags: list[str], batch: str | None, 
             quiet_s=client.timings.order_quiet_s,
         )
         await sending.send()
-        if no_worker:
+        if no_worker and (
+            no_worker := await why_no_worker(client, settings, within_s=client.timings.worker_tells_within_s)
+        ):
             raise NoWorker(f"{no_worker}\nthe requests stay queued until one starts")
         views = await sending.answered()
     done = [view for view in views if _is_confirmed(view, before)]

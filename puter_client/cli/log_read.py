@@ -135,7 +135,7 @@ async def by_console(
     """
     from puter_client.cli.session import why_no_worker
 
-    if no_worker := await why_no_worker(client, settings):
+    if no_worker := await why_no_worker(client, settings, within_s=client.timings.worker_tells_within_s):
         raise NoWorker(no_worker)
     console = await client.console(record)
     if console.problem is not None:

@@ -71,13 +71,13 @@ async def until_confirmed(client: PuterClient, view: View, *, at_most_s: float) 
     from puter_client.cli.follow import end_if_interrupted
 
     record, timings = view.record, client.timings
-    order, began, told_at = record.order if record else None, time.monotonic(), -math.inf
+    order, limit, told_at = record.order if record else None, client.limit(at_most_s), -math.inf
     try:
         while record and order and record.phase in LIVE and order.confirmed_at is None:
             end_if_interrupted()
-            now = time.monotonic()
-            if now - began >= at_most_s:
+            if limit.is_over:
                 break
+            now = time.monotonic()
             if live.possible or now - told_at >= timings.progress_line_s:
                 told_at = now
                 (live.show if live.possible else say)(f"{view.tag}: waiting until the machine confirms its new end")

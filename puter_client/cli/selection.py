@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -43,9 +42,9 @@ async def batch_id_of(client: PuterClient, written: str) -> str:
 
     if written != LAST:
         return written
-    deadline = time.monotonic() + client.timings.taken_within_s
+    limit = client.limit(client.timings.taken_within_s)
     while untaken := await client.untaken():
-        if time.monotonic() > deadline:
+        if limit.is_over:
             raise NotKnown(f"the last batch is not known yet: {waiting_for_worker(untaken)}; name it with --batch ID")
         await asyncio.sleep(client.timings.look_every_s)
     latest = await client.batches(last=1)

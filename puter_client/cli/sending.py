@@ -60,21 +60,23 @@ class Sending:
         """The tags, once each has had the effect or cannot have it any more, or when nothing changes for long."""
         from puter_client.cli.follow import end_if_interrupted
 
-        timings, began = self._client.timings, time.monotonic()
-        changed_at, before, told_at = began, "", began
+        timings, before, told_at = self._client.timings, "", time.monotonic()
+        quiet, unknown = self._client.limit(self._quiet_s), self._client.limit(timings.cancel_unknown_s)
         try:
             while True:
                 end_if_interrupted()
                 await self.send()
-                await self._read(unknown_is_open=time.monotonic() - began < timings.cancel_unknown_s)
-                now, views = time.monotonic(), list(self._views.values())
+                await self._read(unknown_is_open=not unknown.is_over)
+                views = list(self._views.values())
                 state = f"{len(views)} {len(self._open)} {self._says(views)}"
                 if state != before:
-                    changed_at, before = now, state
+                    before = state
+                    quiet.restart()
                 if not self._open and len(self._views) >= self._size:
                     break
-                if now - changed_at >= self._quiet_s:
+                if quiet.is_over:
                     break
+                now = time.monotonic()
                 if live.possible or now - told_at >= timings.progress_line_s:
                     told_at = now
                     self._tell_progress(self._says(views))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, ClassVar
@@ -138,7 +137,7 @@ class Served:
     def __init__(self, client: PuterClient, settings: ClientSettings) -> None:
         self._client = client
         self._settings = settings
-        self._served_at = time.monotonic()
+        self._gone = client.limit(client.timings.worker_gone_after_s)
 
     async def look(self) -> None:
         """Check that there was a worker recently.
@@ -148,8 +147,8 @@ class Served:
         """
         no_worker = await why_no_worker(self._client, self._settings)
         if no_worker is None:
-            self._served_at = time.monotonic()
-        elif time.monotonic() - self._served_at >= self._client.timings.worker_gone_after_s:
+            self._gone.restart()
+        elif self._gone.is_over:
             raise NoWorker(no_worker)
 
 
@@ -159,13 +158,14 @@ async def why_no_worker(client: PuterClient, settings: ClientSettings, *, within
 
     if settings.redis_url is None:
         return None
-    deadline = time.monotonic() + within_s
     no_worker = await _no_worker(client)
     if no_worker is None or not within_s:
         return no_worker
+    limit = client.limit(within_s)
+    await client.call_workers()
     live.show("no worker is running on this Redis: waiting for one to start …")
     try:
-        while no_worker is not None and time.monotonic() < deadline:
+        while no_worker is not None and not limit.is_over:
             await asyncio.sleep(client.timings.look_every_s)
             no_worker = await _no_worker(client)
     finally:

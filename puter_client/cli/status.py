@@ -152,7 +152,8 @@ async def _look(client: PuterClient, what: _What) -> _Seen:
     known = [view for view in views if view.record is not None or view.row is not None]
     shown = [view for view in known if what.filters.let(view)]
     missing = [view.tag for view in views if view.record is None and view.row is None]
-    return _Seen(shown, len(known) - len(shown), missing, untaken, await client.worker_absence())
+    absence = await client.worker_absence(within_s=client.timings.worker_tells_within_s)
+    return _Seen(shown, len(known) - len(shown), missing, untaken, absence)
 
 
 async def _views(client: PuterClient, what: _What, untaken: int) -> list[View]:

@@ -20,7 +20,7 @@ from puter_client.contract.record import Event, Record
 from puter_client.contract.request import BATCH_ID, Request
 from puter_client.store import names
 from puter_client.store.changes import Changes, changes
-from puter_client.store.outage import Outages, Tell
+from puter_client.store.outage import Limit, Outages, Tell
 from puter_client.store.redis_connection import answer_s, check_url, connection_pool
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 
@@ -219,6 +219,10 @@ class ClientStore:
         """Redis TIME, in seconds since 1970."""
         seconds, micros = await self._ask(_method("time"))
         return float(seconds + micros / 1e6)
+
+    def limit(self, seconds: float) -> Limit:
+        """A time limit that begins anew after Redis was away."""
+        return Limit(self._outages, seconds)
 
     def changes(self, namespace: str) -> AbstractAsyncContextManager[Changes]:
         """A subscription to the changes of a namespace, open while inside."""

@@ -25,6 +25,7 @@ class Outages:
 
     Attributes:
         answer_s: limit of one question, with all that connecting takes.
+        outlasted: how often Redis was away and came back.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Outages:
         self._tell = tell
         self._has_answered = False
         self._began: float | None = None
+        self.outlasted = 0
         self._told_at = 0.0
 
     async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
@@ -82,6 +84,28 @@ class Outages:
         await asyncio.sleep(min(left_s, self._timings.outlast_again_s))
 
     def _ended(self) -> None:
-        if self._began is not None and self._tell is not None:
-            self._tell(f"Redis at {RedisUrl.parse(self._url)} answers again")
+        if self._began is None or self._tell is None:
+            return
         self._began = None
+        self.outlasted += 1
+        self._tell(f"Redis at {RedisUrl.parse(self._url)} answers again")
+
+
+class Limit:
+    """A time limit for something that cannot happen while Redis is away: it begins anew when Redis is back."""
+
+    def __init__(self, outages: Outages, seconds: float) -> None:
+        self._outages = outages
+        self._seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self._began, self._outlasted = time.monotonic(), self._outages.outlasted
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        if self._outages.outlasted != self._outlasted:
+            self.restart()
+        return time.monotonic() - self._began >= self._seconds

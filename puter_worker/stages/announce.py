@@ -1,4 +1,8 @@
-"""announce: publishes that this worker runs, and the health of its stages. Repeating it is harmless."""
+"""announce: publishes that this worker runs, and the health of its stages. Repeating it is harmless.
+
+A Redis that was emptied has forgotten who is there. So it also looks whether the worker is still announced: every two
+seconds, and soon after a client has asked for something.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from puter_client.contract.health import StageHealth, WorkerHealth
 from puter_worker import __version__
 from puter_worker.settings import WorkerSettings
 from puter_worker.stages.stage import Stage
+from puter_worker.store import wakeups
 from puter_worker.store.store import Store
 from puter_worker.target import Targets
 from puter_worker.timings import Timings
@@ -17,6 +22,8 @@ class Announce(Stage):
     """Announces one worker, with its health."""
 
     name = "announce"
+    topics = frozenset({wakeups.REQUESTS})
+    least_gap_s = 0.25  # a client may publish without end
 
     def __init__(
         self,
@@ -36,9 +43,17 @@ class Announce(Stage):
         self._stages = stages
         self._started_at: float | None = None
         self._draining = False
+        self._due_at = 0.0
 
     async def run_once(self) -> float:
-        """Announce the worker once."""
+        """Announce the worker if it is time to, or if it is not announced any more."""
+        left_s = self._due_at - self._store.db.clock.monotonic()
+        if left_s <= 0 or not await self._store.workers.is_announced(self._settings.worker_id):
+            await self._announce()
+            left_s = self._timings.health_s
+        return min(left_s, self._timings.health_look_s)
+
+    async def _announce(self) -> None:
         await self._store.db.sync_clock()
         now = self._store.now()
         self._started_at = self._started_at or now
@@ -55,9 +70,9 @@ class Announce(Stage):
                 stages=self._stages(),
             )
         )
-        return self._timings.health_s
+        self._due_at = self._store.db.clock.monotonic() + self._timings.health_s
 
     async def announce_draining(self) -> None:
         """Announce that the worker takes nothing new."""
         self._draining = True
-        await self.run_once()
+        await self._announce()

@@ -31,6 +31,10 @@ class Workers:
             pipe.expire(names.EPOCH, self._db.timings.keep_s)
             await pipe.execute()
 
+    async def is_announced(self, worker_id: str) -> bool:
+        """Whether Redis still has what the worker has published."""
+        return bool(await self._db.redis.exists(public.worker(worker_id)))
+
     async def remove(self, worker_id: str) -> None:
         """Remove a worker that has ended."""
         async with self._db.redis.pipeline(transaction=True) as pipe:
