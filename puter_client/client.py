@@ -201,8 +201,16 @@ class PuterClient:
         `batch_id`: only what this batch requested. `expires_at`: in seconds since 1970 by Redis TIME; `add_s`: so much
         later than it is planned now. Without both the machines never end themselves.
         """
+        request_id = os.urandom(6).hex()
         requests = [
-            ExtendRequest(tag=check_tag(tag), user=self.user, batch=batch_id, expires_at=expires_at, add_s=add_s)
+            ExtendRequest(
+                tag=check_tag(tag),
+                user=self.user,
+                batch=batch_id,
+                expires_at=expires_at,
+                add_s=add_s,
+                request_id=request_id,
+            )
             for tag in tags
         ]
         if requests:

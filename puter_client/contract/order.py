@@ -26,6 +26,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         problem: why they could not be written.
         confirmed_at: when the machine's console said that its agent has the order.
         reason: why, if it was not the user who has ordered it.
+        request_id: the request's, if it has one.
         of_ttl: for `extend`: whether it comes from a request that names another ttl.
     """
 
@@ -37,4 +38,5 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     problem: str | None = None
     confirmed_at: float | None = None
     reason: str | None = None
+    request_id: str | None = None
     of_ttl: bool = False

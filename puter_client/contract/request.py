@@ -111,6 +111,7 @@ class ExtendRequest(
         batch: only for a machine of this submission; None is for any.
         expires_at: when it ends itself, in seconds of Redis TIME; None is never, if `add_s` is None too.
         add_s: so much later than it would have ended itself.
+        request_id: random; the same request that comes again, because a connection broke, adds nothing more.
     """
 
     v: Literal[1] = 1
@@ -119,6 +120,7 @@ class ExtendRequest(
     batch: str | None = None
     expires_at: float | None = None
     add_s: int | None = None
+    request_id: str | None = None
 
 
 class ConsoleRequest(

@@ -224,6 +224,8 @@ def ordered(old: Record | None, request: StopRequest | ExtendRequest, now: float
         return None
     if isinstance(request, StopRequest):
         return Order(kind=OrderKind.STOP, user=request.user, given_at=now)
+    if request.request_id is not None and old.order is not None and old.order.request_id == request.request_id:
+        return None  # it has come before
     expires_at = request.expires_at
     if request.add_s is not None:
         if old.expires_at is None:
@@ -232,7 +234,13 @@ def ordered(old: Record | None, request: StopRequest | ExtendRequest, now: float
     # A client is not trusted: a time that no calendar has would stop the stage, and with it all orders.
     if expires_at is not None and not 0 < expires_at - now <= 2 * LONGEST_EXTENSION_S:
         return None
-    return Order(kind=OrderKind.EXTEND, user=request.user, given_at=now, expires_at=expires_at)
+    return Order(
+        kind=OrderKind.EXTEND,
+        user=request.user,
+        given_at=now,
+        expires_at=expires_at,
+        request_id=request.request_id,
+    )
 
 
 def has_console(record: Record, request: ConsoleRequest) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import structlog
@@ -83,8 +83,9 @@ class Draft:
         self._new: dict[PuterKey, list[Record]] = defaultdict(list)  # what the requests make of it, one by one
         self._over: set[BatchLimit] = set()  # batches of which nothing is launched any more
         self._open: set[BatchLimit] = set()  # those that rest on a guard
+        self._rows: set[tuple[str, str]] = set()  # batch id and tag of the requests that have come before
 
-    async def read(self, keys: Sequence[PuterKey], requests: Iterable[Request]) -> None:
+    async def read(self, keys: Sequence[PuterKey], requests: Sequence[Request]) -> None:
         """Read what is needed to decide these requests for these keys."""
         distinct, records = list(dict.fromkeys(keys)), self._store.records
         self._read = dict(zip(distinct, await records.read(distinct), strict=True))
@@ -92,6 +93,18 @@ class Draft:
         self._served = dict(zip(known, await records.specs(known), strict=True))
         limits = [self._limit(one) for one in requests if isinstance(one, UpRequest)]
         self._over = await self._store.failures.reached(one for one in limits if one is not None)
+        rows = [(one.batch, one.tag) for one in requests if isinstance(one, UpRequest)]
+        self._rows |= await self._store.batches.known(self._namespace, rows)
+
+    def is_repeated(self, request: Request) -> bool:
+        """Whether the request has come before: a client whose connection breaks sends again what may have arrived.
+
+        Its tag's machine may have ended in between: decided again, `up` and `--again` would launch another one.
+        """
+        if not isinstance(request, UpRequest) or (request.batch, request.tag) not in self._rows:
+            return False
+        self._count("repeated")
+        return True
 
     def _limit(self, request: UpRequest) -> BatchLimit | None:
         return BatchLimit.of_request(self._namespace, request)
@@ -242,6 +255,7 @@ class Draft:
             owner=request.user,
             created_at=self._now,
         )
+        self._rows.add((request.batch, key.tag))
         self._store.batches.put(self.txn, info)
         self._store.batches.put_row(self.txn, key, request.batch, row)
 
@@ -294,7 +308,10 @@ def decode_request(raw: bytes) -> Request:
         for name, most in (("max_parallel", request.max_parallel), ("max_fails", request.max_fails)):
             if most is not None and not 1 <= most <= MAX_BATCH:
                 raise InvalidInput(f"{name} {most}: must be 1 to {MAX_BATCH}")
-    for name, text, pattern in (("batch", request.batch, BATCH_ID), ("user", request.user, _USER)):
+    named = [("batch", request.batch, BATCH_ID), ("user", request.user, _USER)]
+    if isinstance(request, ExtendRequest):
+        named.append(("request_id", request.request_id, BATCH_ID))
+    for name, text, pattern in named:
         if text is not None and not pattern.fullmatch(text):
             raise InvalidInput(f"{name}: not a name that a client of Puter makes")
     return request

@@ -126,6 +126,8 @@ class Intake(Stage):
                 taken.append((PuterKey(namespace, request.tag), request, raw))
         await draft.read([key for key, _, _ in taken], [request for _, request, _ in taken])
         async for key, request, raw in in_slices(taken):
+            if draft.is_repeated(request):
+                continue
             if draft.must_wait(key) and not isinstance(request, _OF_WHAT_RUNS):
                 draft.park(key, request, raw)
             else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.key import TAG, PuterKey
@@ -35,6 +36,22 @@ class Batches:
         """Write the outcome of a batch's request for this key into the batch's row."""
         txn.do("HSET", public.batch(key.namespace, batch_id), key.tag, encode(row))
         txn.once("PUBLISH", public.channel(key.namespace), key.tag)
+
+    async def known(self, namespace: str, rows: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of these rows (batch id and tag) that are there: their requests have come before."""
+        tags: dict[str, list[str]] = defaultdict(list)
+        for batch_id, tag in rows:
+            tags[batch_id].append(tag)
+        async with self._db.redis.pipeline(transaction=False) as pipe:
+            for batch_id, some in tags.items():
+                pipe.hmget(public.batch(namespace, batch_id), some)
+            found = await pipe.execute() if tags else []
+        return {
+            (batch_id, tag)
+            for (batch_id, some), raws in zip(tags.items(), found, strict=True)
+            for tag, raw in zip(some, raws, strict=True)
+            if raw is not None
+        }
 
     def put_member(self, txn: Txn, record: Record) -> None:
         """Add the key to its batch's live set, or remove it; only batches with max_parallel have a live set."""
