@@ -167,7 +167,7 @@ async def test_a_client_is_told_of_changes_in_its_namespace(guarded: Guarded) ->
     store = ClientStore.connect(guarded.url("betty"))
     with guarded.server.client() as admin:
         async with store.changes("betty") as changes:
-            told: set[str] = set()
+            told: set[str] | None = set()
             async with asyncio.timeout(10):
                 while not told:  # who publishes before the subscription is there is not heard
                     admin.publish(public.channel("betty"), "one")

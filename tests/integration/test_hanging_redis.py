@@ -103,13 +103,17 @@ def in_quick_time(work: Coroutine[Any, Any, float]) -> float:
         return runner.run(work)
 
 
+async def _again_and_again(use: Use, client: PuterClient) -> None:
+    while True:
+        await use(client)
+
+
 async def seconds_until_told(url: str, use: Use) -> float:
     """How long a client takes from its first command until it has closed its connections."""
     began = asyncio.get_running_loop().time()
     async with PuterClient.connect(url, namespace="betty", user="betty") as client:
         with pytest.raises(StoreUnavailable, match="does not answer in time"):
-            while True:
-                await use(client)
+            await _again_and_again(use, client)
     return asyncio.get_running_loop().time() - began
 
 

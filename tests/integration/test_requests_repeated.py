@@ -50,7 +50,7 @@ def again(shop: Workshop, raws: list[bytes]) -> None:
 @pytest.mark.parametrize("origin", Origin)
 @pytest.mark.parametrize("flags", [{}, {"again": True}, {"retry_failed": True}])
 async def test_a_request_that_comes_again_changes_nothing(
-    workshop: Workshop, hands: Hands, between: Between, origin: Origin, flags: dict[str, bool]
+    workshop: Workshop, hands: Hands, between: Between, origin: Origin, flags: dict[str, Any]
 ) -> None:
     batch = await workshop.client.submit([MachineRequest("one", spec())], origin=origin, **flags)
     sent = in_the_inbox(workshop)

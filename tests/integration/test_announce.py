@@ -1,0 +1,77 @@
+"""announce: a worker that a Redis has forgotten is there again soon, and costs next to nothing meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from puter_client.store import names as public
+from puter_worker.stages.announce import Announce
+from puter_worker.worker import Worker
+from tests.integration.stage_world import until
+from tests.integration.workshop import Workshop
+
+
+def announce_of(worker: Worker) -> Announce:
+    return worker._announce
+
+
+def announced(shop: Workshop) -> int:
+    with shop.server.client() as behind:
+        count: Any = behind.zcard(public.WORKERS)
+        return int(count)
+
+
+def calls(shop: Workshop) -> dict[str, int]:
+    """How often each command was executed."""
+    with shop.server.client() as behind:
+        stats: Any = behind.info("commandstats")
+        return {name.removeprefix("cmdstat_"): int(stat["calls"]) for name, stat in stats.items()}
+
+
+async def test_one_look_that_finds_it_announced_is_one_command(workshop: Workshop) -> None:
+    async with workshop.idle() as worker:
+        announce = announce_of(worker)
+        await announce.run_once()
+        before = calls(workshop)
+
+        assert await announce.run_once() == workshop.timings.health_look_s
+
+        after = calls(workshop)
+        # Two more are of the client that counts.
+        used = {name: count - before.get(name, 0) for name, count in after.items()}
+        assert {name: count for name, count in used.items() if count and name not in ("info", "client|setinfo")} == {
+            "exists": 1
+        }
+
+
+async def test_a_worker_is_announced_again_where_redis_was_emptied(workshop: Workshop) -> None:
+    async with workshop.idle() as worker:
+        announce = announce_of(worker)
+        await announce.run_once()
+        with workshop.server.client() as behind:
+            behind.flushall()
+
+        await announce.run_once()
+
+    assert announced(workshop) == 1
+
+
+@pytest.mark.parametrize("by", ["a message of a client", "itself"])
+async def test_it_looks_by(workshop: Workshop, by: str) -> None:
+    never = 3_600.0
+    workshop.hurry(health_s=never, health_look_s=never if by == "a message of a client" else 0.1)
+    async with workshop.working():
+        with workshop.server.client() as behind:
+            assert announced(workshop) == 1
+            behind.flushall()
+            if by == "a message of a client":
+                async with workshop.client_of("anna") as anna:
+                    await anna.call_workers()
+        await until("it is announced", lambda: announced(workshop) == 1)
+
+
+def test_messages_without_end_cost_few_looks() -> None:
+    assert Announce.least_gap_s is not None
+    assert Announce.least_gap_s >= 0.2
