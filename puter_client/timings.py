@@ -11,6 +11,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         answer_s: limit for Redis's answer to one command, with all that connecting takes. What a hanging Redis is told
             of comes within 5 s, with the time that a command takes to begin and to end.
+        replicated_s: how long a replica may take to confirm requests, where Sentinels may make it the primary.
         close_s: limit for closing connections at the end.
         outlast_s: how long a command that waits goes on without a Redis that has answered before.
         outlast_again_s: pause before such a Redis is asked again.
@@ -58,6 +59,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     answer_s: float = 3.5
+    replicated_s: float = 1.0
     close_s: float = 0.3
     outlast_s: float = 30.0
     outlast_again_s: float = 0.5

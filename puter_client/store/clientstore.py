@@ -19,9 +19,11 @@ from puter_client.contract.phase import LIVE
 from puter_client.contract.record import Event, Record
 from puter_client.contract.request import BATCH_ID, Request
 from puter_client.store import names
+from puter_client.store.append import append, append_replicated
 from puter_client.store.changes import Changes, changes
 from puter_client.store.outage import Limit, Outages, Tell
 from puter_client.store.redis_connection import answer_s, check_url, connection_pool
+from puter_client.store.redis_url import RedisUrl
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ class ClientStore:
         tell: Tell | None = None,
     ) -> None:
         self._redis = redis
+        self._tell = tell
+        self._fails_over = bool(RedisUrl.parse(url).sentinels)
         self.timings = timings
         self._outages = Outages(
             url, named_by=url_from, answer_s=answer_s(url, timings.answer_s), timings=timings, tell=tell
@@ -115,12 +119,24 @@ class ClientStore:
     async def append(self, namespace: str, requests: Sequence[Request]) -> None:
         """Append requests to the namespace's inbox, in order, and add the namespace to the ready set.
 
+        With Sentinels, a replica has them then, or `tell` is called.
+
         Raises:
             StoreUnavailable: Redis did not accept them; earlier chunks of 1,000 may be in the inbox.
         """
+        unconfirmed: str | None = None
         for start in range(0, len(requests), APPEND_AT_ONCE):
             encoded = [_request_encoder.encode(request) for request in requests[start : start + APPEND_AT_ONCE]]
-            await self._ask(partial(_append, namespace=namespace, encoded=encoded))
+            # What was not confirmed once is told: the rest need not wait for it again.
+            if self._fails_over and unconfirmed is None:
+                within_ms = int(self.timings.replicated_s * 1_000)
+                unconfirmed = await self._ask(
+                    partial(append_replicated, namespace=namespace, encoded=encoded, within_ms=within_ms)
+                )
+            else:
+                await self._ask(partial(append, namespace=namespace, encoded=encoded))
+        if unconfirmed is not None and self._tell is not None:
+            self._tell(unconfirmed)
 
     async def records(self, namespace: str, tags: Sequence[str]) -> dict[str, Record]:
         """Records by tag; a tag without a record is missing."""
@@ -232,14 +248,6 @@ class ClientStore:
 def _method(name: str, *arguments: Any, **options: Any) -> Callable[[Any], Awaitable[Any]]:
     """One command, as a question."""
     return lambda redis: getattr(redis, name)(*arguments, **options)
-
-
-async def _append(redis: Any, *, namespace: str, encoded: Sequence[bytes]) -> None:
-    async with redis.pipeline(transaction=True) as pipe:
-        pipe.rpush(names.inbox(namespace), *encoded)
-        pipe.sadd(names.READY, namespace)
-        pipe.publish(names.READY, "")  # wakes workers, and says nothing of whom
-        await pipe.execute()
 
 
 async def _if_permitted(question: Callable[[Any], Awaitable[T]], otherwise: T, redis: Any) -> T:

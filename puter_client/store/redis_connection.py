@@ -82,18 +82,34 @@ def connection_pool(url: str, *, max_connections: int = 64, timeout_s: float = 5
     from redis.backoff import ExponentialBackoff
     from redis.exceptions import ConnectionError as RedisConnectionError
 
+    to = RedisUrl.parse(check_url(url))
     arguments = {
         "timeout": timeout_s,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
-        **connection_arguments(RedisUrl.parse(check_url(url))),
+        "max_connections": max_connections,
+        "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
+        "retry_on_error": [RedisConnectionError],
+        **connection_arguments(to),
     }
-    return BlockingConnectionPool(
-        max_connections=max_connections,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
-        retry_on_error=[RedisConnectionError],
-        **arguments,
-    )
+    if not to.sentinels:
+        return BlockingConnectionPool(**arguments)
+    from puter_client.store.sentinel import Primary, PrimaryPool
+
+    primary = Primary(to.sentinels, to.service, **_sentinel_arguments(to))
+    return PrimaryPool(primary, tls=to.has_tls, **arguments)
+
+
+def _sentinel_arguments(to: RedisUrl) -> dict[str, Any]:
+    """How to connect to the Sentinels themselves."""
+    tls = {name: value for name, value in to.options.items() if name.startswith("ssl_")}
+    tls |= {"ssl": True, "ssl_check_hostname": _checks_host(to)} if to.has_tls else {}
+    return {"username": to.sentinel_user or None, "password": to.sentinel_password or None, **tls}
+
+
+def _checks_host(url: RedisUrl) -> bool:
+    """Whether a certificate must name the host; redis-py 5 accepts one of another host unless it is told not to."""
+    return url.options.get("ssl_cert_reqs") != "none" and bool(url.options.get("ssl_check_hostname", True))
 
 
 def connection_arguments(url: RedisUrl) -> dict[str, Any]:
@@ -108,9 +124,9 @@ def connection_arguments(url: RedisUrl) -> dict[str, Any]:
     }
     if url.scheme == "unix":
         return {"connection_class": UnixDomainSocketConnection, "path": url.socket, **arguments}
-    arguments |= {"host": url.host, "port": url.port}
-    if url.scheme == "redis":
-        return {"connection_class": Connection, **arguments}
-    # redis-py 5 accepts a certificate of another host unless it is told not to.
-    check = url.options.get("ssl_cert_reqs") != "none" and url.options.get("ssl_check_hostname", True)
-    return {"connection_class": SSLConnection, **arguments, "ssl_check_hostname": check}
+    if url.has_tls:
+        arguments["ssl_check_hostname"] = _checks_host(url)
+    if url.sentinels:
+        return arguments
+    connection = SSLConnection if url.has_tls else Connection
+    return {"connection_class": connection, **arguments, "host": url.host, "port": url.port}

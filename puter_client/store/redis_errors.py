@@ -43,6 +43,8 @@ def why_refused(url: str, error: Exception, role: Role = "client", *, named_by: 
         named_by: the setting that holds the URL; the texts below name the variable in its place.
     """
     to = RedisUrl.parse(url)
+    if to.sentinels and (told := _not_found(error)):
+        return f"Redis at {to} {told.replace(URL_VARIABLE, named_by)}"
     for cause in _causes(error):
         if told := _answered(cause, to, role) or _not_secure(cause) or _not_reached(cause, to):
             return f"Redis at {to} {told.replace(URL_VARIABLE, named_by)}"
@@ -74,6 +76,35 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(cause))
         yield cause
         cause = cause.__cause__ or cause.__context__
+
+
+def _not_found(error: BaseException) -> str | None:
+    """Sentinels do not say where the primary is."""
+    from redis.exceptions import AuthenticationError, ResponseError
+
+    from puter_client.store.sentinel import NoPrimary, Why
+
+    no_primary = next((cause for cause in _causes(error) if isinstance(cause, NoPrimary)), None)
+    if no_primary is None:
+        return None
+    match no_primary.why, no_primary.__cause__:
+        case Why.UNKNOWN, _:
+            return "is not known to its Sentinels: check the name of the service in PUTER_REDIS_URL"
+        case Why.DOWN, _:
+            return "is down, as its Sentinels say: wait until they have chosen another primary, or see their logs"
+        case Why.REPLICA, _:
+            return "is failing over: the server that its Sentinels name is still a replica; wait, and try again"
+        case _, AuthenticationError():
+            return (
+                "has Sentinels that refuse their user or password: set sentinel_user and sentinel_password in "
+                "PUTER_REDIS_URL to what they require"
+            )
+        case _, ResponseError():
+            return (
+                "has Sentinels that refuse to name it: check that these are the ports of Sentinels, and that their "
+                "user may use SENTINEL MASTERS"
+            )
+    return "cannot be found, since none of its Sentinels answers: check that they run, and their hosts and ports"
 
 
 def _answered(error: BaseException, to: RedisUrl, role: Role) -> str | None:
@@ -110,7 +141,9 @@ def _answered(error: BaseException, to: RedisUrl, role: Role) -> str | None:
         case OutOfMemoryError():
             return "is out of memory: raise its maxmemory, or wait until old records expire"
         case ReadOnlyError():
-            return "is a read-only replica: name its primary in PUTER_REDIS_URL"
+            choose = "wait until its Sentinels have chosen another primary"
+            remedy = choose if to.sentinels else "name its primary in PUTER_REDIS_URL"
+            return f"is a read-only replica: {remedy}"
         case BusyLoadingError():
             return "is still reading its data from disk: wait until it has, and try again"
         case InvalidResponse():
@@ -171,13 +204,10 @@ def _not_reached(error: BaseException, to: RedisUrl) -> str | None:
 
     match error:
         case RedisTimeoutError() | TimeoutError():
-            look = {
-                "redis": ", and that no firewall is in between",
-                "rediss": ", and that no firewall is in between; for a plain port, write redis://",
-                "unix": "",
-            }
+            look = "" if to.scheme == "unix" else ", and that no firewall is in between"
+            plain = "; for a plain port, write redis" + to.scheme.removeprefix("rediss") + "://" if to.has_tls else ""
             running = "check that it runs and is not suspended or overloaded"
-            return f"does not answer in time: {running}{look[to.scheme]}"
+            return f"does not answer in time: {running}{look}{plain}"
         case socket.gaierror():
             return "does not answer: its host's name cannot be resolved; check the host in PUTER_REDIS_URL"
         case FileNotFoundError() if to.scheme == "unix":
@@ -195,9 +225,10 @@ def _not_reached(error: BaseException, to: RedisUrl) -> str | None:
 
 
 def _closed(to: RedisUrl) -> str:
-    perhaps = {
-        "redis": "; for a TLS port, write rediss://",
-        "rediss": f"; if it requires a certificate of its clients, {_CLIENT_CERTIFICATE}",
-        "unix": "",
-    }
-    return f"closed the connection without an answer: see its log{perhaps[to.scheme]}"
+    if to.scheme == "unix":
+        perhaps = ""
+    elif to.has_tls:
+        perhaps = f"; if it requires a certificate of its clients, {_CLIENT_CERTIFICATE}"
+    else:
+        perhaps = "; for a TLS port, write rediss" + to.scheme.removeprefix("redis") + "://"
+    return f"closed the connection without an answer: see its log{perhaps}"

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
+from puter_client.store.sentinel import PrimaryPool
 from puter_worker.clock import Clock
 from puter_worker.store.scripts import Scripts
 from puter_worker.store.txn import Txn
@@ -21,9 +22,15 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("puter.store")
 # Redis serves no other client while a transaction runs, so transactions are short.
 WRITE_AT_ONCE = 50
+ON_A_REPLICA = "WAIT 1 2000"
 NEEDS_NOTHING = "nothing"  # every write is on disk before it is answered
 
 T = TypeVar("T")
+
+
+def _confirmed(answer: int | list[int]) -> int:
+    """How many have confirmed: of WAITAOF's answer the first number, this Redis's own disk."""
+    return answer[0] if isinstance(answer, list) else answer
 
 
 def is_wrong_type(error: Exception) -> bool:
@@ -69,6 +76,7 @@ class Database:
         self.clock = clock
         self.timings = timings
         self.durability: str | None = None
+        self._fails_over = isinstance(redis.connection_pool, PrimaryPool)
 
     async def sync_clock(self) -> None:
         """Learn what Redis TIME is; call this from time to time."""
@@ -119,32 +127,43 @@ class Database:
     async def commit_durably(self, txn: Txn) -> tuple[list[int], str | None]:
         """Carry a transaction out, and wait until it is sure to survive a crash of Redis.
 
+        Where a replica may become the primary, one must have it too, if there is one.
+
         Returns the broken guards, and why the write is not durable (None: it is).
         """
         durability = self.durability or await self._how_to_be_durable()
         if durability.startswith("!"):
             return await self.commit(txn), durability[1:]
         self.durability = durability
-        if durability == NEEDS_NOTHING:
+        needed = [] if durability == NEEDS_NOTHING else [durability]
+        if self._fails_over and ON_A_REPLICA not in needed and await self._replicas():
+            needed.append(ON_A_REPLICA)
+        if not needed:
             return await self.commit(txn), None
         # WAIT and WAITAOF cover the writes of their own connection, and a pipeline uses one connection.
         async with self.redis.pipeline(transaction=False) as pipe:
             await self.scripts.txn(txn.args(), pipeline=pipe)
-            pipe.execute_command(*durability.split())
-            broken, reached = await pipe.execute(raise_on_error=False)
-        for answer in (broken, reached):
+            for command in needed:
+                pipe.execute_command(*command.split())
+            broken, *reached = await pipe.execute(raise_on_error=False)
+        for answer in (broken, *reached):
             if isinstance(answer, Exception):
                 self.durability = None
                 raise answer
-        confirmed = reached[0] if isinstance(reached, list) else reached
-        why = None if confirmed >= 1 else "Redis did not confirm within 2 s that the launch is on disk"
+        missing = [command for command, count in zip(needed, map(_confirmed, reached), strict=True) if count < 1]
+        if missing:
+            self.durability = None  # a replica may have gone
+        where = "on a replica" if ON_A_REPLICA in missing else "on disk"
+        why = f"Redis did not confirm within 2 s that the launch is {where}" if missing else None
         return [int(number) - 1 for number in broken], why
+
+    async def _replicas(self) -> int:
+        return int((await self.redis.info("replication")).get("connected_slaves", 0))
 
     async def _how_to_be_durable(self) -> str:
         """The command that confirms durability, or NEEDS_NOTHING, or "!" followed by what is wrong."""
         info = await self.redis.info("persistence")
         server = await self.redis.info("server")
-        replicas = (await self.redis.info("replication")).get("connected_slaves", 0)
         if info.get("aof_enabled"):
             version = str(server.get("valkey_version") or server.get("redis_version", "0"))
             if tuple(int(part) for part in version.split(".")[:2]) >= (7, 2):
@@ -154,6 +173,6 @@ class Database:
                     return NEEDS_NOTHING
             except ResponseError:  # the ACL does not allow CONFIG; a replica may do
                 pass
-        if int(replicas) >= 1:
-            return "WAIT 1 2000"
+        if await self._replicas():
+            return ON_A_REPLICA
         return "!Redis keeps nothing on disk: set appendonly yes and appendfsync always, or give it a replica"

@@ -79,6 +79,7 @@ class Wakeups:
                 # Without a time-out here, the connection's own time-out would end a quiet subscription.
                 message = await pubsub.get_message(timeout=QUIET_S)
                 if message is None:
+                    await pubsub.connect()  # does nothing, unless the primary is another one now
                     continue
                 if message["type"] == "subscribe":
                     yield EVERYTHING  # also after redis-py has reconnected by itself

@@ -1,0 +1,50 @@
+"""How a client appends requests: in one transaction, and where Redis may fail over, until a replica has them, too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from puter_client.store import names
+
+_EXEC = 4  # its place among the answers below
+_NOT_REPLICATED = (
+    "warning: Redis has the requests, but no replica has confirmed them: if Redis fails over now, they may be lost"
+)
+_NOT_PERMITTED = (
+    "warning: Redis has the requests, but its user may not ask whether a replica has them: add +wait to its rules"
+)
+
+
+def _put(pipe: Any, namespace: str, encoded: Sequence[bytes]) -> None:
+    pipe.rpush(names.inbox(namespace), *encoded)
+    pipe.sadd(names.READY, namespace)
+    pipe.publish(names.READY, "")  # wakes workers, and says nothing of whom
+
+
+async def append(redis: Any, *, namespace: str, encoded: Sequence[bytes]) -> None:
+    """Append requests to the namespace's inbox, and add the namespace to the ready set."""
+    async with redis.pipeline(transaction=True) as pipe:
+        _put(pipe, namespace, encoded)
+        await pipe.execute()
+
+
+async def append_replicated(redis: Any, *, namespace: str, encoded: Sequence[bytes], within_ms: int) -> str | None:
+    """The same, until a replica has confirmed it; returns what to tell if none has `within_ms` (None: one has)."""
+    from redis.exceptions import NoPermissionError
+
+    # WAIT covers the writes of its own connection, and a pipeline uses one; within a transaction it waits for nothing.
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.execute_command("MULTI")
+        _put(pipe, namespace, encoded)
+        pipe.execute_command("EXEC")
+        pipe.wait(1, within_ms)
+        *answers, replicas = await pipe.execute(raise_on_error=False)
+    refused = next((answer for answer in answers if isinstance(answer, Exception)), None)
+    if refused is None:  # an answer of the transaction may be one, too
+        refused = next((answer for answer in answers[_EXEC] if isinstance(answer, Exception)), None)
+    if refused is None and isinstance(replicas, NoPermissionError):
+        return _NOT_PERMITTED
+    if refused is not None or isinstance(replicas, Exception):
+        raise refused or replicas
+    return None if replicas else _NOT_REPLICATED
