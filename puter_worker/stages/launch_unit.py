@@ -101,7 +101,7 @@ class UnitLauncher:
             why = f"an internal error in Puter ({type(error).__name__}) prevents its launch, see the worker's log"
             await self._split(launch, LaunchNotComposed(why), let_go)
         else:
-            if opened is not None:
+            if opened is not None and await self._gate.saw_launch():
                 await self._sender.send(opened, leased_until=leased_until)
 
     async def _prepare(self, launch: LaunchUnit) -> Prepared:

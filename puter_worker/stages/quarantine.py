@@ -100,6 +100,18 @@ class Quarantine:
         """Remember that a launch is about to be sent, independently of Redis."""
         self._memory.launches(str(self._target))
 
+    async def saw_launch(self) -> bool:
+        """Remember how far Redis has got with an intent that was just opened; whether that is further than before.
+
+        If it is not, Redis has lost something since: another server may be the primary now, and lack the intent. Where
+        the intent is sent, this worker must be able to tell later that Redis has forgotten it.
+        """
+        known, shown = self._memory.of(str(self._target)), await self._store.epochs.read()
+        if known is not None and known.contradicts(shown):
+            return False
+        self._memory.saw(str(self._target), shown)
+        return True
+
 
 class Adopter:
     """Makes records again for living machines of a target that Redis has forgotten."""

@@ -115,13 +115,15 @@ class Failover:
             config += f"replicaof {HOST} {ports[0]}\n" if number else ""
             self.servers.append(Member(port, of, config))
             (of / "users.acl").write_text(users())
-        own = f"user default off\nuser asks on >{sentinel_password} allchannels +@all\n" if sentinel_password else ""
-        peers = f"sentinel sentinel-user asks\nsentinel sentinel-pass {sentinel_password}\n" if sentinel_password else ""
+        own = ""
+        if sentinel_password:
+            own = f"user default off\nuser asks on >{sentinel_password} allchannels +@all\n"
+            own += f"sentinel sentinel-user asks\nsentinel sentinel-pass {sentinel_password}\n"
         self.sentinels = [
             Member(
                 port,
                 of := folder / f"sentinel-{port}",
-                SENTINEL.format(port=port, folder=of, primary=ports[0], users=own + peers),
+                SENTINEL.format(port=port, folder=of, primary=ports[0], users=own),
                 "--sentinel",
             )
             for port in ports[3:]
@@ -178,6 +180,16 @@ class Failover:
         eventually("another primary", done)
         return self.primary
 
+    def cut_replicas_off(self) -> None:
+        """From now on no replica gets what the primary writes, though all of them run."""
+        for one in self.servers[1:]:
+            with one.client() as client:
+                client.config_set("masteruser", "nobody")
+                client.config_set("masterauth", "nothing")
+        with self.servers[0].client() as client:
+            client.execute_command("CLIENT KILL TYPE replica")
+        eventually("no replica follows", lambda: self._following() == 0)
+
     def end(self) -> None:
         """Kill all that still run."""
         for one in (*self.sentinels, *self.servers):
@@ -185,7 +197,7 @@ class Failover:
 
 
 def users() -> str:
-    """Users of the deployed rules; `default` keeps all rights, for the replicas, the Sentinels and for looking behind."""
+    """Users of the deployed rules; `default` keeps all rights, for replicas, Sentinels and for looking behind."""
     rules = (DEPLOY / "users.acl.example").read_text().splitlines()
     deployed = [line.replace("#SHA256", f">{PASSWORD}") for line in rules if re.match(r"user (worker|betty) ", line)]
     return "\n".join(["user default on nopass allkeys allchannels +@all", *deployed, ""])
@@ -203,9 +215,16 @@ def free_ports(count: int) -> list[int]:
 def eventually(what: str, holds: Callable[[], bool]) -> None:
     """Return once a condition holds that nobody announces."""
     deadline = time.monotonic() + PATIENCE_S
-    while not holds():
+    while not _holds(holds):
         assert time.monotonic() < deadline, f"timed out waiting until {what}"
         time.sleep(0.02)
+
+
+def _holds(holds: Callable[[], bool]) -> bool:
+    try:
+        return holds()
+    except redis.ConnectionError:  # a server is being told to follow another
+        return False
 
 
 @contextmanager
