@@ -13,7 +13,7 @@ import msgspec
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import FIELDS
 from puter_client.contract.key import shown
-from puter_client.contract.spec import DEFAULT_KEY_NAME
+from puter_client.contract.spec import DEFAULT_NAME
 from puter_client.paths import absolute, secure_folder
 
 COMMENT = "puter"
@@ -58,7 +58,7 @@ def client_key(
         return _users_own(public_key_file, named_by)
     if key_name is not None:
         return _kept(folder, key_name)
-    path = folder / f"{DEFAULT_KEY_NAME}.pem"
+    path = folder / f"{DEFAULT_NAME}.pem"
     program = shutil.which("ssh-keygen")
     if program is None:
         if local_engine:

@@ -20,6 +20,7 @@ StageError                  an error that stops a key at a stage
 ├── NoDefaultVpc            the account has no default VPC, and no subnet was named
 ├── NoPublicKey             there is no public key for the key pair
 ├── KeyPairMismatch         EC2 holds another key under that name
+├── AnothersName            a key pair or security group is another namespace's, or would have its name
 ├── NoKeyMaterial           EC2 made a key pair but did not return its private key
 ├── KeyNotKept              the file of a key that EC2 made cannot be written
 ├── LaunchTooLarge          a launch does not fit into EC2's limits
@@ -244,6 +245,10 @@ class NoPublicKey(StageError):
 
 class KeyPairMismatch(StageError):
     """EC2 holds another key under that name."""
+
+
+class AnothersName(StageError):
+    """A key pair or security group is another namespace's, or would have its name."""
 
 
 class NoKeyMaterial(StageError):

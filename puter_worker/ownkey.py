@@ -13,9 +13,10 @@ from typing import TextIO
 
 import msgspec
 
-from puter_client.contract.spec import DEFAULT_KEY_NAME
+from puter_client.contract.spec import DEFAULT_NAME
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.keypairs import KeyPair, create_key_pair, ensure_key_pair
+from puter_worker.ec2.own_resources import OwnResources
 from puter_worker.errors import Handling, StageError
 
 _ID = ".key-pair-id"
@@ -42,7 +43,7 @@ async def own_key(caller: Caller, folder: Path) -> OwnKey:
     """
     for path in _kept(folder):
         try:
-            held = await ensure_key_pair(caller, key_name=path.stem, public_key=None, tags={})
+            held = await ensure_key_pair(caller, key_name=path.stem, public_key=None, own=OwnResources())
         except StageError as error:
             if error.handling is not Handling.FAIL:
                 raise
@@ -50,14 +51,14 @@ async def own_key(caller: Caller, folder: Path) -> OwnKey:
         # Another region or account may hold another key under the same name: the ids are compared.
         if held.key_pair_id == _kept_id(path):
             return OwnKey(msgspec.structs.replace(held, notice=None), str(path))
-    name = DEFAULT_KEY_NAME
+    name = DEFAULT_NAME
     while True:
         path = folder / f"{name}.pem"
         if path not in _kept(folder):
             # The file is made first: EC2 returns the private key only once, and a pair without it is useless.
             with _private_file(path) as file:
                 try:
-                    pair, private = await create_key_pair(caller, name, {})
+                    pair, private = await create_key_pair(caller, name)
                 except BaseException as error:
                     path.unlink()
                     if not isinstance(error, StageError) or error.handling is not Handling.ALREADY_THERE:
@@ -69,11 +70,11 @@ async def own_key(caller: Caller, folder: Path) -> OwnKey:
                     _keep_id(path, pair.key_pair_id)
                     return OwnKey(pair, str(path))
         # Another user or region has this name: use a new one, so that no machine accepts another user's key.
-        name = f"{DEFAULT_KEY_NAME}-{secrets.token_hex(4)}"
+        name = f"{DEFAULT_NAME}-{secrets.token_hex(4)}"
 
 
 def _kept(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{DEFAULT_KEY_NAME}*.pem"))
+    return sorted(folder.glob(f"{DEFAULT_NAME}*.pem"))
 
 
 def _kept_id(path: Path) -> str | None:

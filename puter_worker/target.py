@@ -21,6 +21,7 @@ from puter_worker.ec2.groups import SecurityGroup, Subnet
 from puter_worker.ec2.images import Image
 from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.keypairs import KeyPair
+from puter_worker.ec2.own_resources import OwnResources
 from puter_worker.ec2.session import Sessions
 from puter_worker.ec2.tags import INTENT, decode_manifest, intent_of
 from puter_worker.errors import About, Ec2Error, StageError
@@ -83,7 +84,7 @@ class Target:
         clock: Clock,
         private_keys: Path | None = None,
     ) -> None:
-        """`private_keys`: the folder for keys that EC2 makes, for clients that cannot make one; None: it makes none."""
+        """`private_keys`: see Targets."""
         self.target_id = target_id
         self._timings = timings
         self._private_keys = private_keys
@@ -205,11 +206,12 @@ class Target:
         subnets = await self._cached(("zones",), lambda: groups.default_subnets(self.caller))
         return sorted({subnet.availability_zone for subnet in subnets})
 
-    async def key_pair(self, key_name: str | None, public_key: str | None, tags: dict[str, str]) -> KeyPair:
-        """The key pair to launch with; it is imported if it is missing."""
+    async def key_pair(self, key_name: str | None, public_key: str | None, namespace: str) -> KeyPair:
+        """The key pair to launch a namespace's machines with; it is imported if it is missing."""
+        own = self._own(namespace)
         return await self._cached(
-            ("key", key_name, public_key),
-            lambda: keypairs.ensure_key_pair(self.caller, key_name=key_name, public_key=public_key, tags=tags),
+            ("key", own, key_name, public_key),
+            lambda: keypairs.ensure_key_pair(self.caller, key_name=key_name, public_key=public_key, own=own),
         )
 
     async def own_key(self) -> OwnKey | None:
@@ -219,19 +221,29 @@ class Target:
             return None
         return await self._cached(("own key",), lambda: own_key(self.caller, folder))
 
-    async def group(self, name: str, vpc_id: str | None, cidrs: tuple[str, ...], tags: dict[str, str]) -> SecurityGroup:
-        """The security group that lets ssh in from these addresses; it is made and opened if needed."""
+    async def group(
+        self, name: str | None, vpc_id: str | None, cidrs: tuple[str, ...], namespace: str
+    ) -> SecurityGroup:
+        """The security group that lets ssh in from these addresses; it is made and opened if needed.
+
+        `name`: None is one of those that Puter makes for the namespace.
+        """
+        own = self._own(namespace)
         return await self._cached(
-            ("group", name, vpc_id, cidrs),
+            ("group", own, name, vpc_id, cidrs),
             lambda: groups.ensure_group(
                 self.caller,
                 name=name,
                 vpc_id=vpc_id,
                 cidrs=cidrs,
-                tags=tags,
+                own=own,
                 pauses=groups.Pauses(self._timings.group_seen_s),
             ),
         )
+
+    def _own(self, namespace: str) -> OwnResources:
+        """What is made for a namespace: those of a local engine are one person's, and share it."""
+        return OwnResources(namespace if self._private_keys is None else None)
 
     def forget(self, about: About) -> None:
         """Drop the cached images, key pairs or security groups: one of them no longer exists."""
@@ -269,7 +281,17 @@ class Targets:
         pace: bool = True,
         private_keys: Path | None = None,
     ) -> None:
-        """`rates`: None uses EC2's published rates; `pace`: whether calls are held to the rates."""
+        """Nothing is called yet.
+
+        Args:
+            store: holds the token buckets.
+            sessions: the host's AWS profiles.
+            timings: of the worker.
+            rates: None uses EC2's published rates.
+            pace: whether calls are held to the rates.
+            private_keys: a local engine's folder for keys that EC2 makes, for clients that cannot make one; None: the
+                worker is of a shared Redis, makes no keys, and gives each namespace resources of its own.
+        """
         self._store = store
         self.sessions = sessions
         self._timings = timings

@@ -20,8 +20,8 @@ from puter_client.contract.regions import region as read_region
 DEFAULT_INSTANCE_TYPE = "t3.micro"
 DEFAULT_TTL_S = 3_600
 DEFAULT_GIVE_UP_AFTER_S = 900
-DEFAULT_GROUP_NAME = "puter-v1"
-DEFAULT_KEY_NAME = "puter-v1"
+DEFAULT_NAME = "puter-v1"
+"""Of the key pair and the security group; on a shared host `-<namespace>` follows."""
 
 PREFER: Literal["prefer"] = "prefer"
 """The value of `spot` with which On-Demand instances are taken while Spot has no capacity."""
@@ -260,7 +260,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
         str | None,
         Field(
             read=readers.pattern(r"[\x20-\x7e]{1,255}", "use 1 to 255 printable ASCII characters"),
-            help="EC2 key pair.  [puter-v1]",
+            help="EC2 key pair.  [puter-v1; on a shared host puter-v1-NAMESPACE]",
             option=Option(metavar="NAME"),
         ),
     ] = None
@@ -293,7 +293,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
                 r"(?!sg-)[A-Za-z0-9 ._:/()#,@\[\]+=&;{}!$*-]{1,255}",
                 "write a group's name (not sg-…) in EC2's alphabet",
             ),
-            help="Group that lets ssh in.  [puter-v1]",
+            help="Group that lets ssh in.  [as the key pair]",
             option=Option(metavar="NAME"),
         ),
     ] = None

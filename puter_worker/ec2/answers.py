@@ -186,6 +186,7 @@ class KeyPairAnswer(Answer, frozen=True, kw_only=True):
     key_pair_id: str
     public_key: str | None = None
     key_material: str | None = None
+    tags: list[Tag] = []
 
     def __repr__(self) -> str:
         return f"KeyPairAnswer(key_name={self.key_name!r}, key_pair_id={self.key_pair_id!r})"

@@ -24,6 +24,7 @@ from puter_client.contract.result import Result
 from puter_client.contract.spec import TTL, Spec, differing_fields, not_applied, spec_digest
 from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.keypairs import default_names
+from puter_worker.ec2.own_resources import OwnResources
 from puter_worker.ec2.tags import EXPIRES_AT, expiry, expiry_of
 from puter_worker.stages.facts import seen_otherwise, with_instance
 from puter_worker.stages.ttl import asks_another_ttl, is_about, with_ttl
@@ -124,7 +125,7 @@ def _found(old: Record, request: UpRequest, now: float) -> Decision:
     target = TargetId.parse(old.target) if old.target else None
     if other := seen_otherwise(spec, instance_type=old.instance_type, image_id=old.ami_id, target=target):
         return Decision(row=_row(old, Outcome.CONFLICT, conflict(old, other, spec)))
-    ours = _is_ours(old.key_name, spec)
+    ours = _is_ours(old.key_name, spec, old.namespace)
     path = old.private_key_path or (spec.private_key_path if ours else None)
     as_it_is = msgspec.structs.replace(spec, ttl_s=old.ttl_s)
     # Nobody else can say whom a machine without a request lets in: its image may be anybody's.
@@ -146,9 +147,12 @@ def _found(old: Record, request: UpRequest, now: float) -> Decision:
     return Decision(row=row, changed=changed.record, spec=changed.spec)
 
 
-def _is_ours(key_name: str | None, spec: Spec) -> bool:
+def _is_ours(key_name: str | None, spec: Spec, namespace: str) -> bool:
     """Whether a machine with this key pair may have been launched with the request's key."""
-    return key_name in ([spec.key_name] if spec.key_name else default_names(spec.public_key))
+    if spec.key_name:
+        return key_name == spec.key_name
+    owns = (OwnResources(), OwnResources(namespace))
+    return any(key_name in default_names(own, spec.public_key) for own in owns)
 
 
 def _key_field(spec: Spec) -> tuple[str, ...]:
@@ -175,7 +179,8 @@ def adopted(
         row = _row(found, Outcome.CONFLICT, conflict(found, other, spec))
         return Adoption(record=found, spec=other, row=row, notice=None)
     unknown = _unknown_workload(spec) if spec else None
-    left = _key_field(spec) if spec and instance.key_name and not _is_ours(instance.key_name, spec) else ()
+    theirs = spec and instance.key_name and not _is_ours(instance.key_name, spec, record.namespace)
+    left = _key_field(spec) if spec and theirs else ()
     row = _row(found, Outcome.EXISTING, not_applied=left)
     if spec is None or is_about(asked_s, found.ttl_s):
         return Adoption(record=found, spec=None, row=row, notice=unknown)

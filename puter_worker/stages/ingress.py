@@ -15,9 +15,7 @@ import structlog
 
 from puter_client.contract.phase import LIVE, ON_ITS_WAY
 from puter_client.contract.record import Record
-from puter_client.contract.spec import DEFAULT_GROUP_NAME
 from puter_worker.ec2 import instances as ec2
-from puter_worker.ec2.tags import MANAGED
 from puter_worker.errors import StageError, is_final
 from puter_worker.stages.stage import Stage, until_due
 from puter_worker.store import wakeups
@@ -37,7 +35,7 @@ class Opening(msgspec.Struct, frozen=True):
 
     rule: IngressRule
     record: Record
-    group_name: str
+    group_name: str | None
     vpc_id: str | None = None
     group_ids: tuple[str, ...] | None = None
 
@@ -78,7 +76,7 @@ class Ingress(Stage):
             if record is None or record.phase not in LIVE or not record.instance_id or not record.target:
                 await self._drop(rule)
                 continue
-            name = (spec.security_group_name if spec else None) or DEFAULT_GROUP_NAME
+            name = spec.security_group_name if spec else None
             openings.append(Opening(rule, record, name, rule.vpc_id, rule.group_ids))
         return openings
 
@@ -125,7 +123,7 @@ async def _open(target: Target, opening: Opening) -> bool:
     """Add one rule; returns whether it is done: it exists now, or can never be added."""
     record, cidrs = opening.record, opening.rule.cidrs
     try:
-        group = await target.group(opening.group_name, opening.vpc_id, cidrs, {MANAGED: "true"})
+        group = await target.group(opening.group_name, opening.vpc_id, cidrs, record.namespace)
         if group.group_id not in (opening.group_ids or ()):
             # The call replaces all groups of a machine, so they are read right before it.
             instance = (await target.describe([record.instance_id or ""])).get(record.instance_id or "")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from puter_client.contract.spec import DEFAULT_GROUP_NAME, Spec
+from puter_client.contract.spec import Spec
 from puter_worker.ec2 import tags
 from puter_worker.ec2.arguments import RunCall, run_arguments
 from puter_worker.ec2.own_tags import why_not_read
@@ -52,13 +52,11 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
         await target.check_fit(image, (spec.instance_type, *spec.instance_types))
     ssh_user = spec.ssh_user or image.ssh_user
     subnet = await target.subnet(place.subnet) if place.subnet else None
-    managed = {tags.MANAGED: "true"}
+    namespace = unit[0].record.namespace
     bare = spec.key_name is None and spec.public_key is None
     own = await target.own_key() if bare else None
-    key_pair = own.pair if own else await target.key_pair(spec.key_name, spec.public_key, managed)
-    group = await target.group(
-        spec.security_group_name or DEFAULT_GROUP_NAME, subnet.vpc_id if subnet else None, spec.ssh_from, managed
-    )
+    key_pair = own.pair if own else await target.key_pair(spec.key_name, spec.public_key, namespace)
+    group = await target.group(spec.security_group_name, subnet.vpc_id if subnet else None, spec.ssh_from, namespace)
     intent_id = secrets.token_hex(8)
     single = unit[0] if len(unit) == 1 else None
     by_tag = place.spot and single is None
@@ -82,7 +80,7 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
     intent = Intent(
         intent_id=intent_id,
         target=str(target),
-        namespace=unit[0].record.namespace,
+        namespace=namespace,
         members=tuple(IntentMember(w.record.tag, w.record.request_number, w.record.generation) for w in unit),
         place=place,
         disk=spec.disk,

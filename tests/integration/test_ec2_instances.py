@@ -30,6 +30,7 @@ from puter_worker.ec2.instances import (
     find_unlabelled,
     run_instances,
 )
+from puter_worker.ec2.own_resources import OwnResources
 from puter_worker.ec2.tags import birth_tags, encode_manifest, key_of, own_tags
 from tests.integration.moto_server import REGION
 
@@ -37,7 +38,7 @@ from tests.integration.moto_server import REGION
 async def launch_of(caller: Caller, **changes: Any) -> RunCall:
     """One group member's launch unless changed, in moto's default network."""
     image = await latest_image(caller, Os.AL2023, "x86_64")
-    group = await ensure_group(caller, name="puter-v1", vpc_id=None, cidrs=[], tags={})
+    group = await ensure_group(caller, name=None, vpc_id=None, cidrs=[], own=OwnResources())
     launch = RunCall(
         spec=Spec(),
         image=image,
@@ -211,7 +212,7 @@ async def test_a_sweep_passes_over_machines_that_have_ended(caller: Caller) -> N
 
 async def test_a_group_is_added_to_those_a_machine_has(caller: Caller) -> None:
     (instance,) = await launched(caller)
-    further = await ensure_group(caller, name="further", vpc_id=None, cidrs=[], tags={})
+    further = await ensure_group(caller, name="further", vpc_id=None, cidrs=[], own=OwnResources())
 
     assert await add_group(caller, instance.instance_id, instance.group_ids, further.group_id)
 

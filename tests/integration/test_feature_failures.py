@@ -152,7 +152,7 @@ async def test_a_key_pair_that_was_deleted_is_made_again(workshop: Workshop, che
     checks.append(held)
     async with workshop.working():
         await workshop.request("one")
-        workshop.ec2.delete_key_pair(KeyName="puter-v1")
+        workshop.ec2.delete_key_pair(KeyName="puter-v1-betty")
         (view,) = await workshop.request("two")
 
     assert view.phase is Phase.RUNNING, view.reason
@@ -170,7 +170,7 @@ async def test_a_group_that_was_deleted_is_made_again(workshop: Workshop, checks
         assert view.record
         workshop.ec2.terminate_instances(InstanceIds=[view.record.instance_id])
         await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
-        workshop.ec2.delete_security_group(GroupName="puter-v1")
+        workshop.ec2.delete_security_group(GroupName="puter-v1-betty")
         (view,) = await workshop.request("two")
 
     assert view.phase is Phase.RUNNING, view.reason

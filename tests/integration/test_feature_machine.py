@@ -128,7 +128,7 @@ async def test_it_is_of_the_type_image_and_subnet_requested(workshop: Workshop) 
     (group,) = workshop.ec2.describe_security_groups(GroupIds=[g["GroupId"] for g in instance["SecurityGroups"]])[
         "SecurityGroups"
     ]
-    assert (group["GroupName"], group["VpcId"]) == ("puter-v1", vpc)
+    assert (group["GroupName"], group["VpcId"]) == ("puter-v1-betty", vpc)
     assert view.record
     assert view.record.vpc_id == vpc
 
@@ -140,8 +140,8 @@ async def test_key_and_group_are_made_once_for_all_machines(workshop: Workshop) 
         (view,) = await workshop.request("two")
 
     (pair,) = workshop.ec2.describe_key_pairs(IncludePublicKey=True)["KeyPairs"]
-    assert (pair["KeyName"], pair["PublicKey"].split()[:2]) == ("puter-v1", PUBLIC_KEY.split()[:2])
-    groups = workshop.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["puter-v1"]}])[
+    assert (pair["KeyName"], pair["PublicKey"].split()[:2]) == ("puter-v1-betty", PUBLIC_KEY.split()[:2])
+    groups = workshop.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["puter-v1-betty"]}])[
         "SecurityGroups"
     ]
     (rule,) = groups[0]["IpPermissions"]
@@ -150,8 +150,8 @@ async def test_key_and_group_are_made_once_for_all_machines(workshop: Workshop) 
     assert (rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) == ("tcp", 22, 22)
     assert [found["CidrIp"] for found in rule["IpRanges"]] == ["192.0.2.7/32"]
     assert view.record
-    assert view.record.key_name == "puter-v1"
-    assert {instance["KeyName"] for instance in workshop.instances()} == {"puter-v1"}
+    assert view.record.key_name == "puter-v1-betty"
+    assert {instance["KeyName"] for instance in workshop.instances()} == {"puter-v1-betty"}
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------
@@ -160,13 +160,13 @@ OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGuPT0cjPYBF9BZ0fFXDkWhcDN4d2gc
 
 
 async def test_a_key_of_somebody_else_under_the_default_name_is_left_alone(workshop: Workshop) -> None:
-    workshop.ec2.import_key_pair(KeyName="puter-v1", PublicKeyMaterial=OTHER_KEY.encode())
+    workshop.ec2.import_key_pair(KeyName="puter-v1-betty", PublicKeyMaterial=OTHER_KEY.encode())
     async with workshop.working():
         (view,) = await workshop.request("one")
         events = await workshop.client.events("one")
 
     (instance,) = workshop.instances()
-    assert re.fullmatch(r"puter-v1-[0-9a-f]{8}", instance["KeyName"])
+    assert re.fullmatch(r"puter-v1-betty\.[0-9a-f]{8}", instance["KeyName"])
     assert view.record
     assert view.record.key_name == instance["KeyName"]
     (begun,) = [event for event in events if event.event == "launch.begun"]

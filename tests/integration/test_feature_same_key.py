@@ -304,7 +304,7 @@ async def test_a_living_machine_that_lacks_the_group_gets_it_beside_its_own(
 
 def let_in(shop: Workshop) -> set[str]:
     """What may reach port 22 through Puter's group."""
-    (group,) = shop.ec2.describe_security_groups(GroupNames=["puter-v1"])["SecurityGroups"]
+    (group,) = shop.ec2.describe_security_groups(GroupNames=["puter-v1-betty"])["SecurityGroups"]
     (rule,) = group["IpPermissions"]
     assert (rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) == ("tcp", 22, 22)
     return {found["CidrIp"] for found in rule["IpRanges"]}

@@ -102,7 +102,7 @@ async def codes(shop: SimWorkshop, action: str) -> list[str]:
 
 def let_in(shop: SimWorkshop) -> list[str]:
     """What may reach port 22 through Puter's group, sorted."""
-    (group,) = shop.ec2.describe_security_groups(GroupNames=["puter-v1"])["SecurityGroups"]
+    (group,) = shop.ec2.describe_security_groups(GroupNames=["puter-v1-betty"])["SecurityGroups"]
     return sorted(found["CidrIp"] for rule in group["IpPermissions"] for found in rule["IpRanges"])
 
 
@@ -332,7 +332,7 @@ async def test_what_was_made_in_spite_of_an_error_is_made_once(sim_workshop: Sim
     async with sim_workshop.working():
         record = await launched(sim_workshop)
 
-    assert record.key_name == "puter-v1"
+    assert record.key_name == "puter-v1-betty"
     assert let_in(sim_workshop) == [HOME]
     assert len(key_pairs(sim_workshop)) == 1
 
@@ -388,5 +388,5 @@ async def test_what_is_made_after_it_was_given_up_is_made_once(sim_workshop: Sim
     first, second = await codes(sim_workshop, action)
     assert first == "OK"
     assert second.endswith(".Duplicate")
-    assert record.key_name == "puter-v1"
+    assert record.key_name == "puter-v1-betty"
     assert let_in(sim_workshop) == [HOME]

@@ -10,8 +10,7 @@ import msgspec
 from puter_client.contract.key import PuterKey
 from puter_client.contract.os_image import Os
 from puter_client.contract.phase import Phase
-from puter_client.contract.spec import DEFAULT_GROUP_NAME
-from puter_worker.ec2.tags import MANAGED, birth_tags, encode_manifest, specification
+from puter_worker.ec2.tags import birth_tags, encode_manifest, specification
 from puter_worker.stages.ensure import Ensure
 from puter_worker.stages.ingress import Ingress
 from puter_worker.stages.intake import Intake
@@ -85,7 +84,7 @@ async def on_launch_queue(shop: SimWorkshop) -> int:
 async def launch_unseen(shop: SimWorkshop, target: Target) -> None:
     """Groups as Puter launches them, of which this Redis knows nothing."""
     image = await target.image(ami=None, os=Os.AL2023, instance_type="t3.micro")
-    group = await target.group(DEFAULT_GROUP_NAME, None, SPEC.ssh_from, {MANAGED: "true"})
+    group = await target.group(None, None, SPEC.ssh_from, "betty")
     for start in range(0, len(TAGS), 100):
         members = [(tag, 1) for tag in TAGS[start : start + 100]]
         born = birth_tags(namespace="betty", intent=f"lost-{start}", batch=None, owner="betty", expires_at=None)

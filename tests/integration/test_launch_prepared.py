@@ -30,7 +30,7 @@ __all__ = ["in_groups", "sim_url", "sim_workshop"]
 
 OTHERS_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g other"
 OFFICE = "198.51.100.0/24"
-MANAGED = [{"Key": "puter:managed", "Value": "true"}]
+MANAGED = [{"Key": "puter:managed", "Value": "true"}, {"Key": "puter:namespace", "Value": "betty"}]
 
 Meanwhile = dict[str, Callable[[], object]]
 
@@ -59,7 +59,7 @@ async def waited_for_duplicates(shop: SimWorkshop) -> bool:
     return any("Duplicate" in (event.reason or "") for event in await shop.told("one"))
 
 
-def make_group(shop: SimWorkshop, *, managed: bool, name: str = "puter-v1") -> str:
+def make_group(shop: SimWorkshop, *, managed: bool, name: str = "puter-v1-betty") -> str:
     """Somebody else, or another worker, makes a security group; its id."""
     tags = [{"ResourceType": "security-group", "Tags": MANAGED}] if managed else []
     made = shop.ec2.create_security_group(GroupName=name, Description="-", TagSpecifications=tags)
@@ -68,12 +68,12 @@ def make_group(shop: SimWorkshop, *, managed: bool, name: str = "puter-v1") -> s
 
 def open_group(shop: SimWorkshop, *cidrs: str) -> None:
     """Somebody else, or another worker, lets ssh in through Puter's group."""
-    (group,) = shop.ec2.describe_security_groups(GroupNames=["puter-v1"])["SecurityGroups"]
+    (group,) = shop.ec2.describe_security_groups(GroupNames=["puter-v1-betty"])["SecurityGroups"]
     rule = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": cidr} for cidr in cidrs]}
     shop.ec2.authorize_security_group_ingress(GroupId=group["GroupId"], IpPermissions=[rule])
 
 
-def import_key(shop: SimWorkshop, public_key: str, name: str = "puter-v1") -> None:
+def import_key(shop: SimWorkshop, public_key: str, name: str = "puter-v1-betty") -> None:
     """Somebody else, or another worker, imports a key."""
     shop.ec2.import_key_pair(KeyName=name, PublicKeyMaterial=public_key.encode())
 
@@ -129,7 +129,7 @@ async def test_a_key_that_another_worker_imported_meanwhile_is_used(
 
     assert await codes(sim_workshop, "ImportKeyPair") == ["OK", "InvalidKeyPair.Duplicate"]
     assert not await waited_for_duplicates(sim_workshop)
-    assert record.key_name == "puter-v1"
+    assert record.key_name == "puter-v1-betty"
 
 
 async def test_a_machine_never_admits_a_key_that_somebody_imported_meanwhile(
@@ -143,7 +143,7 @@ async def test_a_machine_never_admits_a_key_that_somebody_imported_meanwhile(
     (machine,) = await sim_workshop.living()
     assert machine.key_name == record.key_name
     assert keys[machine.key_name or ""].split()[:2] == PUBLIC_KEY.split()[:2]
-    assert "EC2 holds another key under the name 'puter-v1'" in await notices(sim_workshop)
+    assert "EC2 holds another key under the name 'puter-v1-betty'" in await notices(sim_workshop)
 
 
 async def test_a_chosen_name_that_somebody_took_meanwhile_fails_the_request(
@@ -207,7 +207,7 @@ async def test_two_who_prepare_at_the_same_time_share_one_key_pair_and_one_group
         await sim_workshop.one_each("one", "two")
 
     assert len({one.group_ids for one in await sim_workshop.living()}) == 1
-    assert [pair["KeyName"] for pair in key_pairs(sim_workshop)] == ["puter-v1"]
+    assert [pair["KeyName"] for pair in key_pairs(sim_workshop)] == ["puter-v1-betty"]
     assert let_in(sim_workshop) == [HOME, OFFICE]
 
 
@@ -219,7 +219,7 @@ async def test_a_full_group_lets_the_machine_run_and_says_who_cannot_reach_it(si
     full = sorted(f"203.0.113.{n}/32" for n in range(MAX_RULES))
     open_group(sim_workshop, *full)
     async with sim_workshop.working():
-        (view,) = await sim_workshop.request("one")
+        (view,) = await sim_workshop.request("one", security_group_name="puter-v1-betty")
         await sim_workshop.one_each("one")
 
     assert view.record
@@ -230,9 +230,35 @@ async def test_a_full_group_lets_the_machine_run_and_says_who_cannot_reach_it(si
     )
 
 
+async def test_after_a_full_group_comes_another_for_the_next_machine(sim_workshop: SimWorkshop) -> None:
+    full = make_group(sim_workshop, managed=True)
+    open_group(sim_workshop, *(f"203.0.113.{n}/32" for n in range(MAX_RULES)))
+    async with sim_workshop.working():
+        await sim_workshop.request("one", "two")
+
+    assert "is full" not in await notices(sim_workshop)
+    (groups,) = {one.group_ids for one in await sim_workshop.living()}
+    (second,) = sim_workshop.ec2.describe_security_groups(GroupIds=list(groups))["SecurityGroups"]
+    assert second["GroupName"] == "puter-v1-betty.2"
+    assert second["GroupId"] != full
+
+
+async def test_a_machine_gets_another_group_when_its_own_is_full_meanwhile(sim_workshop: SimWorkshop) -> None:
+    async with sim_workshop.working():
+        await running(sim_workshop)
+        open_group(sim_workshop, *(f"203.0.113.{n}/32" for n in range(MAX_RULES - 1)))
+        await sim_workshop.request("one", ssh_from=(OFFICE,))
+        await eventually("somebody is let in", lambda: nobody_waits_at_the_door(sim_workshop))
+
+    (machine,) = await sim_workshop.living()
+    groups = sim_workshop.ec2.describe_security_groups(GroupIds=list(machine.group_ids))["SecurityGroups"]
+    assert {group["GroupName"] for group in groups} == {"puter-v1-betty", "puter-v1-betty.2"}
+
+
 async def test_a_group_that_is_full_meanwhile_leaves_a_running_machine_alone(sim_workshop: SimWorkshop) -> None:
     async with sim_workshop.working():
-        before = await running(sim_workshop)
+        await sim_workshop.request("one", security_group_name="puter-v1-betty")
+        before = await sim_workshop.record("one")
         open_group(sim_workshop, *(f"203.0.113.{n}/32" for n in range(MAX_RULES - 1)))
         with capture_logs() as logs:
             (view,) = await sim_workshop.request("one", ssh_from=(OFFICE,))

@@ -44,7 +44,7 @@ async def test_it_is_made_once(caller: Caller, tmp_path: Path) -> None:
 
 
 async def test_a_name_that_somebody_else_has_is_left_to_them(caller: Caller, tmp_path: Path) -> None:
-    await create_key_pair(caller, "puter-v1", {})
+    await create_key_pair(caller, "puter-v1")
 
     own = await own_key(caller, tmp_path)
 
@@ -58,7 +58,7 @@ async def test_a_name_that_somebody_else_has_in_another_region_is_left_to_them(
     """Their machines must not admit us, nor ours them."""
     first = await own_key(caller, tmp_path)
     elsewhere = Caller(sessions, profile=None, region="eu-west-1")
-    theirs, _ = await create_key_pair(elsewhere, first.pair.name, {})
+    theirs, _ = await create_key_pair(elsewhere, first.pair.name)
 
     own = await own_key(elsewhere, tmp_path)
 

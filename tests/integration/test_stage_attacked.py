@@ -186,7 +186,7 @@ async def test_a_burst_ends_when_everybody_is_let_in(workshop: Workshop) -> None
     await workshop.client.submit([MachineRequest("one", spec(ssh_from=("198.51.100.9/32",)))], origin=Origin.UP)
     await workshop.worker(burst=True).run()
 
-    groups = workshop.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["puter-v1"]}])
+    groups = workshop.ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["puter-v1-betty"]}])
     assert "198.51.100.9/32" in str(groups["SecurityGroups"])
 
 
