@@ -8,6 +8,7 @@ job again. The job waits for nothing but the account's id, because a job that wa
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import structlog
 
@@ -133,9 +134,9 @@ class Jobs(Stage):
 
     async def run_once(self) -> float:
         """Fill arq's queue, and start jobs that are due."""
-        for error in self._runner.take_ended():
-            # The job's lock runs out, and its key is restarted.
-            _log.warning("job.interrupted", error=type(error).__name__)
+        for error, jobs in Counter(type(error).__name__ for error in self._runner.take_ended()).items():
+            # Their locks run out, and their keys are restarted.
+            _log.warning("job.interrupted", error=error, jobs=jobs)
         waiting = await self._store.jobs.feed()
         held = await self._runner.start_due()
         if waiting or held:

@@ -24,6 +24,7 @@ from puter_client.contract.key import PuterKey
 from puter_worker.store import names, wakeups
 from puter_worker.store.database import Database
 from puter_worker.store.txn import Txn
+from puter_worker.tasks import cancel_all
 from puter_worker.turns import take_turns
 
 if TYPE_CHECKING:
@@ -191,11 +192,13 @@ class JobRunner(ArqWorker):
         for job_id, score in locked.items():
             self.job_counter += 1
             self.tasks[job_id] = task = asyncio.create_task(self.run_job(job_id, score))
-            task.add_done_callback(lambda _: self._ended())
+            task.add_done_callback(self._ended)
         return len(locked) < len(ids) and self.room > 0
 
-    def _ended(self) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self.job_counter -= 1
+        if not task.cancelled():
+            task.exception()  # asyncio logs the traceback of one that nobody has looked at, as after an interrupted drain
         self._on_end()
 
     def take_ended(self) -> list[BaseException]:
@@ -207,10 +210,13 @@ class JobRunner(ArqWorker):
         return [error for error in errors if error is not None]
 
     async def drain(self) -> None:
-        """Wait for the running jobs to end."""
-        while self.tasks:
-            await asyncio.wait(list(self.tasks.values()))
-            self.take_ended()
+        """Wait for the running jobs to end; if this is interrupted, they are cancelled, and other workers run them."""
+        try:
+            while self.tasks:
+                await asyncio.wait(list(self.tasks.values()))
+                self.take_ended()
+        finally:
+            await cancel_all(self.tasks.values())
 
 
 async def _bind(ctx: dict[Any, Any]) -> None:

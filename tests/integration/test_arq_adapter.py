@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import os
 import pickle
@@ -20,6 +21,8 @@ from arq.typing import WorkerCoroutine
 from arq.worker import Worker as ArqWorker
 from arq.worker import func
 from redis.asyncio import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from puter_client.contract.key import PuterKey
 from puter_worker.clock import Clock
@@ -27,8 +30,9 @@ from puter_worker.store import arq_adapter
 from puter_worker.store.arq_adapter import JOB_PREFIX, LOCK_PREFIX, QUEUE, JobRunner, arq_redis, run_again
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
+from puter_worker.tasks import cancel_all
 from puter_worker.timings import Timings
-from tests.integration.redis_servers import RedisServer
+from tests.integration.redis_servers import RedisServer, running_server, server_binaries
 from tests.integration.stage_world import is_pickle
 from tests.integration.workshop import PATIENCE_S
 
@@ -510,3 +514,55 @@ async def test_a_runner_tells_what_redis_did_to_a_job(world: World) -> None:
     (error,) = runner.take_ended()
     assert type(error).__name__ == "ResponseError"
     assert (runner.tasks, runner.room) == ({}, 8)
+
+
+# -- jobs that end badly --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def untold() -> AsyncIterator[list[str]]:
+    """What asyncio would have written into the log of errors that nobody has looked at."""
+    told: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(context["message"]))
+    yield told
+    loop.set_exception_handler(None)
+
+
+@pytest.mark.parametrize("drains", [True, False], ids=["drained", "dropped"])
+async def test_jobs_that_lose_their_redis_end_without_an_error_that_nobody_looks_at(
+    untold: list[str], drains: bool
+) -> None:
+    with running_server(server_binaries()["valkey"]) as server:
+        redis = arq_redis(ConnectionPool.from_url(server.url, retry=Retry(NoBackoff(), 0)))
+        world, goes_on = World(redis, server), asyncio.Event()
+        world.does = lambda: _waits(goes_on)
+        await world.store.db.sync_clock()
+        await world.queue_by_puter(*(PuterKey("betty", f"t-{n}") for n in range(8)))
+        runner = world.puter()
+        await runner.start_due()
+        while len(world.ran) < 8:
+            await asyncio.sleep(0)
+        server.kill()
+        goes_on.set()
+        await (runner.drain() if drains else asyncio.wait(list(runner.tasks.values())))
+        del runner
+        gc.collect()
+        await redis.aclose()
+        await redis.connection_pool.disconnect()
+
+    assert (world.ends, untold) == (8, [])
+
+
+async def test_jobs_whose_drain_is_interrupted_are_left_to_the_next_worker(world: World, untold: list[str]) -> None:
+    async with world.at_work() as runner:
+        tasks = list(runner.tasks.values())
+        draining = asyncio.create_task(runner.drain())
+        await asyncio.sleep(0)
+        await cancel_all([draining])
+        left = world.arqs_keys()
+
+    assert [task.done() for task in tasks] == [True]
+    assert f"{LOCK_PREFIX}{ID}" not in left
+    assert {QUEUE, f"{JOB_PREFIX}{ID}"} <= left.keys()
+    assert untold == []
