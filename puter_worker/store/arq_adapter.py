@@ -198,7 +198,7 @@ class JobRunner(ArqWorker):
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self.job_counter -= 1
         if not task.cancelled():
-            task.exception()  # asyncio logs the traceback of one that nobody has looked at, as after an interrupted drain
+            task.exception()  # asyncio logs the traceback of an error that nobody looks at, as after a drain cut short
         self._on_end()
 
     def take_ended(self) -> list[BaseException]:
