@@ -25,6 +25,7 @@ from puter_client.store.redis_errors import why_refused
 from puter_client.store.redis_url import URL_VARIABLE
 from puter_worker.clock import Clock
 from puter_worker.errors import StageError
+from puter_worker.log_limit import EVERY_S, LogLimit
 from puter_worker.logs import set_up_logs
 from puter_worker.rates import Rates
 from puter_worker.settings import WorkerSettings, read_settings
@@ -59,9 +60,12 @@ def main(
     except PuterError as error:
         sys.stderr.write(f"puter worker: {error}\n")
         return error.exit_code
-    set_up_logs(options.local_engine / "logs" if options.local_engine else None)
+    limit = set_up_logs(options.local_engine / "logs" if options.local_engine else None)
     _preload()
-    return asyncio.run(_run(settings, timings, rates, clock))
+    try:
+        return asyncio.run(_run(settings, limit, timings, rates, clock))
+    finally:
+        limit.tell_due(at_the_end=True)
 
 
 def _drop_empty_settings() -> None:
@@ -110,7 +114,9 @@ def _preload() -> None:
     sys.setswitchinterval(0.001)
 
 
-async def _run(settings: WorkerSettings, timings: Timings | None, rates: Rates | None, clock: Clock | None) -> int:
+async def _run(
+    settings: WorkerSettings, limit: LogLimit, timings: Timings | None, rates: Rates | None, clock: Clock | None
+) -> int:
     from redis.exceptions import RedisError
 
     from puter_worker.worker import Worker
@@ -125,6 +131,7 @@ async def _run(settings: WorkerSettings, timings: Timings | None, rates: Rates |
             written.write_text(str(os.getpid()))
             written.replace(path)
 
+    limiting = asyncio.create_task(_tell_what_was_left_out(limit))
     try:
         worker = Worker(settings, timings=timings, rates=rates, clock=clock, on_ready=ready)
         for number in STOPS:
@@ -141,7 +148,15 @@ async def _run(settings: WorkerSettings, timings: Timings | None, rates: Rates |
         why = why_refused(settings.redis_url, error, role="worker", named_by=settings.redis_url_from)
         sys.stderr.write(f"puter worker: {why}\n")
         return 3
+    finally:
+        limiting.cancel()
     return 0
+
+
+async def _tell_what_was_left_out(limit: LogLimit) -> None:
+    while True:
+        await asyncio.sleep(EVERY_S)
+        limit.tell_due()
 
 
 if __name__ == "__main__":

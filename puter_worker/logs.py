@@ -13,13 +13,14 @@ from typing import Any
 import structlog
 
 from puter_client.contract.plain import plain, printable
+from puter_worker.log_limit import LogLimit
 
 MAX_BYTES = 20_000_000
 KEEP_FILES = 5
 
 
-def set_up_logs(folder: Path | None, *, level: int = logging.INFO, max_bytes: int = MAX_BYTES) -> None:
-    """Send every log line, structlog's and the libraries', to one place.
+def set_up_logs(folder: Path | None, *, level: int = logging.INFO, max_bytes: int = MAX_BYTES) -> LogLimit:
+    """Send every log line, structlog's and the libraries', to one place; returns what bounds the number of warnings.
 
     `folder`: where `worker.jsonl` is written (mode 0600, five older files are kept); None: lines go to standard error,
     as JSON, or as readable text if that is a terminal. `max_bytes`: the size at which a new file is begun.
@@ -48,6 +49,8 @@ def set_up_logs(folder: Path | None, *, level: int = logging.INFO, max_bytes: in
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
         )
     )
+    limit = LogLimit()
+    handler.addFilter(limit)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -65,6 +68,7 @@ def set_up_logs(folder: Path | None, *, level: int = logging.INFO, max_bytes: in
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+    return limit
 
 
 def _safe_for_a_terminal(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> Mapping[str, Any]:
