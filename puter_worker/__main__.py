@@ -42,6 +42,7 @@ def main(
     """Run a worker until it is told to stop; returns the exit code. None gives the production values."""
     parser = argparse.ArgumentParser(prog="puter worker", description="Serve requests until told to stop.")
     parser.add_argument("--burst", action="store_true", help="end when nothing is left to do")
+    parser.add_argument("--metrics", metavar="ADDRESS", help="serve metrics for Prometheus, such as on 127.0.0.1:9464")
     parser.add_argument("--local-engine", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     parser.add_argument("--redis-url-from", default=URL_VARIABLE, metavar="SETTING", help=argparse.SUPPRESS)
     parser.add_argument("--check-aws-settings", action="store_true", help=argparse.SUPPRESS)
@@ -56,6 +57,7 @@ def main(
             burst=options.burst,
             local_engine=options.local_engine,
             redis_url_from=options.redis_url_from,
+            metrics=options.metrics,
         )
     except PuterError as error:
         sys.stderr.write(f"puter worker: {error}\n")

@@ -138,6 +138,7 @@ class Lead(Stage):
                     _log.warning("lease.not_renewed", target=name, error=type(error).__name__)
         finally:
             await self._runner.stop(stages)
+            target.metrics.left(name)
             with suppress(*self._store.errors):
                 await self._store.leases.release(name, self._settings.worker_id)
             _log.info("lease.released", target=name)

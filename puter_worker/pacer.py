@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from puter_worker.clock import Clock
+from puter_worker.metrics import NO_METRICS, Metrics
 from puter_worker.rates import CREATE_TAGS, INSTANCES, RUN_INSTANCES, Rates
 from puter_worker.store.token_buckets import TokenBuckets
 from puter_worker.timings import Timings
@@ -75,12 +76,21 @@ class Reservation:
 class Pacer:
     """Paces the calls of one account and region."""
 
-    def __init__(self, buckets: TokenBuckets | None, *, rates: Rates, clock: Clock, timings: Timings) -> None:
+    def __init__(
+        self,
+        buckets: TokenBuckets | None,
+        *,
+        rates: Rates,
+        clock: Clock,
+        timings: Timings,
+        metrics: Metrics = NO_METRICS,
+    ) -> None:
         """`buckets`: None means always full, for endpoints without limits (stand-ins for EC2)."""
         self._buckets = buckets
         self._rates = rates
         self._clock = clock
         self._timings = timings
+        self._metrics = metrics
 
     async def available(self, action: str) -> int:
         """How many whole tokens an action's bucket can give now."""
@@ -117,14 +127,21 @@ class Pacer:
         """Reserve tokens for a call that is still to be prepared; if there are too few, returns the seconds to wait."""
         call = secrets.token_hex(4)
         wait_s = 0.0 if self._buckets is None else await self._buckets.reserve(amounts, call=call)
+        if wait_s:
+            self._metrics.paced(next(iter(amounts)), 0.0)
         return wait_s or Reservation(self._buckets, call, amounts)
 
     async def pace(self, action: str) -> None:
         """Return when one call of this action may be sent; at once for actions in TAKEN_BEFORE."""
         if action in TAKEN_BEFORE:
             return
+        began = self._clock.monotonic()
+        waited = False
         while (wait_s := await self.take_now(action)) > 0:
+            waited = True
             await asyncio.sleep(min(wait_s, self._timings.longest_nap_s))
+        if waited:
+            self._metrics.paced(action, self._clock.monotonic() - began)
 
     async def slow_down(self, action: str) -> None:
         """EC2 refused a call because of its rate limit: spend less for a while."""

@@ -11,6 +11,7 @@ import structlog
 from puter_client.contract.health import StageHealth
 from puter_worker.clock import Clock
 from puter_worker.errors import Handling, StageError
+from puter_worker.metrics import NO_METRICS, Metrics
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.database import Database
@@ -43,7 +44,8 @@ class _Running:
 class Runner:
     """All stages of one worker, each in a task of its own."""
 
-    def __init__(self, wakeups: Wakeups, *, clock: Clock, timings: Timings) -> None:
+    def __init__(self, wakeups: Wakeups, *, clock: Clock, timings: Timings, metrics: Metrics = NO_METRICS) -> None:
+        self._metrics = metrics
         self._wakeups = wakeups
         self._clock = clock
         self._timings = timings
@@ -116,9 +118,11 @@ class Runner:
             try:
                 pause_s = await stage.run_once()
             except Exception as error:  # noqa: BLE001 - one stage's defect must not end the others
+                self._metrics.ran(stage.name, self._clock.monotonic() - began, succeeded=False)
                 pause_s = self._after(error, running)
                 await self._pause(running, pause_s)
                 continue
+            self._metrics.ran(stage.name, self._clock.monotonic() - began, succeeded=True)
             running.last_success_at, running.pace_s = self._clock.now(), round(pause_s, 3)
             held_s = max(0.0, gap_s - (self._clock.monotonic() - began))
             await self._pause(running, held_s)

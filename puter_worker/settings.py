@@ -16,6 +16,18 @@ from puter_client.paths import Paths
 from puter_client.store.redis_connection import check_url
 from puter_client.store.redis_url import URL_VARIABLE, RedisUrl
 
+_LAST_PORT = 65_535
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one worker.
@@ -36,6 +48,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         memory_folder: keeps what must survive both Redis and this process; None keeps nothing.
         quiet_sweep_s: how often living machines are looked at while no key waits for one of them to end.
         max_group: the largest number of instances that one RunInstances call may launch.
+        metrics: where Prometheus reads the worker's metrics; None: they are not counted.
     """
 
     redis_url: str
@@ -52,6 +65,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory_folder: Path | None = None
     quiet_sweep_s: float = 25.0
     max_group: int = 100
+    metrics: Address | None = None
 
     def __repr__(self) -> str:
         return f"WorkerSettings(worker_id={self.worker_id!r})"  # the URL may hold a password
@@ -63,13 +77,15 @@ def read_settings(
     burst: bool = False,
     local_engine: Path | None = None,
     redis_url_from: str = URL_VARIABLE,
+    metrics: str | None = None,
 ) -> WorkerSettings:
     """The settings of this process.
 
+    `metrics`: the option's value, which goes before PUTER_METRICS.
     `redis_url_from`: the setting from which `puter worker` took PUTER_REDIS_URL, for errors.
 
     Raises:
-        InvalidInput: PUTER_REDIS_URL is missing or cannot be used, or a number is not valid.
+        InvalidInput: PUTER_REDIS_URL is missing or cannot be used, or a number or an address is not valid.
     """
     url = environ.get(URL_VARIABLE, "")
     if not url:
@@ -88,6 +104,8 @@ def read_settings(
         pace=environ.get("PUTER_PACE", "on") != "off",
         quiet_sweep_s=_number(environ, "PUTER_QUIET_SWEEP_S", 25, 1, 25),
         max_group=_number(environ, "PUTER_MAX_GROUP", 100, 1, 100),
+        # The variable is not for the engines of a user who also runs a worker: they would want the same address.
+        metrics=None if local_engine is not None else _metrics(metrics, environ),
         burst=burst,
         local_engine=local_engine,
     )
@@ -97,6 +115,22 @@ def _memory_folder(environ: Mapping[str, str], url: str, *, is_local: bool) -> P
     """What is remembered of one Redis says nothing of another one."""
     of = "local" if is_local else hashlib.sha256(str(RedisUrl.parse(url)).encode()).hexdigest()[:16]
     return Paths.from_environ(environ).state / "targets" / of
+
+
+def _metrics(option: str | None, environ: Mapping[str, str]) -> Address | None:
+    """The address of `--metrics` or PUTER_METRICS; a port alone is on the loopback address."""
+    named_by, text = ("--metrics", option) if option is not None else ("PUTER_METRICS", environ.get("PUTER_METRICS"))
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    host = host or "127.0.0.1"
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if not host or not port.isascii() or not port.isdigit() or not 1 <= int(port[:9]) <= _LAST_PORT:
+        raise InvalidInput(f"{named_by} {shown(text)}: write an address and a port, such as 127.0.0.1:9464")
+    return Address(host, int(port))
 
 
 def _number(environ: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

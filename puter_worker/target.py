@@ -25,6 +25,7 @@ from puter_worker.ec2.own_resources import OwnResources
 from puter_worker.ec2.session import Sessions
 from puter_worker.ec2.tags import INTENT, decode_manifest, intent_of
 from puter_worker.errors import About, Ec2Error, StageError
+from puter_worker.metrics import NO_METRICS, Metrics
 from puter_worker.ownkey import OwnKey, own_key
 from puter_worker.pacer import Pacer
 from puter_worker.rates import Rates
@@ -72,6 +73,7 @@ class Target:
         caller: makes the calls.
         pacer: holds them to EC2's rates.
         absences: what looks at this target did not show.
+        metrics: counts what is done there.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Target:
         *,
         clock: Clock,
         private_keys: Path | None = None,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         """`private_keys`: see Targets."""
         self.target_id = target_id
@@ -90,6 +93,7 @@ class Target:
         self._private_keys = private_keys
         self.caller = caller
         self.pacer = pacer
+        self.metrics = metrics
         self.absences = Absences(clock, over_s=timings.second_look_s)
         self._cache: dict[tuple[Hashable, ...], tuple[float, asyncio.Future[Any]]] = {}
 
@@ -280,6 +284,7 @@ class Targets:
         rates: Rates | None = None,
         pace: bool = True,
         private_keys: Path | None = None,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         """Nothing is called yet.
 
@@ -298,6 +303,7 @@ class Targets:
         self._rates = rates or Rates()
         self._pace = pace
         self._private_keys = private_keys
+        self._metrics = metrics
         self._targets: dict[TargetId, Target] = {}
         self._unsure_until: dict[TargetId, float] = {}
 
@@ -336,7 +342,8 @@ class Targets:
             buckets = (
                 self._store.token_buckets(target_id.account, target_id.region, self._rates) if self._pace else None
             )
-            pacer = Pacer(buckets, rates=self._rates, clock=self._store.db.clock, timings=self._timings)
+            clock, metrics = self._store.db.clock, self._metrics
+            pacer = Pacer(buckets, rates=self._rates, clock=clock, timings=self._timings, metrics=metrics)
             caller = Caller(
                 self.sessions,
                 profile=target_id.profile or None,
@@ -344,10 +351,16 @@ class Targets:
                 account=target_id.account,
                 pace=pacer.pace,
                 throttled=pacer.slow_down,
+                metrics=metrics,
             )
-            clock = self._store.db.clock
             target = self._targets[target_id] = Target(
-                target_id, caller, pacer, self._timings, clock=clock, private_keys=self._private_keys
+                target_id,
+                caller,
+                pacer,
+                self._timings,
+                clock=clock,
+                private_keys=self._private_keys,
+                metrics=metrics,
             )
         return target
 

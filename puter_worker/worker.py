@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -16,6 +17,7 @@ from puter_client.store.redis_url import RedisUrl
 from puter_worker.clock import Clock
 from puter_worker.ec2.session import Sessions
 from puter_worker.lead import Lead
+from puter_worker.metrics import NO_METRICS, Metrics
 from puter_worker.rates import Rates
 from puter_worker.runner import Runner
 from puter_worker.settings import WorkerSettings
@@ -33,6 +35,10 @@ from puter_worker.store.store import Store
 from puter_worker.target import Targets
 from puter_worker.tasks import cancel_all
 from puter_worker.timings import Timings
+
+if TYPE_CHECKING:
+    from puter_worker.endpoint import Endpoint
+    from puter_worker.prometheus import PrometheusMetrics
 
 _log = structlog.get_logger("puter.worker")
 MAX_CONNECTIONS = 96
@@ -58,6 +64,8 @@ class Worker:
     ) -> None:
         """`on_ready` is called when the worker begins to take requests; None gives the production value."""
         timings = timings or Timings()
+        counting = None if settings.metrics is None else _counting()
+        metrics = counting or NO_METRICS
         self._settings = settings
         self._on_ready = on_ready
         self._clock = clock or Clock()
@@ -71,17 +79,19 @@ class Worker:
             rates=rates,
             pace=settings.pace,
             private_keys=settings.local_engine / "private_keys" if settings.local_engine else None,
+            metrics=metrics,
         )
-        self._runner = Runner(self.store.wakeups, clock=self._clock, timings=timings)
+        self._runner = Runner(self.store.wakeups, clock=self._clock, timings=timings, metrics=metrics)
         self._announce = Announce(self.store, self.targets, settings, timings, stages=self._runner.health)
-        self._stages = self._stages_of(timings)
+        self._stages = self._stages_of(timings, metrics)
+        self._endpoint = None if counting is None else _endpoint(counting, self.store, self._runner)
         self._stop = asyncio.Event()
 
-    def _stages_of(self, timings: Timings) -> list[Stage]:
+    def _stages_of(self, timings: Timings, metrics: Metrics) -> list[Stage]:
         """The stages of every worker, in the order in which a key passes them; Lead runs those of targets."""
         store, targets, settings, clock = self.store, self.targets, self._settings, self._clock
         stages: list[Stage] = [
-            Intake(store, timings),
+            Intake(store, timings, metrics),
             Jobs(store, Ensure(store, targets, timings), timings, max_jobs=settings.max_jobs),
             Lead(store, targets, self._runner, settings, clock=clock, timings=timings),
             Labelling(store, targets, timings),
@@ -110,7 +120,10 @@ class Worker:
         Raises:
             RedisError: Redis cannot be reached at the start; later the worker waits for it.
             StoreUnavailable: Redis is in cluster mode.
+            InvalidInput: the address for metrics cannot be used.
         """
+        if self._endpoint is not None and self._settings.metrics is not None:
+            await self._endpoint.start(self._settings.metrics)
         await self._check_redis()
         await self._announce.run_once()
         _log.info("worker.started", worker_id=self._settings.worker_id, version=puter_worker.__version__)
@@ -148,9 +161,24 @@ class Worker:
             _log.warning("worker.not_drained", why="other workers continue what is in progress")
         finally:
             await cancel_all([listening])
+            if self._endpoint is not None:
+                await self._endpoint.aclose()
             with suppress(*self.store.errors):
                 await self.store.workers.remove(self._settings.worker_id)
             await self._sessions.aclose()
             await self._redis.aclose()
             await self._redis.connection_pool.disconnect()
             _log.info("worker.ended")
+
+
+def _counting() -> PrometheusMetrics:
+    """What counts; it is loaded only if somebody wants metrics."""
+    from puter_worker.prometheus import PrometheusMetrics
+
+    return PrometheusMetrics(version=puter_worker.__version__)
+
+
+def _endpoint(metrics: PrometheusMetrics, store: Store, runner: Runner) -> Endpoint:
+    from puter_worker.endpoint import Endpoint
+
+    return Endpoint(metrics, store, stages=runner.health)

@@ -30,7 +30,8 @@ class WorkerNotInstalled(PuterError):
 
 @click.command(short_help=COMMANDS["worker"][2])
 @click.option("--burst", is_flag=True, help="End when there is nothing left to do.")
-def worker(burst: bool) -> None:
+@click.option("--metrics", metavar="ADDRESS", help="Serve metrics for Prometheus there, such as on 127.0.0.1:9464.")
+def worker(burst: bool, metrics: str | None) -> None:
     """Run a worker, which serves the requests of all clients of its Redis.
 
     Any number of workers may run, on any hosts. A worker uses the AWS
@@ -41,6 +42,7 @@ def worker(burst: bool) -> None:
     Examples:
       PUTER_REDIS_URL=rediss://puter:…@redis.example:6379 puter worker
       puter worker --burst
+      puter worker --metrics 127.0.0.1:9464
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
@@ -50,6 +52,8 @@ def worker(burst: bool) -> None:
     config, paths = here()
     environ = dict(os.environ)
     command = [sys.executable, "-m", "puter_worker", *(["--burst"] if burst else [])]
+    if metrics is not None:
+        command += ["--metrics", metrics]
     url, named_by = redis_url(environ, config, paths)
     if url is not None:
         environ[URL_VARIABLE] = url

@@ -14,6 +14,7 @@ from puter_worker.ec2.answers import AnswerType
 from puter_worker.ec2.errors import is_of_a_call, stage_error
 from puter_worker.ec2.session import Sessions
 from puter_worker.errors import Handling, StageError
+from puter_worker.metrics import NO_METRICS, Metrics
 
 # All actions that Puter ever calls; deploy/iam-policy.json allows exactly these. None of them deletes, terminates or
 # revokes: machines end themselves.
@@ -69,6 +70,7 @@ class Caller:
         account: str | None = None,
         pace: Pace = _at_once,
         throttled: Throttled = _unheard,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self.profile = profile
         self.region = region
@@ -76,6 +78,7 @@ class Caller:
         self._sessions = sessions
         self._pace = pace
         self._throttled = throttled
+        self._metrics = metrics
 
     async def call(self, action: Action, answer: type[AnswerType], /, **params: Any) -> AnswerType:
         """Makes one call and does not repeat it.
@@ -93,6 +96,7 @@ class Caller:
         try:
             raw = await self._made(action, params)
         except StageError as error:
+            self._metrics.called(action, error.code, time.monotonic() - began)
             if not action.startswith(_READS):
                 _log.warning(
                     "ec2.refused",
@@ -106,6 +110,7 @@ class Caller:
             if error.handling is Handling.THROTTLED:
                 await self._throttled(action)
             raise
+        self._metrics.called(action, "ok", time.monotonic() - began)
         if not action.startswith(_READS):
             _log.info(
                 "ec2.called",

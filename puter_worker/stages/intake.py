@@ -15,6 +15,7 @@ import structlog
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import NAMESPACE, PuterKey
 from puter_client.contract.request import ConsoleRequest, ExtendRequest, Request, StopRequest
+from puter_worker.metrics import NO_METRICS, Metrics
 from puter_worker.stages.draft import Draft, decode_request
 from puter_worker.stages.refused import Refused
 from puter_worker.stages.stage import Stage
@@ -43,11 +44,11 @@ class Intake(Stage):
     topics = frozenset({wakeups.REQUESTS})
     least_gap_s = 0.02  # a client may publish without end
 
-    def __init__(self, store: Store, timings: Timings) -> None:
+    def __init__(self, store: Store, timings: Timings, metrics: Metrics = NO_METRICS) -> None:
         super().__init__()
         self._store = store
         self._timings = timings
-        self._refused = Refused(store.db.clock)
+        self._refused = Refused(store.db.clock, metrics)
         self._served: dict[str, int] = {}  # namespaces with requests → number of their latest turn
         self._turn = 0
 

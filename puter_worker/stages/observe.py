@@ -74,6 +74,8 @@ class Observe(Stage):
         live = await self._store.machines.live(str(self._target))
         await self.look_at(live)
         self._known = {key: self._known[key] for key in live if key in self._known}
+        overdue = sum(one.value.overdue for _, one in self._known.values())
+        self._target.metrics.overdue(str(self._target), overdue)
 
     async def look_at(self, keys: Sequence[PuterKey]) -> None:
         """Read the machines of these keys in EC2, and update their records."""

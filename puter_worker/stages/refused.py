@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import structlog
 
 from puter_worker.clock import Clock
+from puter_worker.metrics import NO_METRICS, Metrics
 
 _log = structlog.get_logger("puter.intake")
 EVERY_S = 60.0
@@ -24,8 +25,9 @@ class Refused:
     killed, what was not logged is lost; the rows of batches have their reasons anyway.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, metrics: Metrics = NO_METRICS) -> None:
         self._clock = clock
+        self._metrics = metrics
         self._since: dict[str, float] = {}
         self._sums: dict[str, Counter[str]] = {}
 
@@ -33,6 +35,8 @@ class Refused:
         """Note how often something was refused of a namespace, by reason."""
         if not reasons:
             return
+        for reason, count in reasons.items():
+            self._metrics.refused(namespace, reason, count)
         if namespace not in self._since and len(self._since) >= MOST_NAMESPACES:
             namespace = OTHERS
         if namespace in self._since:

@@ -79,8 +79,10 @@ class Sender:
                 with structlog.contextvars.bound_contextvars(namespace=intent.namespace, intent=intent.intent_id):
                     launched, request_id = await ec2.run_instances(self._target.caller, _arguments(intent))
             except StageError as error:
+                self._target.metrics.launched(error.handling.value, len(intent.members), 0)
                 await self._after_error(current, error, first=first)
                 return
+            self._target.metrics.launched("launched", len(intent.members), len(launched))
             found = by_member(intent, launched)
             if intent.has_unassigned and len(found) < len(intent.members):
                 # Which machine is which follows from all of them, and RunInstances launches all or none.

@@ -1,6 +1,6 @@
 from tests.integration.credential_program import program
 from tests.integration.moto_server import caller, moto, moto_url, sessions
-from tests.integration.redis_servers import any_redis, any_redis_server, valkey, valkey_server
+from tests.integration.redis_servers import any_redis, any_redis_server, own_valkey, valkey, valkey_server
 from tests.integration.scripted_endpoint import told, told_caller, told_sessions
 from tests.integration.workshop import workshop
 
@@ -10,6 +10,7 @@ __all__ = [
     "caller",
     "moto",
     "moto_url",
+    "own_valkey",
     "program",
     "sessions",
     "told",

@@ -112,6 +112,13 @@ def valkey(valkey_server: RedisServer) -> RedisServer:
     return _emptied(valkey_server)
 
 
+@pytest.fixture
+def own_valkey() -> Iterator[RedisServer]:
+    """A Valkey that the test may kill."""
+    with running_server(server_binaries()["valkey"]) as server:
+        yield server
+
+
 def _emptied(server: RedisServer) -> RedisServer:
     with server.client() as client:
         client.flushall()
