@@ -149,6 +149,10 @@ def test_every_option_that_pages_show_exists(line: str) -> None:
     context = click.Context(puter)
     command = puter.get_command(context, name)
     assert command is not None
+    rest = words[1:]
+    while isinstance(command, click.Group):
+        command = command.get_command(context, rest.pop(0))
+        assert command is not None
     options = {flag for p in command.params for flag in (*p.opts, *p.secondary_opts)}
 
     shown = {word.partition("=")[0] for word in words if word.startswith("-") and word != "-"}
