@@ -221,7 +221,7 @@ class PuterClient:
     async def views(self, tags: Sequence[str]) -> list[View]:
         """The present state of these tags, in their order; a tag that was never requested has no record."""
         records = await self._store.records(self.namespace, [check_tag(tag) for tag in tags])
-        reasons = await _stage_reasons(self._store, records)
+        reasons = await _stage_reasons(self._store, self.namespace, records)
         return [
             View(namespace=self.namespace, tag=tag, record=records.get(tag), stage_reason=reasons.get(tag))
             for tag in tags
@@ -240,7 +240,7 @@ class PuterClient:
         """A batch and its tags, in their order; None if it is unknown, or no worker has taken any of its requests."""
         info, rows = await self._store.batch(self.namespace, batch_id)
         records = await self._store.records(self.namespace, list(rows))
-        reasons = await _stage_reasons(self._store, records)
+        reasons = await _stage_reasons(self._store, self.namespace, records)
         return info, [
             View(
                 namespace=self.namespace,
@@ -304,7 +304,7 @@ class PuterClient:
 
     async def workers(self) -> list[WorkerHealth]:
         """Workers that announced themselves in the last 30 s."""
-        return await self._store.workers()
+        return await self._store.workers(self.namespace)
 
     async def call_workers(self) -> None:
         """Have workers look whether they are still announced, as they are not where Redis was emptied."""
@@ -469,7 +469,7 @@ class _Watch:
 
     async def _read(self, tags: list[str], rows: dict[str, BatchRow]) -> None:
         records = await self._store.records(self._namespace, tags)
-        reasons = await _stage_reasons(self._store, records)
+        reasons = await _stage_reasons(self._store, self._namespace, records)
         known = len(self._views)
         for tag in tags:
             self._views[tag] = View(
@@ -484,13 +484,13 @@ class _Watch:
             self._views = dict(sorted(self._views.items(), key=lambda item: tag_order(item[0])))
 
 
-async def _stage_reasons(store: ClientStore, records: Mapping[str, Record]) -> dict[str, str]:
+async def _stage_reasons(store: ClientStore, namespace: str, records: Mapping[str, Record]) -> dict[str, str]:
     """Why records are not fresher, by tag; what is fresh is missing."""
     if all(record.target is None or record.phase in ENDED for record in records.values()):
         return {}
     now = await store.now()
     stale = {tag: record for tag, record in records.items() if is_stale(record, now, store.timings.stale_after_s)}
-    workers = await store.workers() if stale else []
+    workers = await store.workers(namespace) if stale else []
     reasons = {tag: stage_reason(record, workers, now) for tag, record in stale.items()}
     return {tag: reason for tag, reason in reasons.items() if reason is not None}
 

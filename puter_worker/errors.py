@@ -27,6 +27,8 @@ StageError                  an error that stops a key at a stage
 │   ├── UserDataTooLarge    the user data of a launch has over 16,384 bytes
 │   └── ManifestTooLarge    the members of a group do not fit into a machine's tags
 ├── PrepareTimedOut         EC2 did not answer in time while a launch was prepared
+├── PolicyRefused           the workers' policy does not allow what was requested
+├── PolicyUnusable          the policy file cannot be used
 ├── NoCapacity              no capacity became available within the time that the request allows
 ├── SpecLost                Redis no longer holds what was requested
 └── LaunchNotComposed       Puter cannot compose the launch: a defect
@@ -287,6 +289,14 @@ class PrepareTimedOut(StageError):
     """EC2 did not answer in time while a launch was prepared."""
 
     default_handling: ClassVar[Handling] = Handling.AGAIN
+
+
+class PolicyRefused(StageError):
+    """The workers' policy does not allow what was requested."""
+
+
+class PolicyUnusable(StageError):
+    """The policy file cannot be used."""
 
 
 class NoCapacity(StageError):

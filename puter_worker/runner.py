@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 import structlog
 
@@ -34,6 +35,7 @@ class _Running:
     last_success_at: float | None = None
     last_error_at: float | None = None
     last_error: str | None = None
+    told_at: float = -inf
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -131,12 +133,15 @@ class Runner:
 
     def _after(self, error: Exception, running: _Running) -> float:
         """The one policy: log the error; returns the stage's pause, which no message shortens."""
+        before, now = running.last_error, self._clock.monotonic()
         running.last_error_at = self._clock.now()
         running.last_error = type(error).__name__
         name, where = running.stage.name, running.where
         if isinstance(error, StageError):
             running.last_error = str(error)
-            _log.warning("stage.refused", stage=name, target=where, code=error.code, message=error.message)
+            if running.last_error != before or now - running.told_at >= self._timings.repeated_error_s:
+                running.told_at = now
+                _log.warning("stage.refused", stage=name, target=where, code=error.code, message=error.message)
             if error.handling is Handling.CREDENTIALS:
                 return self._timings.after_credentials_error_s
         elif isinstance(error, Database.errors):

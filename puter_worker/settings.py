@@ -13,6 +13,7 @@ import msgspec
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
 from puter_client.paths import Paths
+from puter_client.policy.file import POLICY_VARIABLE
 from puter_client.store.redis_connection import check_url
 from puter_client.store.redis_url import URL_VARIABLE, RedisUrl
 
@@ -49,6 +50,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         quiet_sweep_s: how often living machines are looked at while no key waits for one of them to end.
         max_group: the largest number of instances that one RunInstances call may launch.
         metrics: where Prometheus reads the worker's metrics; None: they are not counted.
+        policy_file: what namespaces may request; None: all.
     """
 
     redis_url: str
@@ -66,6 +68,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     quiet_sweep_s: float = 25.0
     max_group: int = 100
     metrics: Address | None = None
+    policy_file: Path | None = None
 
     def __repr__(self) -> str:
         return f"WorkerSettings(worker_id={self.worker_id!r})"  # the URL may hold a password
@@ -106,6 +109,7 @@ def read_settings(
         max_group=_number(environ, "PUTER_MAX_GROUP", 100, 1, 100),
         # The variable is not for the engines of a user who also runs a worker: they would want the same address.
         metrics=None if local_engine is not None else _metrics(metrics, environ),
+        policy_file=Path(environ[POLICY_VARIABLE]) if environ.get(POLICY_VARIABLE) else None,
         burst=burst,
         local_engine=local_engine,
     )

@@ -17,6 +17,7 @@ from puter_worker.clock import Clock
 from puter_worker.ec2 import groups, images, instances, keypairs
 from puter_worker.ec2.aws_settings import DEFAULT_REGION
 from puter_worker.ec2.calls import Caller
+from puter_worker.ec2.credentials.unresolved import whose
 from puter_worker.ec2.groups import SecurityGroup, Subnet
 from puter_worker.ec2.images import Image
 from puter_worker.ec2.instances import Instance
@@ -24,10 +25,11 @@ from puter_worker.ec2.keypairs import KeyPair
 from puter_worker.ec2.own_resources import OwnResources
 from puter_worker.ec2.session import Sessions
 from puter_worker.ec2.tags import INTENT, decode_manifest, intent_of
-from puter_worker.errors import About, Ec2Error, StageError
+from puter_worker.errors import About, Ec2Error, PolicyRefused, StageError
 from puter_worker.metrics import NO_METRICS, Metrics
 from puter_worker.ownkey import OwnKey, own_key
 from puter_worker.pacer import Pacer
+from puter_worker.policy import Rules
 from puter_worker.rates import Rates
 from puter_worker.store.store import Store
 from puter_worker.timings import Timings
@@ -74,6 +76,7 @@ class Target:
         pacer: holds them to EC2's rates.
         absences: what looks at this target did not show.
         metrics: counts what is done there.
+        rules: what namespaces may request.
     """
 
     def __init__(
@@ -86,9 +89,11 @@ class Target:
         clock: Clock,
         private_keys: Path | None = None,
         metrics: Metrics = NO_METRICS,
+        rules: Rules | None = None,
     ) -> None:
         """`private_keys`: see Targets."""
         self.target_id = target_id
+        self.rules = rules or Rules()
         self._timings = timings
         self._private_keys = private_keys
         self.caller = caller
@@ -201,6 +206,19 @@ class Target:
     async def _instance_type(self, name: str) -> images.InstanceType:
         return await self._cached(("type", name), lambda: images.describe_type(self.caller, name))
 
+    async def vcpus(self, name: str) -> int | None:
+        """How many vCPUs a machine of a type has; None: the worker's role may not describe types.
+
+        Raises:
+            StageError: see images.describe_type.
+        """
+        try:
+            return (await self._instance_type(name)).vcpus
+        except Ec2Error as error:
+            if error.code != "UnauthorizedOperation":
+                raise
+            return None
+
     async def subnet(self, subnet_id: str) -> Subnet:
         """A subnet, with its VPC and zone."""
         return await self._cached(("subnet", subnet_id), lambda: groups.vpc_of_subnet(self.caller, subnet_id))
@@ -273,7 +291,12 @@ class Target:
 
 
 class Targets:
-    """All targets that this worker's credentials reach."""
+    """All targets that this worker's credentials reach.
+
+    Attributes:
+        sessions: this host's AWS profiles.
+        rules: what namespaces may request.
+    """
 
     def __init__(
         self,
@@ -285,6 +308,7 @@ class Targets:
         pace: bool = True,
         private_keys: Path | None = None,
         metrics: Metrics = NO_METRICS,
+        rules: Rules | None = None,
     ) -> None:
         """Nothing is called yet.
 
@@ -296,6 +320,8 @@ class Targets:
             pace: whether calls are held to the rates.
             private_keys: a local engine's folder for keys that EC2 makes, for clients that cannot make one; None: the
                 worker is of a shared Redis, makes no keys, and gives each namespace resources of its own.
+            metrics: counts what is done there.
+            rules: the workers' policy; None: all is allowed.
         """
         self._store = store
         self.sessions = sessions
@@ -304,6 +330,7 @@ class Targets:
         self._pace = pace
         self._private_keys = private_keys
         self._metrics = metrics
+        self.rules = rules or Rules()
         self._targets: dict[TargetId, Target] = {}
         self._unsure_until: dict[TargetId, float] = {}
 
@@ -311,8 +338,13 @@ class Targets:
         """The target of a profile and region as a request names them; None is the default.
 
         Raises:
-            StageError: this host has no such profile, or no usable credentials.
+            StageError: this host has no such profile, or no usable credentials, or nobody has allowed to use it.
         """
+        if self.rules.refuses_programs and self.sessions.runs_a_program(profile):
+            raise PolicyRefused(
+                f"{whose(profile)} gets its credentials from a program (credential_process), and the workers have no "
+                "policy that says who may use it: name the profile in a policy (PUTER_POLICY), or request another one"
+            )
         region = region or self.sessions.region_of(profile) or DEFAULT_REGION
         account = await self.sessions.account_id(profile, region)
         return self.get(TargetId(account, region, profile or ""))
@@ -361,8 +393,18 @@ class Targets:
                 clock=clock,
                 private_keys=self._private_keys,
                 metrics=metrics,
+                rules=self.rules,
             )
         return target
+
+    def offered(self) -> tuple[str, ...]:
+        """The AWS profiles of this host that may be used at all."""
+        sessions = self.sessions
+        return tuple(
+            name
+            for name in sessions.offered_profiles()
+            if not (self.rules.refuses_programs and sessions.runs_a_program(name))
+        )
 
     def offers(self, profile: str) -> bool:
         """Whether this host has a profile ("" is its default credentials)."""

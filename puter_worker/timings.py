@@ -15,6 +15,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         least_gap_s: the least time between the beginnings of two runs of a stage.
         after_error_s: pause of a stage after an error of Redis, of EC2 or of its own.
         after_credentials_error_s: pause before a retry that needs an operator to renew credentials.
+        repeated_error_s: a stage's error that stays the same is logged again only after this long.
+        policy_s: how often a worker looks whether its policy file has changed.
         health_s: how often a worker announces its health.
         health_look_s: how often it looks whether it is still announced, since Redis may have been emptied.
         health_ttl_s: how long an announcement is valid.
@@ -146,6 +148,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     after_credentials_error_s: float = 5.0
     health_s: float = 10.0
     health_look_s: float = 2.0
+    policy_s: float = 2.0
+    repeated_error_s: float = 60.0
     health_ttl_s: int = 30
     burst_look_s: float = 0.03
     idle_look_s: float = 10.0

@@ -18,6 +18,7 @@ from puter_worker.clock import Clock
 from puter_worker.ec2.session import Sessions
 from puter_worker.lead import Lead
 from puter_worker.metrics import NO_METRICS, Metrics
+from puter_worker.policy import Rules
 from puter_worker.rates import Rates
 from puter_worker.runner import Runner
 from puter_worker.settings import WorkerSettings
@@ -28,6 +29,7 @@ from puter_worker.stages.ingress import Ingress
 from puter_worker.stages.intake import Intake
 from puter_worker.stages.label import Labelling
 from puter_worker.stages.max_fails import MaxFails
+from puter_worker.stages.reload_policy import ReloadPolicy
 from puter_worker.stages.restart import Restart
 from puter_worker.stages.stage import Stage
 from puter_worker.store.arq_adapter import arq_redis
@@ -50,6 +52,7 @@ class Worker:
     Attributes:
         store: all that it reads and writes in Redis.
         targets: the targets that it reaches in AWS.
+        rules: what namespaces may request, and how often they were refused.
     """
 
     def __init__(
@@ -62,13 +65,18 @@ class Worker:
         clock: Clock | None = None,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_ready` is called when the worker begins to take requests; None gives the production value."""
+        """`on_ready` is called when the worker begins to take requests; None gives the production value.
+
+        Raises:
+            InvalidInput: the policy file cannot be used.
+        """
         timings = timings or Timings()
         counting = None if settings.metrics is None else _counting()
         metrics = counting or NO_METRICS
         self._settings = settings
         self._on_ready = on_ready
         self._clock = clock or Clock()
+        self.rules = Rules(settings.policy_file, shared=settings.local_engine is None)
         self._redis = arq_redis(connection_pool(settings.redis_url, max_connections=MAX_CONNECTIONS))
         self._sessions = sessions or Sessions(timings, version=puter_worker.__version__)
         self.store = Store(self._redis, clock=self._clock, timings=timings)
@@ -80,6 +88,7 @@ class Worker:
             pace=settings.pace,
             private_keys=settings.local_engine / "private_keys" if settings.local_engine else None,
             metrics=metrics,
+            rules=self.rules,
         )
         self._runner = Runner(self.store.wakeups, clock=self._clock, timings=timings, metrics=metrics)
         self._announce = Announce(self.store, self.targets, settings, timings, stages=self._runner.health)
@@ -91,7 +100,7 @@ class Worker:
         """The stages of every worker, in the order in which a key passes them; Lead runs those of targets."""
         store, targets, settings, clock = self.store, self.targets, self._settings, self._clock
         stages: list[Stage] = [
-            Intake(store, timings, metrics),
+            Intake(store, timings, rules=self.rules, metrics=metrics),
             Jobs(store, Ensure(store, targets, timings), timings, max_jobs=settings.max_jobs),
             Lead(store, targets, self._runner, settings, clock=clock, timings=timings),
             Labelling(store, targets, timings),
@@ -100,6 +109,8 @@ class Worker:
             Restart(store, timings),
             self._announce,
         ]
+        if settings.policy_file is not None:
+            stages.append(ReloadPolicy(self.rules, timings))
         if settings.burst:
             stages.append(EndWhenDone(store, timings, stop=self.stop))
         if settings.local_engine is not None:
@@ -125,6 +136,12 @@ class Worker:
         if self._endpoint is not None and self._settings.metrics is not None:
             await self._endpoint.start(self._settings.metrics)
         await self._check_redis()
+        if self.rules.is_missing:
+            _log.warning(
+                "policy.missing",
+                why="every namespace may request whatever the worker's AWS credentials allow",
+                remedy="say who may request what in a file, and name it with PUTER_POLICY (docs/policy.md)",
+            )
         await self._announce.run_once()
         _log.info("worker.started", worker_id=self._settings.worker_id, version=puter_worker.__version__)
         listening = asyncio.create_task(self._runner.listen())

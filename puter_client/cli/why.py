@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # The text of each event; an event of a newer version of Puter is shown by its name.
 WORDS = {
     EventKind.REQUEST_ACCEPTED: "a worker took the request",
+    EventKind.REQUEST_REFUSED: "the request was refused",
     EventKind.REQUEST_DELAYED: "the request waits before EC2 is called",
     EventKind.REQUEST_CANCELLED: "the request was cancelled",
     EventKind.LAUNCH_AWAITED: "EC2 has no such machine yet",
@@ -42,6 +43,7 @@ WORDS = {
     EventKind.INSTANCE_OVERDUE: "the machine still runs after its deadline",
     EventKind.INSTANCE_TERMINATED: "the machine ended",
     EventKind.ORDER_GIVEN: "the machine's owner gave an order",
+    EventKind.ORDER_REFUSED: "the order was refused",
     EventKind.ORDER_SENT: "the order is in the machine's tags",
     EventKind.ORDER_CONFIRMED: "the machine has the order",
     EventKind.WORKLOAD_FINISHED: "the workload's end is known",

@@ -35,9 +35,9 @@ class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         version: its version of Puter.
         started_at: when it started.
         seen_at: when it last announced itself.
-        profiles: AWS profiles that it can use.
+        profiles: AWS profiles that every namespace may use there; those of some namespaces are in their `OwnHealth`.
         draining: whether it is about to end and takes nothing new.
-        stages: the health of each of its stages.
+        stages: the health of each of its stages, but of those for profiles that not every namespace may use.
     """
 
     worker_id: str
@@ -48,4 +48,16 @@ class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     seen_at: float
     profiles: tuple[str, ...] = ()
     draining: bool = False
+    stages: tuple[StageHealth, ...] = ()
+
+
+class OwnHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a worker publishes for one namespace alone.
+
+    Attributes:
+        profiles: further AWS profiles that the namespace may use there.
+        stages: the health of stages for these.
+    """
+
+    profiles: tuple[str, ...] = ()
     stages: tuple[StageHealth, ...] = ()

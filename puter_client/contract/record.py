@@ -76,6 +76,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         ttl_given: whether the request names the ttl, so that a machine that is found gets it too.
         ends_with_workload: whether the machine ends itself when its workload has ended.
         spot: whether it is a Spot instance.
+        vcpus: how many vCPUs it has, from its launch on.
         member: its place among the machines of its launch, if its agent reads it from the tag `puter:member`.
         launched_by: id of the intent that launched the instance; end frames on its console have it.
         order: the latest order of its owner for this generation.
@@ -140,6 +141,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ended_at: float | None = None
     launched_by: str | None = None
     spot: bool = False
+    vcpus: int | None = None
     member: int | None = None
     order: Order | None = None
     end_code: str | None = None
@@ -175,6 +177,7 @@ class EventKind(StrEnum):
     """What an event of a timeline says has happened; each name is `noun.past_verb`."""
 
     REQUEST_ACCEPTED = "request.accepted"
+    REQUEST_REFUSED = "request.refused"
     REQUEST_DELAYED = "request.delayed"
     REQUEST_CANCELLED = "request.cancelled"
     LAUNCH_AWAITED = "launch.awaited"
@@ -191,6 +194,7 @@ class EventKind(StrEnum):
     INSTANCE_TERMINATED = "instance.terminated"
     INSTANCE_FAILED = "instance.failed"
     ORDER_GIVEN = "order.given"
+    ORDER_REFUSED = "order.refused"
     ORDER_SENT = "order.sent"
     ORDER_CONFIRMED = "order.confirmed"
     WORKLOAD_FINISHED = "workload.finished"

@@ -118,7 +118,15 @@ def queued_for_launch(
     )
 
 
-def launching(record: Record, intent: str, now: float, *, ssh_user: str, private_key_path: str | None) -> Record:
+def launching(
+    record: Record,
+    intent: str,
+    now: float,
+    *,
+    ssh_user: str,
+    private_key_path: str | None,
+    vcpus: int | None = None,
+) -> Record:
     """The key is a member of an intent: the call to EC2 for it is sent next."""
     return record.replace(
         intent=intent,
@@ -127,6 +135,7 @@ def launching(record: Record, intent: str, now: float, *, ssh_user: str, private
         changed_at=now,
         ssh_user=ssh_user,
         private_key_path=private_key_path or record.private_key_path,
+        vcpus=vcpus,
     )
 
 

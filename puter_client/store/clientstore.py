@@ -12,7 +12,7 @@ import msgspec
 
 from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.console import Console
-from puter_client.contract.health import WorkerHealth
+from puter_client.contract.health import OwnHealth, WorkerHealth
 from puter_client.contract.key import TAG, PuterKey
 from puter_client.contract.output import Output
 from puter_client.contract.phase import LIVE
@@ -41,6 +41,7 @@ _event_decoder = msgspec.json.Decoder(Event)
 _output_decoder = msgspec.json.Decoder(Output)
 _console_decoder = msgspec.json.Decoder(Console)
 _health_decoder = msgspec.json.Decoder(WorkerHealth)
+_own_health_decoder = msgspec.json.Decoder(OwnHealth)
 _request_encoder = msgspec.json.Encoder()
 
 
@@ -219,12 +220,24 @@ class ClientStore:
         """Have workers look whether they are still announced; a user who may not publish has no effect."""
         await self._ask(partial(_if_permitted, _method("publish", names.READY, ""), 0))
 
-    async def workers(self) -> list[WorkerHealth]:
-        """Workers that announced themselves in the last 30 s."""
+    async def workers(self, namespace: str | None = None) -> list[WorkerHealth]:
+        """Workers that announced themselves in the last 30 s, with what they publish for this namespace alone."""
         since = await self.now() - self.timings.worker_silent_after_s
         ids = await self._ask(_method("zrangebyscore", names.WORKERS, since, "+inf"))
         raws = await self._ask_each(lambda pipe, worker_id: pipe.get(names.worker(_name(worker_id))), ids)
-        return _decoded_all(_health_decoder, raws)
+        found = _decoded_all(_health_decoder, raws)
+        if namespace is None or not found:
+            return found
+        raws = await self._ask_each(lambda pipe, one: pipe.get(names.own_health(namespace, one.worker_id)), found)
+        own = [_decoded(_own_health_decoder, raw) for raw in raws]
+        return [
+            health
+            if more is None
+            else msgspec.structs.replace(
+                health, profiles=(*health.profiles, *more.profiles), stages=(*health.stages, *more.stages)
+            )
+            for health, more in zip(found, own, strict=True)
+        ]
 
     async def worker_seen_at(self) -> float | None:
         """When a worker last announced itself; None if none has for long, or the last one has ended in order."""

@@ -65,6 +65,11 @@ def channel(namespace: str) -> str:
     return f"puter:{namespace}:changed"
 
 
+def own_health(namespace: str, worker_id: str) -> str:
+    """What a worker publishes for one namespace alone (contract.health.OwnHealth); it expires after 30 s."""
+    return f"puter:{namespace}:worker:{worker_id}"
+
+
 def worker(worker_id: str) -> str:
     """A worker's health, written by the worker; it expires after 30 s."""
     return f"puter:_public:worker:{worker_id}"

@@ -71,6 +71,13 @@ class InterfaceAnswer(_Part, frozen=True, kw_only=True):
     groups: list[GroupRef] = []
 
 
+class CpuAnswer(_Part, frozen=True, kw_only=True):
+    """The processors of an instance."""
+
+    core_count: int | None = None
+    threads_per_core: int | None = None
+
+
 class InstanceAnswer(_Part, frozen=True, kw_only=True):
     """An instance."""
 
@@ -82,6 +89,7 @@ class InstanceAnswer(_Part, frozen=True, kw_only=True):
     client_token: str | None = None
     image_id: str | None = None
     instance_type: str | None = None
+    cpu_options: CpuAnswer = CpuAnswer()
     placement: PlacementAnswer = PlacementAnswer()
     vpc_id: str | None = None
     subnet_id: str | None = None
@@ -166,11 +174,18 @@ class GpusAnswer(_Part, frozen=True, kw_only=True):
     gpus: list[GpuAnswer] = []
 
 
+class VcpuAnswer(_Part, frozen=True, kw_only=True):
+    """How many vCPUs an instance type has."""
+
+    default_v_cpus: int | None = msgspec.field(default=None, name="DefaultVCpus")
+
+
 class InstanceTypeAnswer(_Part, frozen=True, kw_only=True):
     """An instance type."""
 
     processor_info: ProcessorAnswer = ProcessorAnswer()
     gpu_info: GpusAnswer = GpusAnswer()
+    v_cpu_info: VcpuAnswer = msgspec.field(default=VcpuAnswer(), name="VCpuInfo")
 
 
 class InstanceTypes(Answer, frozen=True, kw_only=True):

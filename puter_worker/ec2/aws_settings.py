@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from botocore import exceptions as sdk
@@ -37,6 +38,27 @@ def region_of(core: AioSession) -> str | None:
     of_profile: str | None = core.get_scoped_config().get("region")  # also tells whether there is such a profile
     named = (os.environ.get(name) for name in _REGION_VARIABLES)
     return next((region for region in named if region), of_profile)
+
+
+def default_profile() -> str:
+    """The name of the profile that is used if none is named."""
+    return next((os.environ[name] for name in _PROFILE_VARIABLES if os.environ.get(name)), "default")
+
+
+def with_program(profiles: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+    """The profiles whose credentials a program gives: themselves, or those of a profile that they take theirs from.
+
+    `profiles`: the settings of each, of the config and the credentials file.
+    """
+
+    def has(name: str, seen: frozenset[str]) -> bool:
+        settings = profiles.get(name, {})
+        if "credential_process" in settings:
+            return True
+        source = settings.get("source_profile")
+        return isinstance(source, str) and source not in seen and has(source, seen | {source})
+
+    return frozenset(name for name in profiles if has(name, frozenset({name})))
 
 
 def check_connection_settings(core: AioSession, endpoint_url: str) -> None:

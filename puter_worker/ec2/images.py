@@ -30,6 +30,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
         root_gib: the least size of the root disk, that of its snapshot; None: not known.
         ssh_user: the user for ssh and the workload.
         creation_date: ISO 8601, as EC2 wrote it; empty if EC2 gave none.
+        owner_id: the account that owns it; empty: not known.
+        owner_alias: EC2's alias of that account, such as `amazon`.
         notice: what its user should know about it, in plain words.
         user_notice: what the user of an image should know whose `ssh_user` is a guess; None: it is known.
     """
@@ -41,6 +43,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     root_gib: int | None = None
     ssh_user: str = DEFAULT_SSH_USER
     creation_date: str = ""
+    owner_id: str = ""
+    owner_alias: str | None = None
     notice: str | None = None
     user_notice: str | None = None
 
@@ -52,11 +56,13 @@ class InstanceType(msgspec.Struct, frozen=True, kw_only=True):
         name: such as `t3.micro`.
         architecture: `x86_64` or `arm64`.
         has_nvidia_gpu: whether it has a GPU that NVIDIA's driver is for.
+        vcpus: how many vCPUs an instance has by default; None: EC2 did not say.
     """
 
     name: str
     architecture: str
     has_nvidia_gpu: bool = False
+    vcpus: int | None = None
 
 
 async def latest_image(caller: Caller, os: Os, architecture: str) -> Image:
@@ -166,7 +172,8 @@ async def describe_type(caller: Caller, name: str) -> InstanceType:
     makers = {gpu.manufacturer.upper() for described in found.instance_types for gpu in described.gpu_info.gpus}
     for architecture in ARCHITECTURES:
         if architecture in offered:
-            return InstanceType(name=name, architecture=architecture, has_nvidia_gpu="NVIDIA" in makers)
+            vcpus = next((one.v_cpu_info.default_v_cpus for one in found.instance_types), None)
+            return InstanceType(name=name, architecture=architecture, has_nvidia_gpu="NVIDIA" in makers, vcpus=vcpus)
     raise UnusableInstanceType(
         f"{name} is for {', '.join(sorted(offered)) or 'no known processor'}: "
         f"name a type for {' or '.join(ARCHITECTURES)}",
@@ -206,4 +213,6 @@ def _image(answer: ImageAnswer) -> Image:
         root_device_name=root,
         root_gib=sizes[0] if sizes else None,
         creation_date=answer.creation_date or "",
+        owner_id=answer.owner_id,
+        owner_alias=answer.image_owner_alias,
     )

@@ -54,6 +54,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
         number: its place among the members of its launch, from 0; None: it is one of a Spot launch, and not known yet.
         image_id: `ami-…`.
         instance_type: such as `t3.micro`.
+        vcpus: how many it has; None: EC2 does not say.
         availability_zone: such as `us-east-1a`.
         vpc_id: its VPC; None once it has ended.
         subnet_id: its subnet; None once it has ended.
@@ -75,6 +76,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     number: int | None = 0
     image_id: str | None = None
     instance_type: str | None = None
+    vcpus: int | None = None
     availability_zone: str | None = None
     vpc_id: str | None = None
     subnet_id: str | None = None
@@ -228,6 +230,7 @@ def instance_of(answer: InstanceAnswer) -> Instance:
         number=number_of(tags, answer.ami_launch_index, spot=answer.instance_lifecycle == "spot"),
         image_id=answer.image_id,
         instance_type=answer.instance_type,
+        vcpus=(answer.cpu_options.core_count or 0) * (answer.cpu_options.threads_per_core or 0) or None,
         availability_zone=answer.placement.availability_zone,
         vpc_id=answer.vpc_id or None,
         subnet_id=answer.subnet_id or None,

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,14 @@ import aiobotocore
 import structlog
 from aiobotocore.config import AioConfig
 
-from puter_worker.ec2.aws_settings import DEFAULT_REGION, check_connection_settings, region_of, settings_error
+from puter_worker.ec2.aws_settings import (
+    DEFAULT_REGION,
+    check_connection_settings,
+    default_profile,
+    region_of,
+    settings_error,
+    with_program,
+)
 from puter_worker.ec2.core import core_of
 from puter_worker.ec2.credentials.profile import Credentials
 from puter_worker.ec2.credentials.unresolved import whose
@@ -80,6 +88,7 @@ class Sessions:
         self._profiles: dict[str | None, _Profile] = {}
         self._credentials: dict[str | None, Credentials] = {}
         self._offered: list[str] = []
+        self._with_program: frozenset[str] = frozenset()
         self._offered_until = 0.0
         self._unusable: str | None = None
         # Below INFO the SDK logs whole calls and answers, with user data and private keys; at INFO it logs where it
@@ -101,13 +110,24 @@ class Sessions:
             # Reading the files takes 10 ms of CPU, and every ensure job needs the list.
             self._offered_until = now + self._timings.profiles_s
             try:
-                self._offered, self._unusable = sorted(core_of(None).available_profiles), None
+                core = core_of(None)
+                self._offered, self._unusable = sorted(core.available_profiles), None
+                self._with_program = with_program(core.full_config.get("profiles", {}))
             except Exception as error:  # noqa: BLE001 - see settings_error
                 message = settings_error(error, None).message
                 if message != self._unusable:
                     _log.warning("aws_settings.unusable", message=message)
                 self._unusable = message
         return self._offered
+
+    def runs_a_program(self, profile: str | None) -> bool:
+        """Whether a profile's credentials come from a program of this host; None: the default ones, if they do."""
+        self.offered_profiles()
+        if profile is not None:
+            return profile in self._with_program
+        if os.environ.get("AWS_ACCESS_KEY_ID"):  # the environment is asked first
+            return False
+        return default_profile() in self._with_program
 
     def region_of(self, profile: str | None) -> str | None:
         """The region that this host's settings name for a profile, if any: see `aws_settings.region_of`.

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from puter_client.contract.health import StageHealth, WorkerHealth
+from puter_client.contract.health import OwnHealth, StageHealth, WorkerHealth
 from puter_worker import __version__
 from puter_worker.settings import WorkerSettings
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.store import Store
-from puter_worker.target import Targets
+from puter_worker.target import TargetId, Targets
 from puter_worker.timings import Timings
+
+_COLONS = 2  # in the name of a target
+
+
+def profile_of(stage: StageHealth) -> str | None:
+    """The AWS profile of the target that a stage is about; None: none by name. Pure."""
+    target = stage.name.partition(" ")[2]
+    return TargetId.parse(target).profile or None if target.count(":") >= _COLONS else None
 
 
 class Announce(Stage):
@@ -57,6 +65,8 @@ class Announce(Stage):
         await self._store.db.sync_clock()
         now = self._store.now()
         self._started_at = self._started_at or now
+        offered, stages = self._targets.offered(), self._stages()
+        public = self._targets.rules.public_profiles(offered)
         await self._store.workers.announce(
             WorkerHealth(
                 worker_id=self._settings.worker_id,
@@ -65,10 +75,17 @@ class Announce(Stage):
                 version=__version__,
                 started_at=self._started_at,
                 seen_at=now,
-                profiles=tuple(self._targets.sessions.offered_profiles()),
+                profiles=public,
                 draining=self._draining,
-                stages=self._stages(),
-            )
+                stages=tuple(one for one in stages if (of := profile_of(one)) is None or of in public),
+            ),
+            offered=offered,
+            own={
+                namespace: OwnHealth(
+                    profiles=profiles, stages=tuple(one for one in stages if profile_of(one) in profiles)
+                )
+                for namespace, profiles in self._targets.rules.own_profiles(offered).items()
+            },
         )
         self._due_at = self._store.db.clock.monotonic() + self._timings.health_s
 

@@ -18,6 +18,7 @@ from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.fields import recheck_spec
 from puter_client.contract.key import PuterKey, check_tag
+from puter_client.contract.order import OrderKind
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import ON_ITS_WAY
 from puter_client.contract.record import EventKind, Record
@@ -33,8 +34,12 @@ from puter_client.contract.request import (
     UpRequest,
 )
 from puter_client.contract.spec import Spec
+from puter_client.policy.rules import RECORDS, REQUESTS
+from puter_worker.policy import Rules
+from puter_worker.stages.admission import Admission
 from puter_worker.stages.cancelled import put_cancelled
 from puter_worker.stages.decide import after_cancel, decide, has_console, may_be_cancelled, must_be_confirmed, ordered
+from puter_worker.stages.refused import POLICY
 from puter_worker.store.failures import BatchLimit
 from puter_worker.store.ingress import IngressRule
 from puter_worker.store.store import Store
@@ -69,15 +74,18 @@ class Draft:
         refused: how many requests were refused for which reason.
     """
 
-    def __init__(self, store: Store, namespace: str) -> None:
+    def __init__(self, store: Store, namespace: str, rules: Rules | None = None) -> None:
+        """`rules`: the workers' policy; None: all is allowed."""
         self.txn = Txn()
         self.outcomes: dict[str, int] = {}
         self.refused: Counter[str] = Counter()
         self._store = store
         self._namespace = namespace
+        self._admission = Admission(store, rules or Rules(), namespace)
         self._now = store.now()
         self._decided = 0
         self._ordered: set[PuterKey] = set()  # whose last change is an order
+        self._not_allowed: dict[PuterKey, str] = {}  # why an order was refused
         self._read: dict[PuterKey, Versioned[Record | None]] = {}
         self._served: dict[PuterKey, Spec | None] = {}
         self._new: dict[PuterKey, list[Record]] = defaultdict(list)  # what the requests make of it, one by one
@@ -95,6 +103,7 @@ class Draft:
         self._over = await self._store.failures.reached(one for one in limits if one is not None)
         rows = [(one.batch, one.tag) for one in requests if isinstance(one, UpRequest)]
         self._rows |= await self._store.batches.known(self._namespace, rows)
+        await self._admission.read()
 
     def is_repeated(self, request: Request) -> bool:
         """Whether the request has come before: a client whose connection breaks sends again what may have arrived.
@@ -163,9 +172,17 @@ class Draft:
             return
         order = ordered(record, request, self._now)
         self._count("order" if order else "order too late")
-        if record is not None and order is not None:
-            self._new[key].append(record.replace(order=order))
-            self._ordered.add(key)
+        if record is None or order is None:
+            return
+        if order.kind is OrderKind.EXTEND:
+            refusal = self._admission.admit_end(record, order.expires_at, self._now)
+            if refusal is not None:
+                self.refused[f"{POLICY}{refusal.rule}"] += 1
+                self._new[key].append(record)
+                self._not_allowed[key] = str(refusal)
+                return
+        self._new[key].append(record.replace(order=order))
+        self._ordered.add(key)
 
     def _console(self, key: PuterKey, request: ConsoleRequest) -> None:
         record = self._record(key)
@@ -181,6 +198,15 @@ class Draft:
         self._decided += 1
         now = self._now + self._decided * _ORDER_S
         decision = decide(self._record(key), served, request, key, now)
+        if (refusal := self._admission.admit(self._record(key), request, decision, now)) is not None:
+            self.refused[f"{POLICY}{refusal.rule}"] += 1
+            self._count(Outcome.REFUSED)
+            self._put_row(key, request, BatchRow(outcome=Outcome.REFUSED, message=str(refusal)))
+            if refusal.rule not in (REQUESTS, RECORDS):  # a flood of tags must not be kept
+                self._store.records.put_refusal(self.txn, key, self._record(key), str(refusal), now)
+            return
+        if decision.record is not None:
+            decision = msgspec.structs.replace(decision, record=self._admission.with_profile(decision.record))
         self._put_row(key, request, decision.row)
         if decision.record is not None and (limit := self._limit(request)) is not None:
             if limit in self._over:
@@ -244,8 +270,14 @@ class Draft:
             detail = {"batch": record.batch_id or "", "owner": record.owner or ""}
             if key in self._ordered and record.order is not None:
                 event, detail = EventKind.ORDER_GIVEN, {"order": record.order.kind.value, "user": record.order.user}
+            if key in self._not_allowed and key not in self._ordered:
+                event, detail = EventKind.ORDER_REFUSED, {"why": self._not_allowed[key]}
             self._store.records.put(self.txn, self._read[key], record, event=event, detail=detail, through=through)
-        return not await self._store.commit(self.txn)
+        self._admission.expect(self.txn)
+        broken = await self._store.commit(self.txn)
+        if not broken:
+            self._admission.told()
+        return not broken
 
     def _put_row(self, key: PuterKey, request: UpRequest, row: BatchRow) -> None:
         info = BatchInfo(
@@ -263,18 +295,18 @@ class Draft:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
 
-async def decide_parked(store: Store, key: PuterKey, *, most: int | None = None) -> None:
+async def decide_parked(store: Store, key: PuterKey, *, most: int | None = None, rules: Rules | None = None) -> None:
     """Decide the parked requests of a key, after EC2 has confirmed the key's record as far as it can.
 
-    `most`: only so many of them, the oldest first; None is all. May run twice: if two workers read the same requests,
-    the second one's transaction fails, and it reads again.
+    `most`: only so many of them, the oldest first; None is all. `rules`: the workers' policy; None: all is allowed.
+    May run twice: if two workers read the same requests, the second one's transaction fails, and it reads again.
     """
     left = most
     while left is None or left > 0:
         raws, rest = await store.requests.parked(key, most=left)
         if not raws:
             return
-        draft = Draft(store, key.namespace)
+        draft = Draft(store, key.namespace, rules)
         requests: list[Request] = []
         for raw in raws:
             try:

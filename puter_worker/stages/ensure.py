@@ -16,7 +16,8 @@ from puter_client.contract import transitions
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.record import EventKind, Record
-from puter_worker.errors import Handling, StageError, is_final, reason_after
+from puter_client.policy.rule import Refusal
+from puter_worker.errors import Handling, PolicyRefused, StageError, is_final, reason_after
 from puter_worker.stages.draft import decide_parked
 from puter_worker.stages.stage import Stage, until_due
 from puter_worker.store import wakeups
@@ -44,7 +45,7 @@ class Ensure:
         current = stored.found()
         if current is None or current.value.phase in ENDED:
             # The machine has ended, so parked requests need no confirmation by EC2 any more.
-            await decide_parked(self._store, key)
+            await decide_parked(self._store, key, rules=self._targets.rules)
             if stored.rev is None:
                 await self._forget(key, stored)
             return
@@ -53,7 +54,7 @@ class Ensure:
             # The job runs because requests are parked until EC2 has confirmed the record.
             await self._look_up(current, TargetId.parse(record.target))
         elif record.phase is Phase.LAUNCHING:
-            await decide_parked(self._store, key)
+            await decide_parked(self._store, key, rules=self._targets.rules)
             await self._see_to_launch(current)
         elif record.phase in ON_ITS_WAY:
             await self._find_target(current)
@@ -84,6 +85,9 @@ class Ensure:
 
     async def _find_target(self, current: Versioned[Record]) -> None:
         record, profile = current.value, current.value.profile
+        if (refusal := self._targets.rules.refusal_of_target(record, record.region)) is not None:
+            await self._refuse(current, refusal)
+            return
         if not self._targets.offers(profile or "") and profile in await self._store.workers.offered_profiles():
             reason = f"waiting for a worker that has AWS profile {profile!r}"
             await delay(self._store, current, reason, self._timings.another_worker_s)
@@ -97,7 +101,15 @@ class Ensure:
         except StageError as error:
             await refused(self._store, current, error)
         else:
-            await self._look_up(current, target.target_id)
+            refusal = self._targets.rules.refusal_of_target(record, target.target_id.region)
+            if refusal is not None:
+                await self._refuse(current, refusal)
+            else:
+                await self._look_up(current, target.target_id)
+
+    async def _refuse(self, current: Versioned[Record], refusal: Refusal) -> None:
+        self._targets.rules.count(refusal.namespace, refusal.rule)
+        await fail(self._store, current, PolicyRefused(str(refusal)))
 
     async def _look_up(self, current: Versioned[Record], target: TargetId) -> None:
         record, now, txn = current.value, self._store.now(), Txn()

@@ -63,6 +63,7 @@ def with_instance(record: Record, instance: Instance, target: TargetId, now: flo
         instance_id=instance.instance_id,
         instance_type=instance.instance_type or record.instance_type,
         ami_id=instance.image_id or record.ami_id,
+        vcpus=record.vcpus or instance.vcpus,
         availability_zone=instance.availability_zone or record.availability_zone,
         vpc_id=instance.vpc_id or record.vpc_id,
         # An ended instance has no addresses any more; the record keeps those that it had.

@@ -16,8 +16,9 @@ from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import NAMESPACE, PuterKey
 from puter_client.contract.request import ConsoleRequest, ExtendRequest, Request, StopRequest
 from puter_worker.metrics import NO_METRICS, Metrics
+from puter_worker.policy import UNUSABLE, Rules
 from puter_worker.stages.draft import Draft, decode_request
-from puter_worker.stages.refused import Refused
+from puter_worker.stages.refused import POLICY, Refused
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.database import is_wrong_type
@@ -44,8 +45,12 @@ class Intake(Stage):
     topics = frozenset({wakeups.REQUESTS})
     least_gap_s = 0.02  # a client may publish without end
 
-    def __init__(self, store: Store, timings: Timings, metrics: Metrics = NO_METRICS) -> None:
+    def __init__(
+        self, store: Store, timings: Timings, *, rules: Rules | None = None, metrics: Metrics = NO_METRICS
+    ) -> None:
+        """`rules`: the workers' policy; None: all is allowed."""
         super().__init__()
+        self._rules = rules or Rules()
         self._store = store
         self._timings = timings
         self._refused = Refused(store.db.clock, metrics)
@@ -115,7 +120,7 @@ class Intake(Stage):
         raws, count = await self._store.requests.take(namespace, most=most)
         if not raws:
             return 0
-        draft = Draft(self._store, namespace)
+        draft = Draft(self._store, namespace, self._rules)
         self._store.requests.put_taken(draft.txn, namespace, count, len(raws))
         taken: list[tuple[PuterKey, Request, bytes]] = []
         async for raw in in_slices(raws):
@@ -136,6 +141,8 @@ class Intake(Stage):
         if await draft.commit():
             _log.info("requests.taken", namespace=namespace, count=len(raws), outcomes=draft.outcomes)
             self._refused.add(namespace, draft.refused)
+            if unusable := sum(times for why, times in draft.refused.items() if not why.startswith(POLICY)):
+                self._rules.count(namespace, UNUSABLE, unusable)
         else:
             # Another intake took the requests, or a record has changed: what is left is read again.
             await self._store.requests.give_back(namespace)

@@ -20,6 +20,7 @@ import structlog
 from puter_client.contract.duration import format_duration
 from puter_client.contract.key import PuterKey
 from puter_client.contract.spec import PREFER
+from puter_client.policy.rules import types_of
 from puter_worker.errors import NoCapacity, StageError
 from puter_worker.pacer import Budget, Reservation
 from puter_worker.rates import INSTANCES, RUN_INSTANCES
@@ -27,6 +28,7 @@ from puter_worker.stages import plan
 from puter_worker.stages.backoffs import Choice, choose_place, either, names_of, places
 from puter_worker.stages.batch_window import BatchWindow
 from puter_worker.stages.launch_unit import LaunchUnit, UnitLauncher
+from puter_worker.stages.limits import Limits
 from puter_worker.stages.plan import Unit, Waiting
 from puter_worker.stages.quarantine import Quarantine
 from puter_worker.stages.queued import put_failed, put_waiting, read_waiting
@@ -60,7 +62,8 @@ class Launch(Stage):
         self._gate = gate
         self._timings = timings
         self._window = BatchWindow(timings.batch_idle_s, timings.batch_longest_s, most)
-        self._units = UnitLauncher(store, target, gate, timings)
+        self._limits = Limits(store, target, timings)
+        self._units = UnitLauncher(store, target, gate, timings, self._limits)
         self._busy: dict[PuterKey, str | None] = {}  # keys of launches that have begun, with their batch
         # Names of the backoffs that launches in progress count against; `_probed` has those of probes only.
         self._used: Counter[str] = Counter()
@@ -72,7 +75,7 @@ class Launch(Stage):
         self._end_awaited_until = -inf
 
     def is_end_awaited(self) -> bool:
-        """Whether keys wait for a machine to end, because of max_parallel or a quota."""
+        """Whether keys wait for a machine to end, because of max_parallel, a quota or a limit of the policy."""
         return self._store.db.clock.monotonic() < self._end_awaited_until
 
     def _await_end(self) -> None:
@@ -113,7 +116,10 @@ class Launch(Stage):
             return pause_s
         if not await self._gate.open():
             return self._timings.shut_s
-        return min(pause_s, await self._begin_what_may(await self._in_parallel(waiting), now, budget, kept))
+        waiting = await self._limits.within(await self._in_parallel(waiting), self._busy)
+        if self._limits.awaits_end:
+            self._await_end()
+        return min(pause_s, await self._begin_what_may(waiting, now, budget, kept))
 
     async def drain(self) -> None:
         """Wait until every launch that was begun has ended."""
@@ -150,7 +156,8 @@ class Launch(Stage):
 
     async def _choose(self, unit: Unit, backoffs: Mapping[str, Backoff], now: float) -> Choice:
         spec = unit[0].spec
-        types, subnets = (spec.instance_type, *spec.instance_types), (spec.subnet, *spec.subnets) if spec.subnet else ()
+        subnets = (spec.subnet, *spec.subnets) if spec.subnet else ()
+        types = await self._limits.fitting(unit[0].key.namespace, types_of(spec))
         zones: list[str] = []
         if backoffs and not subnets:
             with suppress(StageError):  # the zones cannot be read now: EC2 chooses one

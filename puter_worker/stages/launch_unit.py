@@ -28,6 +28,7 @@ from puter_worker.errors import (
 from puter_worker.memory import Epoch
 from puter_worker.pacer import Reservation
 from puter_worker.rates import INSTANCES
+from puter_worker.stages.limits import Limits
 from puter_worker.stages.members import Members
 from puter_worker.stages.plan import Unit, Waiting
 from puter_worker.stages.prepare import Prepared, prepare
@@ -68,11 +69,12 @@ class LaunchUnit:
 class UnitLauncher:
     """Launches units of one target."""
 
-    def __init__(self, store: Store, target: Target, gate: Quarantine, timings: Timings) -> None:
+    def __init__(self, store: Store, target: Target, gate: Quarantine, timings: Timings, limits: Limits) -> None:
         self._store = store
         self._target = target
         self._gate = gate
         self._timings = timings
+        self._limits = limits
         self._members = Members(store, target, timings)
         self._sender = Sender(store, target, timings)
 
@@ -152,6 +154,7 @@ class UnitLauncher:
         now, txn = self._store.now(), Txn()
         self._store.epochs.put_launch(txn, epoch)
         self._expect_room(txn, launch.unit)
+        self._limits.expect_room(txn, launch.unit, prepared.vcpus)
         for one in launch.unit:
             self._put_launching(txn, one, prepared, members=len(launch.unit), now=now)
         # The stored intent is doubtful, because after a crash it is not known whether it was sent.
@@ -180,7 +183,12 @@ class UnitLauncher:
         intent_id = prepared.intent.intent_id
         self._store.launch_queue.expect(txn, str(self._target), one.key)
         launching = transitions.launching(
-            one.record, intent_id, now, ssh_user=prepared.ssh_user, private_key_path=prepared.private_key_path
+            one.record,
+            intent_id,
+            now,
+            ssh_user=prepared.ssh_user,
+            private_key_path=prepared.private_key_path,
+            vcpus=prepared.vcpus,
         )
         detail = {"intent": intent_id, "members": str(members)}
         if prepared.notices:

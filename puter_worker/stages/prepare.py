@@ -12,10 +12,14 @@ from collections.abc import Mapping
 import msgspec
 
 from puter_client.contract.spec import Spec
+from puter_client.policy.rule import Asked
+from puter_client.policy.rule import Image as Owner
 from puter_worker.ec2 import tags
 from puter_worker.ec2.arguments import RunCall, run_arguments
+from puter_worker.ec2.images import Image
 from puter_worker.ec2.own_tags import why_not_read
 from puter_worker.ec2.userdata import Boot, Machine, compose
+from puter_worker.errors import PolicyRefused
 from puter_worker.stages.plan import Unit, Waiting
 from puter_worker.store.intent import Intent, IntentMember, Place
 from puter_worker.target import Target
@@ -30,6 +34,7 @@ class Prepared(msgspec.Struct, frozen=True):
         intent: the intent to send.
         notices: what the owners of its machines should know, in plain words.
         ssh_user: the machines' user for ssh and the workload.
+        vcpus: of each machine; None: not known.
         private_key_path: where this host keeps the private key, if EC2 made the key pair for it.
     """
 
@@ -37,12 +42,14 @@ class Prepared(msgspec.Struct, frozen=True):
     notices: tuple[str, ...]
     ssh_user: str
     private_key_path: str | None
+    vcpus: int | None = None
 
 
 async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepared:
     """The intent that launches a unit in a place.
 
     Raises:
+        PolicyRefused: the workers' policy does not allow the launch.
         StageError: the image, key pair, subnet or group is not available as requested.
         UserDataTooLarge, ManifestTooLarge: a group must be launched in smaller groups; for a single key it is final.
     """
@@ -50,6 +57,8 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
     image = await target.image(ami=spec.ami, os=spec.os, instance_type=place.instance_type)
     if spec.ami is not None:
         await target.check_fit(image, (spec.instance_type, *spec.instance_types))
+    vcpus = await target.vcpus(place.instance_type)
+    check_policy(target, unit, image, vcpus)
     ssh_user = spec.ssh_user or image.ssh_user
     subnet = await target.subnet(place.subnet) if place.subnet else None
     namespace = unit[0].record.namespace
@@ -96,7 +105,28 @@ async def prepare(target: Target, unit: Unit, place: Place, now: float) -> Prepa
         tuple(notice for notice in notices if notice),
         ssh_user,
         own.private_key_path if own else None,
+        vcpus,
     )
+
+
+def check_policy(target: Target, unit: Unit, image: Image, vcpus: int | None) -> None:
+    """Check a launch against the workers' policy, now that its target and image are known.
+
+    Raises:
+        PolicyRefused: the policy does not allow it; its members agree in all that rules ask, but for what is no
+            machine's matter.
+    """
+    spec, record = unit[0].spec, unit[0].record
+    allowed = target.rules.of(record.namespace)
+    if allowed is None:
+        return
+    target_id = target.target_id
+    owner = Owner(image.owner_id, image.owner_alias, own=image.owner_id == target_id.account)
+    asked = Asked(spec=spec, profile=target_id.profile, region=target_id.region, image=owner, vcpus=vcpus)
+    if refused := allowed.refusals(asked):
+        for one in refused:
+            target.rules.count(record.namespace, one.rule, len(unit))
+        raise PolicyRefused("; ".join(map(str, refused)))
 
 
 def _tags(unit: Unit, intent_id: str, spec: Spec, now: float, *, by_tag: bool) -> dict[str, str]:

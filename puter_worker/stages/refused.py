@@ -16,6 +16,8 @@ EVERY_S = 60.0
 MOST_NAMESPACES = 1_000
 MOST_REASONS = 5
 OTHERS = "(others)"
+POLICY = "policy: "
+"""What the reason of a request begins with that a policy refuses; the rule's name follows, so that rules are summed."""
 
 
 class Refused:

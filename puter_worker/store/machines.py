@@ -46,7 +46,8 @@ class Machines:
 
     def renew(self, txn: Txn, target: str, namespaces: Iterable[str]) -> None:
         """Extend the life of the sets that machines are in, for as long as a machine is alive."""
-        for name in (names.live(target), names.starting(target), *map(public.index, namespaces)):
+        of_namespaces = [name for one in namespaces for name in (public.index(one), names.machines(one))]
+        for name in (names.live(target), names.starting(target), *of_namespaces):
             txn.keep(name, self._db.timings.keep_s)
 
     async def live(self, target: str) -> list[PuterKey]:

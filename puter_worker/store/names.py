@@ -72,6 +72,26 @@ def parallel(namespace: str, batch_id: str) -> str:
     return f"puter:_parallel:{namespace}:{batch_id}"
 
 
+def machines(namespace: str) -> str:
+    """Hash: tags whose machine is alive or being launched → its vCPUs, 0 if they are not known."""
+    return f"puter:_machines:{namespace}"
+
+
+def launched(namespace: str) -> str:
+    """Sorted set: `<tag>#<generation>` → when it was launched; for two hours."""
+    return f"puter:_launched:{namespace}"
+
+
+def waiting(namespace: str) -> str:
+    """Set: tags that are on their way to a machine."""
+    return f"puter:_waiting:{namespace}"
+
+
+def profiles(worker_id: str) -> str:
+    """String: JSON of all AWS profiles that a worker has; it expires after 30 s."""
+    return f"puter:_profiles:{worker_id}"
+
+
 def failed(namespace: str, batch_id: str) -> str:
     """Set: tags of a batch with `max_fails` that failed for good."""
     return f"puter:_failed:{namespace}:{batch_id}"

@@ -20,6 +20,7 @@ from puter_worker.store.machines import Machines
 from puter_worker.store.orders import Orders
 from puter_worker.store.results import Results
 from puter_worker.store.txn import Txn
+from puter_worker.store.usage import Usage
 from puter_worker.store.versioned import Versioned, decode, encode, next_rev
 
 KEEP_EVENTS = 200
@@ -39,6 +40,7 @@ class Records:
         moving: DueItems,
         batches: Batches,
         failures: Failures,
+        usage: Usage,
     ) -> None:
         self._db = db
         self._machines = machines
@@ -48,6 +50,7 @@ class Records:
         self._moving = moving
         self._batches = batches
         self._failures = failures
+        self._usage = usage
 
     async def read(self, keys: Sequence[PuterKey]) -> list[Versioned[Record | None]]:
         """Records with their revisions, in the order of the keys."""
@@ -132,6 +135,7 @@ class Records:
         txn.keep(public.events(key), keep_s)
         self._orders.follow(txn, old.value, new)
         self._failures.follow(txn, old.value, new)
+        self._usage.follow(txn, old.value, new)
         if event is not None or old.value is None or old.value.phase is not new.phase:
             self._put_in_sets(txn, key, old.value, new)
             self._batches.put_member(txn, new)
@@ -139,6 +143,18 @@ class Records:
                 self._put_event(txn, key, new, event, request_id, detail or {})
             txn.once("PUBLISH", public.channel(new.namespace), new.tag)
         return Versioned(new, str(rev).encode())
+
+    def put_refusal(self, txn: Txn, key: PuterKey, record: Record | None, reason: str, now: float) -> None:
+        """Note in a key's timeline that a request for it was refused; the record, if there is one, stays as it is."""
+        line = Event(
+            at=now,
+            event=EventKind.REQUEST_REFUSED,
+            generation=record.generation if record else 1,
+            phase=record.phase if record else Phase.FAILED,
+            reason=reason,
+        )
+        self._push_event(txn, key, line)
+        txn.keep(public.events(key), self._db.timings.keep_s)
 
     def _put_event(
         self,
@@ -158,6 +174,9 @@ class Records:
             request_id=request_id,
             detail=dict(detail),
         )
+        self._push_event(txn, key, line)
+
+    def _push_event(self, txn: Txn, key: PuterKey, line: Event) -> None:
         txn.do("RPUSH", public.events(key), encode(line))
         txn.do("LTRIM", public.events(key), -KEEP_EVENTS, -1)
 

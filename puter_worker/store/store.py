@@ -28,6 +28,7 @@ from puter_worker.store.results import Results
 from puter_worker.store.targets import Leases, TargetIndex, Unsure
 from puter_worker.store.token_buckets import TokenBuckets
 from puter_worker.store.txn import Txn
+from puter_worker.store.usage import Usage
 from puter_worker.store.workers import Epochs, Workers
 from puter_worker.timings import Timings
 
@@ -46,6 +47,7 @@ class Store:
         records: records and the specs that they serve.
         batches: heads, rows and live sets of batches.
         failures: what failed of batches with `max_fails`.
+        usage: what namespaces have of what a policy limits.
         jobs: arq's queue.
         restarts: keys whose job runs again if no stage moves them.
         targets: targets that have work.
@@ -82,6 +84,7 @@ class Store:
         self.results = Results(db)
         self.orders = Orders(db)
         self.failures = Failures(db)
+        self.usage = Usage(db)
         self.records = Records(
             db,
             machines=self.machines,
@@ -91,6 +94,7 @@ class Store:
             moving=moving,
             batches=self.batches,
             failures=self.failures,
+            usage=self.usage,
         )
         self.jobs = JobQueue(db)
         self.requests = Requests(db)

@@ -29,6 +29,19 @@ local holds = {
   ['below'] = function(key, _, size)         -- the set has fewer members than this
     return redis.call('SCARD', key) < size
   end,
+  ['fields-below'] = function(key, _, size)  -- the hash has fewer fields than this
+    return redis.call('HLEN', key) < size
+  end,
+  ['sum-below'] = function(key, _, most)     -- the numbers in the hash add up to less than this
+    local sum = 0
+    for _, value in ipairs(redis.call('HVALS', key)) do
+      sum = sum + tonumber(value)
+    end
+    return sum < most
+  end,
+  ['since-below'] = function(key, since, size)  -- the sorted set has fewer members with this score or more
+    return redis.call('ZCOUNT', key, since, '+inf') < size
+  end,
   ['length'] = function(key, _, expected)    -- the list has this length
     return redis.call('LLEN', key) == expected
   end,

@@ -65,6 +65,18 @@ class Txn:
         """Guard: the set has fewer members than this."""
         return self._guard("below", key, "", size)
 
+    def expect_fields_below(self, key: str, size: int) -> int:
+        """Guard: the hash has fewer fields than this."""
+        return self._guard("fields-below", key, "", size)
+
+    def expect_sum_below(self, key: str, most: int) -> int:
+        """Guard: the numbers in the hash add up to less than this."""
+        return self._guard("sum-below", key, "", most)
+
+    def expect_since_below(self, key: str, since: float, size: int) -> int:
+        """Guard: fewer members of the sorted set have this score or a higher one."""
+        return self._guard("since-below", key, repr(since), size)
+
     def _guard(self, *words: Word) -> int:
         self._guards.append(words)
         return len(self._guards) - 1

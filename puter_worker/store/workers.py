@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping, Sequence
 
-from puter_client.contract.health import WorkerHealth
+from puter_client.contract.health import OwnHealth, WorkerHealth
 from puter_client.store import names as public
 from puter_worker.memory import Epoch
 from puter_worker.store import names
@@ -19,11 +20,17 @@ class Workers:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def announce(self, health: WorkerHealth) -> None:
-        """Publish that this worker runs, and its health."""
+    async def announce(self, health: WorkerHealth, *, offered: Sequence[str], own: Mapping[str, OwnHealth]) -> None:
+        """Publish that this worker runs, and its health.
+
+        `offered`: all AWS profiles that it has, for other workers; `own`: what only these namespaces shall read.
+        """
         ttl_s = self._db.timings.health_ttl_s
         async with self._db.redis.pipeline(transaction=True) as pipe:
             pipe.set(public.worker(health.worker_id), encode(health), ex=ttl_s)
+            pipe.set(names.profiles(health.worker_id), encode(tuple(offered)), ex=ttl_s)
+            for namespace, of_it in own.items():
+                pipe.set(public.own_health(namespace, health.worker_id), encode(of_it), ex=ttl_s)
             pipe.zadd(public.WORKERS, {health.worker_id: health.seen_at})
             pipe.zremrangebyscore(public.WORKERS, "-inf", health.seen_at - 10 * ttl_s)
             pipe.expire(public.WORKERS, self._db.timings.keep_s)
@@ -38,7 +45,7 @@ class Workers:
     async def remove(self, worker_id: str) -> None:
         """Remove a worker that has ended."""
         async with self._db.redis.pipeline(transaction=True) as pipe:
-            pipe.delete(public.worker(worker_id))
+            pipe.delete(public.worker(worker_id), names.profiles(worker_id))
             pipe.zrem(public.WORKERS, worker_id)
             await pipe.execute()
 
@@ -46,9 +53,17 @@ class Workers:
         """AWS profiles that at least one running worker offers."""
         since = self._db.now() - self._db.timings.health_ttl_s
         ids = await self._db.redis.zrangebyscore(public.WORKERS, since, "+inf")
-        raws = await self._db.redis.mget([public.worker(raw.decode()) for raw in ids]) if ids else []
-        healths = (decode(raw, WorkerHealth, "health") for raw in raws)
-        return {profile for health in healths if health and not health.draining for profile in health.profiles}
+        if not ids:
+            return set()
+        workers = [raw.decode() for raw in ids]
+        healths = await self._db.redis.mget([public.worker(one) for one in workers])
+        offered = await self._db.redis.mget([names.profiles(one) for one in workers])
+        return {
+            profile
+            for raw, profiles in zip(healths, offered, strict=True)
+            if (health := decode(raw, WorkerHealth, "health")) and not health.draining
+            for profile in decode(profiles, tuple[str, ...], "profiles") or ()
+        }
 
 
 class Epochs:

@@ -206,6 +206,10 @@ def render_shared(options: Options) -> str:
         "keyName": options.key_name,
         "productCodes": [],
         "instanceType": options.type.name,
+        "cpuOptions": {
+            "coreCount": max(1, options.type.vcpus // 2),
+            "threadsPerCore": min(2, options.type.vcpus),
+        },
         "monitoring": {"state": "enabled" if options.monitoring else "disabled"},
         "architecture": options.image.architecture,
         "rootDeviceType": "ebs",

@@ -120,10 +120,14 @@ class _Target(Target):
     async def group(self, *_: Any) -> SecurityGroup:
         return SecurityGroup(group_id="sg-1", vpc_id="vpc-1")
 
+    async def vcpus(self, _: str) -> int:
+        return 2
+
 
 class _Targets:
     def __init__(self, target: Target) -> None:
         self._target = target
+        self.rules = target.rules
 
     def offers(self, _profile: str) -> bool:
         return True

@@ -44,7 +44,7 @@ def test_a_worker_may_drain_before_it_is_killed() -> None:
 
 
 def test_nothing_in_compose_prolongs_the_drain() -> None:
-    assert not [entry for entry in WORKER["environment"] if entry.startswith("PUTER_")]
+    assert [entry for entry in WORKER["environment"] if entry.startswith("PUTER_")] == ["PUTER_POLICY"]
 
 
 def test_aws_settings_are_passed_on_and_none_is_written_down() -> None:
@@ -76,7 +76,7 @@ def test_the_rules_of_users_come_from_a_secret() -> None:
 
 def test_the_workers_url_comes_from_a_file_that_is_not_in_the_project() -> None:
     assert WORKER["env_file"] == ["deploy/worker.env"]
-    assert set((ROOT / "deploy" / ".gitignore").read_text().split()) == {"users.acl", "worker.env"}
+    assert set((ROOT / "deploy" / ".gitignore").read_text().split()) == {"users.acl", "worker.env", "policy/"}
 
 
 def test_redis_is_reached_from_this_host_alone() -> None:
