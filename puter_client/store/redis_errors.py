@@ -79,7 +79,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _not_found(error: BaseException) -> str | None:
-    """Sentinels do not say where the primary is."""
+    """Sentinels do not say where the primary is, or TLS with them could not be set up."""
     from redis.exceptions import AuthenticationError, ResponseError
 
     from puter_client.store.sentinel import NoPrimary, Why
@@ -87,6 +87,8 @@ def _not_found(error: BaseException) -> str | None:
     no_primary = next((cause for cause in _causes(error) if isinstance(cause, NoPrimary)), None)
     if no_primary is None:
         return None
+    if insecure := next((told for cause in _causes(error) if (told := _not_secure(cause))), None):
+        return insecure
     match no_primary.why, no_primary.__cause__:
         case Why.UNKNOWN, _:
             return "is not known to its Sentinels: check the name of the service in PUTER_REDIS_URL"
@@ -211,7 +213,7 @@ def _not_reached(error: BaseException, to: RedisUrl) -> str | None:
         case socket.gaierror():
             return "does not answer: its host's name cannot be resolved; check the host in PUTER_REDIS_URL"
         case FileNotFoundError() if to.scheme == "unix":
-            return "does not answer: there is no such socket; check that it runs and that {named_by} is right"
+            return "does not answer: there is no such socket; check that it runs and that PUTER_REDIS_URL is right"
         case PermissionError() if to.scheme == "unix":
             return "does not answer: your user may not open its socket; ask its owner for access"
         case ConnectionRefusedError():

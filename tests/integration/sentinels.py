@@ -25,6 +25,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 # As docs/shared-host.md has them, but for the times.
 SERVER = """\
 port {port}
+unixsocket {folder}/s
 bind 127.0.0.1
 dir {folder}
 logfile {folder}/log
@@ -40,6 +41,7 @@ aclfile {folder}/users.acl
 """
 SENTINEL = """\
 port {port}
+unixsocket {folder}/s
 bind 127.0.0.1
 dir {folder}
 logfile {folder}/log
@@ -54,10 +56,12 @@ class Member:
 
     Attributes:
         port: on 127.0.0.1.
+        socket: the path of its socket.
     """
 
     def __init__(self, port: int, folder: Path, config: str, *arguments: str) -> None:
         self.port = port
+        self.socket = str(folder / "s")
         self._folder = folder
         self._arguments = arguments
         self.process: subprocess.Popen[bytes] | None = None
@@ -148,7 +152,7 @@ class Failover:
         return sum(told.get(f"slave{n}", {}).get("state") == "online" for n in range(2))
 
     def _sentinel(self, one: Member) -> redis.Redis:
-        signed = {"username": "asks", "password": self.sentinel_password} if self.sentinel_password else {}
+        signed: Any = {"username": "asks", "password": self.sentinel_password} if self.sentinel_password else {}
         return redis.Redis(host=HOST, port=one.port, decode_responses=True, **signed)
 
     def _knows_all(self, one: Member) -> bool:

@@ -16,6 +16,7 @@ from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.spec import Spec
 from puter_client.store import names as public
+from puter_client.store import sentinel as sentinel_module
 from puter_client.store.redis_connection import connection_pool
 from puter_client.store.sentinel import Primary
 from puter_worker.clock import Clock
@@ -31,6 +32,7 @@ from tests.integration.redis_servers import RedisServer
 from tests.integration.sentinels import PASSWORD, SERVICE, Failover, Member, eventually, failing_over
 from tests.integration.sim_workshop import CALM, SPEED, SWIFT, SimWorkshop, sim_url
 from tests.integration.sim_workshop import eventually as until
+from tests.integration.tls_proxy import Authority, open_port, server_context
 
 __all__ = ["sim_url"]
 
@@ -144,6 +146,28 @@ async def test_a_replica_is_never_read(calm: Failover, monkeypatch: pytest.Monke
     monkeypatch.setattr(Primary, "discover_master", names_a_replica)
 
     assert "is failing over: the server that its Sentinels name is still a replica" in await why_not(signed(calm))
+
+
+async def test_tls_leads_to_sentinels_and_to_the_primary(
+    calm: Failover, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tls").mkdir()
+    authority = Authority(tmp_path / "tls")
+    context = server_context(authority.file("127.0.0.1"))
+    async with (
+        open_port(calm.sentinels[0].socket, context) as sentinel,
+        open_port(calm.servers[0].socket, context) as port,
+    ):
+        # The Sentinel itself knows of no proxy.
+        monkeypatch.setattr(sentinel_module, "primary_of", lambda states: ("127.0.0.1", port) if states else None)
+        options = f"?sentinel_user=asks&sentinel_password={calm.sentinel_password}"
+        url = f"rediss+sentinel://betty:{PASSWORD}@127.0.0.1:{sentinel}/{SERVICE}{options}"
+        async with client_of(f"{url}&ssl_ca_certs={authority.certificate}", []) as client:
+            assert await client.untaken() == 0
+
+        with pytest.raises(StoreUnavailable, match="has a certificate that this computer does not trust"):
+            async with client_of(url, []) as client:
+                await client.untaken()
 
 
 # -- what an append rests on ------------------------------------------------------------------------------------------

@@ -20,11 +20,13 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from puter_client.store.redis_errors import why_refused
+from puter_client.store.redis_errors import may_pass, why_refused
+from puter_client.store.sentinel import NoPrimary, Why
 
 BETTY = "redis://betty:hunter2@r.example:6379/0"
 TLS = "rediss://betty:hunter2@r.example:6379/0"
 SOCKET = "unix://betty:hunter2@/run/redis.sock"
+SENTINELS = "redis+sentinel://betty:hunter2@s1,s2/m?sentinel_password=hunter2"
 CLUSTER = "is in cluster mode, which Puter cannot use: name a Redis with cluster-enabled no"
 
 
@@ -83,6 +85,13 @@ def test_a_refusal_while_a_connection_is_made_is_a_refusal() -> None:
     assert why_refused(BETTY, while_connecting(AuthenticationError())) == why_refused(BETTY, AuthenticationError())
 
 
+def not_found(why: Why, cause: Exception | None = None) -> RedisConnectionError:
+    """As a connection tells that Sentinels do not say where the primary is."""
+    error = NoPrimary(why)
+    error.__cause__ = cause
+    return while_connecting(error)
+
+
 # What redis-py raises, and the words for it.
 MEANT: list[tuple[str, Exception, str]] = [
     (BETTY, OutOfMemoryError("hunter2"), "is out of memory: raise its maxmemory"),
@@ -109,26 +118,43 @@ MEANT: list[tuple[str, Exception, str]] = [
     (BETTY, while_handling(ConnectionRefusedError("hunter2")), "does not answer: nothing accepts connections there"),
     (BETTY, while_handling(socket.gaierror("hunter2")), "does not answer: its host's name cannot be resolved"),
     (SOCKET, while_handling(FileNotFoundError("hunter2")), "does not answer: there is no such socket"),
+    (SOCKET, while_handling(FileNotFoundError("hunter2")), "does not answer: there is no such socket; check that it r"),
     (SOCKET, while_handling(PermissionError("hunter2")), "does not answer: your user may not open its socket"),
     (BETTY, RedisTimeoutError("hunter2"), "does not answer in time: check that it runs and is not suspended"),
     (BETTY, TimeoutError("hunter2"), "does not answer in time: check that it runs and is not suspended"),
     (BETTY, RedisConnectionError("hunter2"), "does not answer (ConnectionError): check that it runs"),
     (BETTY, OSError("hunter2"), "does not answer (OSError): check that it runs"),
     (BETTY, RedisError("hunter2"), "does not answer (RedisError): check that it runs"),
+    (SENTINELS, not_found(Why.UNKNOWN), "is not known to its Sentinels: check the name of the service"),
+    (SENTINELS, not_found(Why.DOWN), "is down, as its Sentinels say: wait until they have chosen another primary"),
+    (SENTINELS, not_found(Why.REPLICA), "is failing over: the server that its Sentinels name is still a replica"),
+    (SENTINELS, not_found(Why.SILENT), "cannot be found, since none of its Sentinels answers: check that they run"),
+    (SENTINELS, not_found(Why.SILENT, OSError("hunter2")), "cannot be found, since none of its Sentinels answers"),
+    (SENTINELS, not_found(Why.SILENT, AuthenticationError("hunter2")), "has Sentinels that refuse their user or passw"),
+    (SENTINELS, not_found(Why.SILENT, ResponseError("hunter2")), "has Sentinels that refuse to name it: check that"),
+    (SENTINELS, AuthenticationError("hunter2"), "refuses the user or the password: check both in PUTER_REDIS_URL"),
+    (SENTINELS, ReadOnlyError("hunter2"), "is a read-only replica: wait until its Sentinels have chosen another"),
+    (SENTINELS, RedisTimeoutError("hunter2"), "does not answer in time: check that it runs and is not suspended"),
 ]
 
 
 @pytest.mark.parametrize(("url", "error", "told"), MEANT)
 def test_what_is_wrong_is_named_with_a_remedy(url: str, error: Exception, told: str) -> None:
-    at = {BETTY: "redis://r.example:6379/0", TLS: "rediss://r.example:6379/0", SOCKET: "unix:///run/redis.sock"}[url]
+    at = {
+        BETTY: "redis://r.example:6379/0",
+        TLS: "rediss://r.example:6379/0",
+        SOCKET: "unix:///run/redis.sock",
+        SENTINELS: "redis+sentinel://s1:26379,s2:26379/m/0",
+    }[url]
 
     assert why_refused(url, error).startswith(f"Redis at {at} {told}")
 
 
 @pytest.mark.parametrize("error", [error for _, error, _ in MEANT] + [ExecAbortError("hunter2")])
 def test_no_secret_is_in_it(error: Exception) -> None:
-    for url in (BETTY, TLS, SOCKET):
+    for url in (BETTY, TLS, SOCKET, SENTINELS):
         told = why_refused(url, error)
+        assert "{" not in told
         assert "hunter2" not in told
         assert "betty" not in told
         assert "\n" not in told
@@ -146,6 +172,43 @@ def test_no_secret_is_in_it(error: Exception) -> None:
 )
 def test_who_gets_no_answer_is_told_what_the_port_may_be(url: str, error: Exception, perhaps: str) -> None:
     assert why_refused(url, error).endswith(perhaps)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        while_handling(ConnectionRefusedError()),
+        while_handling(FileNotFoundError()),
+        RedisTimeoutError(),
+        TimeoutError(),
+        RedisConnectionError("Connection closed by server."),
+        BusyLoadingError(),
+        ReadOnlyError(),
+        ResponseError("NOREPLICAS Not enough good replicas to write."),
+        ResponseError("Command # 1 (RPUSH x) of pipeline caused error: ('NOREPLICAS Not enough good replicas',)"),
+        ResponseError("MASTERDOWN Link with MASTER is down"),
+        not_found(Why.DOWN),
+        not_found(Why.REPLICA),
+    ],
+)
+def test_what_passes_by_itself_is_waited_for(error: Exception) -> None:
+    assert may_pass(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AuthenticationError(),
+        while_connecting(AuthenticationError()),
+        NoPermissionError(),
+        OutOfMemoryError(),
+        ResponseError("WRONGTYPE hunter2"),
+        ResponseError("MISCONF hunter2"),
+        ResponseError("CLUSTERDOWN Hash slot not served"),
+    ],
+)
+def test_a_refusal_is_told_at_once(error: Exception) -> None:
+    assert not may_pass(error)
 
 
 def test_an_error_that_caused_itself_is_told_of() -> None:

@@ -50,6 +50,16 @@ READ = {
     "UNIX:///run/redis.sock?db=2": "unix:///run/redis.sock?db=2",
     "unix:///run/a%20b%0Ac.sock": "unix:///run/a b%0Ac.sock",
     f"unix://betty:{SECRET}@/run/a%40b.sock": "unix:///run/a@b.sock",
+    "redis+sentinel://s1/mymaster": "redis+sentinel://s1:26379/mymaster/0",
+    "REDIS+SENTINEL://S2:1,s1/my.Master_1-/7": "redis+sentinel://s1:26379,s2:1/my.Master_1-/7",
+    "redis+sentinel://s1,s1:26379,s2/m/?db=3": "redis+sentinel://s1:26379,s2:26379/m/3",
+    f"redis+sentinel://betty:{SECRET}@[2001:db8::7]:7,[::1],192.0.2.7/m": (
+        "redis+sentinel://192.0.2.7:26379,[2001:db8::7]:7,[::1]:26379/m/0"
+    ),
+    f"redis+sentinel://:{SECRET}%2F%40%3A%23%3F%25%2C@s1/m/0?db=0": "redis+sentinel://s1:26379/m/0",
+    f"redis+sentinel://betty:{SECRET}@x,y@s1/m": "redis+sentinel://s1:26379/m/0",
+    f"redis+sentinel://s1/m?sentinel_user=asks&sentinel_password={SECRET}%26": "redis+sentinel://s1:26379/m/0",
+    f"rediss+sentinel://s1/m?sentinel_password={SECRET}&ssl_ca_certs=/ca.pem": "rediss+sentinel://s1:26379/m/0",
 }
 # Each is written with a secret in it, by mistake or not, and what the refusal says.
 REFUSED = {
@@ -116,6 +126,29 @@ REFUSED = {
     "rediss://betty:hunter2@r.example?ssl_cert_reqs=never": "has an option ssl_cert_reqs with a value",
     "rediss://betty:hunter2@r.example?ssl_ca_certs=%00": "has an option ssl_ca_certs with a value",
     "rediss://betty:hunter2@r.example?ssl_certfile=/c": "needs ssl_certfile and ssl_keyfile together",
+    # Sentinels
+    "redis+sentinel://betty:123/hunter2@s1,s2/m": "names no service of its Sentinels, or no database",
+    "redis+sentinel://betty:123/hunter2/x@s1,s2/m": "names no service of its Sentinels, or no database",
+    "redis+sentinel://betty:123?hunter2@s1,s2/m": "has an option after its ? that Puter does not take",
+    "redis+sentinel://betty:hunter2@r.example": "names no service of its Sentinels, or no database",
+    "redis+sentinel://betty:hunter2@r.example/": "names no service of its Sentinels, or no database",
+    "redis+sentinel://betty:hunter2@r.example/my master": "contains a blank",
+    "redis+sentinel://betty:hunter2@r.example/my%20master": "names no service of its Sentinels, or no database",
+    "redis+sentinel://betty:hunter2@r.example/m/x": "names no service of its Sentinels, or no database",
+    "redis+sentinel://betty:hunter2@r.example/m/1/2": "names no service of its Sentinels, or no database",
+    "redis+sentinel://betty:hunter2@r.example/m/1?db=2": "names two databases",
+    "redis+sentinel://betty:hunter2@/m": "names no host",
+    "redis+sentinel://betty:hunter2@s1,,s2/m": "names no host",
+    "redis+sentinel://betty:hunter2@s1,s2:0/m": "names a host or port that cannot be",
+    "redis+sentinel://betty:hunter2@s1,s2:x/m": "names a host or port that cannot be read",
+    "redis+sentinel://betty:hunter2@s1,[::1/m": "names a host or port that cannot be read",
+    "redis+sentinel://betty:hunter2%ff@s1/m": "has percent-encoded bytes in its password",
+    "redis+sentinel://s1/m?sentinel_password=hunter2%ff": "has percent-encoded bytes in its sentinel_password",
+    "redis+sentinel://s1/m?sentinel_password=": "has an option sentinel_password with a value",
+    "redis+sentinel://s1/m?sentinel_user=hunter2": "needs sentinel_password beside sentinel_user",
+    "redis+sentinel://s1/m?ssl_ca_certs=/ca.pem": "has the option ssl_ca_certs, which is for TLS",
+    "redis://r.example?sentinel_password=hunter2": "has the option sentinel_password, which is for Sentinels",
+    "unix+sentinel://hunter2/m": "is not a Redis URL",
     # sockets
     "unix:run/hunter2.sock": "names no socket",
     "unix://run/hunter2.sock": "names no socket",
@@ -145,14 +178,26 @@ def test_what_is_shown_is_host_port_and_database(url: str, shown: str) -> None:
 
     assert str(read) == shown
     assert SECRET not in repr(read)
-    assert SECRET not in repr(connection_arguments(read)["connection_class"](db=read.database))
+    if "ssl_ca_certs" not in url:  # there is no such file
+        assert SECRET not in repr(connection_pool(url))
 
 
-@pytest.mark.parametrize("url", [url for url in READ if "ssl_" not in url])
+@pytest.mark.parametrize("url", [url for url in READ if "ssl_" not in url and "sentinel" not in url.lower()])
 def test_what_is_read_is_what_redis_py_would_read(url: str) -> None:
     ours = connection_arguments(RedisUrl.parse(url))
 
     assert parse_url(url).items() <= ours.items()
+
+
+def test_a_url_of_sentinels_says_who_is_asked_and_for_what() -> None:
+    read = RedisUrl.parse(
+        "rediss+sentinel://betty:a%2Fb@s2:7,s1/m/3?sentinel_user=asks&sentinel_password=c%26d&socket_timeout=9"
+    )
+
+    assert (read.sentinels, read.service, read.database) == ((("s1", 26_379), ("s2", 7)), "m", 3)
+    assert (read.user, read.password, read.sentinel_user, read.sentinel_password) == ("betty", "a/b", "asks", "c&d")
+    assert read.options == {"socket_timeout": 9.0}
+    assert read.has_tls
 
 
 def test_a_certificate_is_held_against_the_host_unless_the_url_says_otherwise() -> None:
@@ -218,10 +263,19 @@ def test_whatever_the_password_is_none_of_it_is_shown(before: str, after: str, u
     assert told == "redis://r.example:6379/0" or SECRET not in told
 
 
+@given(before=st.text(), after=st.text(), user=st.sampled_from(["", "betty"]))
+def test_nor_is_it_where_sentinels_are_asked(before: str, after: str, user: str) -> None:
+    told = shown_or_refused(f"redis+sentinel://{user}:{before}{SECRET}{after}@s1,s2:1/m/0")
+
+    assert told == "redis+sentinel://s1:26379,s2:1/m/0" or SECRET not in told
+
+
 @given(url=st.text())
 def test_every_text_is_a_url_or_refused(url: str) -> None:
     for text in (url, f"redis://{url}", f"unix://{url}", f"rediss://r.example?{url}"):
         assert shown_or_refused(text).startswith(("redis://", "rediss://", "unix://", "PUTER_REDIS_URL "))
+    for text in (f"redis+sentinel://{url}", f"redis+sentinel://s1/{url}", f"rediss+sentinel://s1/m?{url}"):
+        assert shown_or_refused(text).startswith(("redis+sentinel://", "rediss+sentinel://", "PUTER_REDIS_URL "))
 
 
 # -- who reads a URL --------------------------------------------------------------------------------------------------
