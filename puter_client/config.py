@@ -96,7 +96,7 @@ def read_config(path: Path) -> Config:
     if problems:
         raise InvalidInput(*problems)
     url = written.get("redis_url")
-    exposed = bool(url and RedisUrl.parse(url).password and stat.S_IMODE(mode) & 0o044)
+    exposed = bool(url and RedisUrl.parse(url).holds_a_password and stat.S_IMODE(mode) & 0o044)
     return Config(
         namespace=written.get("namespace"),
         redis_url=url,

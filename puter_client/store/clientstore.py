@@ -108,6 +108,8 @@ class ClientStore:
     async def _ask_each(self, ask: Callable[[Any, Any], object], about: Iterable[Any]) -> list[Any]:
         """The answers to one command about each; `ask` adds it to a pipeline."""
         about = list(about)
+        if not about:
+            return []
 
         async def question(redis: Redis) -> list[Any]:
             async with redis.pipeline(transaction=False) as pipe:

@@ -79,6 +79,11 @@ class RedisUrl:
         return f"{self.scheme}://{_shown(self.host, self.port)}/{self.database}"
 
     @property
+    def holds_a_password(self) -> bool:
+        """Whether nobody else should read the URL."""
+        return bool(self.password or self.sentinel_password)
+
+    @property
     def has_tls(self) -> bool:
         """Whether connections use TLS."""
         return self.scheme in ("rediss", "rediss+sentinel")

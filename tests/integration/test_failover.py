@@ -72,9 +72,11 @@ async def store_of(group: Failover) -> AsyncIterator[Store]:
         await redis.connection_pool.disconnect()
 
 
-async def killed(group: Failover) -> Member:
-    """The new primary, after the first one was killed."""
-    group.servers[0].kill()
+async def killed(group: Failover, number: signal.Signals = signal.SIGKILL) -> Member:
+    """The new primary, after the first one was killed, or suspended."""
+    process = group.servers[0].process
+    assert process
+    process.send_signal(number)
     return await asyncio.to_thread(group.failed_over, group.servers[0])
 
 
@@ -251,10 +253,12 @@ async def test_a_launch_rests_on_a_replica_if_there_is_one(group: Failover) -> N
 # -- another primary --------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_goes_on_and_hears_of_changes(group: Failover) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "suspended"])
+async def test_a_client_goes_on_and_hears_of_changes(group: Failover, number: signal.Signals) -> None:
     async with client_of(group.url("betty"), []) as client, client._store.changes("betty") as changes:
         await client.submit([MachineRequest("one", Spec())])
-        now = await killed(group)
+        now = await killed(group, number)
+        await client.untaken()  # a subscription to a server that hangs hears nothing
         assert await changes.wait(30.0) is None  # anything may have changed
 
         with now.client() as behind:

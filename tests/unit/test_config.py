@@ -93,8 +93,11 @@ class TestFile:
         assert "hunter2" not in problems(write('redis_url = "redis://me:hunter2@"'))[0]
 
     @pytest.mark.parametrize(("mode", "exposed"), [(0o644, True), (0o600, False)])
-    def test_a_password_that_others_can_read_is_noticed(self, write: Write, mode: int, exposed: bool) -> None:
-        path = write('redis_url = "redis://me:hunter2@r.example"')
+    @pytest.mark.parametrize(
+        "url", ["redis://me:hunter2@r.example", "redis+sentinel://s1,s2/m?sentinel_password=hunter2"]
+    )
+    def test_a_password_that_others_can_read_is_noticed(self, write: Write, mode: int, exposed: bool, url: str) -> None:
+        path = write(f'redis_url = "{url}"')
         path.chmod(mode)
         assert read_config(path).open_to_others is exposed
 
