@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from puter_client.store import names
 
+# Requests in one transaction: so many that its round trip does not matter, so few that no other client waits, and so
+# few bytes that a slow line carries them within the limit of one answer.
+AT_ONCE, BYTES_AT_ONCE = 1_000, 1_000_000
 _EXEC = 4  # its place among the answers below
 _NOT_REPLICATED = (
     "warning: Redis has the requests, but no replica has confirmed them: if Redis fails over now, they may be lost"
@@ -14,6 +17,20 @@ _NOT_REPLICATED = (
 _NOT_PERMITTED = (
     "warning: Redis has the requests, but its user may not ask whether a replica has them: add +wait to its rules"
 )
+
+
+def parts(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Requests in order, in parts that one transaction appends; a larger request is a part of its own. Pure."""
+    part: list[bytes] = []
+    size = 0
+    for one in encoded:
+        if part and (len(part) == AT_ONCE or size + len(one) > BYTES_AT_ONCE):
+            yield part
+            part, size = [], 0
+        part.append(one)
+        size += len(one)
+    if part:
+        yield part
 
 
 def _put(pipe: Any, namespace: str, encoded: Sequence[bytes]) -> None:

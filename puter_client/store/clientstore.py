@@ -19,7 +19,7 @@ from puter_client.contract.phase import LIVE
 from puter_client.contract.record import Event, Record
 from puter_client.contract.request import BATCH_ID, Request
 from puter_client.store import names
-from puter_client.store.append import append, append_replicated
+from puter_client.store.append import append, append_replicated, parts
 from puter_client.store.changes import Changes, changes
 from puter_client.store.outage import Limit, Outages, Tell
 from puter_client.store.redis_connection import answer_s, check_url, connection_pool
@@ -29,9 +29,9 @@ from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-# Requests in one transaction: so many that its round trip does not matter, so few that no other client waits.
-APPEND_AT_ONCE = 1_000
-READ_AT_ONCE = 2_000
+# So many that a round trip does not matter, so few that a slow line carries them within the limit of one answer.
+READ_AT_ONCE = 500
+OUTPUTS_AT_ONCE = 100
 
 T = TypeVar("T")
 _record_decoder = msgspec.json.Decoder(Record)
@@ -125,11 +125,10 @@ class ClientStore:
         With Sentinels, a replica has them then, or `tell` is called.
 
         Raises:
-            StoreUnavailable: Redis did not accept them; earlier chunks of 1,000 may be in the inbox.
+            StoreUnavailable: Redis did not accept them; earlier ones may be in the inbox.
         """
         unconfirmed: str | None = None
-        for start in range(0, len(requests), APPEND_AT_ONCE):
-            encoded = [_request_encoder.encode(request) for request in requests[start : start + APPEND_AT_ONCE]]
+        for encoded in parts(map(_request_encoder.encode, requests)):
             # What was not confirmed once is told: the rest need not wait for it again.
             if self._fails_over and unconfirmed is None:
                 within_ms = int(self.timings.replicated_s * 1_000)
@@ -162,8 +161,8 @@ class ClientStore:
     async def outputs(self, namespace: str, tags: Sequence[str]) -> dict[str, Output]:
         """The last of what workloads printed, by tag, whichever machine of the tag it was; others are missing."""
         found: dict[str, Output] = {}
-        for start in range(0, len(tags), READ_AT_ONCE):
-            chunk = tags[start : start + READ_AT_ONCE]
+        for start in range(0, len(tags), OUTPUTS_AT_ONCE):
+            chunk = tags[start : start + OUTPUTS_AT_ONCE]
             keys = [PuterKey(namespace, tag) for tag in chunk]
             raws = await self._ask_each(lambda pipe, key: pipe.get(names.output(key)), keys)
             outputs = zip(chunk, (_decoded(_output_decoder, raw) for raw in raws), strict=True)
