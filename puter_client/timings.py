@@ -58,7 +58,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
         engine_busy_s: how long a command waits for another one that is starting or ending the engine.
     """
 
-    answer_s: float = 3.5
+    answer_s: float = 3.0
     replicated_s: float = 1.0
     close_s: float = 0.3
     outlast_s: float = 30.0

@@ -166,8 +166,10 @@ class PrimaryTlsConnection(PrimaryConnection, SSLConnection):
     """The same over TLS."""
 
 
-async def _try_again(_: RedisError) -> None:
-    return
+async def _try_again(error: RedisError) -> None:
+    """Before the next attempt: there is none where it would hear the same."""
+    if isinstance(error, NoPrimary) and error.why in (Why.SILENT, Why.UNKNOWN):
+        raise error
 
 
 class PrimaryPool(BlockingConnectionPool):
