@@ -134,7 +134,7 @@ class Database:
         durability = self.durability or await self._how_to_be_durable()
         if durability.startswith("!"):
             return await self.commit(txn), durability[1:]
-        self.durability = durability
+        self.durability = None if self._fails_over else durability  # the next primary may have other settings
         needed = [] if durability == NEEDS_NOTHING else [durability]
         if self._fails_over and ON_A_REPLICA not in needed and await self._replicas():
             needed.append(ON_A_REPLICA)
