@@ -79,5 +79,7 @@ def tag_order(tag: str) -> tuple[tuple[str | int, ...], str]:
 
 def shown(value: object, limit: int = 60) -> str:
     """A value from outside as an error may show it: on one line, without control characters, cut at `limit`."""
-    text = printable(str(value))
-    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
+    # Normalizing may join some characters, never more than these: the rest would only cost time.
+    whole = str(value)
+    text = printable(whole[: 4 * limit])
+    return repr(text if len(text) <= limit and len(whole) <= 4 * limit else text[: limit - 1] + "…")

@@ -21,6 +21,8 @@ from puter_client.contract.key import shown
 # EC2 counts user data before base64: 16 KB for the whole, Puter's own part included.
 USER_DATA_LIMIT_BYTES = 16_384
 MAX_ALTERNATIVES = 10
+MAX_CIDRS = 20  # a security group takes 60 rules, so no request fills one
+MAX_VARIABLES = 500
 MAX_AWS_TAGS = 20  # EC2 allows 50 a resource; Puter writes up to 30 of its own (a group's manifest among them)
 
 Reader = Callable[[Any], Any]
@@ -208,22 +210,27 @@ def whole(of: str, least: int, most: int) -> Reader:
     return read
 
 
+_RETRY_ON = frozenset({"failed", "timed_out", *map(str, range(1, 256))})
+
+
 def retry_on(value: Any) -> tuple[str, ...]:
     """Read results and exit codes after which a workload is run again."""
     items = value if isinstance(value, list | tuple) else text(value).split()
     if not items:
         raise ValueError(_EMPTY)
+    if len(items) > len(_RETRY_ON):
+        raise ValueError(f"has {len(items)} values: write each once")
     found = [text(item) for item in items]
     for item in found:
-        code = item.isascii() and item.isdigit() and item == str(int(item)) and 1 <= int(item) <= 255
-        if item not in {"failed", "timed_out"} and not code:
+        if item not in _RETRY_ON:
             raise ValueError(f"{shown(item)}: write failed, timed_out or exit codes from 1 to 255")
     return tuple(sorted(set(found)))
 
 
 def env(value: Any) -> dict[str, str]:
     """Read variables of a shell with their values."""
-    variables = _mapping(value, _ENV_NAME, "name variables with letters, digits and _", USER_DATA_LIMIT_BYTES)
+    remedy = "name variables with letters, digits and _"
+    variables = _mapping(value, _ENV_NAME, remedy, most=MAX_VARIABLES, most_bytes=USER_DATA_LIMIT_BYTES)
     for name in variables:
         if name in _BASHS_OWN:
             raise ValueError(f"{shown(name)}: bash sets this variable itself: give yours another name")
@@ -233,14 +240,13 @@ def env(value: Any) -> dict[str, str]:
 def aws_tags(value: Any) -> dict[str, str]:
     """Read EC2 tags that do not collide with Puter's or AWS's own."""
     remedy = "use 1 to 127 characters, none of them a control character; Name, puter, puter:… and aws:… are taken"
-    tags = _mapping(value, _TAG_KEY, remedy, MAX_AWS_TAGS * 256 * 4)  # UTF-8 has up to 4 bytes a character
+    # Beside Puter's own. UTF-8 has up to 4 bytes a character.
+    tags = _mapping(value, _TAG_KEY, remedy, most=MAX_AWS_TAGS, most_bytes=MAX_AWS_TAGS * (127 + 256) * 4)
     for key, written in tags.items():
         if len(written) > 256:
             raise ValueError(f"{shown(key)}: the value has over 256 characters, EC2's limit")
         if not _TAG_VALUE.fullmatch(written):
             raise ValueError(f"{shown(key)}: the value contains a control character: remove it")
-    if len(tags) > MAX_AWS_TAGS:
-        raise ValueError(f"has {len(tags)} tags: write at most {MAX_AWS_TAGS}, besides Puter's own")
     return tags
 
 
@@ -251,6 +257,8 @@ def cidrs(value: Any) -> tuple[str, ...]:
     items = value.split() if isinstance(value, str) else list(value)
     if items == ["none"]:
         return ()
+    if len(items) > MAX_CIDRS:
+        raise ValueError(f"has {len(items)} addresses: write at most {MAX_CIDRS}, or a CIDR that covers several")
     return tuple(sorted({parse_cidr(text(item)) for item in items}))
 
 
@@ -267,10 +275,10 @@ def parse_cidr(written: str) -> str:
     if not _CIDR.fullmatch(written.strip()):
         raise ValueError(f"{shown(written)}: {_WRITE_A_CIDR}")
     try:
-        network = ipaddress.ip_network(written.strip(), strict=False)
+        interface = ipaddress.ip_interface(written.strip())
     except ValueError:
         raise ValueError(f"{shown(written)}: {_WRITE_A_CIDR}") from None
-    address = ipaddress.ip_interface(written.strip()).ip
+    network, address = interface.network, interface.ip
     if address != network.network_address:
         raise ValueError(
             f"{shown(written)}: has bits set beyond its prefix: write {network}, or {address} for that one host"
@@ -283,9 +291,11 @@ def parse_cidr(written: str) -> str:
     return str(network)
 
 
-def _mapping(value: Any, name: _Lazy, remedy: str, limit: int) -> dict[str, str]:
+def _mapping(value: Any, name: _Lazy, remedy: str, *, most: int, most_bytes: int) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{_kind(value)}: write names with values (K: V)")
+    if len(value) > most:
+        raise ValueError(f"has {len(value):,} names: write at most {most:,}")
     checked: dict[str, str] = {}
     for key, item in value.items():
         if not isinstance(key, str) or not name.fullmatch(key):
@@ -295,8 +305,8 @@ def _mapping(value: Any, name: _Lazy, remedy: str, limit: int) -> dict[str, str]
             checked[key] = text(item)
         except ValueError as error:
             raise ValueError(f"{shown(key)}: {error}") from None
-    if sum(len(written.encode()) for written in checked.values()) > limit:
-        raise ValueError(f"the values have over {limit:,} bytes in all")
+    if sum(len(key.encode()) + len(written.encode()) for key, written in checked.items()) > most_bytes:
+        raise ValueError(f"the names and values have over {most_bytes:,} bytes in all")
     return checked
 
 

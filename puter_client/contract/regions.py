@@ -21,6 +21,8 @@ REGIONS = frozenset({
     "us-isob-west-1", "us-isof-east-1", "us-isof-south-1", "us-west-1", "us-west-2",
 })  # fmt: skip
 
+_LONGEST = 2 * max(map(len, REGIONS))
+
 
 def region(value: Any) -> str:
     """Read the name of a region.
@@ -33,6 +35,7 @@ def region(value: Any) -> str:
         return written
     from difflib import get_close_matches  # only where it is misspelt
 
-    like = get_close_matches(written.lower(), sorted(REGIONS), n=3, cutoff=0.75)
+    # Comparing a text with all names takes a time that grows with its square.
+    like = get_close_matches(written.lower(), sorted(REGIONS), n=3, cutoff=0.75) if len(written) <= _LONGEST else []
     remedy = f"did you mean {' or '.join(like)}?" if like else "write one like us-east-1"
     raise ValueError(f"{shown(written)}: is no AWS region; {remedy}")

@@ -10,8 +10,9 @@ import msgspec
 
 from puter_client.contract.spec import Spec
 
-# A spec holds at most 16 KB each of user data, workload and env; JSON's escapes make up to six of one byte.
-MAX_REQUEST_BYTES = 524_288
+# A spec holds at most 16 KB each of user data, workload and env, and JSON's escapes make up to six of one byte; all its
+# other fields have less than 90 KB.
+MAX_REQUEST_BYTES = 393_216
 MAX_BATCH = 100_000
 """How many requests a submission has at most."""
 MAX_BATCH_ID = 40
@@ -56,7 +57,7 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
     keep_running: bool = False
     again: bool = False
     retry_failed: bool = False
-    given: tuple[Annotated[str, msgspec.Meta(max_length=40)], ...] = ()
+    given: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=40)], ...], msgspec.Meta(max_length=100)] = ()
 
 
 class CancelRequest(

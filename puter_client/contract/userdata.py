@@ -19,23 +19,26 @@ cloud-config. Which of the two is in its second line, which no template can chan
 
 from __future__ import annotations
 
-import email
 import re
 from collections.abc import Iterator, Mapping
 from email.message import Message
 from functools import lru_cache
+from itertools import islice
 from typing import Literal, get_args
 
 import msgspec
 
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
+from puter_client.contract.multipart import Entity, NotMime, decoded, read_entity, texts_of_parts
 
 ContentType = Literal["text/x-shellscript", "text/cloud-config", "text/cloud-boothook", "text/jinja2"]
 
 SUBJECT = "user_data"
 MAX_PARTS = 16
 MAX_YAML_DEPTH = 50
+MAX_YAML_EVENTS = 1_000
+"""Of all parts together: a value is one event, a list or mapping two. Reading so many takes some 1 ms."""
 # Names of Puter's scripts begin with this; digits sort before the `part-…` that cloud-init gives to nameless ones.
 PUTERS = "000-puter-"
 
@@ -60,7 +63,6 @@ _MIME = re.compile(r"(content-type|mime-version)[ \t]*:", re.IGNORECASE)
 _HEADERS = {
     name.lower(): name for name in ("Content-Type", "MIME-Version", "Content-Transfer-Encoding", "Content-Disposition")
 }
-_ENCODINGS = ("7bit", "8bit", "binary", "base64", "quoted-printable")
 _FILENAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _LAUNCH_INDEX = re.compile(rb"""^["']?launch-index["']?\s*:""", re.MULTILINE)
 
@@ -98,9 +100,21 @@ def parts_of(text: str) -> tuple[Part, ...]:
         InvalidInput: see check_user_data.
     """
     text = text.lstrip("\ufeff \t\r\n")
+    room = _YamlRoom()
     if _MIME.match(text):
-        return _parts_of_multipart(text.encode())
-    return (_part(_UNTYPED, text.encode(), None),)
+        return _parts_of_multipart(text.encode(), room)
+    return (_part(_UNTYPED, text.encode(), None, room),)
+
+
+def texts_read() -> int:
+    """How many texts were looked into so far: those that were asked for again soon are not counted again."""
+    return parts_of.cache_info().misses
+
+
+class _YamlRoom:
+    """How many further events of YAML are read."""
+
+    left = MAX_YAML_EVENTS
 
 
 def check_type(part: Part) -> None:
@@ -114,7 +128,7 @@ def check_type(part: Part) -> None:
         raise _invalid(f"does not begin as {shown(part.content_type)} must")
 
 
-def _part(declared: str, body: bytes, filename: str | None) -> Part:
+def _part(declared: str, body: bytes, filename: str | None, room: _YamlRoom) -> Part:
     """The part that a text is, with the type that its beginning says; `declared` must not say another."""
     body = body.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")
     fitting = [kind for kind, beginning in _BEGINNINGS.items() if beginning.match(body)]
@@ -125,7 +139,7 @@ def _part(declared: str, body: bytes, filename: str | None) -> Part:
     content_type = next(kind for kind in fitting if declared in (_UNTYPED, kind))
     _check_text(body)
     if content_type == "text/cloud-config":
-        _check_cloud_config(body)
+        _check_cloud_config(body, room)
     return Part(content_type=content_type, body=body, filename=filename)
 
 
@@ -150,97 +164,122 @@ def _check_text(body: bytes) -> None:
         raise _invalid("is not valid UTF-8: write it in UTF-8") from None
 
 
-def _check_cloud_config(body: bytes) -> None:
+def _check_cloud_config(body: bytes, room: _YamlRoom) -> None:
     import yaml  # most requests have no cloud-config
 
     try:
-        kinds = list(_events(body.decode()))
+        is_mapping = _is_mapping(body.decode(), room)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in its line {mark.line + 1}" if mark else ""
         raise _invalid(f"is not valid YAML{where}: cloud-init would ignore it; correct it") from None
-    if kinds[2:3] != ["MappingStartEvent"] or kinds.count("DocumentStartEvent") > 1:
+    if not is_mapping:
         raise _invalid("is not one YAML mapping: write name: value below #cloud-config")
     if _LAUNCH_INDEX.search(body):
         raise _invalid("has a launch-index, by which most machines would ignore it: remove it")
 
 
-def _events(text: str) -> Iterator[str]:
-    """The names of YAML's events. Nothing is built of them, so whatever is written costs no more than its length."""
+def _is_mapping(text: str, room: _YamlRoom) -> bool:
+    """Whether a text is one YAML mapping. Nothing is built of it, so whatever is written costs no more than its length.
+
+    Raises:
+        yaml.YAMLError: it is not valid YAML.
+        InvalidInput: it has an alias, or is larger or deeper than is read.
+    """
     import yaml
 
-    depth = 0
+    depth = documents = 0
+    first: type[yaml.Event] | None = None
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        kind = type(event).__name__
-        depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
-        if kind == "AliasEvent":
+        room.left -= 1
+        if isinstance(event, yaml.ScalarEvent):
+            pass
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                return False
+            continue
+        elif isinstance(event, yaml.AliasEvent):
             raise _invalid("has a YAML alias (*name): write its content there instead")
+        elif not isinstance(event, yaml.NodeEvent):
+            continue
+        first = first or type(event)
         if depth > MAX_YAML_DEPTH:
             raise _invalid(f"has YAML of more than {MAX_YAML_DEPTH} levels: write it flatter")
-        yield kind
+        if room.left < 0:
+            raise _invalid(f"has YAML of over {MAX_YAML_EVENTS:,} values: write what is long as a script (#!…)")
+    return first is yaml.MappingStartEvent and documents == 1
 
 
-def _parts_of_multipart(text: bytes) -> tuple[Part, ...]:
+_NOT_MULTIPART = (
+    "is not valid MIME: give it a Content-Type of multipart/mixed with the boundary of its parts, at most 1 KB of "
+    "headers, and end it with --boundary--"
+)
+_NOT_A_PART = "is not valid MIME: check its headers (at most 1 KB), and that its text is encoded as they say"
+
+
+def _parts_of_multipart(text: bytes, room: _YamlRoom) -> tuple[Part, ...]:
     try:
-        # The parser reads letters beyond ASCII correctly from bytes only.
-        message = email.message_from_bytes(text)
-    except RecursionError:
-        raise _invalid("has multiparts within multiparts: write all parts into one multipart/mixed") from None
-    _check_headers(message)
-    leaves = [leaf for leaf in message.get_payload() if isinstance(leaf, Message)]
-    if _declared(message) != "multipart/mixed" or message.defects or not leaves:
-        raise _invalid(
-            "is not valid MIME: give it a Content-Type of multipart/mixed with the boundary of its parts, "
-            "and end it with --boundary--"
-        )
-    if len(leaves) > MAX_PARTS:
-        raise _invalid(f"has {len(leaves)} MIME parts: write at most {MAX_PARTS}")
-    parts = tuple(_numbered(leaves))
+        message = read_entity(text)
+        _check_headers(message.headers)
+        if _declared(message.headers) != "multipart/mixed":
+            raise NotMime
+        texts = list(islice(texts_of_parts(message), MAX_PARTS + 1))
+    except NotMime:
+        raise _invalid(_NOT_MULTIPART) from None
+    if not texts:
+        raise _invalid(_NOT_MULTIPART)
+    if len(texts) > MAX_PARTS:
+        raise _invalid(f"has over {MAX_PARTS} MIME parts: write no more than that")
+    parts = tuple(_numbered(texts, room))
     names = [part.filename for part in parts if part.filename]
     if len(set(names)) < len(names):
         raise _invalid("has two MIME parts with the same filename: give each its own")
     return parts
 
 
-def _numbered(leaves: list[Message]) -> Iterator[Part]:
-    for number, leaf in enumerate(leaves, 1):
+def _numbered(texts: list[bytes], room: _YamlRoom) -> Iterator[Part]:
+    for number, text in enumerate(texts, 1):
         try:
-            yield _part_of_leaf(leaf)
+            yield _part_of_entity(read_entity(text), room)
         except InvalidInput as error:
             raise _invalid(f"has a MIME part {number} that {error.message}") from None
+        except NotMime:
+            raise _invalid(f"has a MIME part {number} that {_NOT_A_PART}") from None
 
 
-def _part_of_leaf(leaf: Message) -> Part:
-    _check_headers(leaf)
-    declared = _declared(leaf)
+def _part_of_entity(entity: Entity, room: _YamlRoom) -> Part:
+    _check_headers(entity.headers)
+    declared = _declared(entity.headers)
     if declared not in (_UNTYPED, *get_args(ContentType)):
         known = ", ".join(get_args(ContentType))
         raise _invalid(f"has the Content-Type {shown(declared)}: write one of {known}")
-    encoding = str(leaf.get("Content-Transfer-Encoding", "7bit")).strip().lower()
-    body = leaf.get_payload(decode=True) if encoding in _ENCODINGS else None
-    if leaf.defects or not isinstance(body, bytes):
-        raise _invalid("is not valid MIME: check its headers, and that its text is encoded as they say")
-    return _part(declared, body, _filename(leaf))
+    return _part(declared, decoded(entity), _filename(entity.headers), room)
 
 
-def _check_headers(message: Message) -> None:
-    names = [name.lower() for name, _ in message.items()]
+def _check_headers(headers: Message) -> None:
+    as_written = headers.keys()
+    names = [name.lower() for name in as_written]
     if "launch-index" in names:
         raise _invalid("has a Launch-Index header, which Puter sets itself: remove it")
-    for name, written in zip(names, message.keys(), strict=True):
+    for name, written in zip(names, as_written, strict=True):
         if name not in _HEADERS:
             raise _invalid(f"has a header {shown(written)}: remove it; Puter takes {', '.join(_HEADERS.values())}")
     if len(set(names)) < len(names):
         raise _invalid("has the same header twice: write it once")
 
 
-def _declared(message: Message) -> str:
+def _declared(headers: Message) -> str:
     """The type as it is written, in small letters; get_content_type would read what is none as text/plain."""
-    return str(message.get("Content-Type", _UNTYPED)).partition(";")[0].strip().lower()
+    return str(headers.get("Content-Type", _UNTYPED)).partition(";")[0].strip().lower()
 
 
-def _filename(leaf: Message) -> str | None:
-    name = leaf.get_filename()
+def _filename(headers: Message) -> str | None:
+    name = headers.get_filename()
     if name is None:
         return None
     if not _FILENAME.fullmatch(name):

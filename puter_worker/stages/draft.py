@@ -6,7 +6,6 @@ Each record that they change is written only if it has not changed since it was 
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -16,15 +15,12 @@ import structlog
 from puter_client.contract import transitions
 from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.errors import InvalidInput
-from puter_client.contract.fields import recheck_spec
-from puter_client.contract.key import PuterKey, check_tag
+from puter_client.contract.key import PuterKey
 from puter_client.contract.order import OrderKind
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import ON_ITS_WAY
 from puter_client.contract.record import EventKind, Record
 from puter_client.contract.request import (
-    BATCH_ID,
-    MAX_BATCH,
     CancelRequest,
     ConsoleRequest,
     ExtendRequest,
@@ -39,6 +35,7 @@ from puter_worker.policy import Rules
 from puter_worker.stages.admission import Admission
 from puter_worker.stages.cancelled import put_cancelled
 from puter_worker.stages.decide import after_cancel, decide, has_console, may_be_cancelled, must_be_confirmed, ordered
+from puter_worker.stages.decode import addressee_of, decode_request
 from puter_worker.stages.refused import POLICY
 from puter_worker.store.failures import BatchLimit
 from puter_worker.store.ingress import IngressRule
@@ -47,22 +44,8 @@ from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned
 
 _log = structlog.get_logger("puter.intake")
-_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _ORDER_S = 1e-6
 _UNREADABLE = "its record is of another version of Puter: use another tag, or run workers of the version that wrote it"
-_USER = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
-
-
-class _Addressee(msgspec.Struct):
-    """The parts of a refused request that are needed to report the refusal to its sender."""
-
-    tag: str = ""
-    batch: str = ""
-    size: int = 0
-    user: str = ""
-
-
-_addressee = msgspec.json.Decoder(_Addressee)
 
 
 class Draft:
@@ -251,15 +234,13 @@ class Draft:
     def refuse(self, raw: bytes, why: str) -> None:
         """Refuse a request that cannot be used; if its batch can be read, the batch gets a row with the reason."""
         self.refused[why] += 1
-        try:
-            to = _addressee.decode(raw)
-            key = PuterKey(self._namespace, check_tag(to.tag))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidInput):
+        to = addressee_of(raw)
+        if to is None:
             return
-        if not BATCH_ID.fullmatch(to.batch):
-            return
-        owner = to.user if _USER.fullmatch(to.user) else "?"
-        info = BatchInfo(batch_id=to.batch, namespace=self._namespace, size=to.size, owner=owner, created_at=self._now)
+        key = PuterKey(self._namespace, to.tag)
+        info = BatchInfo(
+            batch_id=to.batch, namespace=self._namespace, size=to.size, owner=to.user, created_at=self._now
+        )
         self._store.batches.put(self.txn, info)
         self._store.batches.put_row(self.txn, key, to.batch, BatchRow(outcome=Outcome.REFUSED, message=why))
 
@@ -322,28 +303,3 @@ async def decide_parked(store: Store, key: PuterKey, *, most: int | None = None,
         if draft.refused:
             _log.warning("requests.refused", namespace=key.namespace, count=len(raws), why=draft.refused)
         left = None if left is None else left - len(raws)
-
-
-def decode_request(raw: bytes) -> Request:
-    """The request that a client appended. It is checked again here, because a client is not trusted.
-
-    Raises:
-        InvalidInput: it is not a request of this version, or one of its values cannot be used.
-    """
-    try:
-        request = _decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidInput("not a request that this worker's version can read") from None
-    check_tag(request.tag)
-    if isinstance(request, UpRequest):
-        recheck_spec(request.spec)
-        for name, most in (("max_parallel", request.max_parallel), ("max_fails", request.max_fails)):
-            if most is not None and not 1 <= most <= MAX_BATCH:
-                raise InvalidInput(f"{name} {most}: must be 1 to {MAX_BATCH}")
-    named = [("batch", request.batch, BATCH_ID), ("user", request.user, _USER)]
-    if isinstance(request, ExtendRequest):
-        named.append(("request_id", request.request_id, BATCH_ID))
-    for name, text, pattern in named:
-        if text is not None and not pattern.fullmatch(text):
-            raise InvalidInput(f"{name}: not a name that a client of Puter makes")
-    return request

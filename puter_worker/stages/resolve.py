@@ -31,12 +31,14 @@ from puter_worker.stages import ensure
 from puter_worker.stages.batch_window import BatchWindow
 from puter_worker.stages.confirm import Confirm, put_adopted
 from puter_worker.stages.decide import adopted
-from puter_worker.stages.draft import decide_parked, decode_request
+from puter_worker.stages.decode import decode_request
+from puter_worker.stages.draft import decide_parked
 from puter_worker.stages.facts import ALIVE, DEAD, choose, generation_of, may_be_of
 from puter_worker.stages.forgotten import Forgotten
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.ingress import IngressRule
+from puter_worker.store.requests import TAKE_REQUESTS
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned
@@ -315,12 +317,15 @@ class Resolve(Stage):
 
     async def _tell_parked(self, key: PuterKey, why: str, *, after_s: float | None = None) -> None:
         """Write into the batches of a key's parked requests what they wait for, and look the key up again later."""
-        txn = Txn()
-        for raw in (await self._store.requests.parked(key))[0]:
-            with suppress(InvalidInput):
-                request = decode_request(raw)
-                if isinstance(request, UpRequest):
-                    self._store.batches.put_row(txn, key, request.batch, BatchRow(message=why))
+        txn, told, rest = Txn(), 0, True
+        while rest and told < TAKE_REQUESTS:
+            raws, rest = await self._store.requests.parked(key, after=told)
+            told += len(raws)
+            for raw in raws:
+                with suppress(InvalidInput):
+                    request = decode_request(raw)
+                    if isinstance(request, UpRequest):
+                        self._store.batches.put_row(txn, key, request.batch, BatchRow(message=why))
         if after_s is not None:
             self._store.look_ups.add(txn, str(self._target), key, self._store.now() + after_s)
         else:

@@ -18,6 +18,8 @@ from puter_worker.store.txn import Txn
 _log = structlog.get_logger("puter.store")
 TAKE_REQUESTS = 500
 TAKE_BYTES = 1_000_000
+# Each may have MAX_REQUEST_BYTES.
+PARKED_AT_ONCE = 20
 # Some 0.5 ms of Redis's time. A host with more namespaces than this looks at the others in the next runs.
 READY_AT_ONCE = 1_000
 
@@ -88,10 +90,13 @@ class Requests:
         txn.keep(names.parked(key), self._db.timings.keep_s)
         self.parked_keys.add(txn, str(key), now + self._db.timings.restart_s)
 
-    async def parked(self, key: PuterKey, *, most: int | None = None) -> tuple[list[bytes], bool]:
-        """The key's oldest parked requests, at most TAKE_REQUESTS or `most`, and whether there are more."""
-        most = TAKE_REQUESTS if most is None else min(most, TAKE_REQUESTS)
-        requests: list[bytes] = await self._db.redis.lrange(names.parked(key), 0, most)
+    async def parked(self, key: PuterKey, *, most: int | None = None, after: int = 0) -> tuple[list[bytes], bool]:
+        """The key's oldest parked requests, at most PARKED_AT_ONCE or `most`, and whether there are more.
+
+        `after`: leave out so many of the oldest.
+        """
+        most = PARKED_AT_ONCE if most is None else min(most, PARKED_AT_ONCE)
+        requests: list[bytes] = await self._db.redis.lrange(names.parked(key), after, after + most)
         return requests[:most], len(requests) > most
 
     async def parked_counts(self, keys: Sequence[PuterKey]) -> dict[PuterKey, int]:

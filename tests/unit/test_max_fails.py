@@ -19,7 +19,7 @@ from puter_client.contract.spec import Spec, spec_digest
 from puter_client.view import View
 from puter_worker.ec2.frame import Frame
 from puter_worker.stages.decide import decide
-from puter_worker.stages.draft import decode_request
+from puter_worker.stages.decode import decode_request
 from puter_worker.stages.max_fails import after_limit
 from puter_worker.stages.workload import is_retried, with_frame, without_frame
 from puter_worker.store.failures import BatchLimit, is_failure
