@@ -36,6 +36,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
         follow_again_s: pause before a machine whose log is followed is tried again.
         cancel_unknown_s: how long `cancel` waits for a tag that no worker knows; then it was never requested.
         stage_failing_after_s: age of a failing stage from which `local status` warns; most errors end sooner.
+        stage_hangs_after_s: how long a run of a stage may take before `worker --health` says that it hangs.
         status_refresh_s: pause between two tables of `status --watch`.
         progress_line_s: pause between two progress lines where the output is no terminal.
         progress_draw_s: pause between two drawings of a progress bar; 10,000 tags change faster than anybody reads.
@@ -83,6 +84,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
     follow_again_s: float = 5.0
     cancel_unknown_s: float = 2.0
     stage_failing_after_s: float = 60.0
+    stage_hangs_after_s: float = 600.0
     status_refresh_s: float = 2.0
     progress_line_s: float = 2.0
     progress_draw_s: float = 0.1

@@ -36,6 +36,8 @@ class _Running:
     last_error_at: float | None = None
     last_error: str | None = None
     told_at: float = -inf
+    began_at: float | None = None
+    runs_since: float | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -105,11 +107,22 @@ class Runner:
                 last_success_at=running.last_success_at,
                 last_error_at=running.last_error_at,
                 last_error=running.last_error,
+                began_at=running.began_at,
                 runs=running.runs,
                 pace_s=running.pace_s,
             )
             for running in self._running
         )
+
+    def hanging(self, longer_than_s: float) -> list[str]:
+        """Names of stages whose run takes longer than that, or that have ended without having been told to."""
+        now = self._clock.monotonic()
+        return [
+            running.name
+            for running in self._running
+            if (running.runs_since is not None and now - running.runs_since > longer_than_s)
+            or (running.task is not None and running.task.done() and not running.ended.is_set())
+        ]
 
     async def _repeat(self, running: _Running) -> None:
         stage = running.stage
@@ -117,14 +130,17 @@ class Runner:
         while not running.ended.is_set():
             began = self._clock.monotonic()
             running.runs += 1
+            running.began_at, running.runs_since = self._clock.now(), began
             try:
                 pause_s = await stage.run_once()
             except Exception as error:  # noqa: BLE001 - one stage's defect must not end the others
                 self._metrics.ran(stage.name, self._clock.monotonic() - began, succeeded=False)
+                running.runs_since = None
                 pause_s = self._after(error, running)
                 await self._pause(running, pause_s)
                 continue
             self._metrics.ran(stage.name, self._clock.monotonic() - began, succeeded=True)
+            running.runs_since = None
             running.last_success_at, running.pace_s = self._clock.now(), round(pause_s, 3)
             held_s = max(0.0, gap_s - (self._clock.monotonic() - began))
             await self._pause(running, held_s)

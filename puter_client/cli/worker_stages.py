@@ -15,7 +15,7 @@ from puter_client.view import iso
 
 MOST_STAGES = 40
 _NAME_WIDTH = 24
-_LONGEST_AGO_S = 3_153_600_000.0  # 100 years: a worker's numbers may be anything
+LONGEST_AGO_S = 3_153_600_000.0  # 100 years: a worker's numbers may be anything
 _TITLE = ("STAGE", "SUCCESS", "ERROR", "LAST ERROR")
 
 
@@ -43,8 +43,8 @@ def warnings(
             failing_s = failing_for_s(stage, worker.started_at, now)
             if failing_s is not None and failing_s > failing_after_s:
                 error = f": {plain(stage.last_error)}" if stage.last_error else ""
-                for_ = rough_duration(min(failing_s, _LONGEST_AGO_S))
-                lines.append(f"stage {_name(stage)} has had no success for {for_}{error}")
+                for_ = rough_duration(min(failing_s, LONGEST_AGO_S))
+                lines.append(f"stage {stage_name(stage)} has had no success for {for_}{error}")
     return lines
 
 
@@ -72,6 +72,7 @@ def to_json(worker: WorkerHealth) -> Mapping[str, Any]:
             "last_success_at": iso(stage.last_success_at),
             "last_error_at": iso(stage.last_error_at),
             "last_error": stage.last_error,
+            "began_at": iso(stage.began_at),
             "runs": stage.runs,
             "pace_s": stage.pace_s,
         }
@@ -82,12 +83,13 @@ def to_json(worker: WorkerHealth) -> Mapping[str, Any]:
 
 def _cells(stage: StageHealth, now: float) -> tuple[str, str, str, str]:
     times = _ago(stage.last_success_at, now), _ago(stage.last_error_at, now)
-    return (_name(stage), *times, plain(stage.last_error or ""))
+    return (stage_name(stage), *times, plain(stage.last_error or ""))
 
 
-def _name(stage: StageHealth) -> str:
+def stage_name(stage: StageHealth) -> str:
+    """A stage's name, at most 24 cells wide."""
     return cut(plain(stage.name), _NAME_WIDTH)
 
 
 def _ago(at: float | None, now: float) -> str:
-    return "never" if at is None else ago(max(at, now - _LONGEST_AGO_S), now)
+    return "never" if at is None else ago(max(at, now - LONGEST_AGO_S), now)

@@ -13,6 +13,7 @@ class StageHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         last_success_at: when it last ran without an error; None if it never did.
         last_error_at: when it last ended with an error; None if it never did.
         last_error: text of that error.
+        began_at: when its last run began, which may still be going on; None if it never ran.
         runs: number of its runs since the worker started, with or without an error.
         pace_s: seconds from its last run until its next one; None if only a write for it wakes it.
     """
@@ -21,6 +22,7 @@ class StageHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     last_success_at: float | None = None
     last_error_at: float | None = None
     last_error: str | None = None
+    began_at: float | None = None
     runs: int = 0
     pace_s: float | None = None
 

@@ -17,6 +17,7 @@ from puter_worker.errors import CredentialsError, Ec2Error, Handling, NotReached
 from puter_worker.runner import Runner
 from puter_worker.stages.stage import Stage
 from puter_worker.store.wakeups import EVERYTHING
+from puter_worker.tasks import cancel_all
 from puter_worker.timings import Timings
 
 T = TypeVar("T")
@@ -472,12 +473,15 @@ def test_health_tells_of_the_last_success_and_error_and_of_all_runs() -> None:
         await bench.passes(1.0)
         again = bench.health_of("launch t")
 
-        assert first == StageHealth(name="launch t", last_success_at=SINCE_1970, runs=1, pace_s=2.0)
+        assert first == StageHealth(
+            name="launch t", last_success_at=SINCE_1970, began_at=SINCE_1970, runs=1, pace_s=2.0
+        )
         assert failed == StageHealth(
             name="launch t",
             last_success_at=SINCE_1970,
             last_error_at=SINCE_1970 + 2.0,
             last_error="Blocked: no",
+            began_at=SINCE_1970 + 2.0,
             runs=2,
             pace_s=2.0,
         )
@@ -505,6 +509,48 @@ def test_a_stage_that_has_not_ended_a_run_has_no_success_yet() -> None:
         bench = Bench(Acting(1.0, name="intake", takes_s=5.0))
         await bench.passes(1.0)
 
-        assert bench.health_of("intake") == StageHealth(name="intake", runs=1)
+        assert bench.health_of("intake") == StageHealth(name="intake", began_at=SINCE_1970, runs=1)
+
+    run(about())
+
+
+# -- stages that hang -----------------------------------------------------------------------------------------------
+
+
+def test_a_stage_hangs_when_one_of_its_runs_takes_too_long() -> None:
+    async def about() -> None:
+        bench = Bench(Acting(1.0, name="quick"), Acting(1.0, name="slow", takes_s=100.0))
+        await bench.passes(50.0)
+        before = bench.runner.hanging(60.0)
+        await bench.passes(20.0)
+        during = bench.runner.hanging(60.0)
+        await bench.passes(35.0)
+
+        assert (before, during, bench.runner.hanging(60.0)) == ([], ["slow"], [])
+
+    run(about())
+
+
+@pytest.mark.parametrize("outcome", [LONG_S, RedisGone(""), Ec2Error("Blocked", "no"), KeyError()])
+def test_a_stage_that_pauses_after_a_success_or_an_error_does_not_hang(outcome: float | Exception) -> None:
+    async def about() -> None:
+        bench = Bench(Acting(outcome, name="intake"))
+        await bench.passes(5.5)
+
+        assert bench.runner.hanging(0.0) == []
+
+    run(about())
+
+
+def test_a_stage_whose_task_has_ended_by_itself_hangs() -> None:
+    async def about() -> None:
+        stage = Acting(1.0, name="intake")
+        bench = Bench(stage)
+        await bench.passes(0.5)
+        for running in bench.runner._running:
+            assert running.task is not None
+            await cancel_all([running.task])
+
+        assert bench.runner.hanging(60.0) == ["intake"]
 
     run(about())
