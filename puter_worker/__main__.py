@@ -29,6 +29,7 @@ from puter_worker.log_limit import EVERY_S, LogLimit
 from puter_worker.logs import set_up_logs
 from puter_worker.rates import Rates
 from puter_worker.settings import WorkerSettings, read_settings
+from puter_worker.supervisor import Supervisor
 from puter_worker.timings import Timings
 
 
@@ -127,19 +128,28 @@ async def _run(
     if (lock := os.environ.get(LOCK_FD_VARIABLE, "")).isdigit():
         os.set_inheritable(int(lock), False)
 
+    supervisor = Supervisor(os.environ)
+
     def ready() -> None:
         if path := os.environ.get(READY_VARIABLE):
             written = Path(f"{path}.{os.getpid()}")
             written.write_text(str(os.getpid()))
             written.replace(path)
+        supervisor.tell("READY=1")
 
-    limiting = asyncio.create_task(_tell_what_was_left_out(limit))
+    watching = [asyncio.create_task(_tell_what_was_left_out(limit))]
+
+    def stop() -> None:
+        supervisor.tell("STOPPING=1")
+        worker.stop()
+
     try:
         worker = Worker(settings, timings=timings, rates=rates, clock=clock, on_ready=ready)
         for number in STOPS:
-            asyncio.get_running_loop().add_signal_handler(number, worker.stop)
+            asyncio.get_running_loop().add_signal_handler(number, stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         await worker.check()
+        watching.append(asyncio.create_task(supervisor.keep_told(worker.hanging)))
         await worker.run()
     except StageError as error:
         return _refused(error)
@@ -151,7 +161,8 @@ async def _run(
         sys.stderr.write(f"puter worker: {why}\n")
         return 3
     finally:
-        limiting.cancel()
+        for task in watching:
+            task.cancel()
     return 0
 
 

@@ -23,6 +23,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         burst_look_s: how often a worker with `--burst` checks whether anything is left to do.
         idle_look_s: the longest time between two checks of the local engine's worker whether it is still needed.
         server_gone_s: the local engine's worker ends when its server has been gone for this long.
+        hangs_after_s: a stage whose run takes longer hangs. It may wait for many calls, each for its turn in the rate
+            limit, and every call and every command of Redis has a time-out of its own.
         cancel_again_s: how often the cancellation of a task is repeated until the task has ended.
 
         keep_s: how long records, and what belongs to them, are kept: at least 30 days after their end.
@@ -155,6 +157,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     idle_look_s: float = 10.0
     server_gone_s: float = 60.0
     cancel_again_s: float = 0.5
+    hangs_after_s: float = 600.0
 
     keep_s: int = 31 * 86_400
     longest_put_off_s: float = 60.0

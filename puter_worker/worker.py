@@ -74,6 +74,7 @@ class Worker:
         counting = None if settings.metrics is None else _counting()
         metrics = counting or NO_METRICS
         self._settings = settings
+        self._timings = timings
         self._on_ready = on_ready
         self._clock = clock or Clock()
         self.rules = Rules(settings.policy_file, shared=settings.local_engine is None)
@@ -161,6 +162,10 @@ class Worker:
                 why="a full Redis deletes records and stored launches, and machines may be launched twice",
                 remedy="set maxmemory-policy noeviction",
             )
+
+    def hanging(self) -> list[str]:
+        """Names of stages that neither run to an end nor pause; only what starts the worker again can help."""
+        return self._runner.hanging(self._timings.hangs_after_s)
 
     def stop(self) -> None:
         """Begin to drain."""

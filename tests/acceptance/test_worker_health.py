@@ -10,7 +10,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
+import msgspec
 import pytest
 
 from puter_client.contract.health import WorkerHealth
@@ -20,17 +22,23 @@ from tests.integration.redis_servers import RedisServer
 Start = Callable[[], subprocess.Popen[bytes]]
 
 
+def reported(server: RedisServer) -> int:
+    """How many workers have reported."""
+    with server.client() as redis:
+        return int(cast("int", redis.zcard("puter:_public:workers")))
+
+
 @pytest.fixture
 def start(own_valkey: RedisServer, tmp_path: Path) -> Iterator[Start]:
     """Starts worker processes; whatever runs at the end is ended by its id."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> subprocess.Popen[bytes]:
-        before = len(own_valkey.client().zrange("puter:_public:workers", 0, -1))
+        before = reported(own_valkey)
         environ = {**os.environ, "PUTER_REDIS_URL": own_valkey.url, "PUTER_HOME": str(tmp_path)}
         worker = subprocess.Popen([sys.executable, "-m", "puter_worker"], env=environ, stderr=subprocess.DEVNULL)
         started.append(worker)
-        wait_for(lambda: len(own_valkey.client().zrange("puter:_public:workers", 0, -1)) > before, "a worker")
+        wait_for(lambda: reported(own_valkey) > before, "a worker")
         return worker
 
     yield start
@@ -72,11 +80,10 @@ def test_programs_get_the_stages_too(start: Start, own_valkey: RedisServer, tmp_
 def test_without_a_worker_of_this_host_there_is_no_health(
     own_valkey: RedisServer, tmp_path: Path, other: list[str]
 ) -> None:
-    import msgspec
-
     for host in other:
-        with own_valkey.client() as redis:
-            now = float(redis.time()[0])  # type: ignore[index]
+        with own_valkey.client() as client:
+            redis: Any = client
+            now = float(redis.time()[0])
             known = WorkerHealth(worker_id=f"{host}:1:a", host=host, pid=1, version="1", started_at=now, seen_at=now)
             redis.set(f"puter:_public:worker:{known.worker_id}", msgspec.json.encode(known))
             redis.zadd("puter:_public:workers", {known.worker_id: now})
@@ -89,8 +96,9 @@ def test_without_a_worker_of_this_host_there_is_no_health(
 def test_a_worker_that_stands_still_is_not_healthy(start: Start, own_valkey: RedisServer, tmp_path: Path) -> None:
     worker = start()
     worker.send_signal(signal.SIGSTOP)
-    with own_valkey.client() as redis:
-        (name,) = redis.zrange("puter:_public:workers", 0, -1)  # type: ignore[misc]
+    with own_valkey.client() as client:
+        redis: Any = client
+        (name,) = redis.zrange("puter:_public:workers", 0, -1)
         redis.persist(f"puter:_public:worker:{name.decode()}")
         raw = redis.get(f"puter:_public:worker:{name.decode()}")
         assert isinstance(raw, bytes)

@@ -15,7 +15,8 @@ GOOD = StageHealth(name="intake", last_success_at=NOW - 2, began_at=NOW - 2)
 
 
 def worker(*stages: StageHealth, **fields: Any) -> WorkerHealth:
-    known = {"worker_id": "web:7:a", "host": "web", "pid": 7, "version": "1", "started_at": NOW - 900, "seen_at": NOW}
+    known: dict[str, Any] = {"worker_id": "web:7:a", "host": "web", "pid": 7, "version": "1"}
+    known |= {"started_at": NOW - 900, "seen_at": NOW}
     return WorkerHealth(**known | fields, stages=stages)
 
 
@@ -30,7 +31,7 @@ def worker(*stages: StageHealth, **fields: Any) -> WorkerHealth:
             "stage launch has been running for 10m",
         ),
         (StageHealth(name="launch", began_at=NOW - 1_200), "stage launch has been running for 20m"),
-        (StageHealth(name="launch", began_at=NOW - 1_200, last_error_at=NOW - 1_199, last_success_at=NOW - 1_100), None),
+        (StageHealth(name="launch", began_at=NOW - 900, last_error_at=NOW - 899, last_success_at=NOW - 800), None),
         (
             StageHealth(name="observe 1:r:", began_at=NOW - 6, last_success_at=NOW - 300, last_error_at=NOW - 5,
                         last_error="AuthFailure"),

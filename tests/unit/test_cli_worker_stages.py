@@ -101,6 +101,7 @@ class TestJson:
                 "last_success_at": "2027-01-15T07:59:59.500+00:00",
                 "last_error_at": None,
                 "last_error": "no",
+                "began_at": None,
                 "runs": 3,
                 "pace_s": 2.0,
             }
