@@ -43,6 +43,43 @@ def test_a_worker_may_drain_before_it_is_killed() -> None:
     assert parse_duration_s(WORKER["stop_grace_period"]) > DRAIN_S
 
 
+MB = 1_000_000
+SIZES = {"gb": 1 << 30, "mb": 1 << 20, "g": 1 << 30, "m": 1 << 20}
+
+
+def size(text: str) -> int:
+    """Bytes as Redis and Compose write them."""
+    found = re.fullmatch(r"(\d+)(gb|mb|g|m)", text)
+    assert found, text
+    return int(found[1]) * SIZES[found[2]]
+
+
+def test_it_says_which_versions_it_needs() -> None:
+    assert "start_interval" in REDIS["healthcheck"]
+    assert "needs Docker Compose 2.20.2 and Docker Engine 25" in (ROOT / "compose.yaml").read_text()
+
+
+def test_a_workers_health_is_what_it_says_of_itself() -> None:
+    check = WORKER["healthcheck"]
+    image = (ROOT / "deploy" / "Containerfile").read_text()
+
+    assert check["test"] == ["CMD", "/opt/puter/bin/python", "-m", "puter_client.cli", "worker", "--health"]
+    assert "COPY puter_client " in image
+    assert check["test"][1] in image
+    assert parse_duration_s(check["timeout"]) < parse_duration_s(check["interval"])
+
+
+def test_the_memory_of_redis_has_room_for_a_copy_while_its_file_is_rewritten() -> None:
+    (limit,) = re.findall(r"^maxmemory (\S+)$", (ROOT / "deploy" / "redis.conf").read_text(), re.MULTILINE)
+
+    assert size(REDIS["mem_limit"]) >= 2 * size(limit) + 256 * MB
+
+
+@SERVICES
+def test_no_service_can_take_the_hosts_memory(service: dict[str, Any]) -> None:
+    assert size(service["mem_limit"]) <= 4 << 30
+
+
 def test_nothing_in_compose_prolongs_the_drain() -> None:
     assert [entry for entry in WORKER["environment"] if entry.startswith("PUTER_")] == ["PUTER_POLICY"]
 
@@ -140,10 +177,3 @@ def test_the_image_runs_a_worker_as_nobody_in_particular() -> None:
 
     assert lines[-1] == 'ENTRYPOINT ["/opt/puter/bin/python", "-m", "puter_worker"]'
     assert [line for line in lines if line.startswith("USER ")] == ["USER 65534:65534"]
-
-
-def test_a_worker_under_systemd_may_drain_before_it_is_killed() -> None:
-    unit = (ROOT / "deploy" / "puter-worker@.service").read_text()
-    (stop_s,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
-
-    assert int(stop_s) > DRAIN_S
