@@ -64,7 +64,7 @@ class PuterClient:
 
     Attributes:
         namespace: of all its machines.
-        user: name that is sent with each request.
+        user: name that is sent with each request. Workers go by the name of the Redis user, if the URL names one.
         timings: intervals and limits of its waits.
     """
 
@@ -87,8 +87,9 @@ class PuterClient:
         url_from: str = "the Redis URL",
         tell: Callable[[str], None] | None = None,
     ) -> PuterClient:
-        """A client of the Redis at `url`; `user` is sent with each request, the login name by default.
+        """A client of the Redis at `url`.
 
+        `user` is sent with each request, the login name by default; where the URL names a Redis user, that one is.
         `url_from`: what errors call the URL, such as the setting that holds it. `tell`: wait up to 30 s for a Redis
         that has answered before and is away, and tell so in a line; None raises StoreUnavailable at once.
 
@@ -98,7 +99,7 @@ class PuterClient:
         import getpass
 
         store = ClientStore.connect(url, timings=timings, url_from=url_from, tell=tell)
-        return cls(store, namespace=namespace, user=(user or getpass.getuser())[:64], timings=timings)
+        return cls(store, namespace=namespace, user=(store.user or user or getpass.getuser())[:64], timings=timings)
 
     async def __aenter__(self) -> PuterClient:
         return self
@@ -296,7 +297,9 @@ class PuterClient:
             await asyncio.sleep(self.timings.look_every_s)
 
     async def untaken(self) -> int:
-        """Number of requests of the namespace that no worker has taken yet; 0 if the user may not read it.
+        """Number of requests of this client that no worker has taken yet; 0 if its Redis user may not request any.
+
+        Where Redis knows its users, each has an inbox of its own, and sees no other's.
 
         As soon as a request is no longer counted here, `views` and `batch` show it.
         """

@@ -191,13 +191,8 @@ def _namespace(environ: Mapping[str, str], option: str | None, config: Config) -
 
 
 def redis_user(url: str) -> str | None:
-    """The user that a URL names; None for Redis's `default`, which is everybody.
-
-    A name without a password does not count: who writes `redis://password@host` must not find the password in every
-    key and message.
-    """
-    parsed = RedisUrl.parse(url)
-    return parsed.user if parsed.password and parsed.user not in ("", "default") else None
+    """The user that a URL names; see RedisUrl.named_user."""
+    return RedisUrl.parse(url).named_user
 
 
 def login_name(environ: Mapping[str, str]) -> str:

@@ -12,7 +12,9 @@ from puter_client.contract.plain import printable
 # Narrow on purpose: the alphabets contain no separator of a Redis key or an arq job id and no wildcard of an EC2
 # filter, so no two keys can ever share a name anywhere.
 NAMESPACE = re.compile(r"[a-z0-9][a-z0-9-]{0,38}")
+USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of Redis: whose inbox it is
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}")
+USER_ALPHABET = "1 to 64 letters, digits and . _ -, beginning with a letter or digit"
 _DIGITS = re.compile("([0-9]+)")
 
 
@@ -57,6 +59,17 @@ def check_namespace(value: str, *, named_by: str = "namespace") -> str:
             f"{shown(value)}: use 1 to 39 lower-case letters, digits and '-', not beginning with '-'",
             subject=named_by,
         )
+    return value
+
+
+def check_user(value: str, *, named_by: str = "user") -> str:
+    """The value itself, if it can be the name of a Redis user that is a client of Puter.
+
+    Raises:
+        InvalidInput: it cannot; the text names the setting that it is from.
+    """
+    if not USER.fullmatch(value):
+        raise InvalidInput(f"{shown(value)}: use {USER_ALPHABET}", subject=named_by)
     return value
 
 

@@ -1,4 +1,4 @@
-"""What a client appends to its namespace's inbox."""
+"""What a client appends to its inbox."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
         spec: what is requested.
         batch: id of the submission, made by the client.
         size: number of requests of the submission.
-        user: user name that the client sent; not verified, used for a tag of the machine.
+        user: who the client says to be; workers take it from the inbox's name instead, if that names a user.
         origin: the command that made the request.
         max_parallel: with submit: limit of machines of the batch that run at the same time.
         max_fails: with submit: as soon as so many of the batch have failed, the rest of it is cancelled.
@@ -68,7 +68,7 @@ class CancelRequest(
     Attributes:
         v: schema version.
         tag: as the client sent it; workers check it.
-        user: user name that the client sent; not verified.
+        user: who the client says to be; see UpRequest.
         batch: cancel only a request of this submission; None cancels any.
     """
 
@@ -86,7 +86,7 @@ class StopRequest(
     Attributes:
         v: schema version.
         tag: as the client sent it; workers check it.
-        user: user name that the client sent; not verified.
+        user: who the client says to be; see UpRequest.
         batch: only for a request of this submission; None is for any.
     """
 
@@ -108,7 +108,7 @@ class ExtendRequest(
     Attributes:
         v: schema version.
         tag: as the client sent it; workers check it.
-        user: user name that the client sent; not verified.
+        user: who the client says to be; see UpRequest.
         batch: only for a machine of this submission; None is for any.
         expires_at: when it ends itself, in seconds of Redis TIME; None is never, if `add_s` is None too.
         add_s: so much later than it would have ended itself.
@@ -132,7 +132,7 @@ class ConsoleRequest(
     Attributes:
         v: schema version.
         tag: as the client sent it; workers check it.
-        user: user name that the client sent; not verified.
+        user: who the client says to be; see UpRequest.
         batch: only for a machine of this submission; None is for any.
     """
 

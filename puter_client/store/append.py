@@ -33,27 +33,27 @@ def parts(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield part
 
 
-def _put(pipe: Any, namespace: str, encoded: Sequence[bytes]) -> None:
-    pipe.rpush(names.inbox(namespace), *encoded)
-    pipe.sadd(names.READY, namespace)
+def _put(pipe: Any, inbox: str, encoded: Sequence[bytes]) -> None:
+    pipe.rpush(names.inbox(inbox), *encoded)
+    pipe.sadd(names.READY, inbox)
     pipe.publish(names.READY, "")  # wakes workers, and says nothing of whom
 
 
-async def append(redis: Any, *, namespace: str, encoded: Sequence[bytes]) -> None:
-    """Append requests to the namespace's inbox, and add the namespace to the ready set."""
+async def append(redis: Any, *, inbox: str, encoded: Sequence[bytes]) -> None:
+    """Append requests to an inbox, and add its name to the ready set."""
     async with redis.pipeline(transaction=True) as pipe:
-        _put(pipe, namespace, encoded)
+        _put(pipe, inbox, encoded)
         await pipe.execute()
 
 
-async def append_replicated(redis: Any, *, namespace: str, encoded: Sequence[bytes], within_ms: int) -> str | None:
+async def append_replicated(redis: Any, *, inbox: str, encoded: Sequence[bytes], within_ms: int) -> str | None:
     """The same, until a replica has confirmed it; returns what to tell if none has `within_ms` (None: one has)."""
     from redis.exceptions import NoPermissionError
 
     # WAIT covers the writes of its own connection, and a pipeline uses one; within a transaction it waits for nothing.
     async with redis.pipeline(transaction=False) as pipe:
         pipe.execute_command("MULTI")
-        _put(pipe, namespace, encoded)
+        _put(pipe, inbox, encoded)
         pipe.execute_command("EXEC")
         pipe.wait(1, within_ms)
         *answers, replicas = await pipe.execute(raise_on_error=False)

@@ -12,8 +12,10 @@ import msgspec
 
 from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.console import Console
+from puter_client.contract.errors import InvalidInput
 from puter_client.contract.health import OwnHealth, WorkerHealth
-from puter_client.contract.key import TAG, PuterKey
+from puter_client.contract.inbox import Inbox
+from puter_client.contract.key import TAG, USER, USER_ALPHABET, PuterKey
 from puter_client.contract.output import Output
 from puter_client.contract.phase import LIVE
 from puter_client.contract.record import Event, Record
@@ -52,6 +54,7 @@ class ClientStore:
 
     Attributes:
         timings: of the client.
+        user: the Redis user, by whose name workers know who sent a request; None where there is none.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class ClientStore:
         self._outages = Outages(
             url, named_by=url_from, answer_s=answer_s(url, timings.answer_s), timings=timings, tell=tell
         )
+        self.user = RedisUrl.parse(url).named_user
 
     @classmethod
     def connect(
@@ -86,11 +90,13 @@ class ClientStore:
         and is waited for; None ends with an error at once.
 
         Raises:
-            InvalidInput: it is not the URL of a Redis.
+            InvalidInput: it is not the URL of a Redis, or its user has a name that no inbox can have.
         """
         from redis.asyncio import Redis
 
-        check_url(url, named_by=url_from)
+        user = RedisUrl.parse(check_url(url, named_by=url_from)).named_user
+        if user is not None and not USER.fullmatch(user):
+            raise InvalidInput(f"names a Redis user whose name Puter cannot use: use {USER_ALPHABET}", subject=url_from)
         pool = connection_pool(url, max_connections=8, timeout_s=answer_s(url, timings.answer_s))
         return cls(Redis(connection_pool=pool), url, timings, url_from=url_from, tell=tell)
 
@@ -120,23 +126,24 @@ class ClientStore:
         return await self._ask(question)
 
     async def append(self, namespace: str, requests: Sequence[Request]) -> None:
-        """Append requests to the namespace's inbox, in order, and add the namespace to the ready set.
+        """Append requests to this client's inbox in the namespace, in order, and add the inbox to the ready set.
 
         With Sentinels, a replica has them then, or `tell` is called.
 
         Raises:
             StoreUnavailable: Redis did not accept them; earlier ones may be in the inbox.
         """
+        inbox = str(Inbox(namespace, self.user))
         unconfirmed: str | None = None
         for encoded in parts(map(_request_encoder.encode, requests)):
             # What was not confirmed once is told: the rest need not wait for it again.
             if self._fails_over and unconfirmed is None:
                 within_ms = int(self.timings.replicated_s * 1_000)
                 unconfirmed = await self._ask(
-                    partial(append_replicated, namespace=namespace, encoded=encoded, within_ms=within_ms)
+                    partial(append_replicated, inbox=inbox, encoded=encoded, within_ms=within_ms)
                 )
             else:
-                await self._ask(partial(append, namespace=namespace, encoded=encoded))
+                await self._ask(partial(append, inbox=inbox, encoded=encoded))
         if unconfirmed is not None and self._tell is not None:
             self._tell(unconfirmed)
 
@@ -214,8 +221,10 @@ class ClientStore:
         return found[:last]
 
     async def waiting(self, namespace: str) -> int:
-        """Number of requests in the inbox; 0 if the Redis user may not read it."""
-        return int(await self._ask(partial(_if_permitted, _method("llen", names.inbox(namespace)), 0)))
+        """Number of requests in this client's inbox in the namespace; 0 if the Redis user may not read it."""
+        return int(
+            await self._ask(partial(_if_permitted, _method("llen", names.inbox(str(Inbox(namespace, self.user)))), 0))
+        )
 
     async def call_workers(self) -> None:
         """Have workers look whether they are still announced; a user who may not publish has no effect."""

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from puter_client.contract.key import PuterKey
 
-READY = "puter:_ready"  # set of namespaces whose inbox holds something; channel: "" when a client has added one
+READY = "puter:_ready"  # set of inboxes that hold something; channel: "" when a client has added one
 WORKERS = "puter:_public:workers"  # sorted set: worker id → when it last announced itself
 BATCH_INFO = "_info"  # field of a batch's hash; no tag begins with "_"
 
 
-def inbox(namespace: str) -> str:
-    """List of a namespace's requests that no worker has taken yet."""
-    return f"puter:_in:{namespace}"
+def inbox(inbox: str) -> str:
+    """List of an inbox's requests that no worker has taken yet; see contract.inbox for what an inbox is called."""
+    return f"puter:_in:{inbox}"
 
 
 def record(key: PuterKey) -> str:

@@ -88,6 +88,15 @@ class RedisUrl:
         """Whether connections use TLS."""
         return self.scheme in ("rediss", "rediss+sentinel")
 
+    @property
+    def named_user(self) -> str | None:
+        """The user who is to be known by this name; None for Redis's `default`, which is everybody.
+
+        A name without a password does not count: who writes `redis://password@host` must not find the password in every
+        key and message.
+        """
+        return self.user if self.password and self.user not in ("", "default") else None
+
     @classmethod
     def parse(cls, url: str) -> RedisUrl:
         """What the URL says; each form that redis-py knows, but nothing that it would pass over in silence.

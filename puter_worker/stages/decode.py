@@ -41,8 +41,10 @@ class Addressee(msgspec.Struct):
 _addressee = msgspec.json.Decoder(Addressee)
 
 
-def decode_request(raw: bytes) -> Request:
+def decode_request(raw: bytes, *, user: str | None = None) -> Request:
     """The request that a client appended. It is checked again here, because a client is not trusted.
+
+    `user`: who has sent it, if Redis vouches for it, whatever the request says.
 
     Raises:
         InvalidInput: it is not a request of this version, or one of its values cannot be used.
@@ -54,6 +56,8 @@ def decode_request(raw: bytes) -> Request:
         request = _decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidInput("not a request that this worker's version can read") from None
+    if user is not None:
+        request = msgspec.structs.replace(request, user=user)
     check_tag(request.tag)
     if isinstance(request, UpRequest):
         recheck_spec(request.spec)

@@ -44,6 +44,7 @@ from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned
 
 _log = structlog.get_logger("puter.intake")
+_encode = msgspec.json.Encoder().encode
 _ORDER_S = 1e-6
 _UNREADABLE = "its record is of another version of Puter: use another tag, or run workers of the version that wrote it"
 
@@ -51,20 +52,23 @@ _UNREADABLE = "its record is of another version of Puter: use another tag, or ru
 class Draft:
     """One transaction that is being composed: the new records, and the old ones as they were read.
 
+    `user`: who has sent the requests, if Redis vouches for it; None goes by what each of them says.
+
     Attributes:
         txn: the transaction; the caller may add its own guards.
         outcomes: how many requests had which outcome.
         refused: how many requests were refused for which reason.
     """
 
-    def __init__(self, store: Store, namespace: str, rules: Rules | None = None) -> None:
-        """`rules`: the workers' policy; None: all is allowed."""
+    def __init__(self, store: Store, namespace: str, rules: Rules | None = None, *, user: str | None = None) -> None:
+        """`rules`: the workers' policy, None allows all; `user`: who sent the requests, if Redis vouches for it."""
         self.txn = Txn()
         self.outcomes: dict[str, int] = {}
         self.refused: Counter[str] = Counter()
         self._store = store
         self._namespace = namespace
         self._admission = Admission(store, rules or Rules(), namespace)
+        self._user = user
         self._now = store.now()
         self._decided = 0
         self._ordered: set[PuterKey] = set()  # whose last change is an order
@@ -109,11 +113,14 @@ class Draft:
         """Whether EC2 must confirm the key's record before a request is decided."""
         return must_be_confirmed(self._record(key))
 
-    def park(self, key: PuterKey, request: Request, raw: bytes) -> None:
-        """Park the request until EC2 has confirmed the key's record, and have the key looked up."""
+    def park(self, key: PuterKey, request: Request) -> None:
+        """Park the request until EC2 has confirmed the key's record, and have the key looked up.
+
+        It is parked as it was decoded, so that who has sent it is known later too.
+        """
         if isinstance(request, UpRequest):
             self._put_row(key, request, BatchRow())
-        self._store.requests.park(self.txn, key, raw, self._now)
+        self._store.requests.park(self.txn, key, _encode(request), self._now)
         self._store.records.expect(self.txn, key, self._read[key])  # what has ended meanwhile needs no look
         record = self._record(key)
         if record is not None and record.target:
@@ -239,7 +246,11 @@ class Draft:
             return
         key = PuterKey(self._namespace, to.tag)
         info = BatchInfo(
-            batch_id=to.batch, namespace=self._namespace, size=to.size, owner=to.user, created_at=self._now
+            batch_id=to.batch,
+            namespace=self._namespace,
+            size=to.size,
+            owner=self._user or to.user,
+            created_at=self._now,
         )
         self._store.batches.put(self.txn, info)
         self._store.batches.put_row(self.txn, key, to.batch, BatchRow(outcome=Outcome.REFUSED, message=why))

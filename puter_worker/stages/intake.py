@@ -4,17 +4,22 @@ May run twice, in any number of workers: one transaction trims the inbox and wri
 number of times that the inbox was taken from, so if two intakes read the same requests, only one writes. If it is
 killed before this transaction, nothing has happened (its short lock on the inbox runs out); after it, everything is
 done. Decisions may be based on records that are a moment old: a record is written only if it has not changed.
+
+Who sent a request is said by the name of the inbox, which Redis lets nobody else write to; what the request itself says
+counts only where the name says nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 
 import structlog
 
 from puter_client.contract.errors import InvalidInput
-from puter_client.contract.key import NAMESPACE, PuterKey
+from puter_client.contract.inbox import Inbox
+from puter_client.contract.key import PuterKey
 from puter_client.contract.request import ConsoleRequest, ExtendRequest, Request, StopRequest
 from puter_client.contract.userdata import texts_read
 from puter_worker.metrics import NO_METRICS, Metrics
@@ -46,7 +51,7 @@ _TURN_BYTES = 32_768
 
 
 class Intake(Stage):
-    """Takes requests from the inboxes of all namespaces, a limited number from each in every run."""
+    """Takes requests from the inboxes of all users, a limited number of each namespace in every run."""
 
     name = "intake"
     topics = frozenset({wakeups.REQUESTS})
@@ -61,104 +66,115 @@ class Intake(Stage):
         self._store = store
         self._timings = timings
         self._refused = Refused(store.db.clock, metrics)
-        self._served: dict[str, int] = {}  # namespaces with requests → number of their latest turn
+        self._served: dict[str, int] = {}  # namespaces and inboxes with requests → number of their latest turn
         self._turn = 0
 
     async def run_once(self) -> float:
-        """Take some TAKE_REQUESTS requests, which the namespaces in a part of the ready set share."""
+        """Take some TAKE_REQUESTS requests of a part of the ready set: namespaces share them, and in each its users."""
         self._refused.tell_due()
-        namespaces, removed = await self._ready()
+        names, removed = await self._ready()
         if removed >= _MANY_NAMES:
             self._refused.add(_READY_SET, {"a name without requests": removed})
+        inboxes = await self._checked(names)
+        users = Counter(inbox.namespace for inbox in inboxes)
         failures: list[Exception] = []
-        taken, share = 0, max(_LEAST_SHARE, TAKE_REQUESTS // max(1, len(namespaces)))
-        for namespace in self._in_turns(namespaces):
+        taken, share = 0, max(_LEAST_SHARE, TAKE_REQUESTS // max(1, len(users)))
+        for inbox in self._in_turns(inboxes):
             if taken >= TAKE_REQUESTS:
                 break  # whoever has come meanwhile is first in the next run
             self._turn += 1
-            self._served[namespace] = self._turn
+            self._served[inbox.namespace] = self._served[str(inbox)] = self._turn
             try:
-                taken += await self._take_checked(namespace, share)
+                taken += await self._take_checked(inbox, max(1, share // users[inbox.namespace]))
             except Exception as error:
                 if isinstance(error, self._store.errors) and not isinstance(error, self._store.refusals):
-                    raise  # Redis does not answer, so the other namespaces would fail too
+                    raise  # Redis does not answer, so the other inboxes would fail too
                 failures.append(error)
         if failures:
             raise failures[0]  # the runner logs it, and pauses this stage
         # Look again at once: there may be more requests, or another intake may have taken the same ones.
-        return 0.0 if namespaces or removed else self._timings.sweep_s
+        return 0.0 if names or removed else self._timings.sweep_s
 
-    def _in_turns(self, namespaces: list[str]) -> list[str]:
-        """Those that were served longest ago first: one with few requests does not wait for others with many."""
-        self._served = {name: turn for name in namespaces if (turn := self._served.get(name)) is not None}
-        random.shuffle(namespaces)  # workers that start at the same one would only meet each other
-        return sorted(namespaces, key=lambda name: self._served.get(name, 0))
+    def _in_turns(self, inboxes: list[Inbox]) -> list[Inbox]:
+        """Whose namespace, and then who, was served longest ago comes first: few requests do not wait for many."""
+        names = {name for inbox in inboxes for name in (inbox.namespace, str(inbox))}
+        self._served = {name: turn for name, turn in self._served.items() if name in names}
+        random.shuffle(inboxes)  # workers that start at the same one would only meet each other
+        served = self._served
+        return sorted(inboxes, key=lambda inbox: (served.get(inbox.namespace, 0), served.get(str(inbox), 0)))
 
     async def _ready(self) -> tuple[list[str], int]:
-        """Namespaces with requests, and how many names without any were removed: a flood of those is cleared soon."""
-        namespaces: dict[str, None] = {}
+        """Names of inboxes with requests, and how many without any were removed: a flood of those is cleared soon."""
+        names: dict[str, None] = {}
         removed_in_all = 0
         for _ in range(_READS):
             ready, removed = await self._store.requests.ready()
-            namespaces |= dict.fromkeys(ready)
+            names |= dict.fromkeys(ready)
             removed_in_all += removed
             if removed < _MANY_NAMES:
                 break
-        return list(namespaces), removed_in_all
+        return list(names), removed_in_all
 
-    async def _take_checked(self, namespace: str, most: int) -> int:
-        """Take from one namespace; returns how many requests."""
-        requests = self._store.requests
-        if not NAMESPACE.fullmatch(namespace):
-            self._refused.add(_READY_SET, {"not a namespace": 1})
-            await requests.drop_ready(namespace)
-            return 0
+    async def _checked(self, names: list[str]) -> list[Inbox]:
+        """The inboxes of these names; what is no inbox's name is removed from the ready set."""
+        inboxes: list[Inbox] = []
+        for name in names:
+            try:
+                inboxes.append(Inbox.parse(name))
+            except InvalidInput:
+                self._refused.add(_READY_SET, {"not an inbox": 1})
+                await self._store.requests.drop_ready(name)
+        return inboxes
+
+    async def _take_checked(self, inbox: Inbox, most: int) -> int:
+        """Take from one inbox; returns how many requests."""
         try:
-            return await self._take(namespace, most)
+            return await self._take(inbox, most)
         except self._store.refusals as error:
             if not is_wrong_type(error):
                 raise  # a full Redis, for example: the requests stay in the inbox, and are taken later
             # A client has put something else in place of its inbox: this must not stop the others.
-            _log.error("inbox.refused", namespace=namespace, error=type(error).__name__)
-            await requests.drop_ready(namespace)
+            _log.error("inbox.refused", namespace=inbox.namespace, user=inbox.user, error=type(error).__name__)
+            await self._store.requests.drop_ready(str(inbox))
             return 0
 
-    async def _take(self, namespace: str, most: int) -> int:
-        raws, count = await self._store.requests.take(namespace, most=most)
+    async def _take(self, inbox: Inbox, most: int) -> int:
+        raws, count = await self._store.requests.take(inbox, most=most)
         if not raws:
             return 0
-        draft = Draft(self._store, namespace, self._rules)
-        taken: list[tuple[PuterKey, Request, bytes]] = []
+        namespace = inbox.namespace
+        draft = Draft(self._store, namespace, self._rules, user=inbox.user)
+        taken: list[tuple[PuterKey, Request]] = []
         seen, size, read_before = 0, 0, texts_read()
         for raw in raws:
             if texts_read() - read_before >= USER_DATA_AT_ONCE:
                 break  # the others stay in the inbox for the namespace's next turn
             try:
-                request = decode_request(raw)
+                request = decode_request(raw, user=inbox.user)
             except InvalidInput as error:
                 draft.refuse(raw, str(error))
             else:
-                taken.append((PuterKey(namespace, request.tag), request, raw))
+                taken.append((PuterKey(namespace, request.tag), request))
             seen += 1
             size += len(raw)
             if size >= _TURN_BYTES:
                 size = 0
                 await asyncio.sleep(0)
-        self._store.requests.put_taken(draft.txn, namespace, count, seen)
-        await draft.read([key for key, _, _ in taken], [request for _, request, _ in taken])
-        async for key, request, raw in in_slices(taken):
+        self._store.requests.put_taken(draft.txn, inbox, count, seen)
+        await draft.read([key for key, _ in taken], [request for _, request in taken])
+        async for key, request in in_slices(taken):
             if draft.is_repeated(request):
                 continue
             if draft.must_wait(key) and not isinstance(request, _OF_WHAT_RUNS):
-                draft.park(key, request, raw)
+                draft.park(key, request)
             else:
                 draft.add(key, request)
         if await draft.commit():
-            _log.info("requests.taken", namespace=namespace, count=seen, outcomes=draft.outcomes)
+            _log.info("requests.taken", namespace=namespace, user=inbox.user, count=seen, outcomes=draft.outcomes)
             self._refused.add(namespace, draft.refused)
             if unusable := sum(times for why, times in draft.refused.items() if not why.startswith(POLICY)):
                 self._rules.count(namespace, UNUSABLE, unusable)
         else:
             # Another intake took the requests, or a record has changed: what is left is read again.
-            await self._store.requests.give_back(namespace)
+            await self._store.requests.give_back(inbox)
         return seen

@@ -14,12 +14,12 @@ EPOCH = "puter:_epoch"  # hash: a random id, made when Redis was first seen empt
 
 FAILURES = "puter:_failures"  # sorted set: JSON of [namespace, batch id, …] of which one has failed → when it is due
 INGRESS = "puter:_ingress"  # sorted set: JSON of [namespace, tag, CIDRs, …] → when the rules are due
-TAKEN = "puter:_taken"  # hash: namespace → how often requests were taken from its inbox
+TAKEN = "puter:_taken"  # hash: inbox → how often requests were taken from it
 
 
-def taking(namespace: str) -> str:
+def taking(inbox: str) -> str:
     """String: a short lock, so that two intakes seldom read the same requests."""
-    return f"puter:_taking:{namespace}"
+    return f"puter:_taking:{inbox}"
 
 
 def spec(key: PuterKey) -> str:

@@ -1,4 +1,4 @@
--- Reads a part of the ready set, which clients write, and removes names whose inbox is empty: a client adds its namespace
+-- Reads a part of the ready set, which clients write, and removes names whose inbox is empty: a client adds its inbox
 -- in the transaction that appends to the inbox, so nobody waits under such a name. However many names there are, a call
 -- looks at ARGV[1] of them at most, drawn at random, so that no name keeps others from being looked at.
 -- KEYS: the ready set. ARGV: how many names at most; what names of inboxes begin with.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import structlog
 from redis.exceptions import ResponseError
 
+from puter_client.contract.inbox import Inbox
 from puter_client.contract.key import PuterKey
 from puter_client.contract.request import MAX_REQUEST_BYTES
 from puter_client.store import names as public
@@ -20,7 +21,7 @@ TAKE_REQUESTS = 500
 TAKE_BYTES = 1_000_000
 # Each may have MAX_REQUEST_BYTES.
 PARKED_AT_ONCE = 20
-# Some 0.5 ms of Redis's time. A host with more namespaces than this looks at the others in the next runs.
+# Some 0.5 ms of Redis's time. A host with more inboxes than this looks at the others in the next runs.
 READY_AT_ONCE = 1_000
 
 
@@ -36,7 +37,7 @@ class Requests:
         self.parked_keys = DueItems(db, names.PARKED, topic=None, longest_s=db.timings.unclaimed_s)
 
     async def ready(self) -> tuple[list[str], int]:
-        """Namespaces with requests, of a part of the ready set, and how many names without any were removed from it.
+        """Names of inboxes with requests, of a part of the ready set, and how many without any were removed from it.
 
         Clients write the names: bytes that are not UTF-8 become surrogates.
         """
@@ -53,36 +54,38 @@ class Requests:
             return [], 0
         return [raw.decode(errors="surrogateescape") for raw in raws], removed
 
-    async def drop_ready(self, namespace: str) -> None:
-        """Remove a namespace from the ready set, whatever its inbox holds."""
-        await self._db.redis.srem(public.READY, namespace.encode(errors="surrogateescape"))
+    async def drop_ready(self, name: str) -> None:
+        """Remove a name from the ready set, whatever the inbox of that name holds."""
+        await self._db.redis.srem(public.READY, name.encode(errors="surrogateescape"))
 
-    async def take(self, namespace: str, *, most: int = TAKE_REQUESTS) -> tuple[list[bytes], bytes | None]:
-        """Read the head of an inbox and leave it there: so many requests, and about 1 MB; too large ones are empty.
+    async def take(self, inbox: Inbox, *, most: int = TAKE_REQUESTS) -> tuple[list[bytes], bytes | None]:
+        """Read the head of an inbox and leave it there: so many requests, and their share of 1 MB, but at least one.
+
+        Requests that are too large are empty.
 
         Returns the requests, and how often the inbox was taken from, which `put_taken` needs as its guard. There are
         no requests while another intake reads the inbox.
         """
         return await self._db.scripts.take(
-            [public.inbox(namespace), names.taking(namespace), names.TAKEN],
+            [public.inbox(str(inbox)), names.taking(str(inbox)), names.TAKEN],
             most=most,
-            most_bytes=TAKE_BYTES,
+            most_bytes=TAKE_BYTES * most // TAKE_REQUESTS,
             largest=MAX_REQUEST_BYTES,
-            namespace=namespace,
+            inbox=str(inbox),
             for_ms=int(self._db.timings.taking_s * 1000),
         )
 
-    async def give_back(self, namespace: str) -> None:
+    async def give_back(self, inbox: Inbox) -> None:
         """End the reading of an inbox: its requests stay there, and any intake may read them."""
-        await self._db.redis.unlink(names.taking(namespace))
+        await self._db.redis.unlink(names.taking(str(inbox)))
 
-    def put_taken(self, txn: Txn, namespace: str, count: bytes | None, requests: int) -> None:
+    def put_taken(self, txn: Txn, inbox: Inbox, count: bytes | None, requests: int) -> None:
         """Trim the requests that were read; if two intakes have read the same ones, the second transaction fails."""
-        txn.expect(names.TAKEN, namespace, count)
-        txn.do("HINCRBY", names.TAKEN, namespace, 1)
+        txn.expect(names.TAKEN, str(inbox), count)
+        txn.do("HINCRBY", names.TAKEN, str(inbox), 1)
         txn.keep(names.TAKEN, self._db.timings.keep_s)
-        txn.do("LTRIM", public.inbox(namespace), requests, -1)
-        txn.do("UNLINK", names.taking(namespace))
+        txn.do("LTRIM", public.inbox(str(inbox)), requests, -1)
+        txn.do("UNLINK", names.taking(str(inbox)))
 
     def park(self, txn: Txn, key: PuterKey, request: bytes, now: float) -> None:
         """Keep a request with its key until EC2 has confirmed the key's record; later the key's job sees to that."""

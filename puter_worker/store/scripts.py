@@ -65,10 +65,10 @@ class Scripts:
         return {job_id.decode(): int(float(score)) for job_id, score in zip(answer, answer, strict=True)}
 
     async def take(
-        self, keys: Sequence[str], *, most: int, most_bytes: int, largest: int, namespace: str, for_ms: int
+        self, keys: Sequence[str], *, most: int, most_bytes: int, largest: int, inbox: str, for_ms: int
     ) -> tuple[list[bytes], bytes | None]:
         """Read the head of an inbox; returns the requests, and how often the inbox was taken from."""
-        count, *requests = await self._take(keys=keys, args=[most, most_bytes, largest, namespace, for_ms])
+        count, *requests = await self._take(keys=keys, args=[most, most_bytes, largest, inbox, for_ms])
         return requests, count or None
 
     async def ready(self, ready: str, *, most: int, inbox_prefix: str) -> tuple[list[bytes], int]:

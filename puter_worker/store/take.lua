@@ -1,7 +1,7 @@
 -- Reads the head of an inbox and leaves it there: at most ARGV[1] requests and, after the first, ARGV[2] bytes.
 -- A request of over ARGV[3] bytes is returned as an empty one: it is refused without its content being sent. Requests are
 -- read one by one, for each is copied: a client may append as large ones as the server lets it.
--- KEYS: inbox, taking, taken. ARGV[4]: namespace; ARGV[5]: for how many ms no other intake reads it.
+-- KEYS: inbox, taking, taken. ARGV[4]: the inbox's field in taken; ARGV[5]: for how many ms no other intake reads it.
 -- Returns how often the inbox was taken from ('' if never), then the requests.
 local kind = redis.call('TYPE', KEYS[1])['ok']
 if kind ~= 'list' and kind ~= 'none' then

@@ -78,17 +78,17 @@ async def test_names_in_the_ready_set_keep_nobody_waiting_and_fill_no_log(
 
 async def test_a_request_larger_than_the_server_takes_is_refused_where_it_is_written(shared: SharedRedis) -> None:
     with shared.plain(shared.mallory) as mallory, pytest.raises((redis.RedisError, OSError)):
-        mallory.rpush(public.inbox("mallory"), b"x" * 40 * MB)
+        mallory.rpush(public.inbox("mallory:mallory"), b"x" * 40 * MB)
 
     with shared.plain(shared.worker) as behind:
-        assert behind.llen(public.inbox("mallory")) == 0
+        assert behind.llen(public.inbox("mallory:mallory")) == 0
 
 
 async def test_many_requests_that_are_too_large_cost_little_and_are_counted(shared: SharedRedis, store: Store) -> None:
     with shared.plain(shared.mallory) as mallory:
         for _ in range(200):
-            mallory.rpush(public.inbox("mallory"), b"x" * (MAX_REQUEST_BYTES + 1))
-        mallory.sadd(public.READY, "mallory")
+            mallory.rpush(public.inbox("mallory:mallory"), b"x" * (MAX_REQUEST_BYTES + 1))
+        mallory.sadd(public.READY, "mallory:mallory")
     before = shared.memory()
     intake = Intake(store, Timings())
     with capture_logs() as lines:

@@ -85,6 +85,7 @@ def _is_redis_7_0(server: RedisServer) -> bool:
 def _rules(name: str, server: RedisServer) -> list[str]:
     """A user's rules as ACL SETUSER takes them: a selector in parentheses is one word; with the tests' password."""
     text = for_redis_7_0(RULES[name]) if _is_redis_7_0(server) else RULES[name]
+    text = text.replace("USER", name)
     return re.findall(r"\([^)]*\)|[^ ]+", text.replace("#SHA256", f">{PASSWORD}"))
 
 
@@ -109,8 +110,35 @@ async def test_a_client_appends_requests_to_its_own_inbox(guarded: Guarded, pute
     await puter.submit([MachineRequest("one", Spec()), MachineRequest("two", Spec())])
 
     with guarded.server.client() as admin:
-        assert admin.llen(public.inbox("betty")) == 2
-        assert admin.smembers(public.READY) == {b"betty"}
+        assert admin.llen(public.inbox("betty:betty")) == 2
+        assert admin.smembers(public.READY) == {b"betty:betty"}
+
+
+async def test_a_machine_belongs_to_the_redis_user_whatever_the_client_says(
+    workshop: Workshop, guarded: Guarded
+) -> None:
+    store = ClientStore.connect(guarded.url("betty"))
+    async with (
+        PuterClient(store, namespace="betty", user="alice") as claims_to_be_alice,
+        workshop.working(redis_url=guarded.url("worker")),
+    ):
+        (view,) = await _requested(claims_to_be_alice, "one")
+
+    assert view.record
+    assert view.record.owner == "betty"
+    (machine,) = workshop.instances("running")
+    assert {"Key": "puter:owner", "Value": "betty"} in machine["Tags"]
+
+
+async def test_another_users_name_in_the_ready_set_changes_nothing(
+    workshop: Workshop, guarded: Guarded, betty: redis.Redis, puter: PuterClient
+) -> None:
+    betty.sadd(public.READY, "betty:alice", "ann:ann", "ann", "betty")
+    async with workshop.working(redis_url=guarded.url("worker")):
+        await _requested(puter, "one")
+
+    with guarded.server.client() as admin:
+        assert admin.smembers(public.READY) == set()
 
 
 async def test_a_client_reads_all_that_its_namespace_publishes(puter: PuterClient) -> None:
@@ -160,7 +188,7 @@ async def test_a_client_sees_how_many_of_its_requests_wait(guarded: Guarded, put
     await puter.submit([MachineRequest("one", Spec())])
 
     with guarded.client("betty") as client:
-        assert client.llen(public.inbox("betty")) == 1
+        assert client.llen(public.inbox("betty:betty")) == 1
 
 
 async def test_a_client_is_told_of_changes_in_its_namespace(guarded: Guarded) -> None:
@@ -181,11 +209,17 @@ async def test_a_client_is_told_of_changes_in_its_namespace(guarded: Guarded) ->
     [
         ("HSET", public.record(PuterKey("betty", "one")), "doc", "{}"),
         ("DEL", public.record(PuterKey("betty", "one"))),
-        ("LPOP", public.inbox("betty")),
-        ("DEL", public.inbox("betty")),
-        ("LRANGE", public.inbox("betty"), 0, -1),
+        ("LPOP", public.inbox("betty:betty")),
+        ("DEL", public.inbox("betty:betty")),
+        ("LRANGE", public.inbox("betty:betty"), 0, -1),
+        ("RPUSH", public.inbox("betty"), "{}"),
+        ("RPUSH", public.inbox("betty:ann"), "{}"),
+        ("RPUSH", public.inbox("betty:betty2"), "{}"),
+        ("RPUSH", public.inbox("ann:betty"), "{}"),
         ("RPUSH", public.inbox("ann"), "{}"),
-        ("LLEN", public.inbox("ann")),
+        ("LLEN", public.inbox("betty")),
+        ("LLEN", public.inbox("betty:ann")),
+        ("LLEN", public.inbox("ann:ann")),
         ("SREM", public.READY, "ann"),
         ("SMEMBERS", public.READY),
         ("HGET", public.record(PuterKey("ann", "one")), "doc"),
@@ -227,7 +261,7 @@ def test_a_client_cannot_make_the_bell_something_else(betty: redis.Redis) -> Non
 
 def test_a_client_cannot_make_its_inbox_something_else(betty: redis.Redis) -> None:
     with pytest.raises(NoPermissionError):
-        betty.sadd(public.inbox("betty"), "x")
+        betty.sadd(public.inbox("betty:betty"), "x")
 
 
 async def test_a_client_of_another_namespace_is_refused_in_one_line(guarded: Guarded) -> None:

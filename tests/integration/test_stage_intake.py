@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.batch import BatchRow
+from puter_client.contract.inbox import Inbox
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
 from puter_client.contract.request import MAX_REQUEST_BYTES, Origin, UpRequest
@@ -181,10 +182,10 @@ async def _read_the_same(hands: Hands, *, intakes: int) -> list[int]:
     requests, in_turn, all_have_read = hands.store.requests, asyncio.Lock(), asyncio.Barrier(intakes)
     take, read = requests.take, []
 
-    async def unlocked(namespace: str, *, most: int = TAKE_REQUESTS) -> tuple[list[bytes], bytes | None]:
+    async def unlocked(inbox: Inbox, *, most: int = TAKE_REQUESTS) -> tuple[list[bytes], bytes | None]:
         async with in_turn:
-            await requests.give_back(namespace)
-            raws, count = await take(namespace, most=most)
+            await requests.give_back(inbox)
+            raws, count = await take(inbox, most=most)
         read.append(len(raws))
         await all_have_read.wait()
         return raws, count
@@ -309,10 +310,10 @@ async def test_a_defect_that_one_namespace_meets_stops_no_other(
 ) -> None:
     take = hands.store.requests.take
 
-    async def take_but_of_betty(namespace: str, *, most: int) -> Any:
-        if namespace == "betty":
+    async def take_but_of_betty(inbox: Inbox, *, most: int) -> Any:
+        if inbox.namespace == "betty":
             raise KeyError("a defect")
-        return await take(namespace, most=most)
+        return await take(inbox, most=most)
 
     monkeypatch.setattr(hands.store.requests, "take", take_but_of_betty)
     for client in (workshop.client, anna):
