@@ -24,8 +24,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rsync": ("ssh", "rsync", "Copy files to a machine, or from it."),
     "ssh-config": ("ssh", "ssh_config", "Print host blocks of live machines, for ~/.ssh/config."),
     "worker": ("run_worker", "worker", "Run a worker, which launches the machines."),
-    "admin": ("admin", "admin", "Run a shared host: check what its policy allows."),
     "local": ("local", "local", "Start, stop or inspect the local engine."),
+    "admin": ("admin", "admin", "Administer a shared host: its users, and what they may request."),
     "demo": ("demo", "demo", "Show everything once, on a simulated AWS."),
 }
 _OWN_OPTIONS = frozenset({"-h", "--help", "--version"})

@@ -23,7 +23,7 @@ _ANSWERS = (
     ("MASTERDOWN", "is a replica that has lost its primary: name the primary in PUTER_REDIS_URL"),
     ("MISCONF", "cannot write its data to disk and refuses writes: see its log, and the free space of its disk"),
     ("NOREPLICAS", "refuses writes because too few replicas follow it (min-replicas-to-write): see its replicas"),
-    ("DENIED", "refuses other hosts because it has no password: give it users that have one (deploy/add-user)"),
+    ("DENIED", "refuses other hosts because it has no password: give it users that have one (puter admin user add)"),
     ("BUSY ", "is busy with a script that takes long: wait, or end it with SCRIPT KILL"),
     ("max number of clients reached", "has as many clients as it takes: raise its maxclients, or end some"),
     ("AUTH <password> called without any", "has no password: remove it from PUTER_REDIS_URL, or name its user"),
@@ -133,7 +133,7 @@ def _answered(error: BaseException, to: RedisUrl, role: Role) -> str | None:
         case NoPermissionError() if role == "worker":
             return (
                 "does not permit this to the user of PUTER_REDIS_URL: it must name a user with a worker's rights "
-                "(deploy/add-user worker creates it)"
+                "(puter admin user add --worker creates it)"
             )
         case NoPermissionError():
             return (

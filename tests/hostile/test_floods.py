@@ -1,8 +1,8 @@
 """Floods of what a client may write or read: they cost a bounded amount, and another namespace is served beside them.
 
-Each attack uses the rules of `deploy/users.acl.example`, and was measured before it was stopped: names in the ready set
-kept another namespace waiting for over 240 s, 20 requests of 40 MB took 3 GB, and a reader that does not read filled
-Redis until all writes failed.
+Each attack has the rules that `puter admin user add` gives a client, and was measured before it was stopped: names in
+the ready set kept another namespace waiting for over 240 s, 20 requests of 40 MB took 3 GB, and a reader that does not
+read filled Redis until all writes failed.
 """
 
 from __future__ import annotations

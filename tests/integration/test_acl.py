@@ -1,4 +1,4 @@
-"""Users of a shared Redis, with the rules that `deploy/` gives them: what each can do, and what it cannot."""
+"""Users of a shared Redis, with the rules that `puter admin user add` gives them: what each can do, and what not."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import asyncio
 import json
 import os
 import re
-import shutil
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError
 
+from puter_client.acl.rules import FIRST_LINES, SERVICES, Role, rules
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.console import Console
 from puter_client.contract.errors import StoreUnavailable
@@ -32,17 +32,18 @@ from puter_client.store.clientstore import ClientStore
 from puter_client.view import View, WaitFor
 from puter_worker.store import names
 from puter_worker.store.arq_adapter import JOB_PREFIX, QUEUE
-from tests.integration.redis_servers import RedisServer, server_binaries
+from tests.integration.redis_servers import RedisServer
 from tests.integration.workshop import Workshop, spec
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
 PASSWORD = "a-secret"
 NOT_PERMITTED = r"does not permit this to the user of .*--namespace or PUTER_NAMESPACE.*may only read"
-RULES = {line.split(" ")[1]: line.split(" ", 2)[2] for line in (DEPLOY / "users.acl.example").read_text().splitlines()}
+# Users and what each is for; clients and viewers are of namespace `betty`.
+USERS = {"betty": Role.CLIENT, "betty-viewer": Role.VIEWER, **{str(role): role for role in SERVICES}}
+(HEALTH,) = [line.split(" ", 2)[2] for line in FIRST_LINES if line.startswith("user health ")]
 
 
 class Guarded:
-    """A server with the users of `deploy/users.acl.example`; `default` keeps all rights, for looking behind."""
+    """A server with a user of each role; `default` keeps all rights, for looking behind."""
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
@@ -63,17 +64,13 @@ class Guarded:
 @pytest.fixture
 def guarded(any_redis: RedisServer) -> Iterator[Guarded]:
     """Each kind of server found here, with users; the rules are gone with the test."""
-    users = [name for name in RULES if name != "default"]
+    users = [*USERS, "health"]
     with any_redis.client() as admin:
-        for name in users:
-            admin.execute_command("ACL", "SETUSER", name, *_rules(name, any_redis))
+        for name in USERS:
+            admin.execute_command("ACL", "SETUSER", name, "on", f">{PASSWORD}", *_words(_rules(name, any_redis)))
+        admin.execute_command("ACL", "SETUSER", "health", *_words(HEALTH))
         yield Guarded(any_redis)
         admin.execute_command("ACL", "DELUSER", *users)
-
-
-def for_redis_7_0(rules: str) -> str:
-    """The rules as docs/operations.md has them changed for servers older than Redis 7.2."""
-    return rules.replace(" +client|setinfo", "").replace("+waitaof", "+config|get")
 
 
 def _is_redis_7_0(server: RedisServer) -> bool:
@@ -82,11 +79,13 @@ def _is_redis_7_0(server: RedisServer) -> bool:
         return "valkey_version" not in info and str(info["redis_version"]).startswith("7.0.")
 
 
-def _rules(name: str, server: RedisServer) -> list[str]:
-    """A user's rules as ACL SETUSER takes them: a selector in parentheses is one word; with the tests' password."""
-    text = for_redis_7_0(RULES[name]) if _is_redis_7_0(server) else RULES[name]
-    text = text.replace("USER", name)
-    return re.findall(r"\([^)]*\)|[^ ]+", text.replace("#SHA256", f">{PASSWORD}"))
+def _rules(name: str, server: RedisServer) -> str:
+    return rules(USERS[name], user=name, namespace="betty", redis_7_0=_is_redis_7_0(server))
+
+
+def _words(text: str) -> list[str]:
+    """Rules as ACL SETUSER takes them: a selector in parentheses is one word."""
+    return re.findall(r"\([^)]*\)|[^ ]+", text)
 
 
 @pytest.fixture
@@ -420,105 +419,89 @@ def test_a_worker_cannot_list_or_empty_the_redis(guarded: Guarded) -> None:
                 worker.execute_command(*command.split(" "))
 
 
-def test_a_worker_has_no_keys_but_its_own(guarded: Guarded) -> None:
-    with guarded.client("worker") as worker, pytest.raises(NoPermissionError):
-        worker.get("somebody-elses")
+# -- the administrator, and replicas --------------------------------------------------------------------------------
 
-
-# -- the files of deploy/ ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def deployed(tmp_path: Path) -> Path:
-    """A copy of `deploy/` in which users can be made."""
-    return Path(shutil.copytree(DEPLOY, tmp_path / "deploy", ignore=shutil.ignore_patterns("users.acl", "worker.env")))
-
-
-def add_user(folder: Path, *arguments: str) -> str:
-    """What `deploy/add-user` prints."""
-    made = subprocess.run(
-        [folder / "add-user", *arguments], capture_output=True, text=True, check=False, env={"PATH": os.environ["PATH"]}
-    )
-    assert made.returncode == 0, made.stderr
-    return made.stdout
-
-
-@pytest.mark.parametrize("arguments", [(), ("client",), ("client", "Betty"), ("viewer", "a b"), ("client", "worker")])
-def test_a_user_that_cannot_be_is_refused(deployed: Path, arguments: tuple[str, ...]) -> None:
-    made = subprocess.run([deployed / "add-user", *arguments], capture_output=True, text=True, check=False)
-
-    assert made.returncode == 2
-    assert made.stderr.startswith("add-user: ")
-    assert not (deployed / "users.acl").exists()
-
-
-def test_a_user_is_made_once(deployed: Path) -> None:
-    add_user(deployed, "client", "betty")
-
-    again = subprocess.run([deployed / "add-user", "client", "betty"], capture_output=True, text=True, check=False)
-
-    assert again.returncode == 2
-    assert "betty" in again.stderr
+RECORD = public.record(PuterKey("ann", "one"))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    "command",
     [
-        (("client", "team-a"), False),
-        (("client", "team-a", "betty"), True),
-        (("viewer", "team-a"), True),
+        ("ACL", "LIST"),
+        ("ACL", "USERS"),
+        ("ACL", "WHOAMI"),
+        ("ACL", "GETUSER", "worker"),
+        ("CONFIG", "GET", "appendonly"),
+        ("CLIENT", "LIST"),
+        ("INFO",),
+        ("HSET", RECORD, "doc", "{}"),
+        ("DEL", RECORD),
+        ("LRANGE", public.inbox("ann:ann"), 0, -1),
+        ("DEL", public.inbox("ann:ann")),
+        ("ZADD", QUEUE, 0, "ann/one"),
+        ("SCAN", 0),
+        ("BGREWRITEAOF",),
+        ("MEMORY", "USAGE", RECORD),
+        ("SLOWLOG", "GET"),
+        ("SUBSCRIBE", names.WAKE),
+        ("PUBLISH", names.WAKE, ""),
     ],
+    ids=lambda command: " ".join(str(word) for word in command[:2]),
 )
-def test_a_user_of_another_name_is_told_their_namespace(
-    deployed: Path, arguments: tuple[str, ...], *, told: bool
-) -> None:
-    assert ("PUTER_NAMESPACE=team-a" in add_user(deployed, *arguments).splitlines()) is told
+def test_the_administrator_can(guarded: Guarded, command: tuple[str | int, ...]) -> None:
+    with guarded.client("admin") as admin:
+        admin.execute_command(*command)
 
 
-def test_only_its_owner_can_read_the_workers_password(deployed: Path) -> None:
-    add_user(deployed, "worker")
-
-    assert (deployed / "worker.env").stat().st_mode & 0o777 == 0o600
-
-
-def test_the_acl_file_holds_no_password(deployed: Path) -> None:
-    url = add_user(deployed, "client", "betty").strip().partition("=")[2]
-
-    assert url.split(":")[2].partition("@")[0] not in (deployed / "users.acl").read_text()
-
-
-@pytest.fixture(params=server_binaries())
-def deployed_url(request: pytest.FixtureRequest, deployed: Path, tmp_path: Path) -> Iterator[str]:
-    """Address of a server that was started with the files of `deploy/`, and has the user `betty` of `team-a`."""
-    binary = server_binaries()[request.param]
-    if b"v=7.0." in subprocess.run([binary, "--version"], capture_output=True, check=True).stdout:
-        example = deployed / "users.acl.example"
-        example.write_text(for_redis_7_0(example.read_text()))
-    add_user(deployed, "worker")
-    betty = add_user(deployed, "client", "team-a", "betty").partition("//")[2].partition("@")[0]
-    socket, log = tmp_path / "s", tmp_path / "log"
-    options = {"aclfile": deployed / "users.acl", "dir": tmp_path, "port": 0, "unixsocket": socket, "logfile": log}
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    server = subprocess.Popen([binary, deployed / "redis.conf", *words])
-    while not socket.exists():
-        assert server.poll() is None, log.read_text()
-        time.sleep(0.005)  # until it listens; there is no event to wait for
-    yield f"unix://{betty}@{socket}"
-    server.terminate()
-    server.wait(10)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("FLUSHALL",),
+        ("FLUSHDB",),
+        ("SHUTDOWN",),
+        ("DEBUG", "SLEEP", "0"),
+        ("MODULE", "LIST"),
+        ("SCRIPT", "FLUSH"),
+        ("FUNCTION", "FLUSH"),
+        ("EVAL", "return 1", 0),
+        ("CONFIG", "SET", "maxmemory", "1"),
+        ("ACL", "SETUSER", "admin", "+@all"),
+        ("ACL", "DELUSER", "worker"),
+        ("ACL", "SAVE"),
+        ("REPLICAOF", "NO", "ONE"),
+        ("MONITOR",),
+        ("KEYS", "*"),
+        ("GET", "somebody-elses"),
+        ("SUBSCRIBE", "somebody-elses"),
+    ],
+    ids=lambda command: " ".join(str(word) for word in command[:2]),
+)
+def test_the_administrator_cannot(guarded: Guarded, command: tuple[str | int, ...]) -> None:
+    with guarded.client("admin") as admin, pytest.raises(NoPermissionError):
+        admin.execute_command(*command)
 
 
-async def test_a_server_with_the_files_of_deploy_admits_the_users_made(deployed_url: str) -> None:
-    async with PuterClient.connect(deployed_url, namespace="team-a", user="betty") as puter:
-        await puter.submit([MachineRequest("one", Spec())])
+def test_a_replica_follows_and_does_nothing_else(guarded: Guarded) -> None:
+    with guarded.client("replica") as replica:
+        for command in (("GET", RECORD), ("KEYS", "*"), ("INFO",), ("ACL", "LIST"), ("FLUSHALL",)):
+            with pytest.raises(NoPermissionError):
+                replica.execute_command(*command)
+    with socket.socket(socket.AF_UNIX) as follower:
+        follower.connect(guarded.server.url.removeprefix("unix://"))
+        follower.settimeout(30)
+        answers = []
+        for line in (f"AUTH replica {PASSWORD}", "REPLCONF capa psync2", "PSYNC ? -1"):
+            follower.sendall(f"{line}\r\n".encode())
+            answers.append(follower.recv(4096).strip())  # also the newlines of a primary that prepares its answer
+            while not answers[-1]:
+                answers[-1] = follower.recv(4096).strip()
+    assert answers[:2] == [b"+OK", b"+OK"]
+    assert answers[2].startswith(b"+FULLRESYNC ")
 
-        assert await puter.recent() == []
 
-
-def test_a_server_with_the_files_of_deploy_admits_nobody_without_a_password(deployed_url: str) -> None:
-    bare = f"unix://{deployed_url.partition('@')[2]}"
-    with redis.Redis.from_url(bare) as nobody, pytest.raises(redis.AuthenticationError):
-        nobody.ping()
+def test_a_worker_has_no_keys_but_its_own(guarded: Guarded) -> None:
+    with guarded.client("worker") as worker, pytest.raises(NoPermissionError):
+        worker.get("somebody-elses")
 
 
 def _record() -> Record:

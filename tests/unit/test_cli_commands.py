@@ -20,7 +20,9 @@ from puter_client.contract.errors import InvalidInput
 from puter_client.contract.os_image import Os
 from puter_client.local.worker_process import worker_environ
 
-SUBCOMMANDS = [(name,) for name in COMMANDS] + [("local", name) for name in ("start", "stop", "status")]
+SUBCOMMANDS: list[tuple[str, ...]] = [(name,) for name in COMMANDS]
+SUBCOMMANDS += [("local", name) for name in ("start", "stop", "status")]
+SUBCOMMANDS += [("admin", "user"), *(("admin", "user", name) for name in ("add", "remove", "list"))]
 
 
 @pytest.fixture(autouse=True)

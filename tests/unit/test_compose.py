@@ -12,12 +12,14 @@ import jsonschema
 import pytest
 import yaml
 
+from puter_client.acl.host import SERVICES_ADDRESS_VARIABLE, HostFolder
+from puter_client.cli.admin_user import user
 from puter_client.contract.duration import parse_duration_s
 from puter_worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
-REDIS, WORKER = COMPOSE["services"]["redis"], COMPOSE["services"]["worker"]
+REDIS, WORKER, ADMIN = (COMPOSE["services"][name] for name in ("redis", "worker", "admin"))
 SERVICES = pytest.mark.parametrize("service", COMPOSE["services"].values(), ids=COMPOSE["services"])
 DRAIN_S = WorkerSettings(redis_url="", worker_id="", host="").drain_s
 
@@ -105,15 +107,37 @@ def test_no_password_stands_in_a_command(service: dict[str, Any]) -> None:
     assert not re.search(r"requirepass|masterauth|--pass\b|(?<!\w)-a\b|PASSWORD|REDISCLI_AUTH|://[^/]*@", words)
 
 
-def test_the_rules_of_users_come_from_a_secret() -> None:
-    assert REDIS["secrets"] == ["users.acl"]
-    assert COMPOSE["secrets"]["users.acl"] == {"file": "deploy/users.acl"}
-    assert "/run/secrets/users.acl" in REDIS["command"]
+def test_redis_reads_its_users_from_the_folder_that_the_admin_command_writes() -> None:
+    (users,) = [volume for volume in REDIS["volumes"] if isinstance(volume, dict)]
+    (host,) = ADMIN["volumes"]
+
+    # The folder: of a file alone, a container keeps the old one when another takes its place.
+    assert (users["source"], users["read_only"]) == ("./deploy/acl", True)
+    folder = HostFolder(Path(host["target"]))
+    assert str(folder.acl.path) == f"{users['target']}/users.acl"
+    assert str(folder.acl.path) in REDIS["command"]
+    assert host["source"] == "./deploy"
+
+
+def test_the_admin_command_begins_with_the_folder_that_is_mounted() -> None:
+    (option,) = [option for option in user.commands["add"].params if option.name == "folder"]
+
+    assert option.default == ADMIN["volumes"][0]["target"]
+    assert ADMIN["entrypoint"][-2:] == ["puter_client.cli", "admin"]
+
+
+def test_the_admin_command_does_not_run_by_itself() -> None:
+    assert ADMIN["profiles"]
+    assert ADMIN["restart"] == "no"
+
+
+def test_services_find_redis_by_its_name() -> None:
+    assert ADMIN["environment"] == {SERVICES_ADDRESS_VARIABLE: "redis:6379"}
 
 
 def test_the_workers_url_comes_from_a_file_that_is_not_in_the_project() -> None:
-    assert WORKER["env_file"] == ["deploy/worker.env"]
-    assert set((ROOT / "deploy" / ".gitignore").read_text().split()) == {"users.acl", "worker.env", "policy/"}
+    assert WORKER["env_file"] == [{"path": "deploy/worker.env", "required": False}]
+    assert set((ROOT / "deploy" / ".gitignore").read_text().split()) >= {"acl/", "policy/", "worker.env", "admin.env"}
 
 
 def test_redis_is_reached_from_this_host_alone() -> None:
@@ -122,7 +146,8 @@ def test_redis_is_reached_from_this_host_alone() -> None:
 
 
 def test_redis_keeps_its_data_in_a_volume() -> None:
-    volume, _, folder = REDIS["volumes"][0].partition(":")
+    (named,) = [volume for volume in REDIS["volumes"] if isinstance(volume, str)]
+    volume, _, folder = named.partition(":")
 
     assert volume in COMPOSE["volumes"]
     assert REDIS["command"][-2:] == ["--dir", folder]
@@ -138,7 +163,7 @@ def test_services_have_no_more_rights_than_they_need(service: dict[str, Any]) ->
 
 @SERVICES
 def test_services_come_back_and_their_logs_do_not_fill_the_disk(service: dict[str, Any]) -> None:
-    assert service["restart"] == "unless-stopped"
+    assert service["restart"] == "unless-stopped" or "profiles" in service
     assert {"max-size", "max-file"} <= service["logging"]["options"].keys()
 
 

@@ -15,6 +15,7 @@ from types import ModuleType
 import click
 import pytest
 
+from puter_client.acl.rules import FIRST_LINES, SERVICES, Role, line, rules
 from puter_client.batch import read_batch
 from puter_client.cli import demo
 from puter_client.cli.app import puter
@@ -149,18 +150,22 @@ def test_every_option_that_pages_show_exists(line: str) -> None:
     context = click.Context(puter)
     command = puter.get_command(context, name)
     assert command is not None
-    rest = words[1:]
-    while isinstance(command, click.Group):
-        command = command.get_command(context, rest.pop(0))
-        assert command is not None
+    for word in words[1:]:
+        if not isinstance(command, click.Group):
+            break
+        command = command.get_command(context, word)
+        assert command is not None, f"there is no such command: {line}"
     options = {flag for p in command.params for flag in (*p.opts, *p.secondary_opts)}
 
     shown = {word.partition("=")[0] for word in words if word.startswith("-") and word != "-"}
     assert shown - options - {"--help", "--version"} == set()
 
 
-def test_the_users_that_operations_shows_are_those_of_the_file() -> None:
-    assert (ROOT / "deploy" / "users.acl.example").read_text() in OPERATIONS
+def test_the_users_that_operations_shows_have_the_rules_that_are_given() -> None:
+    named = [(str(role), role) for role in SERVICES] + [("betty", Role.CLIENT), ("vic", Role.VIEWER)]
+    lines = [line(name, "SHA256", rules(role, user=name, namespace="team-a")) for name, role in named]
+
+    assert "\n".join([*FIRST_LINES, *lines]) in OPERATIONS
 
 
 def test_every_setting_of_a_worker_is_in_operations() -> None:

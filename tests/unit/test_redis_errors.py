@@ -77,7 +77,7 @@ def test_a_client_without_a_right_is_told_how_to_name_its_namespace() -> None:
 
 def test_a_worker_with_a_clients_url_is_told_which_it_needs() -> None:
     told = why_refused(BETTY, NoPermissionError("hunter2"), role="worker")
-    assert "worker's rights (deploy/add-user worker" in told
+    assert "worker's rights (puter admin user add --worker" in told
     assert "--namespace" not in told
 
 

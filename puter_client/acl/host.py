@@ -1,0 +1,129 @@
+"""The folder of a shared host: the users of its Redis, and the URLs of its services."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from puter_client.acl.acl_file import AclFile
+from puter_client.acl.rules import SERVICES, Role
+from puter_client.acl.whole_file import write_whole
+from puter_client.contract.errors import InvalidInput
+from puter_client.contract.key import shown
+from puter_client.store.adminstore import ADMIN_URL_VARIABLE
+from puter_client.store.redis_url import URL_VARIABLE, RedisUrl
+
+ADDRESS = "127.0.0.1:6379"
+ADDRESS_VARIABLE = "PUTER_REDIS_ADDRESS"
+# Services may reach Redis by another name than people do: in Compose, over a network of their own.
+SERVICES_ADDRESS_VARIABLE = "PUTER_SERVICES_REDIS_ADDRESS"
+_PASSWORD_BYTES = 32
+_VARIABLES = {Role.WORKER: URL_VARIABLE, Role.ADMIN: ADMIN_URL_VARIABLE}
+
+
+class Password(NamedTuple):
+    """A new password.
+
+    Attributes:
+        text: 256 random bits, in hexadecimal, so that no URL needs it encoded.
+        hash: its SHA-256, as Redis keeps it.
+    """
+
+    text: str
+    hash: str
+
+    @classmethod
+    def random(cls) -> Password:
+        """Another one each time."""
+        text = secrets.token_hex(_PASSWORD_BYTES)
+        return cls(text, hashlib.sha256(text.encode()).hexdigest())
+
+    def __repr__(self) -> str:
+        return "Password(…)"
+
+
+class HostFolder:
+    """The folder.
+
+    Attributes:
+        path: of the folder.
+        acl: its `acl/users.acl`, in a folder of its own that a container of Redis can have without the passwords.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.acl = AclFile(path / "acl" / "users.acl")
+
+    def env_file(self, role: Role) -> Path:
+        """The file with the URL of a service."""
+        return self.path / f"{role}.env"
+
+    def write_url(self, role: Role, url: str) -> Path:
+        """Write the URL of a service into its file, which its owner alone can read.
+
+        Raises:
+            InvalidInput: it cannot be written.
+        """
+        path = self.env_file(role)
+        try:
+            write_whole(path, f"{_VARIABLES[role]}={url}\n".encode(), mode=0o600)
+        except OSError as error:
+            raise InvalidInput(
+                f"{shown(path, 200)} cannot be written ({error.strerror}), so nobody knows the new password of {role}: "
+                f"make the folder writable, and run `puter admin user add --{role} --new-password`"
+            ) from None
+        return path
+
+    def admin_url(self, environ: Mapping[str, str]) -> tuple[str | None, str]:
+        """The URL of the user `admin`, and where it is from; None if there is none.
+
+        Raises:
+            InvalidInput: the file that holds it cannot be read.
+        """
+        if url := environ.get(ADMIN_URL_VARIABLE):
+            return url, ADMIN_URL_VARIABLE
+        path = self.env_file(Role.ADMIN)
+        named_by = f"{ADMIN_URL_VARIABLE} in {path}"
+        try:
+            lines = path.read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return None, named_by
+        except OSError as error:
+            raise InvalidInput(f"{shown(path, 200)} cannot be read ({error.strerror})") from None
+        urls = [line.partition("=")[2].strip() for line in lines if line.startswith(f"{ADMIN_URL_VARIABLE}=")]
+        return (urls[-1] if urls else None), named_by
+
+
+def address_of(role: Role, option: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Where a user of this role finds Redis, and the setting that says so."""
+    if option is not None:
+        return option, "--address"
+    if role in SERVICES and (address := environ.get(SERVICES_ADDRESS_VARIABLE)):
+        return address, SERVICES_ADDRESS_VARIABLE
+    return environ.get(ADDRESS_VARIABLE) or ADDRESS, ADDRESS_VARIABLE
+
+
+def check_address(address: str, *, named_by: str) -> str:
+    """The URL of an address without a user.
+
+    Raises:
+        InvalidInput: it is no address.
+    """
+    url = address if "://" in address else f"redis://{address}"
+    try:
+        parsed = RedisUrl.parse(url)
+        if parsed.user or parsed.password:
+            raise InvalidInput("names a user: write the address alone, such as redis.example:6379")
+    except InvalidInput as error:
+        raise InvalidInput(error.message, subject=named_by) from None
+    scheme, _, rest = url.partition("://")
+    return url if scheme == "unix" or "/" in rest or "?" in rest else f"{url}/0"
+
+
+def url_of(address: str, name: str, password: Password) -> str:
+    """The URL with which a user signs in at an address that `check_address` has returned."""
+    scheme, _, rest = address.partition("://")
+    return f"{scheme}://{name}:{password.text}@{rest}"

@@ -1,0 +1,36 @@
+"""Files that are there as a whole after a crash: the old one or the new one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, data: bytes, *, mode: int, keep_access: bool = False) -> None:
+    """Put a file with these bytes in place of what is at the path.
+
+    Args:
+        path: of the file.
+        data: what it holds.
+        mode: its permissions.
+        keep_access: give it mode, owner and group of the file that it replaces, if there is one.
+
+    Raises:
+        OSError: it cannot be written; what was there is there still.
+    """
+    new = path.with_name(f"{path.name}.new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        old = path.stat() if keep_access and path.exists() else None
+        os.fchmod(fd, mode if old is None else old.st_mode & 0o777)
+        if old is not None and (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+            os.fchown(fd, old.st_uid, old.st_gid)
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+    new.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

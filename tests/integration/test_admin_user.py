@@ -1,0 +1,391 @@
+"""`puter admin user`: users of a shared host's Redis, on real servers with the settings of `deploy/`."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from redis.exceptions import AuthenticationError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from puter_client.acl.acl_file import users
+from puter_client.acl.rules import FIRST_LINES
+from puter_client.client import MachineRequest, PuterClient
+from puter_client.contract.spec import Spec
+from puter_client.store import names
+from tests.integration.redis_servers import server_binaries
+from tests.integration.shared_host import SharedHost, shared_host
+
+ROOT_LINE = "user ops on #" + "0" * 64 + " ~* &* +@all (~x* +get)"
+
+
+@pytest.fixture(params=server_binaries())
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SharedHost]:
+    """A host without users, whose server does not run yet, with each kind of server."""
+    with shared_host(tmp_path, server_binaries()[request.param]) as made:
+        made.version = _version(server_binaries()[request.param])
+        yield made
+
+
+@pytest.fixture
+def running(host: SharedHost) -> SharedHost:
+    """A host whose server runs, with the users `admin` and `worker`."""
+    for role in ("--admin", "--worker"):
+        assert host.run("add", role, *host.version).returncode == 0
+    host.start()
+    return host
+
+
+def _version(binary: str) -> tuple[str, ...]:
+    """What a person adds on a host whose server does not run yet."""
+    told = subprocess.run([binary, "--version"], capture_output=True, check=True).stdout
+    return ("--redis-version", "7.0") if b"Redis server v=7.0." in told else ()
+
+
+def added(host: SharedHost, *words: str) -> str:
+    """The URL of a user who is added now."""
+    ran = host.run("add", *words)
+    assert ran.returncode == 0, ran.stderr
+    return dict(line.split("=", 1) for line in ran.stdout.splitlines())["PUTER_REDIS_URL"]
+
+
+def may_ping(url: str) -> bool:
+    with redis.Redis.from_url(url) as client:
+        try:
+            return bool(client.ping())
+        except AuthenticationError:
+            return False
+
+
+# -- the first users ---------------------------------------------------------------------------------------------------
+
+
+async def test_users_that_are_added_before_redis_runs_can_sign_in_when_it_does(host: SharedHost) -> None:
+    worker = host.run("add", "--worker", *host.version)
+    betty = host.run("add", "betty", "--namespace", "team-a", *host.version)
+    host.start()
+
+    assert "when Redis has read" in worker.stderr
+    url, namespace = (line.partition("=")[2] for line in betty.stdout.splitlines())
+    async with PuterClient.connect(url, namespace=namespace) as puter:
+        await puter.submit([MachineRequest("one", Spec())])
+        assert await puter.recent() == []
+        assert await puter.untaken() == 1
+    with redis.Redis.from_url((host.folder.path / "worker.env").read_text().strip().partition("=")[2]) as client:
+        assert client.smembers(names.READY) == {b"team-a:betty"}
+
+
+def test_nobody_signs_in_without_a_password(running: SharedHost) -> None:
+    with redis.Redis.from_url(f"unix://{running.socket}") as nobody, pytest.raises(AuthenticationError):
+        nobody.ping()
+
+
+def test_passwords_are_in_no_file_that_others_can_read(host: SharedHost) -> None:
+    shown = [host.run("add", *words) for words in (("--worker",), ("--admin",), ("--replica",), ("betty",))]
+
+    passwords = [line.rpartition(" ")[2] for line in shown[2].stdout.splitlines()[1:]]
+    passwords += [shown[3].stdout.partition("betty:")[2].partition("@")[0]]
+    for role in ("worker", "admin"):
+        path = host.folder.path / f"{role}.env"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        passwords.append(path.read_text().partition(f"{role}:")[2].partition("@")[0])
+    assert {len(password) for password in passwords} == {64}
+    assert len(set(passwords)) == 4
+    others = host.acl.read_text() + "".join(ran.stderr for ran in shown)
+    assert [password for password in passwords if password in others] == []
+    assert stat.S_IMODE(host.acl.stat().st_mode) == 0o644  # Redis runs as another user
+
+
+# -- without a restart -------------------------------------------------------------------------------------------------
+
+
+def test_a_user_who_is_added_can_sign_in_at_once(running: SharedHost) -> None:
+    ran = running.run("add", "betty")
+
+    assert ran.returncode == 0
+    assert "betty can sign in now" in ran.stderr
+    assert may_ping(ran.stdout.strip().partition("=")[2])
+
+
+def test_a_user_who_is_removed_is_out_at_once(running: SharedHost) -> None:
+    betty, anna = added(running, "betty"), added(running, "anna")
+    with redis.Redis.from_url(betty, single_connection_client=True) as open_before:
+        open_before.ping()
+
+        ran = running.run("remove", "betty")
+
+        assert (ran.returncode, ran.stderr) == (0, "puter: betty is removed\n")
+        with pytest.raises((RedisConnectionError, AuthenticationError)):
+            open_before.ping()
+    assert not may_ping(betty)
+    assert may_ping(anna)
+    assert "betty" not in running.acl.read_text()
+
+
+def test_a_new_password_ends_the_old_one_and_its_connections(running: SharedHost) -> None:
+    old = added(running, "betty", "--namespace", "team-a")
+    rules = running.acl.read_text().splitlines()[-1].split()[4:]
+    with redis.Redis.from_url(old, single_connection_client=True) as open_before:
+        open_before.ping()
+
+        new = added(running, "betty", "--new-password")
+
+        with pytest.raises((RedisConnectionError, AuthenticationError)):
+            open_before.ping()
+    assert (may_ping(old), may_ping(new)) == (False, True)
+    assert running.acl.read_text().splitlines()[-1].split()[4:] == rules
+
+
+@pytest.mark.parametrize("role", ["worker", "admin"])
+def test_so_does_a_services(running: SharedHost, role: str) -> None:
+    file = running.folder.path / f"{role}.env"
+    old = file.read_text().strip().partition("=")[2]
+
+    ran = running.run("add", f"--{role}", "--new-password")
+
+    assert ran.returncode == 0, ran.stderr
+    assert (may_ping(old), may_ping(file.read_text().strip().partition("=")[2])) == (False, True)
+    assert running.run("list").returncode == 0
+
+
+def test_the_list_shows_who_is_where(running: SharedHost) -> None:
+    added(running, "betty", "--namespace", "team-a")
+    assert running.run("add", "vic", "--viewer", "--namespace", "team-a").returncode == 0
+    with running.acl.open("a") as file:
+        file.write("user later off\n")
+
+    rows = [json.loads(line) for line in running.run("list", "--json").stdout.splitlines()]
+
+    shown = {row["user"]: (row["role"], row["namespace"], row["enabled"], row["loaded"]) for row in rows}
+    assert shown == {
+        "admin": ("admin", None, True, True),
+        "betty": ("client", "team-a", True, True),
+        "default": (None, None, False, True),
+        "health": (None, None, True, True),
+        "later": (None, None, False, False),
+        "vic": ("viewer", "team-a", True, True),
+        "worker": ("worker", None, True, True),
+    }
+    assert "later    -       -          not in Redis yet: restart it" in running.run("list").stdout
+
+
+def test_no_name_of_a_user_is_obeyed_by_a_terminal(running: SharedHost) -> None:
+    with running.acl.open("a") as file:
+        file.write("user \x1b[2J\x9b31mred on ~\xff\n")
+
+    shown, as_json = running.run("list"), running.run("list", "--json")
+
+    assert "red" in shown.stdout
+    assert not {"\x1b", "\x9b"} & set(shown.stdout + as_json.stdout)
+    assert "\x1b[2J\x9b31mred" in [json.loads(line)["user"] for line in as_json.stdout.splitlines()]
+
+
+def test_many_adds_at_once_lose_nobody(running: SharedHost) -> None:
+    crowd = [f"user-{number}" for number in range(6)]
+    adds = [
+        subprocess.Popen(running.command("add", name), env=running.environ(), stdout=subprocess.PIPE, text=True)
+        for name in crowd
+    ]
+    urls = [add.communicate(timeout=60)[0].strip().partition("=")[2] for add in adds]
+
+    assert [add.returncode for add in adds] == [0] * len(crowd)
+    assert all(may_ping(url) for url in urls)
+    assert {user.name for user in users(running.acl.read_text().splitlines())} >= set(crowd)
+
+
+def test_lines_that_somebody_has_written_stay(running: SharedHost) -> None:
+    lines = [*running.acl.read_text().splitlines(), "", ROOT_LINE, ""]
+    running.acl.write_text("".join(f"{line}\n" for line in lines))
+
+    added(running, "betty")
+    assert running.run("remove", "betty").returncode == 0
+
+    assert running.acl.read_text().splitlines() == lines
+    with running.admin() as admin:
+        assert "ops" in admin.acl_users()
+
+
+def test_mode_and_link_of_the_file_stay(running: SharedHost) -> None:
+    elsewhere = running.folder.path / "elsewhere.acl"
+    running.acl.rename(elsewhere)
+    link = running.folder.path / "acl" / "users.acl"
+    link.symlink_to(elsewhere)
+    elsewhere.chmod(0o640)
+
+    added(running, "betty")
+
+    assert link.is_symlink()
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o640
+
+
+# -- what cannot be ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("user x on >hunter2 +nosuch", "line 5: Unknown command or category name in ACL"),
+        ("user x on >hunter2 %%y", "line 5: Syntax error"),
+        ("# hunter2", "line 5: should start with user keyword"),
+        ("user x on >hunter2 (~y +get", "line 5 has a parenthesis without its other half"),
+    ],
+)
+def test_a_line_that_redis_does_not_take_is_told_and_nothing_done(running: SharedHost, line: str, told: str) -> None:
+    before = f"{running.acl.read_text()}{line}\n"
+    running.acl.write_text(before)
+
+    ran = running.run("add", "betty")
+
+    assert ran.returncode in (1, 2)
+    assert ran.stdout == ""
+    (said,) = ran.stderr.splitlines()
+    assert told in said
+    assert "hunter2" not in said
+    assert running.acl.read_text() == before
+    with running.admin() as admin:
+        assert "betty" not in admin.acl_users()
+
+
+def test_a_redis_that_reads_another_file_is_told(running: SharedHost, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "acl"
+    other.mkdir(parents=True)
+    (other / "users.acl").write_text(running.acl.read_text())
+    (tmp_path / "other" / "admin.env").write_text((running.folder.path / "admin.env").read_text())
+
+    ran = subprocess.run(
+        [*running.command("add", "betty")[:-1], str(tmp_path / "other")],
+        env=running.environ(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert f"Redis reads its users from {running.acl}, and not from {other}" in ran.stderr
+
+
+def test_who_cannot_be_removed_from_a_redis_that_does_not_answer_is_told(running: SharedHost) -> None:
+    added(running, "betty")
+    running.stop()
+
+    ran = running.run("remove", "betty")
+
+    assert ran.returncode == 3
+    assert "can still sign in: Redis has not read it" in ran.stderr
+    assert "betty" not in running.acl.read_text()
+
+
+def test_a_user_whose_name_has_requests_of_a_removed_one_waits_for_a_worker(running: SharedHost) -> None:
+    with redis.Redis.from_url(added(running, "betty")) as betty:
+        betty.rpush(names.inbox("betty:betty"), "{}")
+    running.run("remove", "betty")
+
+    ran = running.run("add", "betty")
+
+    assert ran.returncode == 2
+    assert "1 requests of a removed user betty are not refused yet" in ran.stderr
+    assert running.run("add", "betty", "--namespace", "team-a").returncode == 0  # another inbox
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("add",), "no user: write its name"),
+        (("add", "be:ty"), "use 1 to 64 letters"),
+        (("add", "x" * 65), "use 1 to 64 letters"),
+        (("add", "be ty"), "use 1 to 64 letters"),
+        (("add", "Betty"), "write --namespace NAME"),
+        (("add", "betty", "--namespace", "Team A"), "--namespace 'Team A': use 1 to 39"),
+        (("add", "vic", "--viewer"), "--viewer: write --namespace NAME"),
+        (("add", "worker"), "this name is Puter's own"),
+        (("add", "default"), "this name is Puter's own"),
+        (("add", "--worker", "--admin"), "a user has one of them"),
+        (("add", "betty", "--worker"), "takes neither a name"),
+        (("add", "betty", "--new-password"), "there is no user betty"),
+        (("add", "betty", "--new-password", "--viewer"), "changes the password alone"),
+        (("add", "betty", "--address", "redis://ann:secret@r"), "--address names a user"),
+        (("add", "betty", "--address", "ftp://r"), "--address is not a Redis URL"),
+        (("add", "betty", "--redis-version", "new"), "--redis-version 'new': write it like 7.0"),
+        (("add", "betty", "--redis-version", "6.2"), "Redis 6.2 is too old"),
+        (("remove", "betty"), "there is no user 'betty'"),
+        (("remove", "default"), "cannot be removed"),
+        (("remove", "health"), "cannot be removed"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_nothing_is_done(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+    with shared_host(tmp_path, server_binaries()["valkey"]) as host:
+        ran = host.run(*words)
+
+        assert (ran.returncode, ran.stdout) == (2, "")
+        (said,) = ran.stderr.splitlines()
+        assert told in said
+        assert "secret" not in said
+        assert not host.acl.exists()
+
+
+def test_a_user_is_added_once(host: SharedHost) -> None:
+    added(host, "betty")
+    before = host.acl.read_text()
+
+    ran = host.run("add", "betty")
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "--new-password gives it another password" in ran.stderr
+    assert host.acl.read_text() == before
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with shared_host(tmp_path, server_binaries()["valkey"]) as host:
+        host.folder.path.write_text("a file")
+
+        ran = host.run("add", "betty")
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "cannot be written (Not a directory)" in ran.stderr
+
+
+# -- versions ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_rules_are_those_of_the_redis_that_runs(running: SharedHost) -> None:
+    added(running, "betty")  # Redis 7.0 would refuse the rules of a newer one
+
+    old = bool(running.version)
+    assert ("+waitaof" in running.acl.read_text(), "+client|setinfo" in running.acl.read_text()) == (not old, not old)
+
+
+def test_a_redis_that_runs_without_users_is_asked_too(host: SharedHost) -> None:
+    host.acl.parent.mkdir(parents=True)
+    host.acl.write_text("")
+    host.start()  # as a package installs it: everybody is the user default
+
+    ran = host.run("add", "--worker")
+
+    assert ran.returncode == 0, ran.stderr
+    assert ("+waitaof" in host.acl.read_text()) is not bool(host.version)
+
+
+@pytest.mark.parametrize(("version", "old"), [("7.0", True), ("7.0.15", True), ("7.2", False), ("8.1.3", False)])
+def test_without_a_redis_the_version_is_said_once(tmp_path: Path, version: str, *, old: bool) -> None:
+    with shared_host(tmp_path, server_binaries()["valkey"]) as host:
+        first = host.run("add", "--worker", "--redis-version", version)
+        second = host.run("add", "betty")
+
+        assert "+waitaof" not in host.acl.read_text() if old else "+waitaof" in host.acl.read_text()
+        assert ("+client|setinfo" in host.acl.read_text()) is not old
+    assert "for Redis 7.0" not in first.stderr + second.stderr
+
+
+def test_who_does_not_say_it_is_told_which_rules_they_are(tmp_path: Path) -> None:
+    with shared_host(tmp_path, server_binaries()["valkey"]) as host:
+        ran = host.run("add", "--worker")
+
+    assert "for Redis 7.0, remove it and add --redis-version 7.0" in ran.stderr
+
+
+def test_every_file_begins_with_who_has_no_password(host: SharedHost) -> None:
+    added(host, "betty")
+
+    assert host.acl.read_text().splitlines()[:2] == list(FIRST_LINES)
