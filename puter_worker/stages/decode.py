@@ -26,18 +26,22 @@ class Addressee(msgspec.Struct):
     """The parts of a refused request that are needed to report the refusal to its sender.
 
     Attributes:
-        tag: the request's tag.
+        type: the request's kind.
+        tag: its tag.
         batch: id of its submission.
         size: number of requests of the submission; 0 if what it says cannot be one.
         user: user name that the client sent; `?` if there is none.
     """
 
+    type: str = ""
     tag: str = ""
     batch: str = ""
     size: int = 0
     user: str = ""
 
 
+# They name the batch of what they are about: its row has the outcome of another request.
+_WITHOUT_A_ROW = frozenset({"cancel", "stop", "extend", "console"})
 _addressee = msgspec.json.Decoder(Addressee)
 
 
@@ -77,16 +81,18 @@ def decode_request(raw: bytes, *, user: str | None = None) -> Request:
 
 
 def addressee_of(raw: bytes) -> Addressee | None:
-    """Whom to tell that a request is refused; None if that cannot be read."""
+    """Whom to tell that a request is refused; None if that cannot be read, or nobody waits for a row."""
     try:
         to = _addressee.decode(raw)
         check_tag(to.tag)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidInput):
         return None
-    if not BATCH_ID.fullmatch(to.batch):
+    if to.type in _WITHOUT_A_ROW or not BATCH_ID.fullmatch(to.batch):
         return None
     size = to.size if 1 <= to.size <= MAX_BATCH else 0
-    return Addressee(tag=to.tag, batch=to.batch, size=size, user=to.user if _USER.fullmatch(to.user) else "?")
+    return Addressee(
+        type=to.type, tag=to.tag, batch=to.batch, size=size, user=to.user if _USER.fullmatch(to.user) else "?"
+    )
 
 
 def _number(value: int) -> str:

@@ -6,7 +6,7 @@ killed before this transaction, nothing has happened (its short lock on the inbo
 done. Decisions may be based on records that are a moment old: a record is written only if it has not changed.
 
 Who sent a request is said by the name of the inbox, which Redis lets nobody else write to; what the request itself says
-counts only where the name says nothing.
+counts only where the name says nothing. What a user has written who was removed since is refused.
 """
 
 from __future__ import annotations
@@ -146,20 +146,24 @@ class Intake(Stage):
         draft = Draft(self._store, namespace, self._rules, user=inbox.user)
         taken: list[tuple[PuterKey, Request]] = []
         seen, size, read_before = 0, 0, texts_read()
+        gone = inbox.user is not None and await self._store.users.is_removed(inbox.user)
         for raw in raws:
             if texts_read() - read_before >= USER_DATA_AT_ONCE:
                 break  # the others stay in the inbox for the namespace's next turn
+            seen += 1
+            size += len(raw)
+            if size >= _TURN_BYTES:
+                size = 0
+                await asyncio.sleep(0)
+            if gone:
+                draft.refuse(raw, f"user {inbox.user} was removed")
+                continue
             try:
                 request = decode_request(raw, user=inbox.user)
             except InvalidInput as error:
                 draft.refuse(raw, str(error))
             else:
                 taken.append((PuterKey(namespace, request.tag), request))
-            seen += 1
-            size += len(raw)
-            if size >= _TURN_BYTES:
-                size = 0
-                await asyncio.sleep(0)
         self._store.requests.put_taken(draft.txn, inbox, count, seen)
         await draft.read([key for key, _ in taken], [request for _, request in taken])
         async for key, request in in_slices(taken):

@@ -29,6 +29,7 @@ from puter_worker.store.targets import Leases, TargetIndex, Unsure
 from puter_worker.store.token_buckets import TokenBuckets
 from puter_worker.store.txn import Txn
 from puter_worker.store.usage import Usage
+from puter_worker.store.users import Users
 from puter_worker.store.workers import Epochs, Workers
 from puter_worker.timings import Timings
 
@@ -44,6 +45,7 @@ class Store:
     Attributes:
         db: the connection; its errors and refusals.
         requests: inboxes, the ready set, parked requests.
+        users: whether those who wrote requests still exist.
         records: records and the specs that they serve.
         batches: heads, rows and live sets of batches.
         failures: what failed of batches with `max_fails`.
@@ -98,6 +100,7 @@ class Store:
         )
         self.jobs = JobQueue(db)
         self.requests = Requests(db)
+        self.users = Users(db)
         self.restarts = Restarts(db, self.jobs, moving=moving, parked=self.requests.parked_keys)
         self.look_ups = DueByNamespace(
             db,

@@ -6,12 +6,17 @@ from typing import Any
 
 import msgspec
 import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Phase
 from puter_client.contract.request import CancelRequest, ExtendRequest, Origin, Request, StopRequest, UpRequest
 from puter_client.store import names as public
+from puter_worker.clock import Clock
+from puter_worker.stages.intake import Intake
 from puter_worker.store import names
+from puter_worker.store.store import Store
 from tests.integration.stage_world import Hands, hands, redis_keeps_its_rules
 from tests.integration.workshop import Workshop, spec
 
@@ -169,3 +174,36 @@ async def test_each_inbox_has_a_count_of_its_takings(workshop: Workshop, hands: 
         Phase.QUEUED,
         Phase.QUEUED,
     ]
+
+
+# -- users who were removed (with deploy's users: tests/hostile/test_impersonation.py) ---------------------------------
+
+
+async def test_where_redis_has_no_users_nobody_counts_as_removed(workshop: Workshop, hands: Hands) -> None:
+    with capture_logs() as lines:
+        intake = Intake(hands.store, workshop.timings)
+        for tag in ("one", "two"):
+            append(workshop, "betty:anna", up(tag, "anna"))
+            await intake.run_once()
+
+    assert [(await workshop.record(tag)).owner for tag in ("one", "two")] == ["anna", "anna"]
+    (warning,) = [line for line in lines if line["event"] == "users.not_known"]
+    assert "no users but default" in warning["why"]
+
+
+async def test_where_redis_does_not_say_who_there_is_nobody_counts_as_removed(workshop: Workshop) -> None:
+    with workshop.server.client() as behind:
+        behind.execute_command("ACL", "SETUSER", "worker", "on", ">pw", "~*", "&*", "+@all", "-acl|users")
+        append(workshop, "betty:anna", up("one", "anna"), up("two", "anna"))
+        try:
+            async with Redis.from_url(workshop.server.url.replace("//", "//worker:pw@")) as connected:
+                store = Store(connected, clock=Clock(), timings=workshop.timings)
+                await store.db.sync_clock()
+                with capture_logs() as lines:
+                    await Intake(store, workshop.timings).run_once()
+        finally:
+            behind.execute_command("ACL", "DELUSER", "worker")
+
+    assert (await workshop.record("one")).owner == "anna"
+    (warning,) = [line for line in lines if line["event"] == "users.not_known"]
+    assert "does not say which users" in warning["why"]
