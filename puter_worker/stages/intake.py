@@ -144,6 +144,28 @@ class Intake(Stage):
             return 0
         namespace = inbox.namespace
         draft = Draft(self._store, namespace, self._rules, user=inbox.user)
+        taken, seen = await self._read(raws, inbox, draft)
+        self._store.requests.put_taken(draft.txn, inbox, count, seen)
+        await draft.read([key for key, _ in taken], [request for _, request in taken])
+        async for key, request in in_slices(taken):
+            if draft.is_repeated(request):
+                continue
+            if draft.must_wait(key) and not isinstance(request, _OF_WHAT_RUNS):
+                draft.park(key, request)
+            else:
+                draft.add(key, request)
+        if await draft.commit():
+            _log.info("requests.taken", namespace=namespace, user=inbox.user, count=seen, outcomes=draft.outcomes)
+            self._refused.add(namespace, draft.refused)
+            if unusable := sum(times for why, times in draft.refused.items() if not why.startswith(POLICY)):
+                self._rules.count(namespace, UNUSABLE, unusable)
+        else:
+            # Another intake took the requests, or a record has changed: what is left is read again.
+            await self._store.requests.give_back(inbox)
+        return seen
+
+    async def _read(self, raws: list[bytes], inbox: Inbox, draft: Draft) -> tuple[list[tuple[PuterKey, Request]], int]:
+        """The requests that can be used, and how many were read; `draft` refuses the others of those."""
         taken: list[tuple[PuterKey, Request]] = []
         seen, size, read_before = 0, 0, texts_read()
         gone = inbox.user is not None and await self._store.users.is_removed(inbox.user)
@@ -163,22 +185,5 @@ class Intake(Stage):
             except InvalidInput as error:
                 draft.refuse(raw, str(error))
             else:
-                taken.append((PuterKey(namespace, request.tag), request))
-        self._store.requests.put_taken(draft.txn, inbox, count, seen)
-        await draft.read([key for key, _ in taken], [request for _, request in taken])
-        async for key, request in in_slices(taken):
-            if draft.is_repeated(request):
-                continue
-            if draft.must_wait(key) and not isinstance(request, _OF_WHAT_RUNS):
-                draft.park(key, request)
-            else:
-                draft.add(key, request)
-        if await draft.commit():
-            _log.info("requests.taken", namespace=namespace, user=inbox.user, count=seen, outcomes=draft.outcomes)
-            self._refused.add(namespace, draft.refused)
-            if unusable := sum(times for why, times in draft.refused.items() if not why.startswith(POLICY)):
-                self._rules.count(namespace, UNUSABLE, unusable)
-        else:
-            # Another intake took the requests, or a record has changed: what is left is read again.
-            await self._store.requests.give_back(inbox)
-        return seen
+                taken.append((PuterKey(inbox.namespace, request.tag), request))
+        return taken, seen
