@@ -47,7 +47,7 @@ _LEAST_SHARE = 20
 # Of user data that was not read before, each may take 2 ms: so much of it is read in one turn of a namespace.
 USER_DATA_AT_ONCE = 25
 # Other stages have their turn after so many bytes of requests: some 50 ordinary ones, or two with user data.
-_TURN_BYTES = 32_768
+TURN_BYTES = 32_768
 
 
 class Intake(Stage):
@@ -174,7 +174,7 @@ class Intake(Stage):
                 break  # the others stay in the inbox for the namespace's next turn
             seen += 1
             size += len(raw)
-            if size >= _TURN_BYTES:
+            if size >= TURN_BYTES:
                 size = 0
                 await asyncio.sleep(0)
             if gone:

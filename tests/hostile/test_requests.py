@@ -31,9 +31,8 @@ from puter_client.contract.userdata import MAX_PARTS, MAX_YAML_EVENTS, parts_of
 from puter_client.store import names as public
 from puter_worker.clock import Clock
 from puter_worker.stages.decode import addressee_of, decode_request
-from puter_worker.stages.intake import USER_DATA_AT_ONCE, Intake
+from puter_worker.stages.intake import TURN_BYTES, USER_DATA_AT_ONCE, Intake
 from puter_worker.stages.refused import Refused
-from puter_worker.store.requests import TAKE_REQUESTS
 from puter_worker.store.store import Store
 from puter_worker.timings import Timings
 from tests.hostile.requests import KINDS, hostile_requests, up
@@ -165,8 +164,8 @@ async def test_intake_answers_whatever_it_finds(
     with capture_logs() as lines, shared.plain(shared.mallory) as mallory:
         for _ in range(ROUNDS):
             for raw in itertools.islice(flood, len(KINDS)):
-                mallory.rpush(public.inbox("mallory"), raw)
-            mallory.sadd(public.READY, "mallory")
+                mallory.rpush(public.inbox("mallory:mallory"), raw)
+            mallory.sadd(public.READY, "mallory:mallory")
             while (await store.requests.ready())[0]:
                 await intake.run_once()
 
@@ -196,8 +195,8 @@ async def test_user_data_that_takes_long_is_read_in_turns(shared: SharedRedis, s
     with shared.plain(shared.mallory) as mallory:
         for number in range(4 * USER_DATA_AT_ONCE):
             raw = up(dice, {"user_data": f"#cloud-config\nn{number}: [" + "a," * 900 + "]"}, tag=f"t-{number}")
-            mallory.rpush(public.inbox("mallory"), raw)
-        mallory.sadd(public.READY, "mallory")
+            mallory.rpush(public.inbox("mallory:mallory"), raw)
+        mallory.sadd(public.READY, "mallory:mallory")
     intake = Intake(store, Timings())
     async with shared.puter("betty") as betty:
         await betty.submit([MachineRequest("one", spec())])
@@ -211,24 +210,35 @@ async def test_user_data_that_takes_long_is_read_in_turns(shared: SharedRedis, s
     for _ in range(3):
         await intake.run_once()
     with shared.plain(shared.worker) as behind:
-        assert behind.llen(public.inbox("mallory")) == 0
+        assert behind.llen(public.inbox("mallory:mallory")) == 0
 
 
-async def test_other_stages_have_their_turn_between_requests(shared: SharedRedis, store: Store) -> None:
+async def test_other_stages_have_their_turn_between_requests(
+    shared: SharedRedis, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large requests are, no more of them than TURN_BYTES is read between two turns."""
     dice = random.Random(SEED)
     with shared.plain(shared.mallory) as mallory:
-        mallory.rpush(public.inbox("mallory"), *(up(dice, tag=f"t-{n}") for n in range(TAKE_REQUESTS)))
-        mallory.sadd(public.READY, "mallory")
-    turns = 0
+        for n in range(100):
+            mallory.rpush(
+                public.inbox("mallory:mallory"), up(dice, {"run": "x" * dice.randint(1, 16_000)}, tag=f"t-{n}")
+            )
+        mallory.sadd(public.READY, "mallory:mallory")
+    read: list[int] = [0]
+
+    def decode(raw: bytes, **more: Any) -> Any:
+        read[-1] += len(raw)
+        return decode_request(raw, **more)
 
     async def others() -> None:
-        nonlocal turns
         while True:
             await asyncio.sleep(0)
-            turns += 1
+            read.append(0)
 
+    monkeypatch.setattr("puter_worker.stages.intake.decode_request", decode)
     beside = asyncio.create_task(others())
     await Intake(store, Timings()).run_once()
     beside.cancel()
 
-    assert turns >= TAKE_REQUESTS
+    assert sum(read) > 10 * TURN_BYTES
+    assert max(read) <= TURN_BYTES + 20_000  # a request more

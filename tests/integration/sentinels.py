@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
 import shutil
 import socket
 import subprocess
@@ -15,13 +15,13 @@ from typing import Any
 
 import redis
 
+from puter_client.acl.rules import Role, line, rules
 from tests.integration.redis_servers import server_binaries
 
 HOST = "127.0.0.1"
 SERVICE = "mymaster"
 PASSWORD = "a-secret"
 PATIENCE_S = 60.0
-DEPLOY = Path(__file__).parents[2] / "deploy"
 # As docs/shared-host.md has them, but for the times.
 SERVER = """\
 port {port}
@@ -202,9 +202,10 @@ class Failover:
 
 def users() -> str:
     """Users of the deployed rules; `default` keeps all rights, for replicas, Sentinels and for looking behind."""
-    rules = (DEPLOY / "users.acl.example").read_text().splitlines()
-    deployed = [line.replace("#SHA256", f">{PASSWORD}") for line in rules if re.match(r"user (worker|betty) ", line)]
-    return "\n".join(["user default on nopass allkeys allchannels +@all", *deployed, ""])
+    secret = hashlib.sha256(PASSWORD.encode()).hexdigest()
+    worker = line("worker", secret, rules(Role.WORKER, user="worker"))
+    betty = line("betty", secret, rules(Role.CLIENT, user="betty", namespace="betty"))
+    return f"user default on nopass allkeys allchannels +@all\n{worker}\n{betty}\n"
 
 
 def free_ports(count: int) -> list[int]:

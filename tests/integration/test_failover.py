@@ -182,7 +182,7 @@ async def test_what_a_replica_has_confirmed_needs_no_word(calm: Failover) -> Non
 
     assert told == []
     with calm.servers[0].client() as behind:
-        behind.delete(public.inbox("betty"))
+        behind.delete(public.inbox("betty:betty"))
 
 
 async def test_what_none_has_confirmed_is_told_in_one_line(group: Failover) -> None:
@@ -194,7 +194,7 @@ async def test_what_none_has_confirmed_is_told_in_one_line(group: Failover) -> N
     assert [line.partition(":")[0] for line in told] == ["warning"]
     assert "no replica has confirmed them" in told[0]
     with group.primary.client() as behind:
-        assert behind.llen(public.inbox("betty")) == 3_000
+        assert behind.llen(public.inbox("betty:betty")) == 3_000
 
 
 async def test_a_user_who_may_not_ask_is_told_so_and_the_requests_are_there(calm: Failover) -> None:
@@ -207,7 +207,7 @@ async def test_a_user_who_may_not_ask_is_told_so_and_the_requests_are_there(calm
                 assert await client.untaken() == 1
         finally:
             behind.execute_command("ACL SETUSER betty +wait")
-            behind.delete(public.inbox("betty"))
+            behind.delete(public.inbox("betty:betty"))
 
     (line,) = told
     assert line.endswith("add +wait to its rules")
@@ -217,7 +217,7 @@ async def test_a_user_who_may_not_ask_is_told_so_and_the_requests_are_there(calm
 async def test_a_refusal_is_an_error_and_nothing_is_appended(calm: Failover, command: str) -> None:
     with calm.servers[0].client() as behind:
         if command == "RPUSH":
-            behind.set(public.inbox("betty"), "no list")
+            behind.set(public.inbox("betty:betty"), "no list")
         else:
             behind.execute_command("ACL SETUSER betty clearselectors")
         try:
@@ -225,7 +225,7 @@ async def test_a_refusal_is_an_error_and_nothing_is_appended(calm: Failover, com
                 with pytest.raises(StoreUnavailable, match=r"refused a command|does not permit"):
                     await client.submit([MachineRequest("one", Spec())])
         finally:
-            behind.delete(public.inbox("betty"), public.READY)
+            behind.delete(public.inbox("betty:betty"), public.READY)
             behind.execute_command("ACL LOAD")
 
 

@@ -58,7 +58,7 @@ def size(text: str) -> int:
 
 def test_it_says_which_versions_it_needs() -> None:
     assert "start_interval" in REDIS["healthcheck"]
-    assert "needs Docker Compose 2.20.2 and Docker Engine 25" in (ROOT / "compose.yaml").read_text()
+    assert "It needs Docker Compose 2.24 (" in (ROOT / "compose.yaml").read_text()
 
 
 def test_a_workers_health_is_what_it_says_of_itself() -> None:
