@@ -23,7 +23,8 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
         look_every_s: pause between two reads while something is awaited that nothing announces.
         worker_silent_after_s: a worker that announced nothing for so long counts as gone; its health expires then.
         reconcile_s: how long a command waits until a new worker has compared live machines with EC2.
-        worker_tells_within_s: how long a worker may take to announce itself anew after Redis was emptied.
+        worker_tells_within_s: how long a worker may take to announce itself anew after Redis was emptied: it looks
+            every 2 s, and sooner if a client calls it, which a viewer may not.
         worker_starts_within_s: how long a command waits for a worker that was started together with it.
         worker_gone_after_s: how long a wait goes on without a worker; one that replaces another comes sooner.
         revive_every_s: how often a command checks that the engine's worker has not died.
@@ -72,7 +73,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
     look_every_s: float = 0.1
     worker_silent_after_s: float = 30.0
     reconcile_s: float = 10.0
-    worker_tells_within_s: float = 1.0
+    worker_tells_within_s: float = 2.5
     worker_starts_within_s: float = 5.0
     worker_gone_after_s: float = 15.0
     revive_every_s: float = 2.0

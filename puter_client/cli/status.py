@@ -125,7 +125,7 @@ async def _status(settings: ClientSettings, what: _What, watch: bool, exit_statu
 
     try:
         async with connected(settings, looks_only=True, waits=watch) as client:
-            seen = await _look(client, what)
+            seen = await _look(client, what, worker_tells_within_s=client.timings.worker_tells_within_s)
             if watch:
                 await _watch(client, settings, what, seen, as_json=as_json)
             elif as_json:
@@ -146,13 +146,13 @@ async def _status(settings: ClientSettings, what: _What, watch: bool, exit_statu
     return 1 if seen.missing or (exit_status and any(is_bad(view) for view in seen.shown)) else 0
 
 
-async def _look(client: PuterClient, what: _What) -> _Seen:
+async def _look(client: PuterClient, what: _What, *, worker_tells_within_s: float = 0.0) -> _Seen:
     untaken = await client.untaken()
     views = await _views(client, what, untaken)
     known = [view for view in views if view.record is not None or view.row is not None]
     shown = [view for view in known if what.filters.let(view)]
     missing = [view.tag for view in views if view.record is None and view.row is None]
-    absence = await client.worker_absence(within_s=client.timings.worker_tells_within_s)
+    absence = await client.worker_absence(within_s=worker_tells_within_s)
     return _Seen(shown, len(known) - len(shown), missing, untaken, absence)
 
 

@@ -134,10 +134,10 @@ def subscribers(world: Published) -> int:
     return int(counts[0][1])
 
 
-def requests(world: Published) -> int:
-    """How many requests are in the inbox."""
-    count: Any = world.redis.llen(names.inbox(NAMESPACE))
-    return int(count)
+def requests(world: Published) -> list[bytes]:
+    """What is in the inbox."""
+    raws: Any = world.redis.lrange(names.inbox(NAMESPACE), 0, -1)
+    return list(raws)
 
 
 # -- it restarts ------------------------------------------------------------------------------------------------------
@@ -166,14 +166,14 @@ def test_what_waits_outlasts_a_redis_that_restarts(
         if words[0] in ("wait", "logs"):
             wait_for(lambda: subscribers(own) > 0, "its subscription")
         else:
-            wait_for(lambda: requests(own) > 0, "its request")
+            wait_for(lambda: len(requests(own)) > 0, "its request")
         server.kill()
         command.says(AWAY)
         server.start()
         own.records(change(own))  # and no message of it
         assert command.ended() == code, command.err
 
-    assert requests(own) <= 1
+    assert len(set(requests(own))) <= 1  # one in doubt may have come twice
     assert any(BACK in line for line in command.err)
 
 
@@ -208,7 +208,7 @@ def test_what_was_requested_is_launched_after_it(
 ) -> None:
     fresh.environ["PUTER_REDIS_URL"] = server.url
     with waiting(fresh, *words) as command:
-        wait_for(lambda: requests(own) > 0, "the requests")
+        wait_for(lambda: len(requests(own)) > 0, "the requests")
         server.kill()
         command.says(AWAY)
         server.start()
@@ -236,9 +236,9 @@ def test_after_30_s_it_says_that_the_requests_go_on(
 
     async def wait() -> int:
         async with session.connected(settings, waits=True, timings=timings) as client:
-            killing = asyncio.get_running_loop().call_later(0.2, server.kill)
+            await client.recent()
+            server.kill()
             await follow(client, in_flight, timeout_s=None, tags=["one"])
-            killing.cancel()
         return 0
 
     assert run(wait, in_flight) == 3
@@ -253,7 +253,6 @@ def test_time_that_is_up_ends_a_wait_that_redis_holds_up(own: Published, server:
     with waiting(own.world, "wait", "one", "--timeout", "3s") as command:
         wait_for(lambda: subscribers(own) > 0, "its subscription")
         server.kill()
-        command.says(AWAY)
         assert command.ended() == 4, command.err
 
 

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from puter_client.client import PuterClient
 from puter_client.store import names as public
+from puter_client.timings import DEFAULT_TIMINGS
 from puter_worker.stages.announce import Announce
+from puter_worker.timings import Timings
 from puter_worker.worker import Worker
 from tests.integration.stage_world import until
-from tests.integration.workshop import Workshop
+from tests.integration.workshop import PATIENCE_S, Workshop
 
 
 def announce_of(worker: Worker) -> Announce:
@@ -70,6 +73,25 @@ async def test_it_looks_by(workshop: Workshop, by: str) -> None:
                 async with workshop.client_of("anna") as anna:
                     await anna.call_workers()
         await until("it is announced", lambda: announced(workshop) == 1)
+
+
+async def test_a_viewer_who_cannot_call_it_is_not_told_that_none_runs(workshop: Workshop) -> None:
+    workshop.hurry(health_s=3_600.0)
+    async with workshop.working():
+        with workshop.server.client() as behind:
+            behind.flushall()
+            behind.execute_command("ACL SETUSER viewer on nopass ~* &* +@all -publish")
+        try:
+            url = workshop.server.url.replace("unix://", "unix://viewer:any@")
+            async with PuterClient.connect(url, namespace="betty", user="viewer") as viewer:
+                assert await viewer.worker_absence(within_s=PATIENCE_S) is None
+        finally:
+            with workshop.server.client() as behind:
+                behind.execute_command("ACL DELUSER viewer")
+
+
+def test_what_a_command_waits_for_a_worker_is_longer_than_a_worker_takes_to_look() -> None:
+    assert DEFAULT_TIMINGS.worker_tells_within_s > Timings().health_look_s
 
 
 def test_messages_without_end_cost_few_looks() -> None:
