@@ -77,6 +77,8 @@ async def killed(group: Failover, number: signal.Signals = signal.SIGKILL) -> Me
     process = group.servers[0].process
     assert process
     process.send_signal(number)
+    if number is signal.SIGKILL:
+        process.wait()
     return await asyncio.to_thread(group.failed_over, group.servers[0])
 
 
