@@ -29,6 +29,7 @@ StageError                  an error that stops a key at a stage
 ├── PrepareTimedOut         EC2 did not answer in time while a launch was prepared
 ├── PolicyRefused           the workers' policy does not allow what was requested
 ├── PolicyUnusable          the policy file cannot be used
+├── TooManyTargets          the namespace has something in as many accounts, regions and profiles as it may
 ├── NoCapacity              no capacity became available within the time that the request allows
 ├── SpecLost                Redis no longer holds what was requested
 └── LaunchNotComposed       Puter cannot compose the launch: a defect
@@ -297,6 +298,10 @@ class PolicyRefused(StageError):
 
 class PolicyUnusable(StageError):
     """The policy file cannot be used."""
+
+
+class TooManyTargets(StageError):
+    """The namespace has something in as many accounts, regions and profiles as it may."""
 
 
 class NoCapacity(StageError):

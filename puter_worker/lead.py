@@ -1,6 +1,9 @@
 """Leads targets: runs their stages as long as this worker holds their leases. A stage of every worker.
 
 Two leaders of one target at once are harmless (each stage says why); the lease only avoids work that is done twice.
+
+A target in which nothing is alive, waits or is to be read any more is given up after a while: its lease, its stages,
+and in every worker what belonged to it. The next request for it has it led again.
 """
 
 from __future__ import annotations
@@ -28,9 +31,37 @@ from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.store import Store
 from puter_worker.target import Target, TargetId, Targets
+from puter_worker.tasks import cancel_all
 from puter_worker.timings import Timings
 
 _log = structlog.get_logger("puter.lead")
+
+
+class Use:
+    """Whether a target is still in use, as its leader sees it."""
+
+    def __init__(self, store: Store, target: str, *, clock: Clock, timings: Timings) -> None:
+        self._store = store
+        self._target = target
+        self._clock = clock
+        self._timings = timings
+        self._looked_at = self._used_at = clock.monotonic()
+
+    async def ended(self) -> bool:
+        """Whether the target is given up now; looks only every `target_look_s`."""
+        now = self._clock.monotonic()
+        if now - self._looked_at < self._timings.target_look_s:
+            return False
+        self._looked_at = now
+        last_put = await self._store.targets.last_put(self._target)
+        if await self._store.targets_of.renew(self._target):
+            self._used_at = now
+        if now - self._used_at < self._timings.target_idle_s:
+            return False
+        if last_put is not None and not await self._store.targets.give_up(self._target, last_put):
+            return False
+        _log.info("target.given_up", target=self._target, idle_s=self._timings.target_idle_s)
+        return True
 
 
 class Lead(Stage):
@@ -67,14 +98,15 @@ class Lead(Stage):
         targets = await self._store.targets.all()
         await self._forgotten.compare(targets)  # a target that it notes is led in the next run, which that wakes
         pause_s = self._timings.lease_renew_s if targets else self._timings.sweep_s
-        for text in targets:
-            running = self._leading.get(text)
-            if running is not None and not running.done():
-                continue
-            if running is not None:
+        for text, running in list(self._leading.items()):
+            if running.done():
                 del self._leading[text]
                 with suppress(asyncio.CancelledError):
                     running.result()
+        await self._targets.forget_others({TargetId.parse(text) for text in (*targets, *self._leading)})
+        for text in targets:
+            if text in self._leading:
+                continue
             target_id = TargetId.parse(text)
             if not await self._targets.reaches(target_id):
                 continue
@@ -88,8 +120,11 @@ class Lead(Stage):
     async def drain(self) -> None:
         """Let the launches in progress end, and release every lease."""
         self._draining.set()
-        if self._leading:
-            await asyncio.gather(*self._leading.values(), return_exceptions=True)
+        leading = list(self._leading.values())
+        try:
+            await asyncio.gather(*leading, return_exceptions=True)
+        finally:
+            await cancel_all(leading)  # a worker that has no more time closes what their stages use
 
     def _stages_of(self, target: Target) -> list[Stage]:
         """The stages of a target, in the order in which a key passes them."""
@@ -122,6 +157,7 @@ class Lead(Stage):
 
     async def _lead(self, target: Target) -> None:
         name, stages = str(target), self._stages_of(target)
+        use = Use(self._store, name, clock=self._clock, timings=self._timings)
         _log.info("lease.taken", target=name)
         self._runner.start(stages, where=name)
         try:
@@ -131,6 +167,8 @@ class Lead(Stage):
                 if not await self._targets.reaches(target.target_id):
                     break
                 try:
+                    if await use.ended():
+                        break
                     if await self._store.leases.acquire(name, self._settings.worker_id) > 0:
                         break
                 except self._store.errors as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +40,8 @@ _CACHED = {
     About.KEY_PAIR: ("key", "own key"),
     About.GROUP: ("group",),
 }
+
+_MOST_CACHED = 2_000
 
 T = TypeVar("T")
 
@@ -279,10 +281,18 @@ class Target:
         loop = asyncio.get_running_loop()
         until, future = self._cache.get(name, (0.0, None))
         if future is None or loop.time() > until:
+            if len(self._cache) >= _MOST_CACHED:
+                self._drop_old(loop.time())
             future = asyncio.ensure_future(make())
             self._cache[name] = (loop.time() + (self._timings.target_cache_s if for_s is None else for_s), future)
             future.add_done_callback(partial(self._drop_failure, name))
         return await asyncio.shield(future)
+
+    def _drop_old(self, now: float) -> None:
+        """Make room: requests name what they like, and each name is an entry."""
+        self._cache = {name: entry for name, entry in self._cache.items() if now <= entry[0]}
+        for name in list(self._cache)[: max(0, len(self._cache) - _MOST_CACHED // 2)]:
+            del self._cache[name]
 
     def _drop_failure(self, name: tuple[Hashable, ...], future: asyncio.Future[Any]) -> None:
         failed = future.cancelled() or future.exception() is not None
@@ -405,6 +415,18 @@ class Targets:
             for name in sessions.offered_profiles()
             if not (self.rules.refuses_programs and sessions.runs_a_program(name))
         )
+
+    def known(self) -> list[TargetId]:
+        """The targets of which this worker holds anything."""
+        return list(self._targets)
+
+    async def forget_others(self, led: Collection[TargetId]) -> None:
+        """Let go of all targets but these, with their clients; calls in flight keep theirs until they end."""
+        for target_id in [one for one in self._targets if one not in led]:
+            del self._targets[target_id]
+            self._unsure_until.pop(target_id, None)
+            if not any((one.profile, one.region) == (target_id.profile, target_id.region) for one in led):
+                await self.sessions.close_client(target_id.profile or None, target_id.region)
 
     def offers(self, profile: str) -> bool:
         """Whether this host has a profile ("" is its default credentials)."""

@@ -45,6 +45,9 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
 
         lease_s: how long a leader leads a target without renewing its lease.
         lease_renew_s: how often a leader renews its lease, and how often other workers try to take it over.
+        target_look_s: how often a leader looks whether its target has anything left to do.
+        target_idle_s: a target that has had nothing for so long is given up; the next request has it led again. A
+            namespace's targets count for so long after it last had something there.
         look_up_claim_s: how long one worker holds a claim on look-ups.
         look_up_apart_s: the least time between look-ups that do not fill a call: each costs a token.
         look_up_idle_s: a look-up that is not full begins when no key was added for this long,
@@ -175,6 +178,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
 
     lease_s: float = 3.0
     lease_renew_s: float = 1.0
+    target_look_s: float = 30.0
+    target_idle_s: float = 600.0
     look_up_claim_s: float = 12.0
     look_up_apart_s: float = 0.2
     look_up_idle_s: float = 0.1

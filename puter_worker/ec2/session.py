@@ -195,6 +195,13 @@ class Sessions:
         del self._profiles[profile]
         await _retire(known)
 
+    async def close_client(self, profile: str | None, region: str) -> None:
+        """Closes the EC2 client of a region, if there is one; the next call makes another."""
+        known = self._profiles.get(profile)
+        client = known.clients.pop(region, None) if known is not None else None
+        if client is not None:
+            await _retire_client(client)
+
     def hurry(self) -> None:
         """Give up soon on credentials that are being resolved: the worker is about to end."""
         for credentials in self._credentials.values():
@@ -297,6 +304,10 @@ def _asked(known: _Profile, region: str, asking: asyncio.Task[str]) -> None:
 
 async def _retire(profile: _Profile) -> None:
     for client in profile.clients.values():
-        client.retired = True
-        if not client.users:
-            await client.stack.aclose()
+        await _retire_client(client)
+
+
+async def _retire_client(client: _Client) -> None:
+    client.retired = True
+    if not client.users:
+        await client.stack.aclose()

@@ -17,12 +17,13 @@ from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.record import EventKind, Record
 from puter_client.policy.rule import Refusal
-from puter_worker.errors import Handling, PolicyRefused, StageError, is_final, reason_after
+from puter_worker.errors import Handling, PolicyRefused, StageError, TooManyTargets, is_final, reason_after
 from puter_worker.stages.draft import decide_parked
 from puter_worker.stages.stage import Stage, until_due
 from puter_worker.store import wakeups
 from puter_worker.store.arq_adapter import JobRunner, run_again
 from puter_worker.store.store import Store
+from puter_worker.store.targets import MOST_TARGETS
 from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned
 from puter_worker.target import TargetId, Targets
@@ -118,7 +119,10 @@ class Ensure:
         else:
             self._store.records.put(txn, current, transitions.resolving(record, str(target), now))
         self._store.look_ups.add(txn, str(target), record.key, now)
-        await self._store.commit(txn)
+        # A machine that exists is looked after, however many targets its namespace has.
+        room = None if record.phase in LIVE else self._store.targets_of.put(txn, record.namespace, str(target), now)
+        if room in await self._store.commit(txn):
+            await fail(self._store, current, too_many_targets(record.namespace, target))
 
 
 class Jobs(Stage):
@@ -170,6 +174,16 @@ class Jobs(Stage):
         except Exception:  # noqa: BLE001 - a defect in one job must not end the others
             # A defect fails only this job; its key is restarted later.
             _log.exception("stage.failed", stage="ensure")
+
+
+def too_many_targets(namespace: str, target: TargetId) -> TooManyTargets:
+    """The error of a request for one target too many."""
+    profile = f"profile {target.profile!r}" if target.profile else "the default profile"
+    return TooManyTargets(
+        f"{target.region} with {profile} would be one too many: namespace {namespace!r} has requests or machines in "
+        f"{MOST_TARGETS} pairs of region and AWS profile, the most at a time. Request it again 10 minutes after those "
+        "of one pair have ended, or from another namespace"
+    )
 
 
 async def refused(store: Store, current: Versioned[Record], error: StageError) -> None:

@@ -112,6 +112,11 @@ def live(target: str) -> str:
     return f"puter:_live:{target}"
 
 
+def targets_of(namespace: str) -> str:
+    """Sorted set: targets of a namespace → when it last had something there."""
+    return f"puter:_targets_of:{namespace}"
+
+
 def starting(target: str) -> str:
     """Set: keys of the target whose machine is launched but does not run yet, or has no public address yet."""
     return f"puter:_starting:{target}"

@@ -25,7 +25,7 @@ from puter_worker.store.records import Records
 from puter_worker.store.requests import Requests
 from puter_worker.store.restarts import Restarts
 from puter_worker.store.results import Results
-from puter_worker.store.targets import Leases, TargetIndex, Unsure
+from puter_worker.store.targets import Leases, NamespaceTargets, TargetIndex, Unsure
 from puter_worker.store.token_buckets import TokenBuckets
 from puter_worker.store.txn import Txn
 from puter_worker.store.usage import Usage
@@ -53,6 +53,7 @@ class Store:
         jobs: arq's queue.
         restarts: keys whose job runs again if no stage moves them.
         targets: targets that have work.
+        targets_of: the targets of each namespace.
         unsure: targets that may hold machines that Redis has forgotten.
         leases: the leader of each target.
         look_ups: keys to be looked up in EC2.
@@ -77,6 +78,7 @@ class Store:
         self.errors = db.errors
         self.refusals = db.refusals
         self.targets = TargetIndex(db)
+        self.targets_of = NamespaceTargets(db)
         self.unsure = Unsure(db, self.targets)
         self.leases = Leases(db)
         self.machines = Machines(db, self.targets)

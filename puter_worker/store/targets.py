@@ -1,12 +1,17 @@
-"""Targets that have work, and the worker that leads each."""
+"""Targets that have work, those of each namespace, and the worker that leads each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from puter_client.contract.key import PuterKey
 from puter_worker.store import names, wakeups
 from puter_worker.store.database import Database
 from puter_worker.store.txn import Txn
+
+MOST_TARGETS = 40
+"""How many targets a namespace has at a time: one profile in all regions that an account usually has, or two in most.
+Each is led: it costs a worker some 10 commands of Redis a second and a megabyte."""
 
 
 class TargetIndex:
@@ -21,10 +26,70 @@ class TargetIndex:
         txn.keep(names.TARGETS, self._db.timings.keep_s)
         txn.wake(wakeups.TARGETS)
 
+    async def last_put(self, target: str) -> float | None:
+        """The time at which the target last had work; None if it was given up."""
+        score = await self._db.redis.zscore(names.TARGETS, target)
+        return None if score is None else float(score)
+
+    async def give_up(self, target: str, last_put: float) -> bool:
+        """Lead the target no longer, if nothing is there and nothing was put there since `last_put`; whether it is so.
+
+        What is put there later is led again.
+        """
+        txn = Txn()
+        txn.expect_score(names.TARGETS, target, last_put)
+        for name in _names_of(target):
+            txn.expect_empty(name)
+        txn.do("ZREM", names.TARGETS, target)
+        txn.wake(wakeups.TARGETS)
+        return not await self._db.commit(txn)
+
     async def all(self) -> list[str]:
-        """Ids of all targets that had work within `keep_s`."""
+        """Ids of all targets that had work within `keep_s` and were not given up."""
         since = self._db.now() - self._db.timings.keep_s
         return [raw.decode() for raw in await self._db.redis.zrangebyscore(names.TARGETS, since, "+inf")]
+
+
+def _names_of(target: str) -> list[str]:
+    """All names in Redis under which a target has something alive, something that waits, or something to read."""
+    due = (names.CONSOLES, names.INTENTS, names.LABELS, names.ORDERS, names.RESULTS)
+    sets = (names.live(target), names.starting(target), names.looking(target), names.launch_queues(target))
+    return [*sets, *(names.due(what, target) for what in due)]
+
+
+class NamespaceTargets:
+    """The targets in which each namespace has something, or had within `target_idle_s`: at most MOST_TARGETS."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def put(self, txn: Txn, namespace: str, target: str, now: float) -> int:
+        """Note that the namespace has something in the target, with a guard that it may have one more target."""
+        name, idle_s = names.targets_of(namespace), self._db.timings.target_idle_s
+        guard = txn.expect_room(name, target, since=now - idle_s, upto=now + idle_s, most=MOST_TARGETS)
+        txn.do("ZREMRANGEBYSCORE", name, "-inf", now - idle_s)
+        txn.do("ZADD", name, now, target)
+        txn.keep(name, int(idle_s) + 1)
+        return guard
+
+    async def renew(self, target: str) -> bool:
+        """Note all namespaces that have something in the target; whether anything is there, of any namespace."""
+        async with self._db.redis.pipeline(transaction=False) as pipe:
+            pipe.zrange(names.live(target), 0, -1)
+            pipe.smembers(names.looking(target))
+            pipe.smembers(names.launch_queues(target))
+            for name in _names_of(target):
+                pipe.exists(name)
+            live, looking, waiting, *there = await pipe.execute()
+        namespaces = {raw.decode() for raw in (*looking, *waiting)}
+        namespaces |= {PuterKey.parse(raw.decode()).namespace for raw in live}
+        now, txn = self._db.now(), Txn()
+        for namespace in namespaces:
+            txn.do("ZADD", names.targets_of(namespace), now, target)
+            txn.keep(names.targets_of(namespace), int(self._db.timings.target_idle_s) + 1)
+        if namespaces:
+            await self._db.commit(txn)
+        return any(there)
 
 
 class Unsure:

@@ -20,6 +20,21 @@ local holds = {
   ['member'] = function(key, member)         -- the sorted set holds this member
     return redis.call('ZSCORE', key, member)
   end,
+  ['score'] = function(key, member, expected)  -- the sorted set holds this member with this score
+    local score = redis.call('ZSCORE', key, member)
+    return score and tonumber(score) == expected
+  end,
+  ['room'] = function(key, member, expected)   -- it holds this member or fewer than `most`, by scores from `since` on
+    local since, upto, most = expected:match('(%S+) (%S+) (%S+)')
+    local score = redis.call('ZSCORE', key, member)
+    if score and tonumber(score) >= tonumber(since) then
+      return true
+    end
+    return redis.call('ZCOUNT', key, since, upto) < tonumber(most)
+  end,
+  ['empty'] = function(key)                    -- there is nothing under this name
+    return redis.call('EXISTS', key) == 0
+  end,
   ['head'] = function(key, _, expected)      -- the first element of the list is this
     return redis.call('LINDEX', key, 0) == expected
   end,

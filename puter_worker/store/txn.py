@@ -49,6 +49,18 @@ class Txn:
         """Guard: the sorted set holds this member."""
         return self._guard("member", key, member, "")
 
+    def expect_score(self, key: str, member: str, score: float) -> int:
+        """Guard: the sorted set holds this member with this score."""
+        return self._guard("score", key, member, score)
+
+    def expect_room(self, key: str, member: str, *, since: float, upto: float, most: int) -> int:
+        """Guard: of the members with scores from `since` to `upto`, this is one, or there are fewer than `most`."""
+        return self._guard("room", key, member, f"{since!r} {upto!r} {most}")
+
+    def expect_empty(self, key: str) -> int:
+        """Guard: nothing is stored under this name, so no set or list of that name has a member."""
+        return self._guard("empty", key, "", "")
+
     def expect_head(self, key: str, value: bytes) -> int:
         """Guard: the list begins with exactly this value."""
         return self._guard("head", key, "", value)
