@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -47,6 +47,8 @@ class PrometheusMetrics(Metrics, Collector):
     """Counts what a worker does, and shows it with what waits in Redis."""
 
     def __init__(self, *, version: str) -> None:
+        # They double the number of series, and nobody reads them.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._version = version
         self._registry = registry = CollectorRegistry()
         self._calls = Counter("puter_ec2_calls", "Calls to EC2.", ["action", "code"], registry=registry)
