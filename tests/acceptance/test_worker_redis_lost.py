@@ -39,10 +39,19 @@ async def silent_aws() -> AsyncIterator[str]:
     server.close()
 
 
+def text(log: Path) -> str:
+    return log.read_text()
+
+
 async def read_until(log: Path, event: str) -> None:
     async with asyncio.timeout(60):
-        while f'"{event}"' not in log.read_text():
+        while f'"{event}"' not in text(log):
             await asyncio.sleep(0.02)
+
+
+def started(log: Path, environ: dict[str, str]) -> subprocess.Popen[bytes]:
+    with log.open("wb") as stderr:
+        return subprocess.Popen([sys.executable, "-m", "puter_worker"], env=environ, stderr=stderr)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +67,7 @@ async def test_jobs_that_lose_their_redis_leave_no_traceback(
             "AWS_ENDPOINT_URL": aws, "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing",
             "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
         }  # fmt: skip
-        with log.open("wb") as stderr:
-            worker = subprocess.Popen([sys.executable, "-m", "puter_worker"], env=environ, stderr=stderr)
+        worker = started(log, environ)
         try:
             await read_until(log, "worker.started")
             async with PuterClient.connect(own_valkey.url, namespace="betty", user="betty") as betty:
@@ -80,7 +88,7 @@ async def test_jobs_that_lose_their_redis_leave_no_traceback(
         finally:
             worker.kill()
             worker.wait()
-    lines = [json.loads(line) for line in log.read_text().splitlines()]  # each is one of the log's own
+    lines = [json.loads(line) for line in text(log).splitlines()]  # each is one of the log's own
 
     assert code == 0
     assert [line for line in lines if line["level"] == "error" or "exception" in line] == []
