@@ -81,13 +81,13 @@ class SharedHost:
         assert url
         return redis.Redis.from_url(url)
 
-    def start(self) -> None:
-        """Start the server, and return when it listens."""
+    def start(self, *options: str) -> None:
+        """Start the server, and return when it listens; `options`: further ones."""
         log = self._home / "log"
-        options = {"aclfile": self.acl, "dir": self._home, "port": 0, "unixsocket": self.socket, "logfile": log}
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        own = {"aclfile": self.acl, "dir": self._home, "port": 0, "unixsocket": self.socket, "logfile": log}
+        words = [word for name, value in own.items() for word in (f"--{name}", str(value))]
         self.socket.unlink(missing_ok=True)
-        self._server = subprocess.Popen([self._binary, CONFIGURATION, *words])
+        self._server = subprocess.Popen([self._binary, CONFIGURATION, *options, *words])
         while not self._listens():
             assert self._server.poll() is None, log.read_text()
             time.sleep(0.005)  # there is no event to wait for

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import yaml
 from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -19,7 +20,7 @@ from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.spec import Spec
 from puter_client.store import names
 from tests.integration.redis_servers import server_binaries
-from tests.integration.shared_host import SharedHost, shared_host
+from tests.integration.shared_host import ROOT, SharedHost, shared_host
 
 ROOT_LINE = "user ops on #" + "0" * 64 + " ~* &* +@all (~x* +get)"
 
@@ -78,6 +79,22 @@ async def test_users_that_are_added_before_redis_runs_can_sign_in_when_it_does(h
         assert await puter.untaken() == 1
     with redis.Redis.from_url((host.folder.path / "worker.env").read_text().strip().partition("=")[2]) as client:
         assert client.smembers(names.READY) == {b"team-a:betty"}
+
+
+def test_the_server_listens_on_loopback_alone(running: SharedHost) -> None:
+    with running.admin() as admin:
+        assert admin.config_get("bind") == {"bind": "127.0.0.1 -::1"}
+
+
+def test_the_server_of_compose_listens_in_its_container(host: SharedHost) -> None:
+    command = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["redis"]["command"]
+    at = command.index("--bind")
+    assert host.run("add", "--admin", *host.version).returncode == 0
+
+    host.start(*command[at : at + 3])
+
+    with host.admin() as admin:
+        assert admin.config_get("bind") == {"bind": "* -::*"}
 
 
 def test_nobody_signs_in_without_a_password(running: SharedHost) -> None:

@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 REDIS, WORKER, ADMIN = (COMPOSE["services"][name] for name in ("redis", "worker", "admin"))
 SERVICES = pytest.mark.parametrize("service", COMPOSE["services"].values(), ids=COMPOSE["services"])
+_LINES = [line.split() for line in (ROOT / "deploy" / "redis.conf").read_text().splitlines() if line[:1] != "#"]
+SETTINGS = {line[0]: line[1:] for line in _LINES if line}
 DRAIN_S = WorkerSettings(redis_url="", worker_id="", host="").drain_s
 
 
@@ -145,6 +147,19 @@ def test_redis_is_reached_from_this_host_alone() -> None:
     assert "ports" not in WORKER
 
 
+def test_a_redis_of_the_projects_settings_listens_on_loopback_alone() -> None:
+    assert SETTINGS["bind"] == ["127.0.0.1", "-::1"]
+    assert SETTINGS["protected-mode"] == ["yes"]
+
+
+def test_in_its_container_it_is_reached_by_the_workers() -> None:
+    command = REDIS["command"]
+    at = command.index("--bind")
+
+    assert command[at + 1 : at + 3] == ["*", "-::*"]
+    assert at > command.index("/etc/puter/redis.conf"), "what comes later holds"
+
+
 def test_redis_keeps_its_data_in_a_volume() -> None:
     (named,) = [volume for volume in REDIS["volumes"] if isinstance(volume, str)]
     volume, _, folder = named.partition(":")
@@ -168,12 +183,9 @@ def test_services_come_back_and_their_logs_do_not_fill_the_disk(service: dict[st
 
 
 def test_redis_writes_before_it_answers_and_forgets_nothing() -> None:
-    lines = [line.split() for line in (ROOT / "deploy" / "redis.conf").read_text().splitlines() if line[:1] != "#"]
-    settings = {line[0]: line[1] for line in lines if line}
-
-    assert settings["appendonly"] == "yes"
-    assert settings["appendfsync"] == "always"
-    assert settings["maxmemory-policy"] == "noeviction"
+    assert SETTINGS["appendonly"] == ["yes"]
+    assert SETTINGS["appendfsync"] == ["always"]
+    assert SETTINGS["maxmemory-policy"] == ["noeviction"]
 
 
 def test_files_that_compose_names_are_in_the_project() -> None:
