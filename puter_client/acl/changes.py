@@ -19,6 +19,7 @@ from puter_client.contract.inbox import Inbox
 from puter_client.contract.key import shown
 from puter_client.store.adminstore import AdminStore, UsersRefused
 
+_NO_ADMIN = "that takes the user admin (`puter admin user add --admin`)"
 OLDEST, REDIS_7_2 = (7, 0), (7, 2)
 
 
@@ -175,27 +176,28 @@ class UserChanges:
                 raise InvalidInput(f"there is no user {shown(name)} in {file.path}: see `puter admin user list`")
             return await self._write(without(old, name), old, name=name, expected=False)
 
-    async def list(self) -> list[Listed]:
-        """All users, by name.
+    async def list(self) -> tuple[list[Listed], str]:
+        """All users, by name, and why Redis was not asked; empty if it was.
 
         Raises:
             InvalidInput: the file cannot be read.
         """
         in_file = {user.name: user for user in users(self._folder.acl.read() or [])}
         loaded: set[str] | None = None
+        why_not = _NO_ADMIN
         url, named_by = self._folder.admin_url(self._environ)
         if url is not None:
             try:
                 async with AdminStore.connected(url, url_from=named_by) as store:
-                    loaded = await store.users()
-            except StoreUnavailable:
-                loaded = None
+                    loaded, why_not = await store.users(), ""
+            except StoreUnavailable as error:
+                why_not = str(error)
         found: list[Listed] = []
         for name in sorted(in_file.keys() | (loaded or set())):
             user = in_file.get(name) or AclUser(name=name, role=None, namespace=None, enabled=True)
             known = None if loaded is None else name in loaded
             found.append(Listed(user=user, in_file=name in in_file, loaded=known))
-        return found
+        return found, why_not
 
     async def _write(
         self,
@@ -216,8 +218,7 @@ class UserChanges:
         url, named_by = self._folder.admin_url(self._environ)
         file.write(lines)
         if url is None:
-            adds = "is added" if name == Role.ADMIN else "can be added: `puter admin user add --admin`"
-            return Told(loaded=False, why_not=f"only the user admin could do that, who {adds}")
+            return Told(loaded=False, why_not=_NO_ADMIN)
         try:
             async with AdminStore.connected(url, url_from=named_by) as store:
                 await store.load()

@@ -114,9 +114,10 @@ def add(
 @click.argument("name")
 @folder_option
 def remove(name: str, folder: str) -> int:
-    """Remove a user: its connections end, and its requests that wait are refused.
+    """Remove a user: its connections end.
 
-    Its machines run on, and end themselves. Exit code 3 if Redis could not be
+    Its requests that no worker has taken yet are refused; what workers have
+    taken goes on. Its machines run on, and end themselves. Exit code 3 if Redis could not be
     told: then the user can sign in until Redis is restarted.
 
     \b
@@ -133,7 +134,7 @@ def remove(name: str, folder: str) -> int:
             say(f"{name} is removed")
             return 0
         say(f"{name} is removed from {host.acl.path}, and can still sign in: Redis has not read it")
-        say(f"restart Redis: {told.why_not}")
+        say(f"restart Redis, which was not told: {told.why_not}")
         return NOT_LOADED
 
     return run(work)
@@ -155,7 +156,9 @@ def list_users(folder: str, as_json: bool) -> int:
     host, changes = _host(folder)
 
     async def work() -> int:
-        found = await changes.list()
+        found, why_not = await changes.list()
+        if why_not:
+            say(f"Redis was not asked which users it has: {why_not}")
         if as_json:
             for one in found:
                 out_json(_fields(one))
