@@ -17,10 +17,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from puter_client.acl.acl_file import users
 from puter_client.acl.rules import FIRST_LINES
 from puter_client.client import MachineRequest, PuterClient
+from puter_client.contract.phase import Phase
 from puter_client.contract.spec import Spec
 from puter_client.store import names
+from puter_client.view import WaitFor
 from tests.integration.redis_servers import server_binaries
 from tests.integration.shared_host import ROOT, SharedHost, shared_host
+from tests.integration.workshop import Workshop, spec
 
 ROOT_LINE = "user ops on #" + "0" * 64 + " ~* &* +@all (~x* +get)"
 
@@ -168,6 +171,24 @@ def test_so_does_a_services(running: SharedHost, role: str) -> None:
     assert ran.returncode == 0, ran.stderr
     assert (may_ping(old), may_ping(file.read_text().strip().partition("=")[2])) == (False, True)
     assert running.run("list").returncode == 0
+
+
+async def test_workers_that_run_serve_who_is_added_and_go_on_when_others_are_removed(
+    workshop: Workshop, running: SharedHost
+) -> None:
+    """Redis 7.0 ends the connections of all users with each change, the workers' and betty's too."""
+    worker = (running.folder.path / "worker.env").read_text().strip().partition("=")[2]
+    async with workshop.working(redis_url=worker):
+        betty = (await running.add("betty")).url
+        await running.add("anna")
+        async with PuterClient.connect(betty, namespace="betty") as puter:
+            for tag, change in (("one", None), ("two", running.remove)):
+                batch = await puter.submit([MachineRequest(tag, spec())])
+                if change is not None:
+                    await change("anna")
+                (view,) = await puter.wait(batch_id=batch, tags=[tag], wait=WaitFor.RUNNING, timeout_s=60)
+                assert view.record
+                assert (view.phase, view.record.owner) == (Phase.RUNNING, "betty")
 
 
 def test_the_list_shows_who_is_where(running: SharedHost) -> None:
