@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 import click
 import msgspec
@@ -17,13 +18,13 @@ from puter_client.cli.options import json_option, namespace_option
 from puter_client.cli.orders import selected, tell_unmoved
 from puter_client.cli.selection import check_selection
 from puter_client.cli.sending import Sending
-from puter_client.cli.terminal import out, out_json, say
+from puter_client.cli.terminal import out, out_json, plain, say
 from puter_client.cli.when import minute
 from puter_client.config import ClientSettings
 from puter_client.contract.duration import parse_duration_s
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
-from puter_client.contract.order import Order, OrderKind
+from puter_client.contract.order import Order, OrderKind, OrderRefusal
 from puter_client.contract.phase import LIVE
 from puter_client.contract.request import LONGEST_EXTENSION_S
 from puter_client.view import View
@@ -123,6 +124,7 @@ async def _extend(settings: ClientSettings, tags: list[str], batch: str | None, 
         chosen = await selected(client, tags, batch)
         views = [view for view in chosen.views if view.phase in LIVE] if batch is not None else chosen.views
         before = {view.tag: view.record.order if view.record else None for view in views}
+        refused_before = {view.tag: _refused(view, {}) for view in views}
         log(
             settings,
             "extend.requested",
@@ -136,7 +138,7 @@ async def _extend(settings: ClientSettings, tags: list[str], batch: str | None, 
         def is_open(view: View) -> bool:
             if view.record is None or view.phase not in LIVE:
                 return False
-            return not _is_confirmed(view, before)
+            return not _is_confirmed(view, before) and _refused(view, refused_before) is None
 
         sending = Sending(
             client,
@@ -161,7 +163,9 @@ async def _extend(settings: ClientSettings, tags: list[str], batch: str | None, 
         for view in views:
             out_json(view.to_json())
     else:
-        _tell(views, done, before, time.time())
+        found = {view.tag: _refused(view, refused_before) for view in views}
+        refused = {tag: refusal.why for tag, refusal in found.items() if refusal is not None}
+        _tell(views, done, before, time.time(), refused)
     return 0 if len(done) == len(views) else 1
 
 
@@ -178,7 +182,19 @@ def _taken(view: View, before: Mapping[str, Order | None]) -> Order | None:
     return order if earlier is None or order.given_at > earlier.given_at else None
 
 
-def _tell(views: Sequence[View], done: Sequence[View], before: Mapping[str, Order | None], now: float) -> None:
+def _refused(view: View, before: Mapping[str, OrderRefusal | None]) -> OrderRefusal | None:
+    """Why the workers' policy does not allow this command's order; None if it does, or no worker has taken it."""
+    refusal = view.record.order_refusal if view.record else None
+    return None if refusal == before.get(view.tag) else refusal
+
+
+def _tell(
+    views: Sequence[View],
+    done: Sequence[View],
+    before: Mapping[str, Order | None],
+    now: float,
+    refused: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     for view in done[:_MOST_LISTED]:
         expires_at = view.record.expires_at if view.record else None
         until = "never ends itself" if expires_at is None else f"ends itself at {minute(expires_at, now)}"
@@ -190,7 +206,9 @@ def _tell(views: Sequence[View], done: Sequence[View], before: Mapping[str, Orde
             say(f"{view.tag}: not known")
         elif view.phase not in LIVE:
             say(f"{view.tag}: does not run ({view.phase.value})")
-    unmoved = [view for view in views if view.phase in LIVE and view not in done]
+        elif view.tag in refused:
+            say(f"{view.tag}: {plain(refused[view.tag])}")
+    unmoved = [view for view in views if view.phase in LIVE and view not in done and view.tag not in refused]
     if unmoved:
         by_tag = {view.tag: by_ssh(_taken(view, before)) for view in unmoved}
         remedy = "; give the order by ssh" if any(by_tag.values()) else ""

@@ -14,6 +14,18 @@ class OrderKind(StrEnum):
     EXTEND = "extend"
 
 
+class OrderRefusal(msgspec.Struct, frozen=True):
+    """The latest order that was not allowed.
+
+    Attributes:
+        at: when a worker took the request; seconds of Redis TIME.
+        why: what is not allowed, and what is.
+    """
+
+    at: float
+    why: str
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The latest order for a machine; times are seconds of Redis TIME.
 

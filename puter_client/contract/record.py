@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.order import Order, OrderKind
+from puter_client.contract.order import Order, OrderKind, OrderRefusal
 from puter_client.contract.os_image import Os
 from puter_client.contract.phase import Phase
 from puter_client.contract.result import Result
@@ -80,6 +80,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         member: its place among the machines of its launch, if its agent reads it from the tag `puter:member`.
         launched_by: id of the intent that launched the instance; end frames on its console have it.
         order: the latest order of its owner for this generation.
+        order_refusal: the latest one that the workers' policy did not allow.
         end_code: EC2's code for what ended the instance, such as `Client.UserInitiatedShutdown`.
         console_reads: how often the console of the ended instance was read, and had no end frame yet.
         observed_at: when EC2 last confirmed the instance.
@@ -144,6 +145,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     vcpus: int | None = None
     member: int | None = None
     order: Order | None = None
+    order_refusal: OrderRefusal | None = None
     end_code: str | None = None
     console_reads: int = 0
     observed_at: float | None = None

@@ -35,7 +35,8 @@ class Admission:
         self._namespace = namespace
         self._allowed = rules.of(namespace)
         self._waiting = self._records = 0
-        self._new_waiting = self._new_records = 0
+        self._new_waiting: set[str] = set()
+        self._new_records: set[str] = set()
 
     async def read(self) -> None:
         """Read how much the namespace has."""
@@ -74,9 +75,9 @@ class Admission:
             return
         usage = self._store.usage
         if self._new_waiting and (most := self._allowed.limit(REQUESTS)) is not None:
-            usage.expect_waiting(txn, self._namespace, most=most, more=self._new_waiting)
+            usage.expect_waiting(txn, self._namespace, most=most, more=len(self._new_waiting))
         if self._new_records and (most := self._allowed.limit(RECORDS)) is not None:
-            usage.expect_records(txn, self._namespace, most=most, more=self._new_records)
+            usage.expect_records(txn, self._namespace, most=most, more=len(self._new_records))
 
     def told(self) -> None:
         """The transaction was carried out: count what it refused."""
@@ -97,18 +98,21 @@ class Admission:
             return next(iter(refused), None)
         if refused := allowed.refusals(asked, MACHINE):
             return refused[0]
-        return self._take_places(allowed, old)
+        return self._take_places(allowed, request.tag, old)
 
-    def _take_places(self, allowed: Allowed, old: Record | None) -> Refusal | None:
-        waits, is_new = old is None or old.phase in ENDED, old is None
+    def _take_places(self, allowed: Allowed, tag: str, old: Record | None) -> Refusal | None:
+        waits = tag not in self._new_waiting and (old is None or old.phase in ENDED)
+        is_new = tag not in self._new_records and old is None
         most = allowed.limit(REQUESTS)
-        if waits and most is not None and self._waiting + self._new_waiting >= most:
+        if waits and most is not None and self._waiting + len(self._new_waiting) >= most:
             return allowed.refusal(REQUESTS, f"one more than {most:,} requests that wait for their machine")
         most = allowed.limit(RECORDS)
-        if is_new and most is not None and self._records + self._new_records >= most:
+        if is_new and most is not None and self._records + len(self._new_records) >= most:
             return allowed.refusal(RECORDS, f"one more than {most:,} tags of which a record is kept")
-        self._new_waiting += waits
-        self._new_records += is_new
+        if waits:
+            self._new_waiting.add(tag)
+        if is_new:
+            self._new_records.add(tag)
         return None
 
 

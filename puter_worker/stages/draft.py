@@ -16,7 +16,7 @@ from puter_client.contract import transitions
 from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import PuterKey
-from puter_client.contract.order import OrderKind
+from puter_client.contract.order import OrderKind, OrderRefusal
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import ON_ITS_WAY
 from puter_client.contract.record import EventKind, Record
@@ -72,7 +72,7 @@ class Draft:
         self._now = store.now()
         self._decided = 0
         self._ordered: set[PuterKey] = set()  # whose last change is an order
-        self._not_allowed: dict[PuterKey, str] = {}  # why an order was refused
+        self._not_allowed: set[PuterKey] = set()  # whose last change is an order that was refused
         self._read: dict[PuterKey, Versioned[Record | None]] = {}
         self._served: dict[PuterKey, Spec | None] = {}
         self._new: dict[PuterKey, list[Record]] = defaultdict(list)  # what the requests make of it, one by one
@@ -168,8 +168,9 @@ class Draft:
             refusal = self._admission.admit_end(record, order.expires_at, self._now)
             if refusal is not None:
                 self.refused[f"{POLICY}{refusal.rule}"] += 1
-                self._new[key].append(record)
-                self._not_allowed[key] = str(refusal)
+                refused = OrderRefusal(self._now, str(refusal))
+                self._new[key].append(record.replace(order_refusal=refused))
+                self._not_allowed.add(key)
                 return
         self._new[key].append(record.replace(order=order))
         self._ordered.add(key)
@@ -262,8 +263,8 @@ class Draft:
             detail = {"batch": record.batch_id or "", "owner": record.owner or ""}
             if key in self._ordered and record.order is not None:
                 event, detail = EventKind.ORDER_GIVEN, {"order": record.order.kind.value, "user": record.order.user}
-            if key in self._not_allowed and key not in self._ordered:
-                event, detail = EventKind.ORDER_REFUSED, {"why": self._not_allowed[key]}
+            if key in self._not_allowed and key not in self._ordered and record.order_refusal is not None:
+                event, detail = EventKind.ORDER_REFUSED, {"why": record.order_refusal.why}
             self._store.records.put(self.txn, self._read[key], record, event=event, detail=detail, through=through)
         self._admission.expect(self.txn)
         broken = await self._store.commit(self.txn)

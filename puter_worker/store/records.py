@@ -24,6 +24,7 @@ from puter_worker.store.usage import Usage
 from puter_worker.store.versioned import Versioned, decode, encode, next_rev
 
 KEEP_EVENTS = 200
+REFUSAL_KEPT_S = 86_400
 
 
 class Records:
@@ -145,7 +146,10 @@ class Records:
         return Versioned(new, str(rev).encode())
 
     def put_refusal(self, txn: Txn, key: PuterKey, record: Record | None, reason: str, now: float) -> None:
-        """Note in a key's timeline that a request for it was refused; the record, if there is one, stays as it is."""
+        """Note in a key's timeline that a request for it was refused; the record, if there is one, stays as it is.
+
+        Of a key without a record the note is kept for a day: whoever requests what is refused must not fill Redis.
+        """
         line = Event(
             at=now,
             event=EventKind.REQUEST_REFUSED,
@@ -154,7 +158,7 @@ class Records:
             reason=reason,
         )
         self._push_event(txn, key, line)
-        txn.keep(public.events(key), self._db.timings.keep_s)
+        txn.keep(public.events(key), self._db.timings.keep_s if record else REFUSAL_KEPT_S)
 
     def _put_event(
         self,

@@ -236,7 +236,7 @@ def test_the_default_profile_stands_for_one_that_is_not_named() -> None:
 def test_a_namespaces_own_table_overrides_single_rules_of_all() -> None:
     of = parse_policy(toml(BASE) + '[namespaces.art]\nprofiles = ["art"]\nspot = true\n')
 
-    assert of.of("art").values == of.of("betty").values | {"profiles": ("art",), "spot": True}
+    assert of.of("art").values == dict(of.of("betty").values) | {"profiles": ("art",), "spot": True}
 
 
 def test_without_a_table_nothing_is_allowed() -> None:
