@@ -50,7 +50,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         quiet_sweep_s: how often living machines are looked at while no key waits for one of them to end.
         max_group: the largest number of instances that one RunInstances call may launch.
         metrics: where Prometheus reads the worker's metrics; None: they are not counted.
-        policy_file: what namespaces may request; None: all.
+        policy_file: what namespaces may request; None: all. The local engine allows all to its owner.
     """
 
     redis_url: str
@@ -109,7 +109,7 @@ def read_settings(
         max_group=_number(environ, "PUTER_MAX_GROUP", 100, 1, 100),
         # The variable is not for the engines of a user who also runs a worker: they would want the same address.
         metrics=None if local_engine is not None else _metrics(metrics, environ),
-        policy_file=Path(environ[POLICY_VARIABLE]) if environ.get(POLICY_VARIABLE) else None,
+        policy_file=Path(policy) if local_engine is None and (policy := environ.get(POLICY_VARIABLE)) else None,
         burst=burst,
         local_engine=local_engine,
     )

@@ -17,19 +17,24 @@ class Room(msgspec.Struct, kw_only=True):
         machines: so many more may be alive.
         vcpus: so many more vCPUs may be alive.
         launches: so many more may be launched within this hour.
+        hour_ends_at: when there is room for the next launch of the hour; None: not known.
     """
 
     machines: int | None
     vcpus: int | None
     launches: int | None
+    hour_ends_at: float | None = None
 
     @classmethod
-    def of(cls, allowed: Allowed, *, machines: int, vcpus: int, launched: int) -> Room:
+    def of(
+        cls, allowed: Allowed, *, machines: int, vcpus: int, launched: int, hour_ends_at: float | None = None
+    ) -> Room:
         """The room beside what the namespace has."""
         return cls(
             machines=_left(allowed.limit(MACHINES), machines),
             vcpus=_left(allowed.limit(VCPUS), vcpus),
             launches=_left(allowed.limit(HOURLY), launched),
+            hour_ends_at=hour_ends_at,
         )
 
     def take(self, vcpus: int) -> str | None:

@@ -40,10 +40,12 @@ class Limits:
 
     async def within(self, waiting: Sequence[Waiting], busy: Iterable[PuterKey]) -> list[Waiting]:
         """The keys that may be launched now; `busy`: keys of launches that have begun, not all of them written yet."""
-        begun = set(busy)
+        begun, again_s = set(busy), self._timings.parallel_again_s
+        # All that wait are due at the same moment, so that the first of them is the first to be launched.
+        soon = (self._store.now() // again_s + 1) * again_s
         self._begun = {key: vcpus for key, vcpus in self._begun.items() if key in begun}
         let_through: dict[PuterKey, int] = {}
-        held: list[tuple[Waiting, str]] = []
+        held: list[tuple[Waiting, str, float]] = []
         rooms: dict[str, Room] = {}
         passing: set[PuterKey] = set()
         awaits_end = False
@@ -56,14 +58,18 @@ class Limits:
             if namespace not in rooms:
                 rooms[namespace] = await self._room(allowed, begun)
             vcpus, why = await self._needs(allowed, one)
+            at = soon
             if why is None and (rule := rooms[namespace].take(vcpus)) is not None:
                 why = why_waiting(allowed, rule)
-                awaits_end |= rule in (MACHINES, VCPUS)
+                if rule == HOURLY:  # no machine's end makes room
+                    at = min(max(soon, rooms[namespace].hour_ends_at or soon), soon + self._timings.longest_put_off_s)
+                else:
+                    awaits_end = True
             if why is None:
                 let_through[one.key] = vcpus
                 passing.add(one.key)
             elif why:
-                held.append((one, why))
+                held.append((one, why, at))
         self._begun |= let_through
         self.awaits_end = awaits_end
         await self._hold(held)
@@ -100,6 +106,7 @@ class Limits:
             machines=used.machines + len(more),
             vcpus=used.vcpus + sum(self._begun.get(key, 0) for key in more),
             launched=used.launched + len(more),
+            hour_ends_at=used.hour_ends_at,
         )
 
     async def _needs(self, allowed: Allowed, one: Waiting) -> tuple[int, str | None]:
@@ -134,13 +141,9 @@ class Limits:
         if not await self._store.commit(txn):
             self._target.rules.count(refusal.namespace, refusal.rule)
 
-    async def _hold(self, held: Sequence[tuple[Waiting, str]]) -> None:
-        # All that wait are due at the same moment, so that the first of them is the first to be launched.
-        again_s = self._timings.parallel_again_s
-        at = (self._store.now() // again_s + 1) * again_s
-
-        def put(txn: Txn, item: tuple[int, tuple[Waiting, str]]) -> None:
-            number, (one, why) = item
+    async def _hold(self, held: Sequence[tuple[Waiting, str, float]]) -> None:
+        def put(txn: Txn, item: tuple[int, tuple[Waiting, str, float]]) -> None:
+            number, (one, why, at) = item
             put_waiting(self._store, txn, one, why, at + number * _ORDER_S)
 
         await self._store.commit_each(list(enumerate(held)), put)

@@ -267,3 +267,14 @@ def test_what_cannot_be_used_is_told_with_exit_code_2(team: CliWorld, words: lis
     ran = team.puter("admin", "policy", *words)
 
     assert (ran.code, ran.out, said in ran.err) == (2, "", True)
+
+
+@pytest.mark.parametrize("words", [["check", "evil.toml"], ["explain", "art", "--policy", "evil.toml"]])
+@pytest.mark.parametrize("key", ["profiles", "\\u202e"])
+def test_what_a_file_says_is_obeyed_by_no_terminal(team: CliWorld, words: list[str], key: str) -> None:
+    (team.home.parent / "evil.toml").write_text(POLICY + f'[namespaces.evil]\n"{key}" = ["a\\u202eb"]\n')
+
+    ran = team.puter("admin", "policy", *[word.replace("art", "evil") for word in words])
+
+    assert "\u202e" not in ran.out + ran.err
+    assert "\ufffd" in ran.out + ran.err or words[0] == "check"

@@ -130,6 +130,20 @@ async def test_when_a_machine_ends_the_next_one_is_launched(
             await eventually("another has taken its place", replaced)
 
 
+async def test_launches_of_an_hour_ago_do_not_count_any_more(sim_workshop: SimWorkshop, limited: Any) -> None:
+    async with sim_workshop.working(**limited(most_machines_an_hour=2)):
+        await sim_workshop.submit(*TAGS[:3])
+        why = WAITS["most_machines_an_hour"].format(2)
+        await eventually("the rest waits", lambda: told_to_wait(sim_workshop, why, 1))
+        await eventually("two live", lambda: are_alive(sim_workshop, 2))
+        with sim_workshop.server.client() as behind:
+            name = names.launched("betty")
+            for launch, at in behind.zrange(name, 0, -1, withscores=True):
+                behind.zadd(name, {launch: float(at) - 3_601})
+        time_passes(sim_workshop)
+        await eventually("the third is launched", lambda: are_alive(sim_workshop, 3))
+
+
 async def test_the_guards_hold_where_two_leaders_have_read_the_same(sim_workshop: SimWorkshop, limited: Any) -> None:
     """Two targets of one namespace are led by different workers, and neither sees what the other has begun."""
     settings = limited(most_machines=3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from puter_client.contract.errors import InvalidInput
@@ -38,3 +40,11 @@ def test_another_text_is_refused_with_the_limits(
 ) -> None:
     with pytest.raises(InvalidInput, match=rf"{name} .*: write a whole number from {least} to {most}"):
         settings(**{name: text})
+
+
+def test_a_policy_is_the_file_that_is_named_and_none_for_the_local_engine(tmp_path: Path) -> None:
+    environ = {"PUTER_REDIS_URL": "redis://127.0.0.1:1/0", "HOME": "/", "PUTER_POLICY": "/etc/policy.toml"}
+
+    assert read_settings(environ).policy_file == Path("/etc/policy.toml")
+    assert read_settings(environ, local_engine=tmp_path).policy_file is None
+    assert settings(PUTER_POLICY="").policy_file is None

@@ -1,0 +1,159 @@
+"""A policy in workers: what is asked again before a launch, and of what is known already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import Phase
+from puter_client.view import WaitFor
+from puter_worker.worker import Worker
+from tests.ec2sim.config import Fault
+from tests.integration.sim_workshop import SimWorkshop, eventually, sim_url, sim_workshop
+
+__all__ = ["sim_url", "sim_workshop"]
+
+ALL: dict[str, str] = {
+    "default_credentials": "true",
+    "regions": '["*"]',
+    "instance_types": '["*"]',
+    "images": '["al2023"]',
+    "ssh_from_ipv4_prefix": "32",
+    "ssh_from_count": "5",
+    "longest_ttl": '"2h"',
+    "most_machines": '"unlimited"',
+    "most_vcpus": '"unlimited"',
+    "most_machines_an_hour": '"unlimited"',
+    "most_requests": '"unlimited"',
+    "most_records": '"unlimited"',
+}
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """A worker's setting: a policy with these rules, beside ALL."""
+
+    def made(**rules: str) -> dict[str, Any]:
+        path = tmp_path / "policy.toml"
+        lines = [f"{name} = {value}" for name, value in (ALL | rules).items()]
+        new = path.with_suffix(".new")
+        new.write_text("\n".join(['[namespaces."*"]', *lines, ""]))
+        new.replace(path)
+        return {"policy_file": path}
+
+    return made
+
+
+async def an_image(shop: SimWorkshop) -> tuple[str, str]:
+    """An image of Canonical's that the simulator has, and its owner."""
+    image, *_ = shop.ec2.describe_images(
+        Owners=["099720109477"], Filters=[{"Name": "architecture", "Values": ["x86_64"]}]
+    )["Images"]
+    return image["ImageId"], image["OwnerId"]
+
+
+@pytest.mark.parametrize(("owner", "ok"), [("099720109477", True), ("self", False), ("amazon", False)])
+async def test_an_images_owner_is_asked_before_the_launch(
+    sim_workshop: SimWorkshop, policy: Any, owner: str, ok: bool
+) -> None:
+    ami, of = await an_image(sim_workshop)
+    async with sim_workshop.working(**policy(image_owners=f'["{owner}"]')) as worker:
+        (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED, ami=ami)
+
+    assert view.record is not None
+    assert view.outcome is Outcome.CREATED
+    if ok:
+        assert view.record.error is None
+        return
+    assert view.record.error is not None
+    assert (view.record.phase, view.record.error.code) == (Phase.FAILED, "PolicyRefused")
+    assert f"image {ami} of account {of} (rule images; allowed: al2023; images of {owner})" in view.record.error.message
+    assert worker.rules.refused == {("betty", "images"): 1}
+    assert await sim_workshop.calls("RunInstances") == []
+
+
+async def test_an_image_whose_owner_cannot_be_read_is_refused(sim_workshop: SimWorkshop, policy: Any) -> None:
+    ami, _ = await an_image(sim_workshop)
+    await sim_workshop.faults(Fault(action="DescribeImages", code="UnauthorizedOperation"))
+    async with sim_workshop.working(**policy(image_owners='["099720109477"]')):
+        (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED, ami=ami)
+
+    assert view.record is not None
+    assert view.record.error is not None
+    assert f"image {ami} of an unknown owner" in view.record.error.message
+
+
+async def in_force(worker: Worker, rule: str, value: Any) -> bool:
+    allowed = worker.rules.of("betty")
+    return allowed is not None and allowed.values[rule] == value
+
+
+async def test_what_waits_for_its_launch_is_refused_by_a_policy_that_has_become_stricter(
+    sim_workshop: SimWorkshop, policy: Any
+) -> None:
+    sim_workshop.hurry(policy_s=0.05)
+    async with sim_workshop.working(**policy(most_machines="1")) as worker:
+        await sim_workshop.request("first", wait=WaitFor.LAUNCHED)
+        batch = await sim_workshop.submit("one", spot=False)
+
+        async def waits() -> bool:
+            return any("policy rule most_machines" in reason for reason in await sim_workshop.reasons("one"))
+
+        await eventually("it waits", waits)
+        policy(instance_types='["c7i.*"]')
+        await eventually("the policy is read", lambda: in_force(worker, "instance_types", ("c7i.*",)))
+        (view,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
+        (again,) = await sim_workshop.request("first", wait=WaitFor.LAUNCHED)
+
+    assert view.record is not None
+    assert view.record.error is not None
+    assert "instance type t3.micro (rule instance_types; allowed: c7i.*)" in view.record.error.message
+    assert again.outcome is Outcome.EXISTING, "what exists is not asked for its type"
+
+
+@pytest.mark.parametrize(
+    ("asked", "rule"),
+    [
+        ({"ssh_from": ("10.0.0.0/8",)}, "ssh_from"),
+        ({"ssh_from": tuple(f"192.0.2.{n}/32" for n in range(6))}, "ssh_from_count"),
+    ],
+)
+async def test_of_a_machine_that_exists_is_asked_who_may_reach_it(
+    sim_workshop: SimWorkshop, policy: Any, asked: dict[str, Any], rule: str
+) -> None:
+    async with sim_workshop.working(**policy()):
+        await sim_workshop.request("one", wait=WaitFor.LAUNCHED)
+        (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED, **asked)
+
+    assert view.outcome is Outcome.REFUSED
+    assert view.row is not None
+    assert f"(rule {rule}; " in (view.row.message or "")
+
+
+async def test_a_region_that_nobody_named_is_asked_when_it_is_known(sim_workshop: SimWorkshop, policy: Any) -> None:
+    async with sim_workshop.working(**policy(regions='["eu-*"]')):
+        (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED, region=None)
+
+    assert view.record is not None
+    assert view.record.error is not None
+    assert "region us-east-1 (rule regions; allowed: eu-*)" in view.record.error.message
+    assert {call.action for call in await sim_workshop.sim.ledger()} <= {"GetCallerIdentity"}
+
+
+async def test_without_the_right_to_read_types_a_limit_of_vcpus_lets_nothing_through_and_says_why(
+    sim_workshop: SimWorkshop, policy: Any
+) -> None:
+    await sim_workshop.faults(Fault(action="DescribeInstanceTypes", code="UnauthorizedOperation"))
+    async with sim_workshop.working(**policy(most_vcpus="8")):
+        await sim_workshop.submit("one")
+
+        async def told() -> bool:
+            return any("DescribeInstanceTypes, which the policy rule most_vcpus needs" in reason
+                       for reason in await sim_workshop.reasons("one"))  # fmt: skip
+
+        await eventually("it says why", told)
+    assert await sim_workshop.living() == []
