@@ -11,8 +11,9 @@ from typing import Any
 
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import NAMESPACE, shown
+from puter_client.policy.names import DEFAULT_PROFILE, PROFILES
 from puter_client.policy.policy import EVERYONE, Policy
-from puter_client.policy.rules import BY_NAME, DEFAULT_PROFILE, PROFILES
+from puter_client.policy.rules import BY_NAME
 
 POLICY_VARIABLE = "PUTER_POLICY"
 TOP = "namespaces"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from puter_client.policy.names import HOURLY, MACHINES, VCPUS
 from puter_client.policy.policy import Allowed
-from puter_client.policy.rules import HOURLY, MACHINES, VCPUS
 
 
 class Room(msgspec.Struct, kw_only=True):

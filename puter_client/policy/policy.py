@@ -8,14 +8,9 @@ from typing import Any
 import msgspec
 
 from puter_client.contract.spec import Spec
+from puter_client.policy.names import DEFAULT_CREDENTIALS, DEFAULT_PROFILE, PROFILES
 from puter_client.policy.rule import About, Asked, Refusal
-from puter_client.policy.rules import (
-    BY_NAME,
-    DEFAULT_CREDENTIALS,
-    DEFAULT_PROFILE,
-    PROFILES,
-    RULES,
-)
+from puter_client.policy.rules import BY_NAME, RULES
 
 EVERYONE = "*"
 """The table whose rules hold for every namespace, as far as its own table does not say otherwise."""

@@ -6,176 +6,36 @@ the worker follow from it. A rule of About.COUNT also needs what it counts (`put
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from fnmatch import fnmatchcase
 from typing import Any
 
 from puter_client.contract import readers
-from puter_client.contract.duration import format_duration
-from puter_client.contract.key import shown
 from puter_client.contract.os_image import Os
 from puter_client.contract.regions import region as read_region
-from puter_client.contract.spec import Spec
-from puter_client.policy.rule import About, Asked, Rule, Values
-from puter_client.policy.values import Flag, Longest, Names, Number, Text
-
-PROFILES, DEFAULT_PROFILE, DEFAULT_CREDENTIALS = "profiles", "default_profile", "default_credentials"
-REGIONS, LONGEST_TTL, NO_SHUTDOWN, IMAGES, IMAGE_OWNERS = (
-    "regions",
-    "longest_ttl",
-    "no_shutdown",
-    "images",
-    "image_owners",
+from puter_client.policy import refuses
+from puter_client.policy.names import (
+    DEFAULT_CREDENTIALS,
+    DEFAULT_PROFILE,
+    HOURLY,
+    IMAGE_OWNERS,
+    IMAGES,
+    LONGEST_TTL,
+    MACHINES,
+    NO_SHUTDOWN,
+    PROFILES,
+    RECORDS,
+    REGIONS,
+    REQUESTS,
+    SSH_COUNT,
+    SSH_FROM,
+    SSH_V4,
+    SSH_V6,
+    VCPUS,
 )
-SSH_FROM, SSH_COUNT, SSH_V4, SSH_V6 = "ssh_from", "ssh_from_count", "ssh_from_ipv4_prefix", "ssh_from_ipv6_prefix"
-MACHINES, VCPUS, HOURLY = "most_machines", "most_vcpus", "most_machines_an_hour"
-REQUESTS, RECORDS = "most_requests", "most_records"
-SELF = "self"
+from puter_client.policy.rule import About, Rule
+from puter_client.policy.values import Flag, Longest, Names, Number, Text
 
 _profile = readers.pattern(r"[^\s:/\\][^\x00-\x1f/\\]{0,127}", "write the name of an AWS profile")
 _ANY = 10_000_000
-
-
-def matches(value: str, patterns: Iterable[str]) -> bool:
-    """Whether a value is one of some names and globs; upper and lower case differ."""
-    return any(fnmatchcase(value, one) for one in patterns)
-
-
-def types_of(spec: Spec) -> tuple[str, ...]:
-    """All instance types that a request takes."""
-    return (spec.instance_type, *spec.instance_types)
-
-
-# -- what the rules refuse ------------------------------------------------------------------------------------------
-
-
-def _profiles(values: Values, asked: Asked) -> Iterator[str]:
-    if asked.profile and asked.profile not in values[PROFILES]:
-        yield f"AWS profile {shown(asked.profile)}"
-
-
-def _default_credentials(values: Values, asked: Asked) -> Iterator[str]:
-    if not asked.profile and not values[DEFAULT_CREDENTIALS]:
-        yield "a request without an AWS profile"
-
-
-def _named_profiles(values: Values) -> str:
-    named = ", ".join(values[PROFILES])
-    return f"name one with --profile: {named}" if named else "no AWS profile"
-
-
-def _regions(values: Values, asked: Asked) -> Iterator[str]:
-    if asked.region is not None and not matches(asked.region, values[REGIONS]):
-        yield f"region {asked.region}"
-
-
-def _types(values: Values, asked: Asked) -> Iterator[str]:
-    for name in types_of(asked.spec):
-        if not matches(name, values["instance_types"]):
-            yield f"instance type {name}"
-
-
-def _images(values: Values, asked: Asked) -> Iterator[str]:
-    spec = asked.spec
-    if spec.ami is None:
-        if not matches(spec.os.value, values[IMAGES]):
-            yield f"os {spec.os.value}"
-        return
-    if matches(spec.ami, values[IMAGES]):
-        return
-    if asked.image is None:
-        if not values[IMAGE_OWNERS]:
-            yield f"image {spec.ami}"
-        return
-    image = asked.image
-    names = {image.owner_id, image.alias} | ({SELF} if image.own else set())
-    if not names & set(values[IMAGE_OWNERS]):
-        yield f"image {spec.ami} of {f'account {image.owner_id}' if image.owner_id else 'an unknown owner'}"
-
-
-def _allowed_images(values: Values) -> str:
-    owners = f"images of {', '.join(values[IMAGE_OWNERS])}" if values[IMAGE_OWNERS] else ""
-    return "; ".join(filter(None, (", ".join(values[IMAGES]), owners))) or "nothing"
-
-
-def _listed(rule: str, what: str, of: Callable[[Spec], Iterable[str | None]]) -> Callable[[Values, Asked], Any]:
-    """Refuses values of the spec that are not in the rule's list; what is not requested is not refused."""
-
-    def refused(values: Values, asked: Asked) -> Iterator[str]:
-        for value in of(asked.spec):
-            if value is not None and value not in values[rule]:
-                yield f"{what} {shown(value)}"
-
-    return refused
-
-
-def _if(what: str, rule: str, is_asked: Callable[[Spec], bool]) -> Callable[[Values, Asked], Any]:
-    """Refuses what a flag does not allow."""
-
-    def refused(values: Values, asked: Asked) -> Iterator[str]:
-        if is_asked(asked.spec) and not values[rule]:
-            yield what
-
-    return refused
-
-
-def _ssh_from(values: Values, asked: Asked) -> Iterator[str]:
-    for cidr in asked.spec.ssh_from:
-        if not _may_come_from(cidr, values):
-            yield f"ssh from {cidr}"
-
-
-def _may_come_from(cidr: str, values: Values) -> bool:
-    import ipaddress  # `puter admin policy check` of a file without networks reads none
-
-    network = ipaddress.ip_network(cidr)
-    narrowest = values[SSH_V4 if network.version == 4 else SSH_V6]
-    if narrowest and network.prefixlen >= narrowest:
-        return True
-    for text in values[SSH_FROM]:
-        within = ipaddress.ip_network(text)
-        if within.version == network.version and within.supernet_of(network):  # type: ignore[arg-type]
-            return True
-    return False
-
-
-def _allowed_ssh(values: Values) -> str:
-    said = [f"within {', '.join(values[SSH_FROM])}"] if values[SSH_FROM] else []
-    said += [f"{version} networks of /{values[rule]} or narrower"
-             for version, rule in (("IPv4", SSH_V4), ("IPv6", SSH_V6)) if values[rule]]  # fmt: skip
-    return "; ".join(said) or "none (--ssh-from none)"
-
-
-def _ssh_count(values: Values, asked: Asked) -> Iterator[str]:
-    count, most = len(asked.spec.ssh_from), values[SSH_COUNT]
-    if most is not None and count > most:
-        yield f"ssh from {count} networks"
-
-
-def _disk(values: Values, asked: Asked) -> Iterator[str]:
-    disk, most = asked.spec.disk, values["disk"]
-    if disk is not None and most is not None and disk > most:
-        yield f"a root disk of {disk} GiB"
-
-
-def _ttl(values: Values, asked: Asked) -> Iterator[str]:
-    ttl_s, longest = asked.spec.ttl_s, values[LONGEST_TTL]
-    if ttl_s is not None and longest is not None and ttl_s > longest:
-        yield f"a life of {format_duration(ttl_s)}"
-
-
-def _over(rule: str, what: str, of: Callable[[Asked], int | None] = lambda asked: 1) -> Callable[[Values, Asked], Any]:
-    """Refuses one machine that needs more than the limit: it would wait for ever."""
-
-    def refused(values: Values, asked: Asked) -> Iterator[str]:
-        needed, most = of(asked), values[rule]
-        if most is not None and needed is not None and needed > most:
-            yield what.format(f"{needed:,}")
-
-    return refused
-
-
-# -- the rules ------------------------------------------------------------------------------------------------------
 
 
 def _read_cidr(value: Any) -> str:
@@ -189,7 +49,7 @@ RULES: tuple[Rule, ...] = (
         kind=Names(_profile),
         allows="AWS profiles: {}",
         forbids="no AWS profile by name",
-        refused=_profiles,
+        refused=refuses.profiles,
     ),
     Rule(
         name=DEFAULT_PROFILE,
@@ -204,8 +64,8 @@ RULES: tuple[Rule, ...] = (
         kind=Flag(),
         allows="without a profile: the credentials that the worker's host has by default",
         forbids="not the credentials that the worker's host has by default",
-        refused=_default_credentials,
-        allowed=_named_profiles,
+        refused=refuses.default_credentials,
+        allowed=refuses.named_profiles,
     ),
     Rule(
         name=REGIONS,
@@ -213,7 +73,7 @@ RULES: tuple[Rule, ...] = (
         kind=Names(read_region, globs="a-z0-9"),
         allows="regions: {}",
         forbids="no region",
-        refused=_regions,
+        refused=refuses.regions,
         must=True,
     ),
     Rule(
@@ -225,7 +85,7 @@ RULES: tuple[Rule, ...] = (
         ),
         allows="instance types: {}",
         forbids="no instance type",
-        refused=_types,
+        refused=refuses.types,
         must=True,
     ),
     Rule(
@@ -240,8 +100,8 @@ RULES: tuple[Rule, ...] = (
         ),
         allows="images: {}",
         forbids="no image by its os or id",
-        refused=_images,
-        allowed=_allowed_images,
+        refused=refuses.images,
+        allowed=refuses.allowed_images,
     ),
     Rule(
         name=IMAGE_OWNERS,
@@ -263,7 +123,7 @@ RULES: tuple[Rule, ...] = (
         ),
         allows="subnets: {}",
         forbids="no subnet by its id: the default VPC's alone",
-        refused=_listed("subnets", "subnet", lambda spec: (spec.subnet, *spec.subnets)),
+        refused=refuses.listed("subnets", "subnet", lambda spec: (spec.subnet, *spec.subnets)),
     ),
     Rule(
         name="security_groups",
@@ -271,7 +131,7 @@ RULES: tuple[Rule, ...] = (
         kind=Names(readers.text),
         allows="security groups: {}",
         forbids="no security group by its name: Puter's own alone",
-        refused=_listed("security_groups", "security group", lambda spec: (spec.security_group_name,)),
+        refused=refuses.listed("security_groups", "security group", lambda spec: (spec.security_group_name,)),
     ),
     Rule(
         name="key_names",
@@ -279,7 +139,7 @@ RULES: tuple[Rule, ...] = (
         kind=Names(readers.text),
         allows="EC2 key pairs: {}",
         forbids="no EC2 key pair by its name: the user's own key alone",
-        refused=_listed("key_names", "key pair", lambda spec: (spec.key_name,)),
+        refused=refuses.listed("key_names", "key pair", lambda spec: (spec.key_name,)),
     ),
     Rule(
         name="instance_profiles",
@@ -287,7 +147,7 @@ RULES: tuple[Rule, ...] = (
         kind=Names(readers.text),
         allows="IAM instance profiles: {}",
         forbids="no IAM instance profile",
-        refused=_listed("instance_profiles", "instance profile", lambda spec: (spec.instance_profile,)),
+        refused=refuses.listed("instance_profiles", "instance profile", lambda spec: (spec.instance_profile,)),
     ),
     Rule(
         name=SSH_FROM,
@@ -295,8 +155,8 @@ RULES: tuple[Rule, ...] = (
         kind=Names(_read_cidr),
         allows="ssh from any network within: {}",
         forbids="ssh from no network by its name",
-        refused=_ssh_from,
-        allowed=_allowed_ssh,
+        refused=refuses.ssh_from,
+        allowed=refuses.allowed_ssh,
     ),
     Rule(
         name=SSH_V4,
@@ -315,10 +175,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name=SSH_COUNT,
         about=About.ACCESS,
-        kind=Number(20, unlimited=False),
+        kind=Number(refuses.MOST_NETWORKS, unlimited=False),
         allows="at most {} such networks in a request",
         forbids="no such network in a request",
-        refused=_ssh_count,
+        refused=refuses.ssh_count,
     ),
     Rule(
         name="user_data",
@@ -326,7 +186,7 @@ RULES: tuple[Rule, ...] = (
         kind=Flag(),
         allows="user data: {}",
         forbids="no user data",
-        refused=_if("user data", "user_data", lambda spec: spec.user_data is not None),
+        refused=refuses.if_asked("user data", "user_data", lambda spec: spec.user_data is not None),
     ),
     Rule(
         name="spot",
@@ -334,7 +194,7 @@ RULES: tuple[Rule, ...] = (
         kind=Flag(),
         allows="Spot instances: {}",
         forbids="no Spot instance",
-        refused=_if("a Spot instance", "spot", lambda spec: bool(spec.spot)),
+        refused=refuses.if_asked("a Spot instance", "spot", lambda spec: bool(spec.spot)),
     ),
     Rule(
         name="disk",
@@ -343,7 +203,7 @@ RULES: tuple[Rule, ...] = (
         allows="a root disk of at most {} GiB",
         forbids="no root disk but of the image's size",
         unlimited="a root disk of any size",
-        refused=_disk,
+        refused=refuses.disk,
     ),
     Rule(
         name=LONGEST_TTL,
@@ -352,7 +212,7 @@ RULES: tuple[Rule, ...] = (
         allows="a life of at most {} from the launch",
         forbids="no machine of any life",
         unlimited="a life of any length",
-        refused=_ttl,
+        refused=refuses.ttl,
         must=True,
     ),
     Rule(
@@ -361,7 +221,7 @@ RULES: tuple[Rule, ...] = (
         kind=Flag(),
         allows="machines that never end themselves: {}",
         forbids="no machine that never ends itself",
-        refused=_if("a machine that never ends itself", NO_SHUTDOWN, lambda spec: spec.ttl_s is None),
+        refused=refuses.if_asked("a machine that never ends itself", NO_SHUTDOWN, lambda spec: spec.ttl_s is None),
     ),
     Rule(
         name=MACHINES,
@@ -370,7 +230,7 @@ RULES: tuple[Rule, ...] = (
         allows="at most {} machines alive",
         forbids="no machine",
         unlimited="any number of machines alive",
-        refused=_over(MACHINES, "{} machine"),
+        refused=refuses.over(MACHINES, "{} machine"),
         must=True,
     ),
     Rule(
@@ -380,7 +240,7 @@ RULES: tuple[Rule, ...] = (
         allows="at most {} vCPUs alive",
         forbids="no vCPU",
         unlimited="any number of vCPUs alive",
-        refused=_over(VCPUS, "a machine with {} vCPUs", lambda asked: asked.vcpus or 1),
+        refused=refuses.over(VCPUS, "a machine with {} vCPUs", lambda asked: asked.vcpus or 1),
         must=True,
     ),
     Rule(
@@ -390,7 +250,7 @@ RULES: tuple[Rule, ...] = (
         allows="at most {} machines launched in an hour",
         forbids="no launch",
         unlimited="any number of machines launched in an hour",
-        refused=_over(HOURLY, "{} launch"),
+        refused=refuses.over(HOURLY, "{} launch"),
         must=True,
     ),
     Rule(
@@ -400,7 +260,7 @@ RULES: tuple[Rule, ...] = (
         allows="at most {} requests that wait for their machine",
         forbids="no request",
         unlimited="any number of requests that wait for their machine",
-        refused=_over(REQUESTS, "{} request"),
+        refused=refuses.over(REQUESTS, "{} request"),
         must=True,
     ),
     Rule(
@@ -410,7 +270,7 @@ RULES: tuple[Rule, ...] = (
         allows="at most {} tags of which a record is kept",
         forbids="no record",
         unlimited="any number of tags of which a record is kept",
-        refused=_over(RECORDS, "{} record"),
+        refused=refuses.over(RECORDS, "{} record"),
         must=True,
     ),
 )

@@ -10,9 +10,9 @@ from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY
 from puter_client.contract.record import Record
 from puter_client.contract.request import UpRequest
 from puter_client.contract.spec import Spec
+from puter_client.policy.names import DEFAULT_PROFILE, RECORDS, REQUESTS
 from puter_client.policy.policy import MACHINE, Allowed
 from puter_client.policy.rule import About, Asked, Refusal
-from puter_client.policy.rules import DEFAULT_PROFILE, RECORDS, REQUESTS
 from puter_worker.policy import Rules
 from puter_worker.stages.decide import Decision
 from puter_worker.store.store import Store

@@ -30,7 +30,7 @@ from puter_client.contract.request import (
     UpRequest,
 )
 from puter_client.contract.spec import Spec
-from puter_client.policy.rules import RECORDS, REQUESTS
+from puter_client.policy.names import RECORDS, REQUESTS
 from puter_worker.policy import Rules
 from puter_worker.stages.admission import Admission
 from puter_worker.stages.cancelled import put_cancelled

@@ -20,7 +20,7 @@ import structlog
 from puter_client.contract.duration import format_duration
 from puter_client.contract.key import PuterKey
 from puter_client.contract.spec import PREFER
-from puter_client.policy.rules import types_of
+from puter_client.policy.refuses import types_of
 from puter_worker.errors import NoCapacity, StageError
 from puter_worker.pacer import Budget, Reservation
 from puter_worker.rates import INSTANCES, RUN_INSTANCES

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 
 from puter_client.contract.key import PuterKey
 from puter_client.policy.limits import Room, is_limited, smallest, why_waiting
+from puter_client.policy.names import HOURLY, MACHINES, VCPUS
 from puter_client.policy.policy import Allowed
+from puter_client.policy.refuses import types_of
 from puter_client.policy.rule import Refusal
-from puter_client.policy.rules import HOURLY, MACHINES, VCPUS, types_of
 from puter_worker.errors import PolicyRefused, StageError, is_final, reason_after
 from puter_worker.stages.plan import Unit, Waiting
 from puter_worker.stages.queued import put_failed, put_waiting

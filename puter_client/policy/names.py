@@ -1,0 +1,21 @@
+"""The rules that code asks for by name, as a policy file writes them."""
+
+from __future__ import annotations
+
+PROFILES = "profiles"
+DEFAULT_PROFILE = "default_profile"
+DEFAULT_CREDENTIALS = "default_credentials"
+REGIONS = "regions"
+IMAGES = "images"
+IMAGE_OWNERS = "image_owners"
+SSH_FROM = "ssh_from"
+SSH_COUNT = "ssh_from_count"
+SSH_V4 = "ssh_from_ipv4_prefix"
+SSH_V6 = "ssh_from_ipv6_prefix"
+LONGEST_TTL = "longest_ttl"
+NO_SHUTDOWN = "no_shutdown"
+MACHINES = "most_machines"
+VCPUS = "most_vcpus"
+HOURLY = "most_machines_an_hour"
+REQUESTS = "most_requests"
+RECORDS = "most_records"
