@@ -93,8 +93,9 @@ class Admission:
             if old is None or old.phase not in ON_ITS_WAY | LIVE:
                 return None  # nothing is done
             refused = allowed.refusals(asked, _EXISTS)
-            if not refused and decision.changed is not None:
-                refused = allowed.refusals(_of_life(_life_of(decision.changed, now)), {About.LIFE})
+            changed = decision.changed
+            if not refused and changed is not None and (changed.order != old.order or changed.ttl_s != old.ttl_s):
+                refused = allowed.refusals(_of_life(_life_of(changed, now)), {About.LIFE})
             return next(iter(refused), None)
         if refused := allowed.refusals(asked, MACHINE):
             return refused[0]

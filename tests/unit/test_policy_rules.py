@@ -12,9 +12,10 @@ import pytest
 
 from puter_client.contract.key import PuterKey
 from puter_client.contract.os_image import Os
+from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.contract.request import Origin, UpRequest
-from puter_client.contract.spec import Spec
+from puter_client.contract.spec import Spec, spec_digest
 from puter_client.policy.file import parse_policy
 from puter_client.policy.policy import Allowed, Policy
 from puter_client.policy.rule import About, Asked
@@ -249,3 +250,41 @@ def test_without_a_table_nothing_is_allowed() -> None:
 
 def test_what_lets_a_namespace_launch_lacks_nothing() -> None:
     assert Allowed("betty", parse_policy(toml(BASE)).of("betty").values).lacking == ()
+
+
+def of_what_exists(of: Policy, *, given: tuple[str, ...] = (), **asked: Any) -> list[str]:
+    """The rules that refuse a request for a machine that lives since 1,000 s, with a ttl of a day."""
+    spec = msgspec.structs.replace(SPEC, **asked)
+    old = Record(
+        namespace="betty",
+        tag="one",
+        phase=Phase.RUNNING,
+        created_at=1.0,
+        changed_at=1.0,
+        launched_at=1.0,
+        ttl_s=86_400,
+        instance_id="i-1",
+        spec_digest=spec_digest(spec),
+    )
+    served = msgspec.structs.replace(spec, ttl_s=86_400)
+    request = UpRequest(tag="one", spec=spec, size=1, batch="b1", user="ann", origin=Origin.UP, given=given)
+    decision = decide(old, served, request, PuterKey("betty", "one"), 1_001.0)
+    refused = Admission(cast("Any", None), rules(of), "betty").admit(old, request, decision, 1_001.0)
+    return [] if refused is None else [refused.rule]
+
+
+STRICT = parse_policy(toml(BASE | {"instance_types": ["c7i.*"], "most_machines": 0, "ssh_from_count": 1}))
+
+
+def test_a_machine_that_exists_is_not_asked_for_what_it_is() -> None:
+    assert of_what_exists(STRICT) == []
+
+
+def test_a_machine_that_exists_is_asked_for_another_life_from_its_launch() -> None:
+    assert of_what_exists(STRICT, ttl_s=2_600, given=("ttl",)) == []
+    assert of_what_exists(STRICT, ttl_s=2_601, given=("ttl",)) == ["longest_ttl"]
+    assert of_what_exists(STRICT, ttl_s=None, given=("ttl",)) == ["no_shutdown"]
+
+
+def test_a_machine_that_exists_is_asked_for_who_may_reach_it() -> None:
+    assert of_what_exists(STRICT, ssh_from=("192.0.2.7/32",)) == ["ssh_from"]
