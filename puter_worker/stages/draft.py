@@ -60,14 +60,14 @@ class Draft:
         refused: how many requests were refused for which reason.
     """
 
-    def __init__(self, store: Store, namespace: str, rules: Rules | None = None, *, user: str | None = None) -> None:
-        """`rules`: the workers' policy, None allows all; `user`: who sent the requests, if Redis vouches for it."""
+    def __init__(self, store: Store, namespace: str, rules: Rules, *, user: str | None = None) -> None:
+        """`rules`: the workers' policy; `user`: who sent the requests, if Redis vouches for it."""
         self.txn = Txn()
         self.outcomes: dict[str, int] = {}
         self.refused: Counter[str] = Counter()
         self._store = store
         self._namespace = namespace
-        self._admission = Admission(store, rules or Rules(), namespace)
+        self._admission = Admission(store, rules, namespace)
         self._user = user
         self._now = store.now()
         self._decided = 0
@@ -288,11 +288,11 @@ class Draft:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
 
-async def decide_parked(store: Store, key: PuterKey, *, most: int | None = None, rules: Rules | None = None) -> None:
+async def decide_parked(store: Store, key: PuterKey, rules: Rules, *, most: int | None = None) -> None:
     """Decide the parked requests of a key, after EC2 has confirmed the key's record as far as it can.
 
-    `most`: only so many of them, the oldest first; None is all. `rules`: the workers' policy; None: all is allowed.
-    May run twice: if two workers read the same requests, the second one's transaction fails, and it reads again.
+    `rules`: the workers' policy; `most`: only so many of them, the oldest first; None is all. May run twice: if two
+    workers read the same requests, the second one's transaction fails, and it reads again.
     """
     left = most
     while left is None or left > 0:

@@ -46,7 +46,7 @@ class Ensure:
         current = stored.found()
         if current is None or current.value.phase in ENDED:
             # The machine has ended, so parked requests need no confirmation by EC2 any more.
-            await decide_parked(self._store, key, rules=self._targets.rules)
+            await decide_parked(self._store, key, self._targets.rules)
             if stored.rev is None:
                 await self._forget(key, stored)
             return
@@ -55,7 +55,7 @@ class Ensure:
             # The job runs because requests are parked until EC2 has confirmed the record.
             await self._look_up(current, TargetId.parse(record.target))
         elif record.phase is Phase.LAUNCHING:
-            await decide_parked(self._store, key, rules=self._targets.rules)
+            await decide_parked(self._store, key, self._targets.rules)
             await self._see_to_launch(current)
         elif record.phase in ON_ITS_WAY:
             await self._find_target(current)

@@ -154,7 +154,7 @@ class UnitLauncher:
         now, txn = self._store.now(), Txn()
         self._store.epochs.put_launch(txn, epoch)
         self._expect_room(txn, launch.unit)
-        self._limits.expect_room(txn, launch.unit, prepared.vcpus)
+        limits = self._limits.expect_room(txn, launch.unit, prepared.vcpus)
         for one in launch.unit:
             self._put_launching(txn, one, prepared, members=len(launch.unit), now=now)
         # The stored intent is doubtful, because after a crash it is not known whether it was sent.
@@ -163,6 +163,8 @@ class UnitLauncher:
         broken, why = await self._store.commit_durably(txn)
         if broken:
             await launch.reservation.refund()
+            if (rule := next((limits[number] for number in broken if number in limits), None)) is not None:
+                await self._limits.no_room(launch.unit, rule)
             return None
         if why is not None:
             _log.error("intent.not_durable", intent=doubtful.intent_id, why=why)

@@ -41,9 +41,7 @@ class Limits:
 
     async def within(self, waiting: Sequence[Waiting], busy: Iterable[PuterKey]) -> list[Waiting]:
         """The keys that may be launched now; `busy`: keys of launches that have begun, not all of them written yet."""
-        begun, again_s = set(busy), self._timings.parallel_again_s
-        # All that wait are due at the same moment, so that the first of them is the first to be launched.
-        soon = (self._store.now() // again_s + 1) * again_s
+        begun, soon = set(busy), self._soon()
         self._begun = {key: vcpus for key, vcpus in self._begun.items() if key in begun}
         let_through: dict[PuterKey, int] = {}
         held: list[tuple[Waiting, str, float]] = []
@@ -85,18 +83,34 @@ class Limits:
         fit = [name for name in types if ((await self._vcpus(name))[0] or 0) <= most]
         return fit or list(types)
 
-    def expect_room(self, txn: Txn, unit: Unit, vcpus: int | None) -> None:
-        """Add guards: with the unit's machines, each with so many vCPUs, no limit of the namespace is exceeded."""
+    def expect_room(self, txn: Txn, unit: Unit, vcpus: int | None) -> dict[int, str]:
+        """Add guards: with the unit's machines, each with so many vCPUs, no limit of the namespace is exceeded.
+
+        Returns the rule of each guard, by its number.
+        """
         namespace = unit[0].key.namespace
         allowed, usage = self._target.rules.of(namespace), self._store.usage
+        guards: dict[int, str] = {}
         if allowed is None:
-            return
+            return guards
         if (most := allowed.limit(MACHINES)) is not None:
-            usage.expect_machines(txn, namespace, most=most, more=len(unit))
+            guards[usage.expect_machines(txn, namespace, most=most, more=len(unit))] = MACHINES
         if (most := allowed.limit(VCPUS)) is not None:
-            usage.expect_vcpus(txn, namespace, most=most, more=(vcpus or 0) * len(unit))
+            guards[usage.expect_vcpus(txn, namespace, most=most, more=(vcpus or 0) * len(unit))] = VCPUS
         if (most := allowed.limit(HOURLY)) is not None:
-            usage.expect_launches(txn, namespace, most=most, more=len(unit))
+            guards[usage.expect_launches(txn, namespace, most=most, more=len(unit))] = HOURLY
+        return guards
+
+    async def no_room(self, unit: Unit, rule: str) -> None:
+        """Others have taken the room of a unit, or its type needs more than is free: its keys wait, and say so."""
+        allowed = self._target.rules.of(unit[0].key.namespace)
+        if allowed is not None and allowed.limit(rule) is not None:
+            await self._hold([(one, why_waiting(allowed, rule), self._soon()) for one in unit])
+
+    def _soon(self) -> float:
+        """When what waits is looked at again: all at the same moment, so that the first of them is launched first."""
+        again_s = self._timings.parallel_again_s
+        return (self._store.now() // again_s + 1) * again_s
 
     async def _room(self, allowed: Allowed, begun: set[PuterKey]) -> Room:
         """What is free; begun launches that are not written yet count, and none counts twice."""
@@ -111,7 +125,10 @@ class Limits:
         )
 
     async def _needs(self, allowed: Allowed, one: Waiting) -> tuple[int, str | None]:
-        """The vCPUs that a key's machine needs at least, and why it waits ("": it has failed; None: it need not)."""
+        """The vCPUs of a key's machine, and why it waits ("": it has failed; None: it need not).
+
+        Of several types, the first that fits under the limit counts: it is tried first.
+        """
         most = allowed.limit(VCPUS)
         if most is None:
             return 0, None
@@ -125,7 +142,7 @@ class Limits:
         if needed is None:
             return 0, _NO_RIGHT
         if needed <= most:
-            return needed, None
+            return next(vcpus for vcpus, _ in found if vcpus is not None and vcpus <= most), None
         await self._fail(one, allowed.refusal(VCPUS, f"a machine with {needed:,} vCPUs"))
         return 0, ""
 

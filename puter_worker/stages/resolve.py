@@ -136,7 +136,7 @@ class Resolve(Stage):
         for key, as_read in zip(keys, stored, strict=True):
             if key in moved_on:
                 if as_read.value is None or as_read.value.phase not in LIVE:
-                    await decide_parked(self._store, key, rules=self._target.rules)
+                    await decide_parked(self._store, key, self._target.rules)
                 txn = Txn()
                 self._store.records.expect(txn, key, as_read)
                 self._store.look_ups.remove(txn, str(self._target), key)
@@ -280,7 +280,7 @@ class Resolve(Stage):
                     )
                     await self._tell_parked(key, why, after_s=self._timings.look_up_again_s)
                     return
-                await decide_parked(self._store, key, most=parked[key], rules=self._target.rules)
+                await decide_parked(self._store, key, self._target.rules, most=parked[key])
                 txn = Txn()
                 self._store.requests.expect_none_parked(txn, key)
                 self._store.look_ups.remove(txn, str(self._target), key)
@@ -296,7 +296,7 @@ class Resolve(Stage):
         if current.value is not None and current.value.phase in LIVE:
             self._store.look_ups.add(txn, str(self._target), key, self._store.now())
         else:
-            await decide_parked(self._store, key, rules=self._target.rules)
+            await decide_parked(self._store, key, self._target.rules)
             self._store.records.expect(txn, key, current)
             if current.value is None or current.value.target != str(self._target):
                 self._store.look_ups.remove(txn, str(self._target), key)

@@ -187,7 +187,7 @@ async def test_a_failure_between_the_reading_of_a_request_and_its_answer_is_not_
     async with sim_workshop.idle() as worker:
         written = []
         for fails_meanwhile in (True, False):
-            draft = Draft(worker.store, "betty")
+            draft = Draft(worker.store, "betty", worker.rules)
             await draft.read([new], [request])
             draft.add(new, request)
             if fails_meanwhile:

@@ -22,6 +22,7 @@ from tests.integration.sim_workshop import (
     doomed,
     eventually,
     in_groups,
+    no_capacity,
     sim_url,
     sim_workshop,
 )
@@ -186,6 +187,24 @@ async def test_one_machine_that_never_fits_fails_and_another_of_its_types_is_tak
     assert (big.record.phase, big.record.error.code) == (Phase.FAILED, "PolicyRefused")
     assert "a machine with 192 vCPUs (rule most_vcpus; allowed: 4)" in big.record.error.message
     assert (some.record.instance_type, some.record.vcpus) == ("t3.small", 2)
+
+
+async def test_a_key_waits_whose_next_type_needs_more_than_is_free(sim_workshop: SimWorkshop, limited: Any) -> None:
+    """Its first type would fit, but has no capacity: only the transaction sees that the other one does not fit."""
+    await sim_workshop.faults(no_capacity(params=(("InstanceType", "t2.micro"),)))
+    async with sim_workshop.working(**limited(most_vcpus=3)):
+        await sim_workshop.request("first", wait=WaitFor.LAUNCHED)
+        await sim_workshop.submit("job-0", instance_type="t2.micro", instance_types=("t3.small",))
+        why = WAITS["most_vcpus"].format(3)
+        await eventually("it says why it waits", lambda: told_to_wait(sim_workshop, why, 1))
+        assert await most_ever(sim_workshop) == 1
+        (first,) = await sim_workshop.living()
+        await sim_workshop.sim.shut_down(first.id)
+
+        async def launched() -> bool:
+            return [one.instance_type for one in await sim_workshop.records("job-0") if one.instance_id] == ["t3.small"]
+
+        await eventually("it is launched when there is room", launched)
 
 
 @pytest.mark.usefixtures("in_groups")
