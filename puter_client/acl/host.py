@@ -62,14 +62,17 @@ class HostFolder:
         return self.path / f"{role}.env"
 
     def write_url(self, role: Role, url: str) -> Path:
-        """Write the URL of a service into its file, which its owner alone can read.
+        """Write the URL of a service into its file, which its owner alone can read; other lines of it stay.
 
         Raises:
             InvalidInput: it cannot be written.
         """
         path = self.env_file(role)
+        variable = f"{_VARIABLES[role]}="
         try:
-            write_whole(path, f"{_VARIABLES[role]}={url}\n".encode(), mode=0o600)
+            lines = path.read_text(errors="surrogateescape").splitlines() if path.exists() else []
+            kept = [line for line in lines if not line.startswith(variable)]
+            write_whole(path, "\n".join([f"{variable}{url}", *kept, ""]).encode(errors="surrogateescape"), mode=0o600)
         except OSError as error:
             raise InvalidInput(
                 f"{shown(path, 200)} cannot be written ({error.strerror}), so nobody knows the new password of {role}: "

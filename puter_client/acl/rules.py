@@ -50,10 +50,11 @@ _RULES = {
     Role.VIEWER: _VIEWER,
     Role.WORKER: f"{_DATA} +acl|users",
     # No rule that would let it give itself more: ACL LOAD takes what is in the file, ACL SETUSER would take anything.
+    # Redis protects the settings of its files from CONFIG SET (enable-protected-configs).
     Role.ADMIN: (
-        f"{_DATA} +acl|load +acl|list +acl|users +acl|whoami +acl|getuser +acl|log +config|get +client|list "
-        "+client|kill +bgrewriteaof +bgsave +lastsave +role +memory|usage +memory|stats +memory|doctor +slowlog|get "
-        "+slowlog|len +latency|latest +latency|history"
+        f"{_DATA} +acl|load +acl|list +acl|users +acl|whoami +acl|getuser +acl|log +config|get +config|set "
+        "+client|list +client|kill +bgrewriteaof +bgsave +lastsave +role +memory|usage +memory|stats +memory|doctor "
+        "+slowlog|get +slowlog|len +latency|latest +latency|history"
     ),
     # As Redis documents it: https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/
     Role.REPLICA: "resetkeys resetchannels -@all +psync +replconf +ping",

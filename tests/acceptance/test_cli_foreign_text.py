@@ -195,8 +195,8 @@ SILENT = [
 JSON = ["status --json", "status --batch b1 --json", "wait bad run --json", "batches --json", "why run --json",
         "logs done --json", "logs run --json", "logs done bad --json",
         "cancel run --json", f"up new --json {UP}", f"submit --tag new-{{i}} --count 2 --json {UP}"]  # fmt: skip
-# Nothing that others wrote reaches them but by the log, tests/unit/test_worker_logs.py, the engine, below, names of users
-# by Redis and its file, tests/integration/test_admin_user.py, or a policy file, tests/acceptance/test_cli_policy.py.
+# Nothing that others wrote reaches them but by the log, tests/unit/test_worker_logs.py, the engine, below, names of
+# users by Redis and its file, tests/integration/test_admin_user.py, or a policy, tests/acceptance/test_cli_policy.py.
 ELSEWHERE = {"worker", "demo", "local", "admin"}
 
 

@@ -165,11 +165,15 @@ def test_a_new_password_ends_the_old_one_and_its_connections(running: SharedHost
 def test_so_does_a_services(running: SharedHost, role: str) -> None:
     file = running.folder.path / f"{role}.env"
     old = file.read_text().strip().partition("=")[2]
+    with file.open("a") as more:
+        more.write("PUTER_POLICY=/etc/puter/policy.toml\n")  # what somebody has added by hand
 
     ran = running.run("add", f"--{role}", "--new-password")
 
     assert ran.returncode == 0, ran.stderr
-    assert (may_ping(old), may_ping(file.read_text().strip().partition("=")[2])) == (False, True)
+    url, kept = file.read_text().splitlines()
+    assert (may_ping(old), may_ping(url.partition("=")[2])) == (False, True)
+    assert kept == "PUTER_POLICY=/etc/puter/policy.toml"
     assert running.run("list").returncode == 0
 
 
