@@ -42,7 +42,11 @@ class ReloadPolicy(Stage):
             if error.problems != self._told:
                 self._told = error.problems
                 _log.error("policy.unusable", problems=error.problems, why="the policy read before stays in force")
-            raise PolicyUnusable(f"the policy read before stays in force: {error.problems[0]}") from None
+            # Every namespace may read a worker's health: what the file says of others is in the log alone.
+            raise PolicyUnusable(
+                f"the policy file cannot be used ({len(error.problems)} problems, see policy.unusable in the worker's "
+                "log): the policy read before stays in force"
+            ) from None
         self._told = ()
         if changed:
             _log.info("policy.read", namespaces=self._rules.policy.namespaces if self._rules.policy else ())
