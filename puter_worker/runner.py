@@ -149,7 +149,8 @@ class Runner:
 
     def _after(self, error: Exception, running: _Running) -> float:
         """The one policy: log the error; returns the stage's pause, which no message shortens."""
-        before, now = running.last_error, self._clock.monotonic()
+        again = (running.last_success_at or 0.0) <= (running.last_error_at or 0.0)
+        before, now = running.last_error if again else None, self._clock.monotonic()
         running.last_error_at = self._clock.now()
         running.last_error = type(error).__name__
         name, where = running.stage.name, running.where

@@ -259,6 +259,27 @@ def test_each_kind_of_error_is_told_in_its_way(error: Exception, event: str, tol
     run(about())
 
 
+def test_an_error_that_stays_the_same_is_told_once_a_minute() -> None:
+    async def about() -> None:
+        with capture_logs() as logs:
+            await Bench(Acting(Ec2Error("Blocked", "no"))).passes(125.0)
+
+        assert len(logs) == 3
+
+    run(about())
+
+
+def test_another_error_and_one_after_a_success_are_told_at_once() -> None:
+    async def about() -> None:
+        one, other = Ec2Error("Blocked", "no"), Ec2Error("Blocked", "never")
+        with capture_logs() as logs:
+            await Bench(Acting(one, one, other, 0.5, other, other, LONG_S)).passes(20.0)
+
+        assert [line["message"] for line in logs] == ["no", "never", "never"]
+
+    run(about())
+
+
 def test_nothing_wakes_a_stage_that_pauses_after_an_error() -> None:
     async def about() -> None:
         stage = Acting(RedisGone("gone"), topics=["mine"])
