@@ -35,6 +35,7 @@ from puter_worker.stages.queued import put_failed, put_waiting, read_waiting
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.backoff import Backoff
+from puter_worker.store.failures import BatchLimit
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
 from puter_worker.target import Target
@@ -116,7 +117,8 @@ class Launch(Stage):
             return pause_s
         if not await self._gate.open():
             return self._timings.shut_s
-        waiting = await self._limits.within(await self._in_parallel(waiting), self._busy)
+        waiting = await self._in_parallel(await self._of_open_batches(waiting))
+        waiting = await self._limits.within(waiting, self._busy)
         if self._limits.awaits_end:
             self._await_end()
         return min(pause_s, await self._begin_what_may(waiting, now, budget, kept))
@@ -177,6 +179,12 @@ class Launch(Stage):
         if choice.place is not None and not choice.limits & self._probed.keys():
             return choice  # one machine tries Spot again; the others need not wait for it
         return either(choice, choose(spot=False))
+
+    async def _of_open_batches(self, waiting: Sequence[Waiting]) -> list[Waiting]:
+        """The keys of batches that have not reached their max_fails; the others are about to be cancelled."""
+        limits = {one.key: BatchLimit.of(one.record) for one in waiting}
+        reached = await self._store.failures.reached(limit for limit in limits.values() if limit is not None)
+        return [one for one in waiting if limits[one.key] not in reached]
 
     async def _in_parallel(self, waiting: Sequence[Waiting]) -> list[Waiting]:
         """The keys that may be launched now under max_parallel of their batches; the others wait."""

@@ -35,6 +35,7 @@ from puter_worker.stages.prepare import Prepared, prepare
 from puter_worker.stages.quarantine import Quarantine
 from puter_worker.stages.queued import put_failed, put_waiting, read_waiting
 from puter_worker.stages.send import Sender
+from puter_worker.store.failures import BatchLimit
 from puter_worker.store.intent import Intent, Place
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
@@ -175,8 +176,10 @@ class UnitLauncher:
         return opened
 
     def _expect_room(self, txn: Txn, unit: Unit) -> None:
-        """Add guards on the live sets of batches with max_parallel."""
+        """Add guards on batches: those with max_parallel have room, those with max_fails have not failed."""
         namespace = unit[0].key.namespace
+        for limit in {limit for one in unit if (limit := BatchLimit.of(one.record)) is not None}:
+            self._store.failures.expect_not_reached(txn, limit)
         for batch_id, most in {(one.record.batch_id, one.record.max_parallel) for one in unit}:
             if most is not None and batch_id is not None:
                 self._store.batches.expect_room(txn, namespace, batch_id, most=most, more=len(unit))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +15,9 @@ from puter_client.contract.record import Record
 from puter_client.contract.request import Origin
 from puter_client.contract.result import Result
 from puter_client.view import View, WaitFor
+from puter_worker.stages.launch import Launch
+from puter_worker.stages.max_fails import MaxFails
+from puter_worker.stages.plan import Waiting
 from puter_worker.store import names
 from tests.agents import Agents, End, running
 from tests.ec2sim.config import Fault
@@ -152,14 +155,43 @@ async def test_what_runs_may_be_left_running(sim_workshop: SimWorkshop) -> None:
     async with sim_workshop.working(quiet_sweep_s=0.2):
         batch = await submitted(sim_workshop, *TAGS, most=3, keep_running=True)
         await fails(sim_workshop, "job-1")
-        for tag in ("job-0", "job-2"):
-            await fails(sim_workshop, tag, 0)
-        views = await all_over(sim_workshop, batch, TAGS)
+        # Another one may be launched after the machine of the first has ended, and before it is known how.
+        async with running(Agents(sim_workshop.sim, lambda _: End.exits(0))):
+            views = await all_over(sim_workshop, batch, TAGS)
 
     assert views["job-1"].state == "failed"
     assert {views[tag].state for tag in ("job-0", "job-2")} == {"succeeded"}
     assert states(views)["cancelled"] >= 8
     assert all(one.tags.get("puter:order") is None for one in await sim_workshop.sim.instances())
+
+
+@pytest.mark.parametrize("looked", [True, False], ids=["looked", "by its guard alone"])
+async def test_nothing_is_launched_any_more_also_while_nobody_cancels_it(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch, looked: bool
+) -> None:
+    """The worker that had claimed the batch has died: for seconds nobody cancels what waits."""
+
+    async def never(_: MaxFails) -> float:
+        return 60.0
+
+    async def all_of_them(_: Launch, waiting: Sequence[Waiting]) -> list[Waiting]:
+        return list(waiting)
+
+    monkeypatch.setattr(MaxFails, "run_once", never)
+    if not looked:
+        monkeypatch.setattr(Launch, "_of_open_batches", all_of_them)
+    await sim_workshop.sim.configure(capacity=[{"market": "spot", "slots": 0}])
+    async with sim_workshop.working(quiet_sweep_s=0.2):
+        requests = [MachineRequest(tag, spec(run="work", spot=tag != "bad")) for tag in ("bad", *TAGS[:3])]
+        await sim_workshop.client.submit(requests, origin=Origin.SUBMIT, max_fails=1)
+        await fails(sim_workshop, "bad")
+        await eventually("its failure is known", becomes(sim_workshop, "bad", lambda one: one.result is not None))
+        await sim_workshop.sim.configure(capacity=[])
+        await sim_workshop.request("later", spot=True, instance_type="t3.small", wait=WaitFor.RUNNING)
+        phases = {record.phase for record in await sim_workshop.records(*TAGS[:3])}
+
+    assert phases == {Phase.LAUNCHING}
+    assert len(await sim_workshop.sim.instances()) == 2
 
 
 @pytest.mark.parametrize(
