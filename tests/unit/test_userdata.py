@@ -167,6 +167,24 @@ def test_a_group_that_does_not_fit_is_to_be_split() -> None:
         compose(BOOT, [machine(1), machine(2, run=noise(40_000))])
 
 
+@pytest.mark.parametrize("field", ["run", "env"])
+def test_a_group_that_is_much_too_large_is_refused_before_it_is_rendered(
+    field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [random.Random(number).randbytes(8_000).hex() for number in range(100)]
+
+    def rendered(_: object) -> bytes:
+        raise AssertionError("a hundred workloads of 16 KB take a worker's loop a tenth of a second")
+
+    monkeypatch.setitem(compose.__globals__, "render", rendered)
+    alike = field == "env"
+    group = [
+        machine(n, run="make" if alike else text, env={"A": text} if alike else {}) for n, text in enumerate(texts)
+    ]
+    with pytest.raises(UserDataTooLarge, match="smaller groups"):
+        compose(BOOT, group)
+
+
 def test_the_refusal_shows_nothing_of_the_content() -> None:
     with pytest.raises(UserDataTooLarge) as refused:
         compose(BOOT, [machine(run=noise(40_000))])

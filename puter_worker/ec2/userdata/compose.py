@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import shlex
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -86,10 +87,24 @@ def compose(boot: Boot, machines: Sequence[Machine], *, by_tag: bool = False) ->
         raise ValueError("no machines")
     if len({machine.user_data for machine in machines}) > 1:
         raise ValueError("machines of one launch have different user_data")
+    if len(machines) > 1:
+        _check_room(machines)
     packed = gzip.compress(render([*_common(boot), *_members(machines, by_tag=by_tag)]), mtime=0)
     if len(packed) > USER_DATA_LIMIT_BYTES:
         raise _too_large(len(packed), machines)
     return packed
+
+
+def _check_room(machines: Sequence[Machine]) -> None:
+    """Refuse a group whose workloads and variables alone are too large, before all of them are rendered and compressed.
+
+    A hundred that cannot be compressed would hold up the worker's loop for a tenth of a second.
+    """
+    packer, size = zlib.compressobj(), 0
+    for machine in machines:
+        size += len(packer.compress("\n".join([machine.run or "", *machine.env.values()]).encode()))
+        if size > USER_DATA_LIMIT_BYTES:
+            raise _too_large(size, machines)
 
 
 def _too_large(size: int, machines: Sequence[Machine]) -> UserDataTooLarge:
