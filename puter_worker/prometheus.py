@@ -25,6 +25,8 @@ OTHERS = "(others)"
 _CALL_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _STAGE_S = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 _MACHINES = (1, 2, 5, 10, 20, 50, 100)
+# A rule that was broken, by its name alone.
+_RULE = re.compile(r"policy: [a-z][a-z_. -]{0,40}")
 # A refusal says which value it is about: that has no place in a label.
 _SUBJECT = re.compile(r"[a-z][a-z_-]*(?= |:|$)")
 
@@ -160,6 +162,8 @@ class PrometheusMetrics(Metrics, Collector):
 
 def rule_of(why: str) -> str:
     """What a refusal is about, without the value that was refused. Pure."""
+    if _RULE.fullmatch(why):
+        return why
     subject, colon, _ = why.partition(":")
     found = _SUBJECT.match(subject)
     if colon and found:

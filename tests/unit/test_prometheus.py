@@ -77,6 +77,8 @@ def test_targets_are_bounded() -> None:
         ("tag '../../etc': use letters", "tag"),
         ("batch: not a name that a client of Puter makes", "batch"),
         ("not a request that this worker's version can read", "not a request that this worker's version can read"),
+        ("policy: instance_types", "policy: instance_types"),
+        ("policy: c7i.48xlarge is not allowed", "policy"),
         ("a name without requests", "a name without requests"),
         ("'secret value of somebody': no", "other"),
         ("x" * 1_000, "other"),
