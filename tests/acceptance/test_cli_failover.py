@@ -50,6 +50,7 @@ def world(sim_url: str, group: Failover, tmp_path: Path) -> Iterator[CliWorld]:
         command = [sys.executable, "-m", "tests.acceptance.quick_worker"]
         environ = {**made.environ, "PATH": os.environ["PATH"]}
         workers = [subprocess.Popen(command, env=environ, cwd=ROOT, stderr=log) for _ in range(WORKERS)]
+    eventually("the workers serve", lambda: counted(group, names.WORKERS) == WORKERS)
     made.environ["PUTER_REDIS_URL"] = group.url("betty")
     yield made
     for worker in workers:
@@ -67,10 +68,10 @@ async def _read(sim_url: str) -> tuple[list[Seen], list[Entry]]:
         return await sim.instances(), await sim.ledger(action="RunInstances")
 
 
-def taken(group: Failover) -> int:
-    """How many of the tags a worker has taken, as the first primary knows."""
+def counted(group: Failover, name: str) -> int:
+    """How many members a sorted set of the first primary has."""
     with group.servers[0].client() as behind:
-        count: Any = behind.zcard(names.index("betty"))
+        count: Any = behind.zcard(name)
         return int(count)
 
 
