@@ -94,6 +94,12 @@ class Database:
             maxmemory_policy=str(memory.get("maxmemory_policy", "noeviction")),
         )
 
+    async def fullness(self) -> float:
+        """Which part of its memory Redis uses, from 0 to 1; 0 if it has no limit."""
+        memory = await self.redis.info("memory")
+        limit = float(memory.get("maxmemory") or 0)
+        return float(memory.get("used_memory") or 0) / limit if limit else 0.0
+
     def now(self) -> float:
         """Redis TIME, in seconds since 1970."""
         return self.clock.now()

@@ -19,6 +19,8 @@ from puter_worker.store.txn import Txn
 _log = structlog.get_logger("puter.store")
 TAKE_REQUESTS = 500
 TAKE_BYTES = 1_000_000
+# Some 50,000 ordinary requests; 1/32 of the memory that deploy/redis.conf allows.
+INBOX_BYTES = 32_000_000
 # Each may have MAX_REQUEST_BYTES.
 PARKED_AT_ONCE = 20
 # Some 0.5 ms of Redis's time. A host with more inboxes than this looks at the others in the next runs.
@@ -74,6 +76,13 @@ class Requests:
             inbox=str(inbox),
             for_ms=int(self._db.timings.taking_s * 1000),
         )
+
+    async def cut(self, inbox: Inbox) -> int:
+        """Drop the newest requests of an inbox that takes more than INBOX_BYTES of memory; returns how many.
+
+        For a Redis that is almost full: what one client appends must not keep all others from writing.
+        """
+        return await self._db.scripts.cut(public.inbox(str(inbox)), most_bytes=INBOX_BYTES)
 
     async def give_back(self, inbox: Inbox) -> None:
         """End the reading of an inbox: its requests stay there, and any intake may read them."""

@@ -19,6 +19,7 @@ class Scripts:
         self._start = registered("start")
         self._take = registered("take")
         self._ready = registered("ready")
+        self._cut = registered("cut")
         self._leave = registered("leave")
         self._claim = registered("claim")
         self._lease = registered("lease")
@@ -75,6 +76,10 @@ class Scripts:
         """Read a part of the ready set; returns the names with requests, and how many without were removed."""
         removed, *names = await self._ready(keys=[ready], args=[most, inbox_prefix])
         return names, removed
+
+    async def cut(self, inbox: str, *, most_bytes: int) -> int:
+        """Drop the newest requests of an inbox until it takes no more memory than this; returns how many."""
+        return int(await self._cut(keys=[inbox], args=[most_bytes]))
 
     async def leave(self, groups: str, items: str, group: str) -> None:
         """Remove a member from a set of groups if its own sorted set is empty."""

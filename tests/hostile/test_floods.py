@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from puter_client.client import MachineRequest
+from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.request import MAX_REQUEST_BYTES
 from puter_client.store import names as public
 from puter_worker.clock import Clock
@@ -98,6 +100,42 @@ async def test_many_requests_that_are_too_large_cost_little_and_are_counted(shar
     assert shared.memory() <= before + 8 * MB
     refused = [line for line in lines if line["event"] == "requests.refused"]
     assert len(refused) == 1  # the others are told at the end of the minute
+
+
+async def test_an_inbox_that_fills_redis_keeps_nobody_from_writing(shared: SharedRedis, store: Store) -> None:
+    """The other writes were refused, also the workers' own, so that nobody could take anything out of the inbox."""
+    with shared.host.admin() as admin:
+        admin.config_set("maxmemory", 160 * MB)
+    with shared.plain(shared.mallory) as mallory:
+        mallory.rpush(public.inbox("mallory:mallory"), *[b"{}"] * 10_000)  # the first of it says nothing of the rest
+        mallory.sadd(public.READY, "mallory:mallory")
+        for size in (500_000, 100):
+            fill(mallory, b"x" * size)
+    intake = Intake(store, Timings())
+    async with shared.puter("betty") as betty:
+        with pytest.raises(StoreUnavailable):
+            await betty.submit([MachineRequest("one", spec())])
+        await drained(intake)
+        await betty.submit([MachineRequest("one", spec())])
+        await drained(intake)
+        (view,) = await betty.views(["one"])
+
+    assert view.record is not None
+    assert shared.memory() < 80 * MB
+
+
+def fill(mallory: redis.Redis, request: bytes) -> None:
+    """Append to the inbox until Redis takes no more."""
+    with suppress(redis.OutOfMemoryError):
+        while True:
+            mallory.rpush(public.inbox("mallory:mallory"), request)
+
+
+async def drained(intake: Intake) -> None:
+    """A few runs of it; with a full Redis, its first ones may fail."""
+    for _ in range(5):
+        with suppress(redis.RedisError):
+            await intake.run_once()
 
 
 async def test_a_reader_that_does_not_read_is_cut_off(shared: SharedRedis) -> None:
