@@ -15,7 +15,7 @@ from puter_client.contract.errors import InvalidInput
 from puter_client.contract.health import StageHealth
 from puter_worker.prometheus import PrometheusMetrics
 from puter_worker.settings import Address
-from puter_worker.store.overview import Inbox, Overview, read_overview
+from puter_worker.store.overview import Waiting, Overview, read_overview
 from puter_worker.store.store import Store
 
 _log = structlog.get_logger("puter.metrics")
@@ -29,7 +29,7 @@ class Waits:
     def __init__(self) -> None:
         self._since: dict[str, tuple[int, float]] = {}
 
-    def ages(self, waiting: Mapping[str, Inbox], now: float) -> dict[str, float]:
+    def ages(self, waiting: Mapping[str, Waiting], now: float) -> dict[str, float]:
         """The ages of these inboxes in seconds, by namespace; `now`: of a clock that nobody sets."""
         self._since = {
             name: known

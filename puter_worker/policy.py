@@ -12,9 +12,12 @@ from puter_client.contract.spec import Spec
 from puter_client.policy.file import POLICY_VARIABLE, read_policy
 from puter_client.policy.policy import EVERYONE, Allowed, Policy
 from puter_client.policy.rule import About, Asked, Refusal
+from puter_worker.metrics import NO_METRICS, Metrics
 
 MOST_COUNTED = 10_000
 OTHERS = "(others)"
+POLICY = "policy: "
+"""What the reason of a request begins with that a policy refuses; the rule's name follows, so that rules are summed."""
 UNUSABLE = "request"
 """The rule for which requests are counted that cannot be used, whatever is allowed."""
 
@@ -28,7 +31,7 @@ class Rules:
             stands for requests that cannot be used. What is over 10,000 pairs is counted for `(others)`.
     """
 
-    def __init__(self, path: Path | None = None, *, shared: bool = False) -> None:
+    def __init__(self, path: Path | None = None, *, shared: bool = False, metrics: Metrics = NO_METRICS) -> None:
         """`path`: the file, None: there is none; `shared`: whether the worker serves a shared Redis.
 
         Raises:
@@ -37,6 +40,7 @@ class Rules:
         self._path = path
         self._shared = shared
         self._seen = self._stamp()
+        self._metrics = metrics
         self.policy: Policy | None = None if path is None else self._read()
         self.refused: Counter[tuple[str, str]] = Counter()
 
@@ -60,6 +64,8 @@ class Rules:
         if pair not in self.refused and len(self.refused) >= MOST_COUNTED:
             pair = (OTHERS, rule)
         self.refused[pair] += times
+        if rule != UNUSABLE:  # intake tells the reasons of these
+            self._metrics.refused(namespace, f"{POLICY}{rule}", times)
 
     def refusal_of_target(self, record: Record, region: str | None) -> Refusal | None:
         """What is not allowed of where a record's machine is requested; asked before its credentials are used."""

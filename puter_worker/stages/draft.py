@@ -31,12 +31,11 @@ from puter_client.contract.request import (
 )
 from puter_client.contract.spec import Spec
 from puter_client.policy.names import RECORDS, REQUESTS
-from puter_worker.policy import Rules
+from puter_worker.policy import POLICY, Rules
 from puter_worker.stages.admission import Admission
 from puter_worker.stages.cancelled import put_cancelled
 from puter_worker.stages.decide import after_cancel, decide, has_console, may_be_cancelled, must_be_confirmed, ordered
 from puter_worker.stages.decode import addressee_of, decode_request
-from puter_worker.stages.refused import POLICY
 from puter_worker.store.failures import BatchLimit
 from puter_worker.store.ingress import IngressRule
 from puter_worker.store.store import Store

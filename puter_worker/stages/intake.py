@@ -24,10 +24,10 @@ from puter_client.contract.key import PuterKey
 from puter_client.contract.request import ConsoleRequest, ExtendRequest, Request, StopRequest
 from puter_client.contract.userdata import texts_read
 from puter_worker.metrics import NO_METRICS, Metrics
-from puter_worker.policy import UNUSABLE, Rules
+from puter_worker.policy import POLICY, UNUSABLE, Rules
 from puter_worker.stages.decode import decode_request
 from puter_worker.stages.draft import Draft
-from puter_worker.stages.refused import POLICY, Refused
+from puter_worker.stages.refused import Refused
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.database import is_wrong_type

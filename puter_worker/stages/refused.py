@@ -9,6 +9,7 @@ import structlog
 
 from puter_worker.clock import Clock
 from puter_worker.metrics import NO_METRICS, Metrics
+from puter_worker.policy import POLICY
 
 _log = structlog.get_logger("puter.intake")
 EVERY_S = 60.0
@@ -16,8 +17,6 @@ EVERY_S = 60.0
 MOST_NAMESPACES = 1_000
 MOST_REASONS = 5
 OTHERS = "(others)"
-POLICY = "policy: "
-"""What the reason of a request begins with that a policy refuses; the rule's name follows, so that rules are summed."""
 
 
 class Refused:
@@ -38,7 +37,8 @@ class Refused:
         if not reasons:
             return
         for reason, count in reasons.items():
-            self._metrics.refused(namespace, reason, count)
+            if not reason.startswith(POLICY):  # the policy counts its own, also those at launch
+                self._metrics.refused(namespace, reason, count)
         if namespace not in self._since and len(self._since) >= MOST_NAMESPACES:
             namespace = OTHERS
         if namespace in self._since:

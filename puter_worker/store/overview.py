@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from puter_client.contract.key import NAMESPACE
+from puter_client.contract.errors import InvalidInput
+from puter_client.contract.inbox import Inbox
 from puter_client.store import names as public
 from puter_worker.store import names
 from puter_worker.store.arq_adapter import LATE_MS, QUEUE
@@ -21,12 +23,12 @@ MOST_PAIRS = 500
 _BY_TARGET = (names.INTENTS, names.LABELS, names.ORDERS, names.RESULTS, names.CONSOLES)
 
 
-class Inbox(msgspec.Struct, frozen=True):
-    """The inbox of a namespace.
+class Waiting(msgspec.Struct, frozen=True):
+    """The inboxes of a namespace that hold something.
 
     Attributes:
         requests: how many requests no worker has taken.
-        taken: how often requests were taken from it.
+        taken: how often requests were taken from them.
     """
 
     requests: int
@@ -57,8 +59,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         workers: workers that have announced themselves lately.
-        inboxes: namespaces that the ready set names, with or without requests.
-        waiting: inboxes with requests, by namespace.
+        inboxes: inboxes that the ready set names, with or without requests.
+        waiting: those with requests, by namespace.
         queues: what is to be done, by the name of its queue.
         on_its_way: keys that are queued, resolving or launching.
         machines: by target.
@@ -69,13 +71,29 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
     workers: int
     inboxes: int
-    waiting: dict[str, Inbox]
+    waiting: dict[str, Waiting]
     queues: dict[str, Queue]
     on_its_way: int
     machines: dict[str, Machines]
     memory: int
     memory_limit: int
     partial: bool
+
+
+def _inboxes(texts: Iterable[str]) -> Iterator[Inbox]:
+    """The inboxes among names of the ready set, which clients write."""
+    for text in texts:
+        with suppress(InvalidInput):
+            yield Inbox.parse(text)
+
+
+def _by_namespace(inboxes: Sequence[Inbox], lengths: Sequence[int], taken: Sequence[int]) -> dict[str, Waiting]:
+    found: dict[str, Waiting] = {}
+    for inbox, length, times in zip(inboxes, lengths, taken, strict=True):
+        if length:
+            others = found.get(inbox.namespace, Waiting(0, 0))
+            found[inbox.namespace] = Waiting(others.requests + length, others.taken + times)
+    return found
 
 
 async def read_overview(db: Database) -> Overview:
@@ -89,7 +107,7 @@ async def read_overview(db: Database) -> Overview:
         db, ("SRANDMEMBER", public.READY, MOST_NAMESPACES), ("SRANDMEMBER", names.BACKLOGS, MOST_NAMESPACES),
         ("ZREVRANGE", names.TARGETS, 0, MOST_TARGETS - 1),
     )  # fmt: skip
-    namespaces = [text for text in _texts(waiting_names) if NAMESPACE.fullmatch(text)]
+    inboxes = list(_inboxes(_texts(waiting_names)))
     known, texts = _texts(targets), _texts(backlogs)
     ready, targets_in_all, backlogs_in_all, workers, moving = _counts(
         await _ask(
@@ -97,8 +115,8 @@ async def read_overview(db: Database) -> Overview:
             ("ZCOUNT", public.WORKERS, now - db.timings.health_ttl_s, "+inf"), ("ZCARD", names.MOVING),
         )
     )  # fmt: skip
-    lengths = _counts(await _ask(db, *(("LLEN", public.inbox(namespace)) for namespace in namespaces)))
-    taken = _counts(await _ask(db, *(("HGET", names.TAKEN, namespace) for namespace in namespaces)))
+    lengths = _counts(await _ask(db, *(("LLEN", public.inbox(str(inbox))) for inbox in inboxes)))
+    taken = _counts(await _ask(db, *(("HGET", names.TAKEN, str(inbox)) for inbox in inboxes)))
     backlog = sum(_counts(await _ask(db, *(("LLEN", names.backlog(text)) for text in texts))))
     alive = _counts(await _ask(db, *(("ZCARD", names.live(target)) for target in known)))
     starting = _counts(await _ask(db, *(("SCARD", names.starting(target)) for target in known)))
@@ -119,9 +137,7 @@ async def read_overview(db: Database) -> Overview:
     return Overview(
         workers=workers,
         inboxes=ready,
-        waiting={
-            name: Inbox(length, times) for name, length, times in zip(namespaces, lengths, taken, strict=True) if length
-        },
+        waiting=_by_namespace(inboxes, lengths, taken),
         queues=queues,
         on_its_way=moving,
         machines={

@@ -109,6 +109,40 @@ async def test_a_scrape_shows_what_a_worker_did_and_what_waits(start: Start, val
     assert {("stage", "intake"), ("stage", "launch")} <= {label for labels in stages for label in labels}
 
 
+POLICY = """
+[namespaces."*"]
+default_credentials = true
+regions = ["eu-*"]
+instance_types = ["t3.*"]
+images = ["*"]
+ssh_from = ["0.0.0.0/0"]
+ssh_from_count = 5
+disk = "unlimited"
+longest_ttl = "12h"
+most_machines = "unlimited"
+most_vcpus = "unlimited"
+most_machines_an_hour = "unlimited"
+most_requests = "unlimited"
+most_records = "unlimited"
+"""
+
+
+async def test_what_a_policy_refuses_is_counted_by_its_rules(start: Start, valkey: RedisServer, tmp_path: Path) -> None:
+    """At intake, and where it is known only later: the request names no region, and the worker's is not allowed."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY)
+    port = free_port()
+    worker = start("--metrics", f"127.0.0.1:{port}", PUTER_PACE="off", PUTER_POLICY=str(policy))
+    async with PuterClient.connect(valkey.url, namespace="betty", user="betty") as betty:
+        large = spec(instance_type="m5.24xlarge", region="eu-west-1")
+        await betty.submit([MachineRequest("large", large), MachineRequest("far", spec(region=None))])
+
+    def count(found: Samples, rule: str) -> float:
+        return found.get(("puter_refused_requests_total", (("namespace", "betty"), ("rule", f"policy: {rule}"))), 0)
+
+    await seen(port, worker, lambda found: count(found, "instance_types") == count(found, "regions") == 1)
+
+
 RULE = "not a request that this worker's version can read"
 
 
@@ -118,15 +152,17 @@ async def test_what_waits_is_shown_with_its_age(start: Start, valkey: RedisServe
     await seen(port, worker, lambda found: found["puter_workers", ()] == 1)
     with valkey.client() as other:
         other.set("puter:_taking:betty", "another", px=3_600_000)  # another intake reads it, as far as anyone knows
-        other.rpush("puter:_in:betty", "a", "b")
-        other.sadd("puter:_ready", "betty")
+        other.set("puter:_taking:betty:anna", "another", px=3_600_000)
+        other.rpush("puter:_in:betty", "a")
+        other.rpush("puter:_in:betty:anna", "b")
+        other.sadd("puter:_ready", "betty", "betty:anna")
         other.zadd("puter:_targets", {"1:r:p": 10**10})
         other.zadd("puter:_due:labels:1:r:p", {"betty/t#1": 1.0})
     of_betty = (("namespace", "betty"),)
     found = await seen(port, worker, lambda found: found.get(("puter_inbox_age_seconds", of_betty), 0) > 0)
 
     assert found["puter_inbox_requests", of_betty] == 2
-    assert found["puter_inboxes", ()] == 1
+    assert found["puter_inboxes", ()] == 2
     assert found["puter_queue_items", (("queue", "labels"),)] == 1
     assert found["puter_queue_age_seconds", (("queue", "labels"),)] > 1_000_000
 

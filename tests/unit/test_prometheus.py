@@ -17,7 +17,7 @@ from puter_worker.prometheus import (
     PrometheusMetrics,
     rule_of,
 )
-from puter_worker.store.overview import MOST_TARGETS, Inbox
+from puter_worker.store.overview import MOST_TARGETS, Waiting
 
 FLOOD = 5_000
 
@@ -116,11 +116,11 @@ def test_machines_of_a_target_that_another_worker_leads_are_not_shown() -> None:
 def test_the_age_of_an_inbox_begins_anew_when_something_was_taken() -> None:
     waits = Waits()
     looks = [
-        ({"a": Inbox(5, taken=1)}, 0.0, {"a": 0.0}),
-        ({"a": Inbox(9, taken=1), "b": Inbox(1, taken=0)}, 10.0, {"a": 10.0, "b": 0.0}),
-        ({"a": Inbox(9, taken=2), "b": Inbox(1, taken=0)}, 20.0, {"a": 0.0, "b": 10.0}),
-        ({"b": Inbox(1, taken=0)}, 30.0, {"b": 20.0}),
-        ({"a": Inbox(9, taken=2)}, 40.0, {"a": 0.0}),
+        ({"a": Waiting(5, taken=1)}, 0.0, {"a": 0.0}),
+        ({"a": Waiting(9, taken=1), "b": Waiting(1, taken=0)}, 10.0, {"a": 10.0, "b": 0.0}),
+        ({"a": Waiting(9, taken=2), "b": Waiting(1, taken=0)}, 20.0, {"a": 0.0, "b": 10.0}),
+        ({"b": Waiting(1, taken=0)}, 30.0, {"b": 20.0}),
+        ({"a": Waiting(9, taken=2)}, 40.0, {"a": 0.0}),
     ]
 
     assert [waits.ages(waiting, now) for waiting, now, _ in looks] == [ages for _, _, ages in looks]
