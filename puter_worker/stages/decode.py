@@ -1,7 +1,7 @@
 """Reads and checks requests as clients appended them. Pure: no I/O, no clock.
 
-Whatever is in a request, this costs less than 2 ms: what grows with its content has a cap, which is checked before the
-content is looked into. `python -m tests.hostile.dearest` shows the dearest ones.
+Whatever is in a request, this costs some 2 ms at most: what grows with its content has a cap, which is checked before
+the content is looked into. `python -m tests.hostile.dearest` shows the dearest ones.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from puter_client.contract.request import BATCH_ID, LONGEST_EXTENSION_S, MAX_BAT
 MAX_STRINGS = 3_000
 """How many keys and texts a request has at most: 500 variables are a thousand, all else has less than another one."""
 _SMALL_BYTES = 16_384  # has no more strings than that
+# Three texts of 16 KB and 20 tags, of commas alone, have 56,812.
+_MAX_COMMAS = 60_000
 _USER = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
 _decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 
@@ -56,6 +58,8 @@ def decode_request(raw: bytes, *, user: str | None = None) -> Request:
     # A quote within a text is written with a backslash, so every text has at least one of those that are counted.
     if len(raw) > _SMALL_BYTES and raw.count(b'"') - raw.count(b'\\"') > 2 * MAX_STRINGS:
         raise InvalidInput(f"has over {MAX_STRINGS:,} keys and texts: a request needs less")
+    if len(raw) > _MAX_COMMAS and raw.count(b",") > _MAX_COMMAS:
+        raise InvalidInput("has more values than a request needs")
     try:
         request = _decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
