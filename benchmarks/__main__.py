@@ -14,6 +14,7 @@ import structlog
 
 from benchmarks import machine
 from benchmarks.fair import fairness
+from benchmarks.hostile import hostile
 from benchmarks.idle import idle
 from benchmarks.launches import launch_few, launch_many, launch_spot, unlimited
 from benchmarks.live import live_many
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[Run], Awaitable[list[Row]]]] = {
     "live-1000": live_many,
     "unlimited-1000": unlimited,
     "fair": fairness,
+    "hostile": hostile,
     "inbox": inbox,
     "one-up": one_up,
     "status-10000": status,
@@ -40,7 +42,7 @@ BENCHMARKS: dict[str, Callable[[Run], Awaitable[list[Row]]]] = {
 README = Path(__file__).with_name("README.md")
 _ABOUT = """# Benchmarks
 
-`make bench` runs them all (about 13 minutes) and renews this page; `python -m benchmarks NAME …` runs some of
+`make bench` runs them all (about 15 minutes) and renews this page; `python -m benchmarks NAME …` runs some of
 {names} and prints their lines.
 
 EC2 is the simulator of `tests/ec2sim`, a process of its own on the same machine, with the token buckets that AWS

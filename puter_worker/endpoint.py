@@ -15,7 +15,7 @@ from puter_client.contract.errors import InvalidInput
 from puter_client.contract.health import StageHealth
 from puter_worker.prometheus import PrometheusMetrics
 from puter_worker.settings import Address
-from puter_worker.store.overview import Waiting, Overview, read_overview
+from puter_worker.store.overview import Overview, Waiting, read_overview
 from puter_worker.store.store import Store
 
 _log = structlog.get_logger("puter.metrics")

@@ -17,7 +17,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, cwd=ROOT, env=os.environ, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("name", ["launch-200", "spot-200", "live-1000", "fair", "one-up"])
+@pytest.mark.parametrize("name", ["launch-200", "spot-200", "live-1000", "fair", "hostile", "one-up"])
 def test_a_benchmark_runs_to_its_end_and_prints_its_lines(name: str) -> None:
     ran = run("--quiet", "--tiny", name)
 
