@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import click
 
-from puter_client.cli.group import COMMANDS
+from puter_client.cli.group import COMMANDS, LazyCommands
 
 # Name → module in puter_client.cli, click command in that module, line in `puter admin --help`.
 ADMIN_COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -18,25 +16,10 @@ ADMIN_COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 
-class AdminCommands(click.Group):
-    """Loads the module of a command only when that command is run."""
+class AdminCommands(LazyCommands):
+    """`puter admin …`."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all commands, in the order of the help."""
-        return list(ADMIN_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load the command with this name."""
-        if cmd_name not in ADMIN_COMMANDS:
-            return None
-        module, attribute, _ = ADMIN_COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(f"puter_client.cli.{module}"), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the lines of the commands, without loading any of them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in ADMIN_COMMANDS.items()])
+    table = ADMIN_COMMANDS
 
 
 @click.group(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -33,20 +33,45 @@ IMPLICIT = "puter.implicit_up"
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as shells have it
 
 
-class Commands(click.Group):
-    """`puter …`; options without a command name belong to `up`."""
+class LazyCommands(click.Group):
+    """A group that loads the module of a command only when that command is run.
+
+    Attributes:
+        table: its commands, as in COMMANDS.
+    """
+
+    table: ClassVar[dict[str, tuple[str, str, str]]]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands, in the order of the help."""
-        return list(COMMANDS)
+        return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load the command with this name."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.table:
             return None
-        module, attribute, _ = COMMANDS[cmd_name]
+        module, attribute, _ = self.table[cmd_name]
         command: click.Command = getattr(import_module(f"puter_client.cli.{module}"), attribute)
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """Find the command; for an unknown name, suggest the nearest one."""
+        if args[0] not in self.table:
+            near = difflib.get_close_matches(args[0], self.table, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"see `{ctx.command_path} --help`"
+            raise click.UsageError(f"No such command {args[0][:60]!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the lines of the commands, without loading any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in self.table.items()])
+
+
+class Commands(LazyCommands):
+    """`puter …`; options without a command name belong to `up`."""
+
+    table = COMMANDS
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read `puter --tag T` as `puter up --tag T`."""
@@ -55,22 +80,9 @@ class Commands(click.Group):
             args = ["up", *args]
         return super().parse_args(ctx, args)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
-        """Find the command; for an unknown name, suggest the nearest one."""
-        if args[0] not in COMMANDS:
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "see `puter --help`"
-            raise click.UsageError(f"No such command {args[0][:60]!r}; {hint}", ctx)
-        return super().resolve_command(ctx, args)
-
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; if its reader has gone (`puter status | head`), end silently."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise click.exceptions.Exit(BROKEN_PIPE) from None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the lines of the commands, without loading any of them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
