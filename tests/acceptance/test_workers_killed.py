@@ -110,7 +110,8 @@ def test_a_worker_that_is_stopped_while_it_loads_drains_and_says_no_more(
         told = [line for line in worker.stderr if not line.startswith("import time:")]
 
     assert worker.returncode == 0
-    assert [json.loads(line)["event"] for line in told] == ["worker.started", "worker.draining", "worker.ended"]
+    events = [json.loads(line)["event"] for line in told]
+    assert events == ["policy.missing", "worker.started", "worker.draining", "worker.ended"]
 
 
 def has_machine(view: View) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from puter_client.acl.rules import FIRST_LINES, SERVICES, Role, rules
 from puter_client.client import MachineRequest, PuterClient
@@ -464,7 +464,7 @@ def test_the_administrator_can(guarded: Guarded, command: tuple[str | int, ...])
         ("SCRIPT", "FLUSH"),
         ("FUNCTION", "FLUSH"),
         ("EVAL", "return 1", 0),
-        ("CONFIG", "SET", "maxmemory", "1"),
+        ("CONFIG", "REWRITE"),
         ("ACL", "SETUSER", "admin", "+@all"),
         ("ACL", "DELUSER", "worker"),
         ("ACL", "SAVE"),
@@ -479,6 +479,12 @@ def test_the_administrator_can(guarded: Guarded, command: tuple[str | int, ...])
 def test_the_administrator_cannot(guarded: Guarded, command: tuple[str | int, ...]) -> None:
     with guarded.client("admin") as admin, pytest.raises(NoPermissionError):
         admin.execute_command(*command)
+
+
+@pytest.mark.parametrize("setting", ["dir", "dbfilename", "aclfile", "unixsocket"])
+def test_the_administrator_moves_no_files(guarded: Guarded, setting: str) -> None:
+    with guarded.client("admin") as admin, pytest.raises(ResponseError):
+        admin.config_set(setting, "/tmp")
 
 
 def test_a_replica_follows_and_does_nothing_else(guarded: Guarded) -> None:

@@ -12,7 +12,7 @@ from puter_client.client import MachineRequest
 from puter_client.contract.phase import Phase
 from puter_client.view import WaitFor
 from puter_worker.ec2.tags import key_of
-from puter_worker.stages import draft
+from puter_worker.stages import decode
 from tests.ec2sim.config import Capacity, Fault
 from tests.ec2sim.ledger import Entry
 from tests.integration.sim_workshop import (
@@ -42,7 +42,7 @@ async def limit(shop: SimWorkshop, **limits: object) -> None:
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request may give up sooner than a user may say."""
-    monkeypatch.setattr(draft, "recheck_spec", lambda _: None)
+    monkeypatch.setattr(decode, "recheck_spec", lambda _: None)
 
 
 async def counts(shop: SimWorkshop) -> list[tuple[int, str]]:
