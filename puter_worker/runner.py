@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -57,9 +57,12 @@ class Runner:
 
     async def listen(self) -> None:
         """Wake stages when messages come, until cancelled; a lost subscription is made again."""
+        await asyncio.gather(self._listen(self._wakeups.topics), self._listen(self._wakeups.requests))
+
+    async def _listen(self, topics: Callable[[], AsyncIterator[str]]) -> None:
         while True:
             try:
-                async for topic in self._wakeups.topics():
+                async for topic in topics():
                     for running in self._running:
                         if topic == wakeups.EVERYTHING or topic in running.stage.topics:
                             running.stage.wake()

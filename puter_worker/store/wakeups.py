@@ -27,6 +27,8 @@ LABELS = "labels"
 EVERYTHING = ""
 # How long one read of the subscription waits; between two reads, redis-py checks whether the connection works.
 QUIET_S = 15.0
+# How long the subscription to what clients publish is not made after a message, and after one that many followed.
+APART_S, FLOOD_APART_S, FLOOD = 0.02, 0.25, 100
 
 
 def look_ups(target: str) -> str:
@@ -65,28 +67,54 @@ def consoles(target: str) -> str:
 
 
 class Wakeups:
-    """The one subscription of a worker."""
+    """The two subscriptions of a worker: to what workers say, and to what clients say.
+
+    They have connections of their own: however much clients publish, no message of workers waits behind it.
+    """
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     async def topics(self) -> AsyncIterator[str]:
-        """Topics as messages name them, EVERYTHING first. Raises the database's errors when the connection is lost."""
+        """Topics as workers name them, EVERYTHING first. Raises the database's errors when the connection is lost."""
         pubsub: Any = self._db.redis.pubsub()
         async with aclosing(pubsub):
-            await pubsub.subscribe(public.READY, names.WAKE)
+            await pubsub.subscribe(names.WAKE)
             while True:
-                # Without a time-out here, the connection's own time-out would end a quiet subscription.
-                message = await pubsub.get_message(timeout=QUIET_S)
-                if message is None:
-                    await pubsub.connect()  # does nothing, unless the primary is another one now
-                    continue
+                message = await _next(pubsub)
                 if message["type"] == "subscribe":
                     yield EVERYTHING  # also after redis-py has reconnected by itself
-                elif message["channel"] == public.READY.encode():
-                    yield REQUESTS
-                    # Clients may publish without end, and reading what has come already does not yield to other tasks.
-                    await asyncio.sleep(0)
                 else:
                     for topic in bytes(message["data"]).decode(errors="replace").split("\n"):
                         yield topic
+
+    async def requests(self) -> AsyncIterator[str]:
+        """REQUESTS whenever clients have published, and when the subscription begins. Raises the database's errors.
+
+        Clients may publish without end, and each message costs time to read. So a message ends the subscription, which
+        is made anew a moment later; what was published in between is found then.
+        """
+        pubsub: Any = self._db.redis.pubsub()
+        async with aclosing(pubsub):
+            while True:
+                await pubsub.subscribe(public.READY)
+                while (await _next(pubsub))["type"] == "subscribe":
+                    yield REQUESTS
+                yield REQUESTS
+                await pubsub.unsubscribe(public.READY)
+                unread = 0
+                while (await _next(pubsub))["type"] != "unsubscribe":
+                    unread += 1
+                    if unread % 20 == 0:
+                        await asyncio.sleep(0)  # reading what has come already does not yield to other tasks
+                await asyncio.sleep(FLOOD_APART_S if unread > FLOOD else APART_S)
+
+
+async def _next(pubsub: Any) -> Any:
+    """The next message of a subscription."""
+    while True:
+        # Without a time-out here, the connection's own time-out would end a quiet subscription.
+        message = await pubsub.get_message(timeout=QUIET_S)
+        if message is not None:
+            return message
+        await pubsub.connect()  # does nothing, unless the primary is another one now

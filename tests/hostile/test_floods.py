@@ -7,11 +7,13 @@ read filled Redis until all writes failed.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import redis
@@ -24,6 +26,7 @@ from puter_client.contract.request import MAX_REQUEST_BYTES
 from puter_client.store import names as public
 from puter_worker.clock import Clock
 from puter_worker.stages.intake import Intake
+from puter_worker.store import names, wakeups
 from puter_worker.store.store import Store
 from puter_worker.timings import Timings
 from tests.hostile.sizes import SEED
@@ -100,6 +103,37 @@ async def test_many_requests_that_are_too_large_cost_little_and_are_counted(shar
     assert shared.memory() <= before + 8 * MB
     refused = [line for line in lines if line["event"] == "requests.refused"]
     assert len(refused) == 1  # the others are told at the end of the minute
+
+
+async def test_messages_without_end_are_not_read_one_by_one(shared: SharedRedis, store: Store) -> None:
+    """What workers told each other waited behind them: another namespace's launch was seconds late."""
+    requests, topics = store.wakeups.requests(), store.wakeups.topics()
+    assert await anext(requests) == wakeups.REQUESTS
+    assert await anext(topics) == wakeups.EVERYTHING
+    heard = 0
+
+    async def hear() -> None:
+        nonlocal heard
+        async for _ in requests:
+            heard += 1
+
+    def flood() -> None:
+        with shared.plain(shared.mallory) as mallory, mallory.pipeline(transaction=False) as pipe:
+            for _ in range(MANY // 100):
+                for _ in range(100):
+                    pipe.publish(public.READY, "")
+                pipe.execute()
+
+    hearing = asyncio.create_task(hear())
+    await asyncio.to_thread(flood)
+    with shared.plain(shared.worker) as worker:
+        worker.publish(names.WAKE, wakeups.JOBS)
+    assert await anext(topics) == wakeups.JOBS
+    hearing.cancel()
+    await asyncio.gather(hearing, return_exceptions=True)
+    await cast("Any", topics).aclose()
+
+    assert 0 < heard < MANY / 20
 
 
 async def test_an_inbox_that_fills_redis_keeps_nobody_from_writing(shared: SharedRedis, store: Store) -> None:

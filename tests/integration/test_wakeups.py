@@ -47,6 +47,7 @@ def only_looking(sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch) -> 
         yield "never"
 
     monkeypatch.setattr(Wakeups, "topics", silence)
+    monkeypatch.setattr(Wakeups, "requests", silence)
     sim_workshop.hurry(sweep_s=SOON_S)
 
 
