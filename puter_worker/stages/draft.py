@@ -18,7 +18,7 @@ from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import PuterKey
 from puter_client.contract.order import OrderKind, OrderRefusal
 from puter_client.contract.outcome import Outcome
-from puter_client.contract.phase import ON_ITS_WAY
+from puter_client.contract.phase import LIVE, ON_ITS_WAY
 from puter_client.contract.record import EventKind, Record
 from puter_client.contract.request import (
     CancelRequest,
@@ -186,14 +186,14 @@ class Draft:
         served = self._served.get(key)
         # The requests of one transaction keep their order: it decides who is launched first under max_parallel.
         self._decided += 1
-        now = self._now + self._decided * _ORDER_S
-        decision = decide(self._record(key), served, request, key, now)
-        if (refusal := self._admission.admit(self._record(key), request, decision, now)) is not None:
+        now, before = self._now + self._decided * _ORDER_S, self._record(key)
+        decision = decide(before, served, request, key, now)
+        if (refusal := self._admission.admit(before, request, decision, now)) is not None:
             self.refused[f"{POLICY}{refusal.rule}"] += 1
             self._count(Outcome.REFUSED)
             self._put_row(key, request, BatchRow(outcome=Outcome.REFUSED, message=str(refusal)))
             if refusal.rule not in (REQUESTS, RECORDS):  # a flood of tags must not be kept
-                self._store.records.put_refusal(self.txn, key, self._record(key), str(refusal), now)
+                self._store.records.put_refusal(self.txn, key, before, str(refusal), now)
             return
         if decision.record is not None:
             decision = msgspec.structs.replace(decision, record=self._admission.with_profile(decision.record))
@@ -215,7 +215,9 @@ class Draft:
                 self._ordered.add(key)
         if decision.record or (decision.changed and decision.changed.phase in ON_ITS_WAY):
             self._store.jobs.enqueue(self.txn, key)  # a stage that has just read it loses its race
-        if outcome in (Outcome.EXISTING, Outcome.JOINED):
+        if outcome in (Outcome.EXISTING, Outcome.JOINED) and before is not None and before.phase in ON_ITS_WAY | LIVE:
+            # What has ended lets nobody in; the rule would be added to the key's next machine, which the policy was not
+            # asked about.
             self._let_in(key, request, outcome, served)
 
     def _cancel_over(self, key: PuterKey, request: UpRequest, record: Record, limit: BatchLimit) -> None:

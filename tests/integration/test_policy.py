@@ -10,7 +10,9 @@ import pytest
 
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
+from puter_client.contract.request import Origin
 from puter_client.view import WaitFor
+from puter_worker.store import names
 from puter_worker.worker import Worker
 from tests.ec2sim.config import Fault
 from tests.integration.sim_workshop import SimWorkshop, eventually, sim_url, sim_workshop
@@ -157,3 +159,43 @@ async def test_without_the_right_to_read_types_a_limit_of_vcpus_lets_nothing_thr
 
         await eventually("it says why", told)
     assert await sim_workshop.living() == []
+
+
+async def open_to(shop: SimWorkshop) -> set[str]:
+    """The networks that any security group lets in."""
+    return {
+        one["CidrIp"]
+        for group in shop.ec2.describe_security_groups()["SecurityGroups"]
+        for rule in group["IpPermissions"]
+        for one in rule["IpRanges"]
+    }
+
+
+async def test_a_request_that_finds_an_ended_machine_opens_nothing_for_the_next_one(
+    sim_workshop: SimWorkshop, policy: Any
+) -> None:
+    """Of what has ended nobody asks the policy, so nothing of the request may be kept."""
+    rules = policy()
+    async with sim_workshop.working(**rules):
+        await sim_workshop.request("one", wait=WaitFor.LAUNCHED, origin=Origin.SUBMIT, run="true")
+        (first,) = await sim_workshop.living()
+        await sim_workshop.sim.shut_down(first.id)
+
+        async def ended() -> bool:
+            return (await sim_workshop.record("one")).phase is Phase.TERMINATED
+
+        await eventually("it has ended", ended)
+    asked = await sim_workshop.submit("one", origin=Origin.SUBMIT, run="true", ssh_from=("0.0.0.0/0",))
+    async with sim_workshop.working(**rules):
+        await sim_workshop.request("one", wait=WaitFor.RUNNING, run="true")
+        (_, (found,)) = await sim_workshop.client.batch(asked)
+        await eventually("no rule is left to be added", lambda: nothing_to_open(sim_workshop))
+
+    assert found.row is not None
+    assert found.row.outcome is Outcome.EXISTING
+    assert await open_to(sim_workshop) == {"192.0.2.7/32"}
+
+
+async def nothing_to_open(shop: SimWorkshop) -> bool:
+    with shop.server.client() as behind:
+        return not behind.exists(names.INGRESS)
