@@ -12,7 +12,7 @@ from puter_client.policy.limits import Room, is_limited, smallest, why_waiting
 from puter_client.policy.names import HOURLY, MACHINES, VCPUS
 from puter_client.policy.policy import Allowed
 from puter_client.policy.refuses import types_of
-from puter_client.policy.rule import Refusal
+from puter_client.policy.rule import About, Asked, Refusal
 from puter_worker.errors import PolicyRefused, StageError, is_final, reason_after
 from puter_worker.stages.plan import Unit, Waiting
 from puter_worker.stages.queued import put_failed, put_waiting
@@ -53,6 +53,9 @@ class Limits:
             allowed = self._target.rules.of(namespace)
             if allowed is None or not is_limited(allowed):
                 passing.add(one.key)
+                continue
+            if refused := allowed.refusals(Asked(spec=one.spec, profile=""), {About.COUNT}):
+                await self._fail(one, refused[0])  # no end of a machine, and of no hour, makes room
                 continue
             if namespace not in rooms:
                 rooms[namespace] = await self._room(allowed, begun)

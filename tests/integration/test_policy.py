@@ -161,6 +161,29 @@ async def test_without_the_right_to_read_types_a_limit_of_vcpus_lets_nothing_thr
     assert await sim_workshop.living() == []
 
 
+@pytest.mark.parametrize("rule", ["most_machines", "most_vcpus", "most_machines_an_hour", "most_requests"])
+async def test_what_waits_is_refused_by_a_limit_that_lets_nothing_through_any_more(
+    sim_workshop: SimWorkshop, policy: Any, rule: str
+) -> None:
+    """No machine's end and no hour's would make room for it."""
+    sim_workshop.hurry(policy_s=0.05)
+    async with sim_workshop.working(**policy(most_machines="1")) as worker:
+        await sim_workshop.request("first", wait=WaitFor.LAUNCHED)
+        batch = await sim_workshop.submit("one")
+
+        async def waits() -> bool:
+            return any("policy rule most_machines" in why for why in await sim_workshop.reasons("one"))
+
+        await eventually("it waits", waits)
+        policy(**{rule: "0"})
+        await eventually("the policy is read", lambda: in_force(worker, rule, 0))
+        (view,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
+
+    assert view.record is not None
+    assert view.record.error is not None
+    assert f"(rule {rule}; allowed: nothing)" in view.record.error.message
+
+
 async def open_to(shop: SimWorkshop) -> set[str]:
     """The networks that any security group lets in."""
     return {
