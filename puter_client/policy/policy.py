@@ -57,6 +57,11 @@ class Allowed(msgspec.Struct, frozen=True):
             for value in rule.refused(self.values, asked)
         )
 
+    def refusals_of_life(self, life_s: int | None) -> tuple[Refusal, ...]:
+        """What is not allowed of a machine that ends so many seconds after its launch; None: it never does."""
+        asked = Asked(spec=msgspec.structs.replace(Spec(), ttl_s=life_s), profile="")
+        return self.refusals(asked, {About.LIFE})
+
     def refusal(self, rule: str, value: str) -> Refusal:
         """The refusal of a value by a rule."""
         return Refusal(rule=rule, value=value, allowed=BY_NAME[rule].shown(self.values), namespace=self.namespace)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-import msgspec
-
 from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY
 from puter_client.contract.record import Record
 from puter_client.contract.request import UpRequest
-from puter_client.contract.spec import Spec
 from puter_client.policy.names import DEFAULT_PROFILE, RECORDS, REQUESTS
 from puter_client.policy.policy import MACHINE, Allowed
 from puter_client.policy.rule import About, Asked, Refusal
@@ -58,7 +55,7 @@ class Admission:
         if self._allowed is None:
             return None
         life_s = None if expires_at is None else round(expires_at - (record.launched_at or now))
-        refusal = next(iter(self._allowed.refusals(_of_life(life_s), {About.LIFE})), None)
+        refusal = next(iter(self._allowed.refusals_of_life(life_s)), None)
         if refusal is not None:
             self.refused[refusal.rule] += 1
         return refusal
@@ -95,7 +92,7 @@ class Admission:
             refused = allowed.refusals(asked, _EXISTS)
             changed = decision.changed
             if not refused and changed is not None and (changed.order != old.order or changed.ttl_s != old.ttl_s):
-                refused = allowed.refusals(_of_life(_life_of(changed, now)), {About.LIFE})
+                refused = allowed.refusals_of_life(_life_of(changed, now))
             return next(iter(refused), None)
         if refused := allowed.refusals(asked, MACHINE):
             return refused[0]
@@ -115,10 +112,6 @@ class Admission:
         if is_new:
             self._new_records.add(tag)
         return None
-
-
-def _of_life(life_s: int | None) -> Asked:
-    return Asked(spec=msgspec.structs.replace(Spec(), ttl_s=life_s), profile="")
 
 
 def _life_of(changed: Record, now: float) -> int | None:

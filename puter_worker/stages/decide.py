@@ -22,6 +22,7 @@ from puter_client.contract.request import (
 )
 from puter_client.contract.result import Result
 from puter_client.contract.spec import TTL, Spec, differing_fields, not_applied, spec_digest
+from puter_client.policy.policy import Allowed
 from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.keypairs import default_names
 from puter_worker.ec2.own_resources import OwnResources
@@ -160,9 +161,19 @@ def _key_field(spec: Spec) -> tuple[str, ...]:
 
 
 def adopted(
-    record: Record, spec: Spec | None, instance: Instance, target: TargetId, now: float, timings: Timings
+    record: Record,
+    spec: Spec | None,
+    instance: Instance,
+    target: TargetId,
+    now: float,
+    timings: Timings,
+    *,
+    allowed: Allowed | None = None,
 ) -> Adoption:
-    """The outcome of a request for which EC2 shows a machine; `record`: its record, with the machine's generation."""
+    """The outcome of a request for which EC2 shows a machine; `record`: its record, with the machine's generation.
+
+    `allowed`: what the policy allows its namespace, which bounds the machine's whole life; None: all.
+    """
     asked_s = record.ttl_s
     found = with_instance(_with_ttl_of(record, instance), instance, target, now, timings)
     other = spec and seen_otherwise(
@@ -189,6 +200,12 @@ def adopted(
     changed = None
     if record.ttl_given and found.phase in LIVE:
         changed = with_ttl(found, as_it_is, asked_s, record.owner or "?", now)
+    if changed is not None and allowed is not None and changed.record.order is not None:
+        expires_at = changed.record.order.expires_at
+        life_s = None if expires_at is None else round(expires_at - (found.launched_at or now))
+        if allowed.refusals_of_life(life_s):  # the request's ttl is allowed, but not on top of what has gone by
+            row = msgspec.structs.replace(row, not_applied=(*row.not_applied, TTL))
+            changed = None
     if changed is None:
         return Adoption(record=found, spec=as_it_is, row=row, notice=unknown)
     row = msgspec.structs.replace(row, applied=(TTL,))

@@ -180,7 +180,8 @@ class Adopter:
                 labelled=is_labelled(instance.tags),
                 ssh_user=(spec.ssh_user if spec else None) or user or bare.ssh_user,
             )
-            adoption = adopted(of_it, spec, instance, self._target.target_id, now, self._timings)
+            allowed = self._target.rules.of(key.namespace)
+            adoption = adopted(of_it, spec, instance, self._target.target_id, now, self._timings, allowed=allowed)
             put_adopted(self._store, txn, stored, adoption, tells=bare is record)
             waits_in = bare.target or str(self._target)  # it may have been requested for another target
             self._store.launch_queue.remove(txn, waits_in, key)

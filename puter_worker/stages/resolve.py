@@ -229,7 +229,8 @@ class Resolve(Stage):
             labelled=is_labelled(instance.tags),
             ssh_user=(spec.ssh_user if spec else None) or user or record.ssh_user,
         )
-        adoption = adopted(of_it, spec, instance, self._target.target_id, now, self._timings)
+        allowed = self._target.rules.of(record.namespace)
+        adoption = adopted(of_it, spec, instance, self._target.target_id, now, self._timings, allowed=allowed)
         put_adopted(self._store, txn, current, adoption, tells=True)
         if adoption.record.phase in LIVE:
             cidrs = spec.ssh_from if spec else ()

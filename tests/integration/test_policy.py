@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from puter_client.client import MachineRequest
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
 from puter_client.contract.request import Origin
@@ -16,6 +17,7 @@ from puter_worker.store import names
 from puter_worker.worker import Worker
 from tests.ec2sim.config import Fault
 from tests.integration.sim_workshop import SimWorkshop, eventually, sim_url, sim_workshop
+from tests.integration.workshop import spec
 
 __all__ = ["sim_url", "sim_workshop"]
 
@@ -222,3 +224,21 @@ async def test_a_request_that_finds_an_ended_machine_opens_nothing_for_the_next_
 async def nothing_to_open(shop: SimWorkshop) -> bool:
     with shop.server.client() as behind:
         return not behind.exists(names.INGRESS)
+
+
+async def test_what_redis_has_forgotten_of_a_machine_makes_its_life_no_longer(
+    sim_workshop: SimWorkshop, policy: Any
+) -> None:
+    rules = policy()  # longest_ttl is 2 h
+    async with sim_workshop.working(**rules):
+        await sim_workshop.request("one", wait=WaitFor.LAUNCHED, ttl_s=3_600)
+    with sim_workshop.server.client() as behind:
+        behind.flushall()
+    sim_workshop.redis_ahead_s = 600.0  # the machine has lived for ten minutes
+    async with sim_workshop.working(**rules):
+        batch = await sim_workshop.client.submit([MachineRequest("one", spec(ttl_s=7_200), given=("ttl",))])
+        (view,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
+
+    assert (view.outcome, view.row and view.row.not_applied) == (Outcome.EXISTING, ("ttl",))
+    assert view.record is not None
+    assert view.record.order is None

@@ -15,6 +15,7 @@ from puter_client.contract.phase import LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.record import Record
 from puter_client.contract.request import Origin, UpRequest
 from puter_client.contract.spec import OnExit, Spec, spec_digest
+from puter_client.policy.file import parse_policy
 from puter_worker.ec2.instances import Instance
 from puter_worker.ec2.tags import expiry
 from puter_worker.stages.decide import Decision, adopted, decide
@@ -269,6 +270,22 @@ def test_a_request_that_finds_a_forgotten_machine(
     assert served.ends_with_its_workload == shown.ends_with_workload
     again = with_instance(shown, instance(lived_s), TARGET, NOW, Timings())
     assert again.expires_at == shown.expires_at
+
+
+@pytest.mark.parametrize(("ttl_s", "applied"), [(4 * HOUR, True), (5 * HOUR, False), (None, False)])
+def test_a_machine_that_is_found_lives_no_longer_than_the_policy_allows(ttl_s: int | None, applied: bool) -> None:
+    """The request's own ttl was allowed when it was taken, but the machine has lived for a while."""
+    allowed = parse_policy('[namespaces."*"]\nlongest_ttl = "5h"\n').of(KEY.namespace)
+    request = asked(("ttl",), ttl_s=ttl_s)
+    new = decide(None, None, request, KEY, NOW).record
+    assert new
+    of_it = new.replace(target=str(TARGET))
+    adoption = adopted(of_it, request.spec, instance(2 * HOUR), TARGET, NOW, Timings(), allowed=allowed)
+
+    assert (adoption.record.order is not None) == applied
+    assert (adoption.row.applied, adoption.row.not_applied) == ((("ttl",), ()) if applied else ((), ("ttl",)))
+    if not applied:
+        assert adoption.record.expires_at == pytest.approx(LAUNCHED + 2 * HOUR, abs=3.0)
 
 
 def test_a_machine_without_a_deadline_in_its_tags_has_that_of_the_request() -> None:
