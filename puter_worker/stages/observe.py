@@ -25,6 +25,8 @@ from puter_worker.timings import Timings
 # Reading this many machines every 2 s takes 2.5 of the 20 calls a second that EC2 allows. More machines than this are
 # read less often.
 AWAITED = 1_000
+# Some 2 ms of Redis's time.
+RENEW_AT_ONCE = 500
 
 
 class Observe(Stage):
@@ -118,7 +120,17 @@ class Observe(Stage):
             self._known.pop(key, None)
         read = dict(zip(unknown, await self._store.records.read(unknown), strict=True))
         found = [known.get(key) or read[key].found() for key in keys]
+        await self._renew([one for key in unknown if (one := read[key].found()) is not None])
         return [one for one in found if one is not None]
+
+    async def _renew(self, read: Sequence[Versioned[Record]]) -> None:
+        """As long as a machine is alive, its record must not expire, however seldom anything changes."""
+        living = [one.value for one in read if one.value.phase in LIVE]
+        for start in range(0, len(living), RENEW_AT_ONCE):
+            txn = Txn()
+            for record in living[start : start + RENEW_AT_ONCE]:
+                self._store.records.renew(txn, record)
+            await self._store.commit(txn)
 
     async def _let_started(self, starting: Sequence[PuterKey]) -> None:
         """Read machines less often once they run and have an address, or (in a private subnet) will get none."""

@@ -64,6 +64,11 @@ class Batches:
         else:
             txn.do("SREM", live, record.tag)
 
+    def renew(self, txn: Txn, record: Record) -> None:
+        """Extend the life of the live set that the key is in, if it is in one."""
+        if record.max_parallel is not None and record.batch_id is not None:
+            txn.keep(names.parallel(record.namespace, record.batch_id), self._db.timings.keep_s)
+
     async def tags(self, namespace: str, batch_id: str) -> AsyncIterator[list[str]]:
         """The tags of a batch whose requests workers have taken, some hundred at a time; one may come twice."""
         name, cursor = public.batch(namespace, batch_id), 0

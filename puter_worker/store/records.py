@@ -85,6 +85,13 @@ class Records:
         """Guard: the key's record is still as it was read."""
         return txn.expect(public.record(key), "rev", as_read.rev)
 
+    def renew(self, txn: Txn, record: Record) -> None:
+        """Extend the life of what is kept of a key whose machine is alive: it may live for longer than `keep_s`."""
+        key, keep_s = record.key, self._db.timings.keep_s
+        for name in (public.record(key), public.events(key), names.spec(key)):
+            txn.keep(name, keep_s + max(0, (record.ttl_s or 0)))
+        self._batches.renew(txn, record)
+
     async def observed_at(self, keys: Iterable[PuterKey]) -> dict[PuterKey, float]:
         """When EC2 last showed the machines of these keys, if it has; seconds of Redis TIME."""
         by_namespace: dict[str, list[PuterKey]] = {}

@@ -10,10 +10,12 @@ import pytest
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
+from puter_client.store import names as public
 from puter_worker.clock import Clock
 from puter_worker.ec2.instances import Instance
 from puter_worker.errors import Ec2Error, Handling
 from puter_worker.stages.observe import Observe
+from puter_worker.store import names
 from puter_worker.target import Target
 from tests.integration.stage_world import Hands, hands, redis_keeps_its_rules, rewrite
 from tests.integration.workshop import Workshop
@@ -184,3 +186,18 @@ async def test_after_a_look_that_succeeded_the_next_one_waits(
         await stage.run_once()
 
     assert told.looks == 1
+
+
+@pytest.mark.parametrize("name", [public.record(KEY), public.events(KEY), names.spec(KEY)])
+async def test_what_is_kept_of_a_machine_does_not_expire_while_it_lives(
+    workshop: Workshop, hands: Hands, name: str
+) -> None:
+    """A machine may live for a year, and nothing about it changes."""
+    await one_runs(workshop)
+    soon_s = 3_600
+    with workshop.server.client() as behind:
+        assert behind.expire(name, soon_s)
+    await observer(hands, await hands.target()).run_once()
+
+    with workshop.server.client() as behind:
+        assert behind.ttl(name) > soon_s
