@@ -61,7 +61,7 @@ class Ingress(Stage):
         for opening in await self._openings(claimed):
             openings[opening.record.target or ""].append(opening)
         await wait_for_all(self._open_all(text, of_target, until) for text, of_target in openings.items())
-        due = await self._store.ingress.items.next_due()
+        due = await self._store.ingress.next_due()
         return until_due(due, self._store.now(), at_most=self._timings.sweep_s)
 
     async def _openings(self, claimed: Sequence[IngressRule]) -> list[Opening]:

@@ -27,7 +27,7 @@ class Activity:
             pipe.zcard(names.MOVING)
             pipe.zcard(names.PARKED)
             pipe.zcard(QUEUE)
-            pipe.zcard(names.INGRESS)
+            pipe.scard(names.INGRESS)
             pipe.zcard(names.FAILURES)
             for target in targets:
                 pipe.zcard(names.due(names.LABELS, target))

@@ -13,7 +13,7 @@ PARKED = "puter:_parked_keys"  # sorted set: keys with parked requests → when 
 EPOCH = "puter:_epoch"  # hash: a random id, made when Redis was first seen empty, and the launches since then
 
 FAILURES = "puter:_failures"  # sorted set: JSON of [namespace, batch id, …] of which one has failed → when it is due
-INGRESS = "puter:_ingress"  # sorted set: JSON of [namespace, tag, CIDRs, …] → when the rules are due
+INGRESS = "puter:_ingress"  # set: namespaces with ingress rules that are to be added
 TAKEN = "puter:_taken"  # hash: inbox → how often requests were taken from it
 
 
@@ -70,6 +70,11 @@ def backoffs(target: str) -> str:
 def parallel(namespace: str, batch_id: str) -> str:
     """Set: tags of a batch with `max_parallel` that are launched or alive."""
     return f"puter:_parallel:{namespace}:{batch_id}"
+
+
+def ingress(namespace: str) -> str:
+    """Sorted set: JSON of [namespace, tag, CIDRs, …] → when the rules are due."""
+    return f"{INGRESS}:{namespace}"
 
 
 def machines(namespace: str) -> str:

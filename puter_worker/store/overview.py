@@ -103,9 +103,9 @@ async def read_overview(db: Database) -> Overview:
         RedisError, OSError: see `Database.errors`.
     """
     now = db.now()
-    waiting_names, backlogs, targets = await _ask(
+    waiting_names, backlogs, targets, opening = await _ask(
         db, ("SRANDMEMBER", public.READY, MOST_NAMESPACES), ("SRANDMEMBER", names.BACKLOGS, MOST_NAMESPACES),
-        ("ZREVRANGE", names.TARGETS, 0, MOST_TARGETS - 1),
+        ("ZREVRANGE", names.TARGETS, 0, MOST_TARGETS - 1), ("SRANDMEMBER", names.INGRESS, MOST_NAMESPACES),
     )  # fmt: skip
     inboxes = list(_inboxes(_texts(waiting_names)))
     known, texts = _texts(targets), _texts(backlogs)
@@ -126,7 +126,7 @@ async def read_overview(db: Database) -> Overview:
         "backlog": Queue(backlog),
         "jobs": await _jobs(db, now),
         "parked": await _queue(db, now, [names.PARKED]),
-        "ingress": await _queue(db, now, [names.INGRESS]),
+        "ingress": await _queue(db, now, [names.ingress(text) for text in _texts(opening)]),
         "failures": await _queue(db, now, [names.FAILURES]),
         "look_ups": await _queue(db, now, look_ups),
         "launch_queue": await _queue(db, now, launches),

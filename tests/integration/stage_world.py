@@ -73,7 +73,7 @@ def time_passes(shop: Workshop) -> None:
         for pattern in (
             names.MOVING,
             names.PARKED,
-            names.INGRESS,
+            names.ingress("*"),
             names.FAILURES,
             "puter:_due:intents:*",
             "puter:_due:labels:*",

@@ -251,6 +251,21 @@ async def test_what_is_claimed_is_not_claimed_again_before_its_time(store: Store
     assert [[one.tag for one in some] for some in (first, second, third)] == [["one"], ["two"], []]
 
 
+async def test_few_ingress_rules_of_one_namespace_do_not_wait_for_many_of_another(store: Store) -> None:
+    txn, now = Txn(), store.now()
+    for number in range(50):
+        store.ingress.add(txn, IngressRule("mallory", "one", (f"192.0.2.{number}/32",)), now - 60)
+    store.ingress.add(txn, IngressRule("betty", "one", ("192.0.2.7/32",)), now - 1)
+    await store.commit(txn)
+
+    claimed = await store.ingress.claim(10, now + 60)
+
+    assert 6 <= len(claimed) <= 10
+    assert "betty" in [rule.namespace for rule in claimed[:2]]
+    assert len(claimed) + len(await store.ingress.claim(100, now + 60)) == 51
+    assert await store.ingress.next_due() == pytest.approx(now + 60)
+
+
 async def test_a_look_up_that_is_claimed_is_nobody_elses_before_its_time(store: Store) -> None:
     look_ups, now, txn = store.look_ups.of("f", "betty"), store.now(), Txn()
     for tag, at in (("one", 1), ("two", 2), ("later", now + 60)):
