@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from puter_client.contract.record import Record
 from puter_client.contract.spec import Spec
 from puter_client.policy.file import POLICY_VARIABLE, read_policy
@@ -74,6 +76,14 @@ class Rules:
             return None
         asked = Asked(spec=Spec(), profile=record.profile or "", region=region)
         return next(iter(allowed.refusals(asked, {About.TARGET})), None)
+
+    def refusal_of_access(self, namespace: str, cidrs: tuple[str, ...]) -> Refusal | None:
+        """What is not allowed of networks that are to reach a machine; asked before they are let in."""
+        allowed = self.of(namespace)
+        if allowed is None:
+            return None
+        asked = Asked(spec=msgspec.structs.replace(Spec(), ssh_from=cidrs), profile="")
+        return next(iter(allowed.refusals(asked, {About.ACCESS})), None)
 
     def public_profiles(self, offered: Sequence[str]) -> tuple[str, ...]:
         """Those of a host's AWS profiles whose names every namespace may read: those of the table `*`."""

@@ -76,6 +76,12 @@ class Ingress(Stage):
             if record is None or record.phase not in LIVE or not record.instance_id or not record.target:
                 await self._drop(rule)
                 continue
+            if refusal := self._targets.rules.refusal_of_access(rule.namespace, rule.cidrs):
+                # The policy has become stricter since the request was taken.
+                self._targets.rules.count(rule.namespace, refusal.rule)
+                _log.warning("ingress.not_allowed", namespace=rule.namespace, tag=rule.tag, why=str(refusal))
+                await self._drop(rule)
+                continue
             name = spec.security_group_name if spec else None
             openings.append(Opening(rule, record, name, rule.vpc_id, rule.group_ids))
         return openings

@@ -17,6 +17,7 @@ from puter_worker.store import names
 from puter_worker.worker import Worker
 from tests.ec2sim.config import Fault
 from tests.integration.sim_workshop import SimWorkshop, eventually, sim_url, sim_workshop
+from tests.integration.stage_world import time_passes
 from tests.integration.workshop import spec
 
 __all__ = ["sim_url", "sim_workshop"]
@@ -189,10 +190,10 @@ async def test_what_waits_is_refused_by_a_limit_that_lets_nothing_through_any_mo
 async def open_to(shop: SimWorkshop) -> set[str]:
     """The networks that any security group lets in."""
     return {
-        one["CidrIp"]
+        one.get("CidrIp") or one["CidrIpv6"]
         for group in shop.ec2.describe_security_groups()["SecurityGroups"]
         for rule in group["IpPermissions"]
-        for one in rule["IpRanges"]
+        for one in (*rule["IpRanges"], *rule["Ipv6Ranges"])
     }
 
 
@@ -242,3 +243,22 @@ async def test_what_redis_has_forgotten_of_a_machine_makes_its_life_no_longer(
     assert (view.outcome, view.row and view.row.not_applied) == (Outcome.EXISTING, ("ttl",))
     assert view.record is not None
     assert view.record.order is None
+
+
+async def test_networks_that_are_not_let_in_yet_are_asked_of_a_policy_that_has_become_stricter(
+    sim_workshop: SimWorkshop, policy: Any
+) -> None:
+    sim_workshop.hurry(policy_s=0.05)
+    async with sim_workshop.working(**policy(most_machines="1", ssh_from_ipv6_prefix="64")) as worker:
+        await sim_workshop.request("first", wait=WaitFor.LAUNCHED)
+        batch = await sim_workshop.submit("one")
+        (joined,) = await sim_workshop.request("one", wait=WaitFor.QUEUED, ssh_from=("192.0.2.7/32", "2001:db8::/64"))
+        assert joined.outcome is Outcome.JOINED
+        policy()
+        await eventually("the policy is read", lambda: in_force(worker, "ssh_from_ipv6_prefix", 0))
+        await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
+        time_passes(sim_workshop)
+        await eventually("no rule is left to be added", lambda: nothing_to_open(sim_workshop))
+
+    assert await open_to(sim_workshop) == {"192.0.2.7/32"}
+    assert worker.rules.refused == {("betty", "ssh_from"): 1}
