@@ -83,7 +83,11 @@ class Limits:
         most = allowed.limit(VCPUS) if allowed else None
         if most is None:
             return list(types)
-        fit = [name for name in types if ((await self._vcpus(name))[0] or 0) <= most]
+        fit: list[str] = []
+        for name in types:
+            vcpus, _ = await self._vcpus(name)
+            if vcpus is not None and vcpus <= most:
+                fit.append(name)
         return fit or list(types)
 
     def expect_room(self, txn: Txn, unit: Unit, vcpus: int | None) -> dict[int, str]:
@@ -99,7 +103,8 @@ class Limits:
         if (most := allowed.limit(MACHINES)) is not None:
             guards[usage.expect_machines(txn, namespace, most=most, more=len(unit))] = MACHINES
         if (most := allowed.limit(VCPUS)) is not None:
-            guards[usage.expect_vcpus(txn, namespace, most=most, more=(vcpus or 0) * len(unit))] = VCPUS
+            each = most + 1 if vcpus is None else vcpus  # what is not known fits under no limit
+            guards[usage.expect_vcpus(txn, namespace, most=most, more=each * len(unit))] = VCPUS
         if (most := allowed.limit(HOURLY)) is not None:
             guards[usage.expect_launches(txn, namespace, most=most, more=len(unit))] = HOURLY
         return guards

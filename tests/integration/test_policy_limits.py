@@ -16,6 +16,7 @@ from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.view import WaitFor
 from puter_worker.store import names
+from tests.ec2sim.config import Fault
 from tests.integration.sim_workshop import (
     TARGET,
     SimWorkshop,
@@ -187,6 +188,21 @@ async def test_one_machine_that_never_fits_fails_and_another_of_its_types_is_tak
     assert (big.record.phase, big.record.error.code) == (Phase.FAILED, "PolicyRefused")
     assert "a machine with 192 vCPUs (rule most_vcpus; allowed: 4)" in big.record.error.message
     assert (some.record.instance_type, some.record.vcpus) == ("t3.small", 2)
+
+
+@pytest.mark.parametrize("code", ["UnauthorizedOperation", "InternalError"])
+async def test_a_type_whose_vcpus_are_not_known_is_not_launched_under_a_limit_of_them(
+    sim_workshop: SimWorkshop, limited: Any, code: str
+) -> None:
+    where = (("InstanceType.1", "c7i.48xlarge"),)
+    await sim_workshop.faults(Fault(action="DescribeInstanceTypes", code=code, params=where))
+    async with sim_workshop.working(**limited(most_vcpus=4)):
+        (view,) = await sim_workshop.request(
+            "some", wait=WaitFor.LAUNCHED, instance_type="c7i.48xlarge", instance_types=("t3.small",)
+        )
+
+    assert view.record is not None
+    assert (view.record.instance_type, view.record.vcpus) == ("t3.small", 2)
 
 
 async def test_a_key_waits_whose_next_type_needs_more_than_is_free(sim_workshop: SimWorkshop, limited: Any) -> None:
