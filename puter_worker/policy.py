@@ -1,4 +1,4 @@
-"""The policy in force in one worker: what each namespace may request, and how often it was refused something."""
+"""The policy in force in one worker: what each namespace may request, and what it was refused after intake."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ from puter_client.contract.spec import Spec
 from puter_client.policy.file import POLICY_VARIABLE, read_policy
 from puter_client.policy.policy import EVERYONE, Allowed, Policy
 from puter_client.policy.rule import About, Asked, Refusal
-from puter_worker.metrics import NO_METRICS, Metrics
 
 MOST_COUNTED = 10_000
 OTHERS = "(others)"
 POLICY = "policy: "
 """What the reason of a request begins with that a policy refuses; the rule's name follows, so that rules are summed."""
-UNUSABLE = "request"
-"""The rule for which requests are counted that cannot be used, whatever is allowed."""
 
 
 class Rules:
@@ -29,11 +26,9 @@ class Rules:
 
     Attributes:
         policy: the policy in force; None: there is none.
-        refused: how often something was refused of a namespace by a rule since the worker started; the rule `request`
-            stands for requests that cannot be used. What is over 10,000 pairs is counted for `(others)`.
     """
 
-    def __init__(self, path: Path | None = None, *, shared: bool = False, metrics: Metrics = NO_METRICS) -> None:
+    def __init__(self, path: Path | None = None, *, shared: bool = False) -> None:
         """`path`: the file, None: there is none; `shared`: whether the worker serves a shared Redis.
 
         Raises:
@@ -42,9 +37,8 @@ class Rules:
         self._path = path
         self._shared = shared
         self._seen = self._stamp()
-        self._metrics = metrics
         self.policy: Policy | None = None if path is None else self._read()
-        self.refused: Counter[tuple[str, str]] = Counter()
+        self._counted: Counter[tuple[str, str]] = Counter()
 
     @property
     def refuses_programs(self) -> bool:
@@ -60,14 +54,23 @@ class Rules:
         """What a namespace may request; None: all."""
         return None if self.policy is None else self.policy.of(namespace)
 
-    def count(self, namespace: str, rule: str, times: int = 1) -> None:
-        """Count refusals."""
-        pair = (namespace, rule)
-        if pair not in self.refused and len(self.refused) >= MOST_COUNTED:
-            pair = (OTHERS, rule)
-        self.refused[pair] += times
-        if rule != UNUSABLE:  # intake tells the reasons of these
-            self._metrics.refused(namespace, f"{POLICY}{rule}", times)
+    def count(self, namespace: str, why: str, times: int = 1) -> None:
+        """Count refusals of what intake had let in; intake tells of them, with its own."""
+        pair = (namespace, why)
+        if pair not in self._counted and len(self._counted) >= MOST_COUNTED:
+            pair = (OTHERS, why)
+        self._counted[pair] += times
+
+    def take_counted(self) -> dict[str, dict[str, int]]:
+        """What was counted since this was asked last: how often, by namespace and reason.
+
+        What is over 10,000 pairs is counted for `(others)`.
+        """
+        counted, self._counted = self._counted, Counter()
+        found: dict[str, dict[str, int]] = {}
+        for (namespace, why), times in counted.items():
+            found.setdefault(namespace, {})[why] = times
+        return found
 
     def refusal_of_target(self, record: Record, region: str | None) -> Refusal | None:
         """What is not allowed of where a record's machine is requested; asked before its credentials are used."""

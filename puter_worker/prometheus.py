@@ -14,7 +14,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from puter_client.contract.health import StageHealth
+from puter_client.policy.rules import BY_NAME
 from puter_worker.metrics import Metrics
+from puter_worker.policy import POLICY
 from puter_worker.store.overview import MOST_TARGETS, Overview
 
 MOST_NAMESPACES = 300
@@ -25,8 +27,6 @@ OTHERS = "(others)"
 _CALL_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _STAGE_S = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 _MACHINES = (1, 2, 5, 10, 20, 50, 100)
-# A rule that was broken, by its name alone.
-_RULE = re.compile(r"policy: [a-z][a-z_. -]{0,40}")
 # A refusal says which value it is about: that has no place in a label.
 _SUBJECT = re.compile(r"[a-z][a-z_-]*(?= |:|$)")
 
@@ -161,9 +161,9 @@ class PrometheusMetrics(Metrics, Collector):
 
 
 def rule_of(why: str) -> str:
-    """What a refusal is about, without the value that was refused. Pure."""
-    if _RULE.fullmatch(why):
-        return why
+    """What a refusal is about, without the value that was refused; of the policy, with the rule. Pure."""
+    if why.startswith(POLICY):
+        return why if why.removeprefix(POLICY) in BY_NAME else "other"
     subject, colon, _ = why.partition(":")
     found = _SUBJECT.match(subject)
     if colon and found:

@@ -52,7 +52,7 @@ class Worker:
     Attributes:
         store: all that it reads and writes in Redis.
         targets: the targets that it reaches in AWS.
-        rules: what namespaces may request, and how often they were refused.
+        rules: what namespaces may request.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Worker:
         self._timings = timings
         self._on_ready = on_ready
         self._clock = clock or Clock()
-        self.rules = Rules(settings.policy_file, shared=settings.local_engine is None, metrics=metrics)
+        self.rules = Rules(settings.policy_file, shared=settings.local_engine is None)
         self._redis = arq_redis(connection_pool(settings.redis_url, max_connections=MAX_CONNECTIONS))
         self._sessions = sessions or Sessions(timings, version=puter_worker.__version__)
         self.store = Store(self._redis, clock=self._clock, timings=timings)

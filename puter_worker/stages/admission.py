@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY
 from puter_client.contract.record import Record
 from puter_client.contract.request import UpRequest
@@ -19,16 +17,10 @@ _EXISTS = frozenset({About.ACCESS})
 
 
 class Admission:
-    """Asks the policy about the requests of one transaction.
-
-    Attributes:
-        refused: how many were refused by which rule.
-    """
+    """Asks the policy about the requests of one transaction."""
 
     def __init__(self, store: Store, rules: Rules, namespace: str) -> None:
-        self.refused: Counter[str] = Counter()
         self._store = store
-        self._rules = rules
         self._namespace = namespace
         self._allowed = rules.of(namespace)
         self._waiting = self._records = 0
@@ -45,20 +37,14 @@ class Admission:
         """Take a request in, or say what is not allowed; `old`: the key's record before it."""
         if self._allowed is None:
             return None
-        refusal = self._refusal(self._allowed, old, request, decision, now)
-        if refusal is not None:
-            self.refused[refusal.rule] += 1
-        return refusal
+        return self._refusal(self._allowed, old, request, decision, now)
 
     def admit_end(self, record: Record, expires_at: float | None, now: float) -> Refusal | None:
         """Whether a machine may be told to end then (None: never): its whole life counts, from its launch."""
         if self._allowed is None:
             return None
         life_s = None if expires_at is None else round(expires_at - (record.launched_at or now))
-        refusal = next(iter(self._allowed.refusals_of_life(life_s)), None)
-        if refusal is not None:
-            self.refused[refusal.rule] += 1
-        return refusal
+        return next(iter(self._allowed.refusals_of_life(life_s)), None)
 
     def with_profile(self, record: Record) -> Record:
         """The record of a new request, with the profile that the policy names for those that name none."""
@@ -75,11 +61,6 @@ class Admission:
             usage.expect_waiting(txn, self._namespace, most=most, more=len(self._new_waiting))
         if self._new_records and (most := self._allowed.limit(RECORDS)) is not None:
             usage.expect_records(txn, self._namespace, most=most, more=len(self._new_records))
-
-    def told(self) -> None:
-        """The transaction was carried out: count what it refused."""
-        for rule, times in self.refused.items():
-            self._rules.count(self._namespace, rule, times)
 
     def _refusal(
         self, allowed: Allowed, old: Record | None, request: UpRequest, decision: Decision, now: float

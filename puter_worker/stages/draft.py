@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import msgspec
-import structlog
 
 from puter_client.contract import transitions
 from puter_client.contract.batch import BatchInfo, BatchRow
@@ -42,7 +41,6 @@ from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned
 
-_log = structlog.get_logger("puter.intake")
 _encode = msgspec.json.Encoder().encode
 _ORDER_S = 1e-6
 _UNREADABLE = "its record is of another version of Puter: use another tag, or run workers of the version that wrote it"
@@ -268,10 +266,7 @@ class Draft:
                 event, detail = EventKind.ORDER_REFUSED, {"why": record.order_refusal.why}
             self._store.records.put(self.txn, self._read[key], record, event=event, detail=detail, through=through)
         self._admission.expect(self.txn)
-        broken = await self._store.commit(self.txn)
-        if not broken:
-            self._admission.told()
-        return not broken
+        return not await self._store.commit(self.txn)
 
     def _put_row(self, key: PuterKey, request: UpRequest, row: BatchRow) -> None:
         info = BatchInfo(
@@ -313,6 +308,6 @@ async def decide_parked(store: Store, key: PuterKey, rules: Rules, *, most: int 
             draft.add(key, request)
         if not await draft.commit():
             continue
-        if draft.refused:
-            _log.warning("requests.refused", namespace=key.namespace, count=len(raws), why=draft.refused)
+        for why, times in draft.refused.items():
+            rules.count(key.namespace, why, times)
         left = None if left is None else left - len(raws)

@@ -18,6 +18,7 @@ from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.record import EventKind, Record
 from puter_client.policy.rule import Refusal
 from puter_worker.errors import Handling, PolicyRefused, StageError, TooManyTargets, is_final, reason_after
+from puter_worker.policy import POLICY
 from puter_worker.stages.draft import decide_parked
 from puter_worker.stages.stage import Stage, until_due
 from puter_worker.store import wakeups
@@ -109,7 +110,7 @@ class Ensure:
                 await self._look_up(current, target.target_id)
 
     async def _refuse(self, current: Versioned[Record], refusal: Refusal) -> None:
-        self._targets.rules.count(refusal.namespace, refusal.rule)
+        self._targets.rules.count(refusal.namespace, f"{POLICY}{refusal.rule}")
         await fail(self._store, current, PolicyRefused(str(refusal)))
 
     async def _look_up(self, current: Versioned[Record], target: TargetId) -> None:

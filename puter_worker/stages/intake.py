@@ -24,7 +24,7 @@ from puter_client.contract.key import PuterKey
 from puter_client.contract.request import ConsoleRequest, ExtendRequest, Request, StopRequest
 from puter_client.contract.userdata import texts_read
 from puter_worker.metrics import NO_METRICS, Metrics
-from puter_worker.policy import POLICY, UNUSABLE, Rules
+from puter_worker.policy import Rules
 from puter_worker.stages.decode import decode_request
 from puter_worker.stages.draft import Draft
 from puter_worker.stages.refused import Refused
@@ -75,6 +75,8 @@ class Intake(Stage):
 
     async def run_once(self) -> float:
         """Take some TAKE_REQUESTS requests of a part of the ready set: namespaces share them, and in each its users."""
+        for namespace, reasons in self._rules.take_counted().items():
+            self._refused.add(namespace, reasons)
         self._refused.tell_due()
         names, removed = await self._ready()
         if removed >= _MANY_NAMES:
@@ -171,8 +173,6 @@ class Intake(Stage):
         if await draft.commit():
             _log.info("requests.taken", namespace=namespace, user=inbox.user, count=seen, outcomes=draft.outcomes)
             self._refused.add(namespace, draft.refused)
-            if unusable := sum(times for why, times in draft.refused.items() if not why.startswith(POLICY)):
-                self._rules.count(namespace, UNUSABLE, unusable)
         else:
             # Another intake took the requests, or a record has changed: what is left is read again.
             await self._store.requests.give_back(inbox)

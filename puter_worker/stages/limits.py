@@ -14,6 +14,7 @@ from puter_client.policy.policy import Allowed
 from puter_client.policy.refuses import types_of
 from puter_client.policy.rule import About, Asked, Refusal
 from puter_worker.errors import PolicyRefused, StageError, is_final, reason_after
+from puter_worker.policy import POLICY
 from puter_worker.stages.plan import Unit, Waiting
 from puter_worker.stages.queued import put_failed, put_waiting
 from puter_worker.store.store import Store
@@ -165,7 +166,7 @@ class Limits:
         error = PolicyRefused(str(refusal))
         put_failed(self._store, txn, str(self._target), one.stored, error, self._store.now())
         if not await self._store.commit(txn):
-            self._target.rules.count(refusal.namespace, refusal.rule)
+            self._target.rules.count(refusal.namespace, f"{POLICY}{refusal.rule}")
 
     async def _hold(self, held: Sequence[tuple[Waiting, str, float]]) -> None:
         def put(txn: Txn, item: tuple[int, tuple[Waiting, str, float]]) -> None:

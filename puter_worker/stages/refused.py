@@ -9,7 +9,6 @@ import structlog
 
 from puter_worker.clock import Clock
 from puter_worker.metrics import NO_METRICS, Metrics
-from puter_worker.policy import POLICY
 
 _log = structlog.get_logger("puter.intake")
 EVERY_S = 60.0
@@ -37,8 +36,7 @@ class Refused:
         if not reasons:
             return
         for reason, count in reasons.items():
-            if not reason.startswith(POLICY):  # the policy counts its own, also those at launch
-                self._metrics.refused(namespace, reason, count)
+            self._metrics.refused(namespace, reason, count)
         if namespace not in self._since and len(self._since) >= MOST_NAMESPACES:
             namespace = OTHERS
         if namespace in self._since:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from puter_client.client import MachineRequest
 from puter_client.contract.outcome import Outcome
@@ -53,6 +54,11 @@ def policy(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return made
 
 
+def refusals(logs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, int]]]:
+    """The namespaces and reasons of what the log says was refused."""
+    return [(line["namespace"], line["why"]) for line in logs if line["event"] == "requests.refused"]
+
+
 async def an_image(shop: SimWorkshop) -> tuple[str, str]:
     """An image of Canonical's that the simulator has, and its owner."""
     image, *_ = shop.ec2.describe_images(
@@ -66,8 +72,14 @@ async def test_an_images_owner_is_asked_before_the_launch(
     sim_workshop: SimWorkshop, policy: Any, owner: str, ok: bool
 ) -> None:
     ami, of = await an_image(sim_workshop)
-    async with sim_workshop.working(**policy(image_owners=f'["{owner}"]')) as worker:
-        (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED, ami=ami)
+    with capture_logs() as logs:
+
+        async def is_told() -> bool:
+            return ok or bool(refusals(logs))
+
+        async with sim_workshop.working(**policy(image_owners=f'["{owner}"]')):
+            (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED, ami=ami)
+            await eventually("the log tells of the refusal", is_told)
 
     assert view.record is not None
     assert view.outcome is Outcome.CREATED
@@ -77,7 +89,7 @@ async def test_an_images_owner_is_asked_before_the_launch(
     assert view.record.error is not None
     assert (view.record.phase, view.record.error.code) == (Phase.FAILED, "PolicyRefused")
     assert f"image {ami} of account {of} (rule images; allowed: al2023; images of {owner})" in view.record.error.message
-    assert worker.rules.refused == {("betty", "images"): 1}
+    assert refusals(logs) == [("betty", {"policy: images": 1})]
     assert await sim_workshop.calls("RunInstances") == []
 
 
@@ -249,6 +261,21 @@ async def test_networks_that_are_not_let_in_yet_are_asked_of_a_policy_that_has_b
     sim_workshop: SimWorkshop, policy: Any
 ) -> None:
     sim_workshop.hurry(policy_s=0.05)
+    with capture_logs() as logs:
+
+        async def is_told() -> bool:
+            return bool(refusals(logs))
+
+        await asked_beside_a_stricter_policy(sim_workshop, policy, is_told)
+
+    assert await open_to(sim_workshop) == {"192.0.2.7/32"}
+    assert refusals(logs) == [("betty", {"policy: ssh_from": 1})]
+
+
+async def asked_beside_a_stricter_policy(
+    sim_workshop: SimWorkshop, policy: Any, is_told: Callable[[], Awaitable[bool]]
+) -> None:
+    """Networks are requested for a key that waits; then the policy becomes stricter, and the machine is launched."""
     async with sim_workshop.working(**policy(most_machines="1", ssh_from_ipv6_prefix="64")) as worker:
         await sim_workshop.request("first", wait=WaitFor.LAUNCHED)
         batch = await sim_workshop.submit("one")
@@ -259,6 +286,4 @@ async def test_networks_that_are_not_let_in_yet_are_asked_of_a_policy_that_has_b
         await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
         time_passes(sim_workshop)
         await eventually("no rule is left to be added", lambda: nothing_to_open(sim_workshop))
-
-    assert await open_to(sim_workshop) == {"192.0.2.7/32"}
-    assert worker.rules.refused == {("betty", "ssh_from"): 1}
+        await eventually("the log tells of the refusal", is_told)

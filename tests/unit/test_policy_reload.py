@@ -93,12 +93,14 @@ def test_everybody_reads_the_names_of_the_profiles_of_all_and_each_namespace_its
     assert not rules.refuses_programs
 
 
-def test_refusals_are_counted_by_namespace_and_rule_within_bounds() -> None:
+def test_refusals_are_counted_by_namespace_and_reason_within_bounds_until_they_are_told() -> None:
     rules = Rules()
     for number in range(MOST_COUNTED + 5):
         rules.count(f"n{number}", "spot", 2)
     rules.count("n0", "spot")
 
-    assert rules.refused["n0", "spot"] == 3
-    assert rules.refused[OTHERS, "spot"] == 10
-    assert len(rules.refused) == MOST_COUNTED + 1
+    counted = rules.take_counted()
+    assert counted["n0"] == {"spot": 3}
+    assert counted[OTHERS] == {"spot": 10}
+    assert len(counted) == MOST_COUNTED + 1
+    assert rules.take_counted() == {}

@@ -23,7 +23,7 @@ from puter_client.policy.rule import Image as Owner
 from puter_client.policy.rules import RULES
 from puter_worker.ec2.images import Image
 from puter_worker.errors import PolicyRefused
-from puter_worker.policy import Rules
+from puter_worker.policy import POLICY, Rules
 from puter_worker.stages.admission import Admission
 from puter_worker.stages.decide import decide
 from puter_worker.stages.plan import Waiting
@@ -176,8 +176,8 @@ def at_launch(of: Policy, spec: Spec) -> list[tuple[str, str]]:
     try:
         check_policy(cast("Any", target), (Waiting(Versioned(record, b"1"), spec),), image, 2)
     except PolicyRefused as error:
-        ((_, rule),) = target.rules.refused
-        return [(rule, error.message)]
+        ((_, reasons),) = target.rules.take_counted().items()
+        return [(why.removeprefix(POLICY), error.message) for why in reasons]
     return []
 
 

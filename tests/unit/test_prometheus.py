@@ -84,6 +84,7 @@ def test_targets_are_bounded() -> None:
         ("x" * 1_000, "other"),
         ("böse", "other"),
         ("", ""),
+        ("policy: somebody's secret", "other"),
     ],
 )
 def test_a_rule_is_what_a_refusal_is_about_without_the_value(why: str, rule: str) -> None:
