@@ -14,7 +14,7 @@ from puter_client.cli.session import Served, why_no_worker
 from puter_client.cli.terminal import Row, columns, out, plain, say
 from puter_client.cli.when import minute
 from puter_client.config import ClientSettings, login_name
-from puter_client.contract.errors import NoWorker, PuterError, StoreUnavailable, WaitTimedOut
+from puter_client.contract.errors import NotPermitted, NoWorker, PuterError, StoreUnavailable, WaitTimedOut
 from puter_client.contract.key import tag_order
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.record import EventKind
@@ -63,6 +63,10 @@ class InFlight:
         """Note that Redis may have some of the requests from now on."""
         self.batch_id = batch_id
         self._sending = True
+
+    def is_refused(self) -> None:
+        """Note that Redis has taken none of what was just being sent."""
+        self._sending = False
 
     def is_sent(self) -> None:
         """Note that the requests continue without the command from now on."""
@@ -121,6 +125,8 @@ def run(work: Callable[[], Awaitable[int]], in_flight: InFlight | None = None) -
         if in_flight and in_flight.as_json:
             tell_end(in_flight.views, in_flight.wait, as_json=True)
         say(str(error))
+        if in_flight and isinstance(error, NotPermitted):
+            in_flight.is_refused()
         if way := in_flight.resume_hint() if in_flight else None:
             say(way)
         return error.exit_code

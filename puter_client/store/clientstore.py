@@ -12,7 +12,7 @@ import msgspec
 
 from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.console import Console
-from puter_client.contract.errors import InvalidInput
+from puter_client.contract.errors import InvalidInput, NotPermitted, StoreUnavailable
 from puter_client.contract.health import OwnHealth, WorkerHealth
 from puter_client.contract.inbox import Inbox
 from puter_client.contract.key import TAG, USER, USER_ALPHABET, PuterKey
@@ -131,19 +131,27 @@ class ClientStore:
         With Sentinels, a replica has them then, or `tell` is called.
 
         Raises:
+            NotPermitted: Redis permits none of them to this user.
             StoreUnavailable: Redis did not accept them; earlier ones may be in the inbox.
         """
         inbox = str(Inbox(namespace, self.user))
         unconfirmed: str | None = None
+        sent = False
         for encoded in parts(map(_request_encoder.encode, requests)):
-            # What was not confirmed once is told: the rest need not wait for it again.
-            if self._fails_over and unconfirmed is None:
-                within_ms = int(self.timings.replicated_s * 1_000)
-                unconfirmed = await self._ask(
-                    partial(append_replicated, inbox=inbox, encoded=encoded, within_ms=within_ms)
-                )
-            else:
-                await self._ask(partial(append, inbox=inbox, encoded=encoded))
+            try:
+                # What was not confirmed once is told: the rest need not wait for it again.
+                if self._fails_over and unconfirmed is None:
+                    within_ms = int(self.timings.replicated_s * 1_000)
+                    unconfirmed = await self._ask(
+                        partial(append_replicated, inbox=inbox, encoded=encoded, within_ms=within_ms)
+                    )
+                else:
+                    await self._ask(partial(append, inbox=inbox, encoded=encoded))
+            except NotPermitted as error:
+                if sent:
+                    raise StoreUnavailable(str(error)) from None
+                raise
+            sent = True
         if unconfirmed is not None and self._tell is not None:
             self._tell(unconfirmed)
 

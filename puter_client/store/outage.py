@@ -7,8 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from puter_client.contract.errors import StoreUnavailable
-from puter_client.store.redis_errors import may_pass, why_refused
+from puter_client.contract.errors import NotPermitted, StoreUnavailable
+from puter_client.store.redis_errors import is_not_permitted, may_pass, why_refused
 from puter_client.store.redis_url import RedisUrl
 from puter_client.timings import ClientTimings
 
@@ -69,7 +69,7 @@ class Outages:
         """
         why = why_refused(self._url, error, named_by=self._named_by)
         if self._tell is None or not self._has_answered or not may_pass(error):
-            raise StoreUnavailable(why) from None
+            raise (NotPermitted if is_not_permitted(error) else StoreUnavailable)(why) from None
         now, most_s = time.monotonic(), self._timings.outlast_s
         if self._began is None:
             self._began, self._told_at = now, float("-inf")

@@ -52,6 +52,13 @@ def why_refused(url: str, error: Exception, role: Role = "client", *, named_by: 
     return f"Redis at {to} does not answer ({kind}): check that it runs and that {named_by} is right"
 
 
+def is_not_permitted(error: Exception) -> bool:
+    """Whether Redis refuses it to this user."""
+    from redis.exceptions import NoPermissionError
+
+    return isinstance(error, NoPermissionError)
+
+
 def may_pass(error: Exception) -> bool:
     """Whether it may help to wait: Redis is not there, or starts, or another server is becoming the primary."""
     from redis.exceptions import AuthenticationError, ReadOnlyError, ResponseError

@@ -20,7 +20,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from puter_client.acl.rules import FIRST_LINES, SERVICES, Role, rules
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.console import Console
-from puter_client.contract.errors import StoreUnavailable
+from puter_client.contract.errors import NotPermitted, StoreUnavailable
 from puter_client.contract.key import PuterKey
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.output import Output
@@ -265,7 +265,7 @@ def test_a_client_cannot_make_its_inbox_something_else(betty: redis.Redis) -> No
 
 async def test_a_client_of_another_namespace_is_refused_in_one_line(guarded: Guarded) -> None:
     async with guarded.puter("betty", "ann") as stranger:
-        with pytest.raises(StoreUnavailable, match=NOT_PERMITTED):
+        with pytest.raises(NotPermitted, match=NOT_PERMITTED):
             await stranger.submit([MachineRequest("one", Spec())])
 
 
@@ -279,7 +279,7 @@ async def test_a_viewer_reads_a_namespace(guarded: Guarded) -> None:
 
 async def test_a_viewer_can_request_for_nothing(guarded: Guarded) -> None:
     async with guarded.puter("betty-viewer", "betty") as viewer:
-        with pytest.raises(StoreUnavailable, match=NOT_PERMITTED):
+        with pytest.raises(NotPermitted, match=NOT_PERMITTED):
             await viewer.submit([MachineRequest("one", Spec())])
 
 

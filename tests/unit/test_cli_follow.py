@@ -30,7 +30,7 @@ from puter_client.cli.when import minute
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.config import ClientSettings, Config, client_settings
 from puter_client.contract.batch import BatchRow
-from puter_client.contract.errors import StoreUnavailable, WaitTimedOut
+from puter_client.contract.errors import NotPermitted, StoreUnavailable, WaitTimedOut
 from puter_client.contract.order import Order, OrderKind
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
@@ -258,6 +258,11 @@ class TestEnds:
             "puter: it is not known whether the request was sent; check with:",
             "  puter status one",
         ]
+
+    def test_a_request_that_redis_does_not_permit_was_not_sent(self, capsys: pytest.CaptureFixture[str]) -> None:
+        code = self.sending(self.Client(NotPermitted("no right")), InFlight(settings(), tags=["one"]))
+        assert code == StoreUnavailable.exit_code
+        assert capsys.readouterr().err.splitlines() == ["puter: no right"]
 
     @pytest.mark.parametrize("error", [StoreUnavailable("gone"), WaitTimedOut("gone")])
     def test_a_wait_that_breaks_off_says_how_to_resume_hint(
