@@ -93,7 +93,8 @@ def line(worker: WorkerHealth, problems: Sequence[str], now: float) -> str:
     if problems:
         return f"{name} not healthy: {'; '.join(problems)}"
     draining = " (draining)" if worker.draining else ""
-    return f"{name} healthy{draining}: {', '.join(_success(stage, now) for stage in worker.stages[:MOST_STAGES])}"
+    stages = ", ".join(_success(stage, now) for stage in worker.stages[:MOST_STAGES])
+    return f"{name} healthy{draining}: {stages or 'it has just started'}"
 
 
 def _success(stage: StageHealth, now: float) -> str:

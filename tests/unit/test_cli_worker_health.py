@@ -74,6 +74,10 @@ def test_a_line_tells_the_last_success_of_each_stage() -> None:
     assert told == "web:7:a healthy: intake 2s ago, launch 1:r: not yet"
 
 
+def test_a_worker_whose_stages_have_not_reported_has_just_started() -> None:
+    assert line(worker(), [], NOW) == "web:7:a healthy: it has just started"
+
+
 def test_a_line_tells_all_problems() -> None:
     assert line(worker(), ["one", "two"], NOW) == "web:7:a not healthy: one; two"
 
