@@ -196,7 +196,8 @@ def _named(name: str | None, role: Role, namespace: str | None, *, new_password:
     if new_password:
         if namespace is not None or role is Role.VIEWER:
             raise InvalidInput(
-                "--new-password changes the password alone: a user keeps its namespace and what it may do"
+                "--new-password changes the password alone, a user keeps its namespace and what it may do: leave out "
+                "--namespace and --viewer"
             )
         return name, None
     if namespace is not None:

@@ -44,8 +44,8 @@ class ReloadPolicy(Stage):
                 _log.error("policy.unusable", problems=error.problems, why="the policy read before stays in force")
             # Every namespace may read a worker's health: what the file says of others is in the log alone.
             raise PolicyUnusable(
-                f"the policy file cannot be used ({len(error.problems)} problems, see policy.unusable in the worker's "
-                "log): the policy read before stays in force"
+                f"the policy file cannot be used (problems: {len(error.problems)}; policy.unusable in the worker's log "
+                "has them): the policy read before stays in force"
             ) from None
         self._told = ()
         if changed:

@@ -60,7 +60,7 @@ async def test_a_file_that_cannot_be_used_is_an_error_as_long_as_it_stays_so_and
     for _ in range(2):
         with pytest.raises(PolicyUnusable) as told:
             await stage.run_once()
-        assert "see policy.unusable in the worker's log" in told.value.message
+        assert "policy.unusable in the worker's log" in told.value.message
         assert str(path) not in told.value.message, "every namespace may read it"
         assert profiles(rules) == ("lab",)
     replace(path, TEXT.replace("lab", "new"))
