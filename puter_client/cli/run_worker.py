@@ -40,13 +40,14 @@ def worker(burst: bool, metrics: str | None, health: bool, as_json: bool) -> int
     Any number of workers may run, on any hosts. A worker uses the AWS
     credentials of its environment, and the profiles that requests name. After
     SIGTERM it finishes its work and ends. The local engine has its own worker.
+    PUTER_POLICY names the file that says what each namespace may request.
 
     --health starts nothing: it prints a line for each worker of this host, with
     the last success of its stages, or with what is wrong.
 
     \b
     Examples:
-      PUTER_REDIS_URL=rediss://puter:…@redis.example:6379 puter worker
+      PUTER_REDIS_URL=rediss://worker:…@redis.example:6379 puter worker
       puter worker --burst
       puter worker --metrics 127.0.0.1:9464
       puter worker --health
