@@ -45,6 +45,7 @@ class Sending:
         self._open = list(tags)
         self._views: dict[str, View] = {tag: View(namespace=client.namespace, tag=tag) for tag in tags}
         self._sent: set[str] = set()
+        self._told = ""
 
     async def send(self) -> None:
         """Send the request for tags that are known and have not got it yet."""
@@ -96,5 +97,6 @@ class Sending:
     def _tell_progress(self, text: str) -> None:
         if live.possible:
             live.show(text)
-        else:
+        elif text != self._told:
+            self._told = text
             say(text)
