@@ -227,7 +227,8 @@ def _tell_added(added: Added, host: HostFolder) -> None:
         say(f"give this to {user.name}, and to nobody else; it is not shown again")
     if added.version_unknown:
         say(
-            "the rules are for Valkey, and for Redis 7.2 or newer: for Redis 7.0, remove it and add --redis-version 7.0"
+            "the rules are for Valkey, and for Redis 7.2 or newer. Redis 7.0 does not start with them: for it, first "
+            f"`puter admin user remove {user.name}`, then add the user again with --redis-version 7.0"
         )
     if added.told.loaded:
         say(f"{user.name} can sign in now")
