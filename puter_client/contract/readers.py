@@ -28,7 +28,7 @@ MAX_AWS_TAGS = 20  # EC2 allows 50 a resource; Puter writes up to 30 of its own 
 Reader = Callable[[Any], Any]
 
 _EMPTY = "is empty: leave it out, or write a value"
-_WRITE_A_CIDR = "write an address or CIDR like 203.0.113.7/32, or auto, or none"
+_WRITE_A_CIDR = "write an address or CIDR like 203.0.113.7/32"
 _MAPPED_BITS = 96  # ::ffff:0:0/96 holds the IPv4 addresses; no packet from the internet has such a source
 
 
@@ -263,8 +263,10 @@ def cidrs(value: Any) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1_000)  # a batch has the same few in each of its thousands of requests
-def parse_cidr(written: str) -> str:
+def parse_cidr(written: str, *, or_else: str = ", or auto, or none") -> str:
     """The canonical form of a CIDR; a bare address is a network of that one host.
+
+    `or_else`: what else may stand there, for the message.
 
     Raises:
         ValueError: it is not a CIDR as EC2 takes it, or bits beyond the prefix are set.
@@ -273,11 +275,11 @@ def parse_cidr(written: str) -> str:
 
     # ipaddress also takes zone ids (fe80::1%eth0), netmasks and prefixes like /00.
     if not _CIDR.fullmatch(written.strip()):
-        raise ValueError(f"{shown(written)}: {_WRITE_A_CIDR}")
+        raise ValueError(f"{shown(written)}: {_WRITE_A_CIDR}{or_else}")
     try:
         interface = ipaddress.ip_interface(written.strip())
     except ValueError:
-        raise ValueError(f"{shown(written)}: {_WRITE_A_CIDR}") from None
+        raise ValueError(f"{shown(written)}: {_WRITE_A_CIDR}{or_else}") from None
     network, address = interface.network, interface.ip
     if address != network.network_address:
         raise ValueError(

@@ -39,7 +39,7 @@ _ANY = 10_000_000
 
 
 def _read_cidr(value: Any) -> str:
-    return readers.parse_cidr(readers.text(value))
+    return readers.parse_cidr(readers.text(value), or_else="")
 
 
 RULES: tuple[Rule, ...] = (
