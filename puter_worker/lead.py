@@ -30,7 +30,8 @@ from puter_worker.stages.results import ReadResults
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.store import Store
-from puter_worker.target import Target, TargetId, Targets
+from puter_worker.target import Target, TargetId
+from puter_worker.targets import Targets
 from puter_worker.tasks import cancel_all
 from puter_worker.timings import Timings
 

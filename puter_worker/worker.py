@@ -34,7 +34,7 @@ from puter_worker.stages.restart import Restart
 from puter_worker.stages.stage import Stage
 from puter_worker.store.arq_adapter import arq_redis
 from puter_worker.store.store import Store
-from puter_worker.target import Targets
+from puter_worker.targets import Targets
 from puter_worker.tasks import cancel_all
 from puter_worker.timings import Timings
 

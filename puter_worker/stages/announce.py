@@ -14,7 +14,8 @@ from puter_worker.settings import WorkerSettings
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.store import Store
-from puter_worker.target import TargetId, Targets
+from puter_worker.target import TargetId
+from puter_worker.targets import Targets
 from puter_worker.timings import Timings
 
 _COLONS = 2  # in the name of a target

@@ -27,7 +27,8 @@ from puter_worker.store.store import Store
 from puter_worker.store.targets import MOST_TARGETS
 from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned
-from puter_worker.target import TargetId, Targets
+from puter_worker.target import TargetId
+from puter_worker.targets import Targets
 from puter_worker.timings import Timings
 
 _log = structlog.get_logger("puter.ensure")

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 from puter_worker.memory import Epoch, Memory
 from puter_worker.store.store import Store
-from puter_worker.target import TargetId, Targets
+from puter_worker.target import TargetId
+from puter_worker.targets import Targets
 
 
 class Forgotten:

@@ -23,7 +23,8 @@ from puter_worker.store import wakeups
 from puter_worker.store.ingress import IngressRule
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
-from puter_worker.target import Target, TargetId, Targets
+from puter_worker.target import Target, TargetId
+from puter_worker.targets import Targets
 from puter_worker.tasks import wait_for_all
 from puter_worker.timings import Timings
 

@@ -24,7 +24,8 @@ from puter_worker.store.generation import Generation
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned
-from puter_worker.target import Target, TargetId, Targets
+from puter_worker.target import Target, TargetId
+from puter_worker.targets import Targets
 from puter_worker.timings import Timings
 
 _log = structlog.get_logger("puter.label")

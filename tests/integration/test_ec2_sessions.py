@@ -15,7 +15,8 @@ from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.session import Sessions
 from puter_worker.errors import CredentialsError, Handling, ProfileMissing, UnknownRegion, WrongAccount
 from puter_worker.store.store import Store
-from puter_worker.target import TargetId, Targets
+from puter_worker.target import TargetId
+from puter_worker.targets import Targets
 from puter_worker.timings import Timings
 from tests.integration.moto_server import REGION
 
