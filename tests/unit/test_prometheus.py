@@ -78,7 +78,7 @@ def test_targets_are_bounded() -> None:
         ("batch: not a name that a client of Puter makes", "batch"),
         ("not a request that this worker's version can read", "not a request that this worker's version can read"),
         ("policy: instance_types", "policy: instance_types"),
-        ("policy: c7i.48xlarge is not allowed", "policy"),
+        ("policy: c7i.48xlarge is not allowed", "other"),
         ("a name without requests", "a name without requests"),
         ("'secret value of somebody': no", "other"),
         ("x" * 1_000, "other"),

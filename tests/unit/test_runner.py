@@ -128,6 +128,10 @@ class Told:
                 raise said
             yield said
 
+    async def requests(self) -> AsyncIterator[str]:
+        await asyncio.Event().wait()  # no client says anything
+        yield ""
+
 
 class Bench:
     """A runner, and what tells it topics."""
