@@ -53,6 +53,9 @@ ALLOWED: Mapping[Phase | None, frozenset[Phase]] = MappingProxyType(
 )
 """A record's phase (None: there is no record) → the phases that may follow it. A phase may always stay the same."""
 
+AWAITS_LAUNCH = "waiting for launch"
+"""The reason of a key in the launch queue that no stage has looked at there yet."""
+
 
 class IllegalTransition(PuterError):
     """A write would change a record in a way that the contract does not allow: a defect of the code that writes it."""
@@ -112,7 +115,7 @@ def queued_for_launch(
         generation=generation,
         account_id=account_id,
         region=region,
-        reason="waiting for launch",
+        reason=AWAITS_LAUNCH,
         estimate_s=None,
         changed_at=now,
     )

@@ -20,6 +20,7 @@ import structlog
 from puter_client.contract.duration import format_duration
 from puter_client.contract.key import PuterKey
 from puter_client.contract.spec import PREFER
+from puter_client.contract.transitions import AWAITS_LAUNCH
 from puter_client.policy.refuses import types_of
 from puter_worker.errors import NoCapacity, StageError
 from puter_worker.pacer import Budget, Reservation
@@ -74,6 +75,7 @@ class Launch(Stage):
         self._served: dict[str, int] = {}
         self._launches = 0
         self._end_awaited_until = -inf
+        self._held_until: dict[str, float] = {}  # namespace of which nothing may be launched → when that is looked at
 
     def is_end_awaited(self) -> bool:
         """Whether keys wait for a machine to end, because of max_parallel, a quota or a limit of the policy."""
@@ -101,8 +103,8 @@ class Launch(Stage):
         waiting: list[Waiting] = []
         kept = 0  # calls for namespaces whose turn it is, and whose keys wait for a moment for more of their batch
         for namespace in sorted(namespaces, key=lambda name: self._served.get(name, 0)):
-            if namespaces[namespace] > now:
-                pause_s = min(pause_s, namespaces[namespace] - now)
+            if (at := max(namespaces[namespace], self._held_until.get(namespace, 0.0))) > now:
+                pause_s = min(pause_s, at - now)
                 continue
             since = await self._store.launch_queue.due(target, namespace, now, READ_FROM_QUEUE)
             keys = [key for tag in since if (key := PuterKey(namespace, tag)) not in self._busy]
@@ -117,11 +119,26 @@ class Launch(Stage):
             return pause_s
         if not await self._gate.open():
             return self._timings.shut_s
-        waiting = await self._in_parallel(await self._of_open_batches(waiting))
-        waiting = await self._limits.within(waiting, self._busy)
+        may = await self._in_parallel(await self._of_open_batches(waiting))
+        may = await self._limits.within(may, self._busy)
         if self._limits.awaits_end:
             self._await_end()
-        return min(pause_s, await self._begin_what_may(waiting, now, budget, kept))
+        pause_s = min(pause_s, self._note_held(waiting, may))
+        return min(pause_s, await self._begin_what_may(may, now, budget, kept))
+
+    def _note_held(self, waiting: Iterable[Waiting], may: Iterable[Waiting]) -> float:
+        """Leave alone, until they are due again, the namespaces of which all that was read waits as it did before.
+
+        They may have thousands of keys, which all become due at the same moment and would be looked at one after the
+        other, for as long as no machine ends. Returns the seconds until the first of them is due.
+        """
+        now, again_s = self._store.now(), self._timings.parallel_again_s
+        new = (one for one in waiting if one.record.reason == AWAITS_LAUNCH)
+        going_on = {one.key.namespace for one in (*may, *new)}
+        held = {one.key.namespace for one in waiting} - going_on
+        self._held_until = {namespace: at for namespace, at in self._held_until.items() if at > now}
+        self._held_until |= dict.fromkeys(held, (now // again_s + 1) * again_s)
+        return min((at - now for at in self._held_until.values()), default=self._timings.sweep_s)
 
     async def drain(self) -> None:
         """Wait until every launch that was begun has ended."""

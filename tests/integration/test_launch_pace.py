@@ -14,6 +14,7 @@ from puter_client.view import WaitFor
 from puter_worker.pacer import Pacer
 from puter_worker.rates import CREATE_TAGS, INSTANCES, RUN_INSTANCES, Bucket
 from puter_worker.stages.explain import RATE_LIMIT
+from puter_worker.stages.launch import READ_FROM_QUEUE, Launch
 from puter_worker.stages.launch_unit import UnitLauncher
 from puter_worker.store import names
 from puter_worker.store.due_items import DueByNamespace
@@ -202,6 +203,35 @@ async def test_machines_are_read_often_only_while_others_wait_for_one_of_them_to
             before = await explained(sim_workshop)
             await eventually("the waits were looked at", lambda: explained_since(sim_workshop, before))
             assert await looked_at(sim_workshop) <= looks + 1
+
+
+async def test_who_waits_for_a_machine_to_end_is_not_looked_at_again_and_again(
+    sim_workshop: SimWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are: one helping of their launch queue each time that they are due."""
+    read, slots, again_s = Launch._read, Counter[int](), sim_workshop.timings.parallel_again_s
+
+    async def counted(stage: Launch, keys: Any) -> Any:
+        slots[int(stage._store.now() // again_s)] += len(keys)
+        return await read(stage, keys)
+
+    monkeypatch.setattr(Launch, "_read", counted)
+    tags = [f"t-{n}" for n in range(3 * READ_FROM_QUEUE)]
+    async with sim_workshop.working():
+        await sim_workshop.client.submit([MachineRequest(tag, spec()) for tag in tags], max_parallel=1)
+
+        async def last_is_told() -> bool:
+            return any("max_parallel" in reason for reason in await sim_workshop.reasons(tags[-1]))
+
+        await eventually("all wait for the one to end", last_is_told)
+        since = max(slots)
+
+        async def several_times() -> bool:
+            return len([slot for slot in slots if slot > since]) >= 5
+
+        await eventually("they were looked at five times more", several_times)
+
+    assert max(slots[slot] for slot in slots if slot > since + 1) <= READ_FROM_QUEUE
 
 
 async def looked_at(shop: SimWorkshop) -> int:
