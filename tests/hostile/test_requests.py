@@ -36,13 +36,13 @@ from puter_worker.stages.refused import Refused
 from puter_worker.store.store import Store
 from puter_worker.timings import Timings
 from tests.hostile.requests import KINDS, hostile_requests, up
+from tests.hostile.sizes import SEED, size
 from tests.hostile.world import SharedRedis, shared
 from tests.integration.workshop import spec
 
 __all__ = ["shared"]
 
-SEED = 20_261_127
-ROUNDS = 60
+ROUNDS = size(60, 10_000 // len(KINDS) + 1)
 REQUESTS = ROUNDS * len(KINDS)
 
 
