@@ -89,6 +89,11 @@ class Draft:
         self._rows |= await self._store.batches.known(self._namespace, rows)
         await self._admission.read()
 
+    async def overtaken(self) -> list[PuterKey]:
+        """Keys whose parked requests would be decided after these, though they were made before."""
+        known = [key for key, stored in self._read.items() if stored.value is not None and not self.must_wait(key)]
+        return [key for key, count in (await self._store.requests.parked_counts(known)).items() if count]
+
     def is_repeated(self, request: Request) -> bool:
         """Whether the request has come before: a client whose connection breaks sends again what may have arrived.
 

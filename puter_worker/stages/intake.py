@@ -26,7 +26,7 @@ from puter_client.contract.userdata import texts_read
 from puter_worker.metrics import NO_METRICS, Metrics
 from puter_worker.policy import Rules
 from puter_worker.stages.decode import decode_request
-from puter_worker.stages.draft import Draft
+from puter_worker.stages.draft import Draft, decide_parked
 from puter_worker.stages.refused import Refused
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
@@ -163,6 +163,12 @@ class Intake(Stage):
         taken, seen = await self._read(raws, inbox, draft)
         self._store.requests.put_taken(draft.txn, inbox, count, seen)
         await draft.read([key for key, _ in taken], [request for _, request in taken])
+        if overtaken := await draft.overtaken():
+            # A key that was run again needs no word from EC2 any more; what waited for that was requested before.
+            for key in overtaken:
+                await decide_parked(self._store, key, self._rules)
+            await self._store.requests.give_back(inbox)
+            return 0
         async for key, request in in_slices(taken):
             if draft.is_repeated(request):
                 continue

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.inbox import Inbox
+from puter_client.contract.key import PuterKey
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
 from puter_client.contract.request import MAX_REQUEST_BYTES, Origin, UpRequest
@@ -165,6 +166,27 @@ async def test_many_requests_of_others_do_not_hold_up_one(
         turns += 1
     assert turns <= 2  # of many that were never served, some come before
     assert before - untaken() <= turns * 2 * TAKE_REQUESTS
+
+
+async def test_what_was_parked_before_is_decided_before_what_comes_now(workshop: Workshop, hands: Hands) -> None:
+    """A key whose workload is run again needs no word from EC2 any more, though requests wait for it still."""
+    key = PuterKey("betty", "one")
+    await workshop.client.submit([MachineRequest("one", spec())], batch_id="b-1")
+    await hands.take_requests()
+    with workshop.server.client() as behind:
+        behind.rpush(names.parked(key), request(tag="one", batch="b-2"))
+    await workshop.client.cancel(["one"], batch_id="b-1")
+
+    for _ in range(2):
+        await hands.take_requests()
+
+    (view,) = await workshop.client.views(["one"])
+    _, (parked,) = await workshop.client.batch("b-2")
+    assert view.record
+    assert (view.record.phase, parked.outcome) == (Phase.CANCELLED, Outcome.JOINED)
+    assert left(workshop, "betty") == 0
+    with workshop.server.client() as behind:
+        assert not behind.exists(names.parked(key))
 
 
 async def test_of_two_intakes_one_takes_a_request(workshop: Workshop, hands: Hands) -> None:

@@ -341,9 +341,8 @@ async def test_a_key_that_launch_puts_off_stays_in_its_launch_queue(
     await hands.ensure(KEY)
     target = await hands.target()
     await hands.look_up(target)
-    stage = launcher(hands, target)
     for _ in range(3):
-        await launch(hands, target, stage)
+        await launch(hands, target)
 
         assert reason in ((await hands.shop.record("one")).reason or "")
         assert launch_queue(hands) == [b"one"]
