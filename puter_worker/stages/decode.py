@@ -1,6 +1,6 @@
 """Reads and checks requests as clients appended them. Pure: no I/O, no clock.
 
-Whatever is in a request, this costs some 2 ms at most: what grows with its content has a cap, which is checked before
+Whatever is in a request, this costs some 3 ms at most: what grows with its content has a cap, which is checked before
 the content is looked into. `python -m tests.hostile.dearest` shows the dearest ones.
 """
 
