@@ -64,6 +64,7 @@ class RealAgents:
         if any(one.state == "running" and one.id not in self._lives for one in seen):
             for one in await self._sim.instances(user_data=True):
                 if one.state == "running" and one.id not in self._lives:
+                    self._tags.setdefault(one.id, one.tags)  # it may be younger than the first look
                     self._lives[one.id] = asyncio.create_task(self._live(one))
 
     async def _live(self, one: Seen) -> None:
