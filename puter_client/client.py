@@ -33,7 +33,7 @@ from puter_client.store.clientstore import ClientStore
 from puter_client.store.outage import Limit
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 from puter_client.view import View, WaitFor, WaitState
-from puter_client.watch import Watch, stage_reasons, still_waiting
+from puter_client.watch import Watch, in_time, stage_reasons, still_waiting
 
 
 class MachineRequest(NamedTuple):
@@ -382,29 +382,28 @@ class PuterClient:
             batch_id: the batch to wait for; its rows decide.
             tags: the tags to wait for; with a batch: its tags, if the caller knows them.
             size: number of requests of the batch, if the caller knows it but not the tags.
-            timeout_s: limit of the wait; None is no limit.
+            timeout_s: limit of the wait, whatever holds it up; None is no limit. One look is taken in any case.
             on_change: called with all views, at the beginning and after each change.
             meanwhile: awaited about every 2 s; an exception that it raises ends the wait.
 
         Raises:
-            WaitTimedOut: time is up; `on_change` was called with the last state.
+            WaitTimedOut: time is up; `on_change` was called with the last state that Redis has told.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        first_look_s = None if timeout_s is None else max(timeout_s, self.timings.answer_s)
         watch = Watch(self._store, self.namespace, batch_id, list(tags), size)
-        async with self._store.changes(self.namespace) as changes:
+        async with (
+            in_time(first_look_s, lambda: still_waiting(watch.in_order(), wait)) as limit,
+            self._store.changes(self.namespace) as changes,
+        ):
             await watch.read()
-            # A Redis that is away must not hold up the end.
-            limit = asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            try:
-                async with limit, aclosing(watch.looks(changes, deadline, meanwhile)) as watched:
-                    async for views in watched:
-                        on_change(views)
-                        if watch.complete and all(view.wait_state(wait) is not WaitState.WAITING for view in views):
-                            return views
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-            raise still_waiting(watch.in_order(), wait)
+            limit.reschedule(deadline)
+            async with aclosing(watch.looks(changes, deadline, meanwhile)) as watched:
+                async for views in watched:
+                    on_change(views)
+                    if watch.complete and all(view.wait_state(wait) is not WaitState.WAITING for view in views):
+                        return views
+        raise still_waiting(watch.in_order(), wait)
 
 
 def new_batch_id() -> str:

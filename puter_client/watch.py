@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 from puter_client.contract.batch import BatchRow
 from puter_client.contract.errors import WaitTimedOut
@@ -44,19 +45,20 @@ class Watch:
     async def looks(
         self, changes: Changes, deadline: float | None, meanwhile: Callable[[], Awaitable[None]] | None
     ) -> AsyncGenerator[list[View], None]:
-        """The views at the beginning and after each look, until time is up."""
-        again_s, read_at = self._store.timings.read_again_s, time.monotonic()
+        """The views at the beginning and after each look, until `deadline` on the event loop's clock."""
+        clock = asyncio.get_running_loop().time
+        again_s, read_at = self._store.timings.read_again_s, clock()
         while True:
             yield self.in_order()
-            left_s = again_s if deadline is None else min(again_s, deadline - time.monotonic())
+            left_s = again_s if deadline is None else min(again_s, deadline - clock())
             if left_s <= 0:
                 return
             changed = await changes.wait(left_s)
-            if changed is None or time.monotonic() - read_at >= again_s:
+            if changed is None or clock() - read_at >= again_s:
                 await self.read()
                 if meanwhile is not None:
                     await meanwhile()
-                read_at = time.monotonic()
+                read_at = clock()
             elif changed:
                 await self.read_some(changed)
 
@@ -105,6 +107,22 @@ async def stage_reasons(store: ClientStore, namespace: str, records: Mapping[str
     workers = await store.workers(namespace) if stale else []
     reasons = {tag: stage_reason(record, workers, now) for tag, record in stale.items()}
     return {tag: reason for tag, reason in reasons.items() if reason is not None}
+
+
+@asynccontextmanager
+async def in_time(timeout_s: float | None, late: Callable[[], WaitTimedOut]) -> AsyncIterator[asyncio.Timeout]:
+    """End what is inside after so many seconds with the error `late`, also while Redis is away and is waited for.
+
+    Yields the limit, which may be moved. None is no limit.
+    """
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            yield limit
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise late() from None
 
 
 def still_waiting(views: Sequence[View], wait: WaitFor) -> WaitTimedOut:

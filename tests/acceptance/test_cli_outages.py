@@ -17,6 +17,7 @@ import pytest
 
 from puter_client.cli import session
 from puter_client.cli.follow import InFlight, follow, run
+from puter_client.cli.wait import _wait
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.config import Config, client_settings
 from puter_client.contract.batch import BatchInfo, BatchRow
@@ -28,6 +29,7 @@ from puter_client.contract.result import Result
 from puter_client.contract.spec import Spec
 from puter_client.store import names
 from puter_client.timings import ClientTimings
+from puter_client.watch import Watch
 from tests.acceptance.cli_world import PATIENCE_S, PUTER, ROOT, CliWorld
 from tests.acceptance.published import NAMESPACE, Published
 from tests.acceptance.test_cli_shared import work
@@ -254,6 +256,24 @@ def test_time_that_is_up_ends_a_wait_that_redis_holds_up(own: Published, server:
         wait_for(lambda: subscribers(own) > 0, "its subscription")
         server.kill()
         assert command.ended() == 4, command.err
+
+
+@pytest.mark.parametrize("question", ["views", "workers", "wait", "read"])  # in this order, after the first answer
+def test_time_that_is_up_ends_a_wait_whatever_it_was_just_asking(
+    own: Published, server: RedisServer, question: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own.records(record(own, Phase.QUEUED))
+    owner = Watch if question == "read" else PuterClient
+    asks = getattr(owner, question)
+
+    async def killed_first(*args: Any, **named: Any) -> Any:
+        server.kill()
+        return await asks(*args, **named)
+
+    monkeypatch.setattr(owner, question, killed_first)
+    settings = client_settings(own.world.environ, namespace=None, config=Config(), paths=own.world.paths)
+    in_flight = InFlight(settings, tags=["one"])
+    assert run(lambda: _wait(settings, in_flight, None, 1.0, False), in_flight) == 4
 
 
 async def test_a_look_does_not_wait(own: Published, server: RedisServer) -> None:
