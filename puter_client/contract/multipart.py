@@ -64,7 +64,8 @@ def texts_of_parts(multipart: Entity) -> Iterator[bytes]:
     if not boundary:
         raise NotMime
     try:
-        line = rb"(?:\A|(?<=[\r\n]))--" + re.escape(boundary.encode("ascii", "surrogateescape"))
+        # At the beginning of a line. What comes first in a pattern is searched for fast, if it is a text.
+        line = rb"--(?<![^\r\n]--)" + re.escape(boundary.encode("ascii", "surrogateescape"))
     except UnicodeEncodeError:
         raise NotMime from None
     begins: int | None = None

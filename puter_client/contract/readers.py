@@ -7,7 +7,7 @@ secret) and what to write instead. Reading what a reader returned gives the same
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Any
@@ -277,14 +277,9 @@ def parse_cidr(written: str, *, or_else: str = ", or auto, or none") -> str:
     if not _CIDR.fullmatch(written.strip()):
         raise ValueError(f"{shown(written)}: {_WRITE_A_CIDR}{or_else}")
     try:
-        interface = ipaddress.ip_interface(written.strip())
+        network = ipaddress.ip_network(written.strip())
     except ValueError:
-        raise ValueError(f"{shown(written)}: {_WRITE_A_CIDR}{or_else}") from None
-    network, address = interface.network, interface.ip
-    if address != network.network_address:
-        raise ValueError(
-            f"{shown(written)}: has bits set beyond its prefix: write {network}, or {address} for that one host"
-        )
+        raise ValueError(_why_no_network(written.strip(), or_else)) from None
     mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
     if mapped is not None and network.prefixlen >= _MAPPED_BITS:
         raise ValueError(
@@ -293,23 +288,45 @@ def parse_cidr(written: str, *, or_else: str = ", or auto, or none") -> str:
     return str(network)
 
 
+def _why_no_network(written: str, or_else: str) -> str:
+    import ipaddress
+
+    try:
+        interface = ipaddress.ip_interface(written)
+    except ValueError:
+        return f"{shown(written)}: {_WRITE_A_CIDR}{or_else}"
+    network, address = interface.network, interface.ip
+    return f"{shown(written)}: has bits set beyond its prefix: write {network}, or {address} for that one host"
+
+
 def _mapping(value: Any, name: _Lazy, remedy: str, *, most: int, most_bytes: int) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{_kind(value)}: write names with values (K: V)")
     if len(value) > most:
         raise ValueError(f"has {len(value):,} names: write at most {most:,}")
-    checked: dict[str, str] = {}
-    for key, item in value.items():
+    for key in value:
         if not isinstance(key, str) or not name.fullmatch(key):
             # The text after a "=" was meant as a value and may be a secret.
             raise ValueError(f"{shown(str(key).partition('=')[0])}: {remedy}")
-        try:
-            checked[key] = text(item)
-        except ValueError as error:
-            raise ValueError(f"{shown(key)}: {error}") from None
-    if sum(len(key.encode()) + len(written.encode()) for key, written in checked.items()) > most_bytes:
+    checked = dict(value) if _are_plain(value.values()) else {key: _value(key, item) for key, item in value.items()}
+    if len("".join([*checked, *checked.values()]).encode()) > most_bytes:
         raise ValueError(f"the names and values have over {most_bytes:,} bytes in all")
     return checked
+
+
+def _are_plain(values: Collection[Any]) -> bool:
+    """Whether all are texts in ASCII, as nearly always: hundreds of them are told at once."""
+    if not set(map(type, values)) <= {str}:
+        return False
+    joined = "".join(values)
+    return joined.isascii() and "\0" not in joined
+
+
+def _value(key: str, item: Any) -> str:
+    try:
+        return text(item)
+    except ValueError as error:
+        raise ValueError(f"{shown(key)}: {error}") from None
 
 
 def _kind(value: Any) -> str:

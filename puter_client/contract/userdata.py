@@ -190,7 +190,8 @@ def _is_mapping(text: str, room: _YamlRoom) -> bool:
 
     depth = documents = 0
     first: type[yaml.Event] | None = None
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    while (event := loader.get_event()) is not None:  # None after the last one
         room.left -= 1
         if isinstance(event, yaml.ScalarEvent):
             pass

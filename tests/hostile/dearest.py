@@ -1,7 +1,8 @@
 """`python -m tests.hostile.dearest [SEED [COUNT]]`: what requests cost a worker, the dearest of each kind.
 
-A request costs its decoding and its checks, and where it is refused, reading whom to tell. Counted is CPU time, the
-least of three times, with nothing cached.
+A request costs its decoding and its checks, and where it is refused, reading whom to tell. Counted is CPU time, with
+nothing cached: the least of three times, and of another 30 if it seems to be the dearest, since other processes on the
+same core make any of them longer.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from puter_worker.stages.decode import addressee_of, decode_request
 from tests.hostile.requests import kinds_of_requests
 
 
-def cost_ms(raw: bytes) -> tuple[float, str]:
+def cost_ms(raw: bytes, times: int = 3) -> tuple[float, str]:
     """The CPU time of one request, in milliseconds, and what became of it."""
     costs: list[float] = []
     outcome = "accepted"
-    for _ in range(3):
+    for _ in range(times):
         parts_of.cache_clear()
         parse_cidr.cache_clear()
         began = time.process_time()
@@ -42,6 +43,8 @@ def main() -> None:
     for kind, raw in islice(kinds_of_requests(seed), count):
         cost, outcome = cost_ms(raw)
         total += cost
+        if cost > dearest.get(kind, (0.0, 0, ""))[0]:
+            cost = min(cost, cost_ms(raw, 30)[0])
         dearest[kind] = max(dearest.get(kind, (0.0, 0, "")), (cost, len(raw), outcome))
     print(f"seed {seed}: {count:,} requests cost {total:,.0f} ms")
     for kind, (cost, size, outcome) in sorted(dearest.items(), key=lambda item: item[1], reverse=True):
