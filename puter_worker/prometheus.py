@@ -197,7 +197,13 @@ def _shown(overview: Overview, ages_s: Mapping[str, float]) -> Iterator[Metric]:
 
 
 def _phases(overview: Overview) -> dict[str, float]:
-    """How many keys are in which phase, as far as the sets of the store tell them apart."""
+    """How many keys are in which phase; a machine that runs without a public address yet counts as pending."""
     starting = sum(of.starting for of in overview.machines.values())
     alive = sum(of.alive for of in overview.machines.values())
-    return {"queued, resolving, launching": overview.on_its_way, "pending": starting, "running": alive - starting}
+    return {
+        "queued": overview.queued,
+        "resolving": overview.resolving,
+        "launching": overview.launching,
+        "pending": starting,
+        "running": alive - starting,
+    }

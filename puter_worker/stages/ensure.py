@@ -66,7 +66,7 @@ class Ensure:
         """There is no record of the key any more: stop its restarts."""
         txn = Txn()
         self._store.records.expect(txn, key, stored)
-        self._store.restarts.stop(txn, key)
+        self._store.on_its_way.drop(txn, key)
         await self._store.commit(txn)
 
     async def _see_to_launch(self, current: Versioned[Record]) -> None:

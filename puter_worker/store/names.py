@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import Phase
 
 WAKE = "puter:_wake"  # channel: topics for which something was written, one a line
 TARGETS = "puter:_targets"  # sorted set: target id → when it last had work
@@ -85,6 +86,11 @@ def machines(namespace: str) -> str:
 def launched(namespace: str) -> str:
     """Sorted set: `<tag>#<generation>` → when it was launched; for two hours."""
     return f"puter:_launched:{namespace}"
+
+
+def in_phase(phase: Phase) -> str:
+    """Set: keys that are resolving, or launching; what else is on its way is queued."""
+    return f"puter:_phase:{phase.value}"
 
 
 def waiting(namespace: str) -> str:

@@ -10,6 +10,7 @@ import msgspec
 
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.inbox import Inbox
+from puter_client.contract.phase import Phase
 from puter_client.store import names as public
 from puter_worker.store import names
 from puter_worker.store.arq_adapter import LATE_MS, QUEUE
@@ -62,7 +63,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         inboxes: inboxes that the ready set names, with or without requests.
         waiting: those with requests, by namespace.
         queues: what is to be done, by the name of its queue.
-        on_its_way: keys that are queued, resolving or launching.
+        queued, resolving, launching: keys in these phases.
         machines: by target.
         memory: bytes that Redis uses.
         memory_limit: its maxmemory, 0 is none.
@@ -73,7 +74,9 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     inboxes: int
     waiting: dict[str, Waiting]
     queues: dict[str, Queue]
-    on_its_way: int
+    queued: int
+    resolving: int
+    launching: int
     machines: dict[str, Machines]
     memory: int
     memory_limit: int
@@ -109,10 +112,11 @@ async def read_overview(db: Database) -> Overview:
     )  # fmt: skip
     inboxes = list(_inboxes(_texts(waiting_names)))
     known, texts = _texts(targets), _texts(backlogs)
-    ready, targets_in_all, backlogs_in_all, workers, moving = _counts(
+    ready, targets_in_all, backlogs_in_all, workers, on_its_way, resolving, launching = _counts(
         await _ask(
             db, ("SCARD", public.READY), ("ZCARD", names.TARGETS), ("SCARD", names.BACKLOGS),
             ("ZCOUNT", public.WORKERS, now - db.timings.health_ttl_s, "+inf"), ("ZCARD", names.MOVING),
+            ("SCARD", names.in_phase(Phase.RESOLVING)), ("SCARD", names.in_phase(Phase.LAUNCHING)),
         )
     )  # fmt: skip
     lengths = _counts(await _ask(db, *(("LLEN", public.inbox(str(inbox))) for inbox in inboxes)))
@@ -139,7 +143,9 @@ async def read_overview(db: Database) -> Overview:
         inboxes=ready,
         waiting=_by_namespace(inboxes, lengths, taken),
         queues=queues,
-        on_its_way=moving,
+        queued=max(0, on_its_way - resolving - launching),
+        resolving=resolving,
+        launching=launching,
         machines={
             target: Machines(count, min(count, at_start))
             for target, count, at_start in zip(known, alive, starting, strict=True)

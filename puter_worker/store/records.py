@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
+from puter_client.contract.phase import ENDED, LIVE, Phase
 from puter_client.contract.record import Event, EventKind, Record
 from puter_client.contract.spec import Spec
 from puter_client.contract.transitions import check_transition
@@ -13,10 +13,10 @@ from puter_client.store import names as public
 from puter_worker.store import names
 from puter_worker.store.batches import Batches
 from puter_worker.store.database import Database
-from puter_worker.store.due_items import DueItems
 from puter_worker.store.failures import Failures
 from puter_worker.store.labels import Labels
 from puter_worker.store.machines import Machines
+from puter_worker.store.on_its_way import OnItsWay
 from puter_worker.store.orders import Orders
 from puter_worker.store.results import Results
 from puter_worker.store.txn import Txn
@@ -38,7 +38,7 @@ class Records:
         labels: Labels,
         results: Results,
         orders: Orders,
-        moving: DueItems,
+        on_its_way: OnItsWay,
         batches: Batches,
         failures: Failures,
         usage: Usage,
@@ -48,7 +48,7 @@ class Records:
         self._labels = labels
         self._results = results
         self._orders = orders
-        self._moving = moving
+        self._on_its_way = on_its_way
         self._batches = batches
         self._failures = failures
         self._usage = usage
@@ -145,7 +145,7 @@ class Records:
         self._failures.follow(txn, old.value, new)
         self._usage.follow(txn, old.value, new)
         if event is not None or old.value is None or old.value.phase is not new.phase:
-            self._put_in_sets(txn, key, old.value, new)
+            self._put_in_sets(txn, old.value, new)
             self._batches.put_member(txn, new)
             if event is not None:
                 self._put_event(txn, key, new, event, request_id, detail or {})
@@ -191,16 +191,13 @@ class Records:
         txn.do("RPUSH", public.events(key), encode(line))
         txn.do("LTRIM", public.events(key), -KEEP_EVENTS, -1)
 
-    def _put_in_sets(self, txn: Txn, key: PuterKey, old: Record | None, new: Record) -> None:
+    def _put_in_sets(self, txn: Txn, old: Record | None, new: Record) -> None:
         if old is not None and old.phase is new.phase:
             return
         index = public.index(new.namespace)
         txn.do("ZADD", index, new.changed_at if new.phase in ENDED else "+inf", new.tag)
         txn.keep(index, self._db.timings.keep_s)
-        if new.phase in ON_ITS_WAY:
-            self._moving.add(txn, str(key), new.changed_at + self._db.timings.unclaimed_s)
-        else:
-            self._moving.remove(txn, str(key))
+        self._on_its_way.follow(txn, old, new)
         if new.target and (new.phase in LIVE or new.phase is Phase.TERMINATED):
             self._results.follow(txn, new)
         if new.target and new.phase in LIVE:

@@ -7,6 +7,7 @@ from puter_worker.store import wakeups
 from puter_worker.store.arq_adapter import JobQueue
 from puter_worker.store.database import Database
 from puter_worker.store.due_items import DueItems
+from puter_worker.store.on_its_way import OnItsWay
 from puter_worker.store.txn import Txn
 
 RESTART_AT_ONCE = 500
@@ -15,11 +16,10 @@ RESTART_AT_ONCE = 500
 class Restarts:
     """Keys on their way, and keys with parked requests, by the time at which their job runs again."""
 
-    def __init__(self, db: Database, jobs: JobQueue, *, moving: DueItems, parked: DueItems) -> None:
+    def __init__(self, db: Database, jobs: JobQueue, *, on_its_way: OnItsWay, parked: DueItems) -> None:
         self._db = db
         self._jobs = jobs
-        self._moving = moving
-        self._sets = (moving, parked)
+        self._sets = (on_its_way.restarts, parked)
 
     async def restart(self) -> list[PuterKey]:
         """Enqueue the keys whose time has come; it is always safe to run a job once more."""
@@ -40,10 +40,6 @@ class Restarts:
         """When the next key is restarted; None if there is none."""
         times = [at for items in self._sets if (at := await items.next_due()) is not None]
         return min(times, default=None)
-
-    def stop(self, txn: Txn, key: PuterKey) -> None:
-        """Do not restart the key any more."""
-        self._moving.remove(txn, str(key))
 
     def reschedule(self, txn: Txn, key: PuterKey, at: float) -> None:
         """Run the key's job again at this time, if the key is still on its way then, or has parked requests.

@@ -14,12 +14,13 @@ from puter_worker.store.backoffs import Backoffs
 from puter_worker.store.batches import Batches
 from puter_worker.store.consoles import Consoles
 from puter_worker.store.database import Database
-from puter_worker.store.due_items import DueByNamespace, DueItems
+from puter_worker.store.due_items import DueByNamespace
 from puter_worker.store.failures import Failures
 from puter_worker.store.ingress import IngressRules
 from puter_worker.store.intents import Intents
 from puter_worker.store.labels import Labels
 from puter_worker.store.machines import Machines
+from puter_worker.store.on_its_way import OnItsWay
 from puter_worker.store.orders import Orders
 from puter_worker.store.records import Records
 from puter_worker.store.requests import Requests
@@ -50,6 +51,7 @@ class Store:
         batches: heads, rows and live sets of batches.
         failures: what failed of batches with `max_fails`.
         usage: what namespaces have of what a policy limits.
+        on_its_way: keys that are queued, resolving or launching.
         jobs: arq's queue.
         restarts: keys whose job runs again if no stage moves them.
         targets: targets that have work.
@@ -84,18 +86,18 @@ class Store:
         self.machines = Machines(db, self.targets)
         self.labels = Labels(db)
         self.batches = Batches(db)
-        moving = DueItems(db, names.MOVING, topic=None, longest_s=timings.unclaimed_s)
         self.results = Results(db)
         self.orders = Orders(db)
         self.failures = Failures(db)
         self.usage = Usage(db)
+        self.on_its_way = OnItsWay(db)
         self.records = Records(
             db,
             machines=self.machines,
             labels=self.labels,
             results=self.results,
             orders=self.orders,
-            moving=moving,
+            on_its_way=self.on_its_way,
             batches=self.batches,
             failures=self.failures,
             usage=self.usage,
@@ -103,7 +105,7 @@ class Store:
         self.jobs = JobQueue(db)
         self.requests = Requests(db)
         self.users = Users(db)
-        self.restarts = Restarts(db, self.jobs, moving=moving, parked=self.requests.parked_keys)
+        self.restarts = Restarts(db, self.jobs, on_its_way=self.on_its_way, parked=self.requests.parked_keys)
         self.look_ups = DueByNamespace(
             db,
             self.targets,

@@ -59,7 +59,8 @@ def left_to_do(client: Any, fates: Mapping[PuterKey, Fate]) -> list[str]:
             unmet[f"{record.phase.value} ({record.reason}), result {record.result}"] += 1
     namespaces = {key.namespace for key in fates}
     lists = [public.inbox(n) for n in namespaces] + [names.backlog(n) for n in namespaces]
-    sets = [public.READY, names.BACKLOGS, names.INGRESS]
+    phases = [names.in_phase(phase) for phase in (Phase.RESOLVING, Phase.LAUNCHING)]
+    sets = [public.READY, names.BACKLOGS, names.INGRESS, *phases]
     due = [names.due(what, TARGET) for what in ("intents", "labels", "orders", "results")]
     sorted_sets = [*due, names.MOVING, names.PARKED, QUEUE,
                    *(of(TARGET, n) for n in namespaces for of in (names.look_ups, names.launch_queue))]  # fmt: skip

@@ -67,7 +67,7 @@ async def test_names_of_another_type_are_passed_over(store: Store, shared: Share
     await redis.set(public.inbox("betty"), "no list")
     overview, _ = await commands_of(store)
 
-    assert (overview.waiting, overview.on_its_way, overview.partial) == ({}, 0, False)
+    assert (overview.waiting, overview.queued, overview.partial) == ({}, 0, False)
 
 
 async def test_it_counts_what_is_due_and_since_when(store: Store) -> None:

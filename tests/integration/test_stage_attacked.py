@@ -147,9 +147,11 @@ async def test_as_many_requests_as_are_read_at_once_are_settled_and_more_too(
 
 async def test_a_key_of_which_nothing_is_known_is_not_moved_for_ever(workshop: Workshop, hands: Hands) -> None:
     with workshop.server.client() as behind:
+        behind.sadd(names.in_phase(Phase.LAUNCHING), "betty/ghost")
         behind.zadd(names.MOVING, {"betty/ghost": 0})
         async with workshop.working():
             await until("it is let go", lambda: not behind.zcard(names.MOVING))
+        assert behind.smembers(names.in_phase(Phase.LAUNCHING)) == set()
 
 
 async def test_a_cancel_reaches_a_request_that_waits_for_ec2s_word(workshop: Workshop, hands: Hands) -> None:

@@ -10,6 +10,7 @@ import pytest
 from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Phase
 from puter_client.contract.record import EventKind, Record
+from puter_worker.store.overview import read_overview
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned
@@ -63,6 +64,29 @@ async def test_each_step_of_a_launch_is_counted_as_its_record_says(store: Store)
     second = ended.value.replace(phase=Phase.QUEUED, generation=2, instance_id=None, intent=None)
     await put(store, ended, second)
     assert await counted(store) == (0, 0, 1, 1, 1)
+
+
+async def in_phases(store: Store) -> tuple[int, ...]:
+    """How many keys are queued, resolving, launching, pending and running."""
+    overview = await read_overview(store.db)
+    machines = overview.machines.values()
+    starting, alive = sum(of.starting for of in machines), sum(of.alive for of in machines)
+    return overview.queued, overview.resolving, overview.launching, starting, alive - starting
+
+
+async def test_an_overview_counts_each_key_in_its_phase(store: Store) -> None:
+    one, two = [await put(store, NOBODY, record(store, tag)) for tag in ("one", "two")]
+    assert await in_phases(store) == (2, 0, 0, 0, 0)
+    one = await put(store, one, one.value.replace(phase=Phase.RESOLVING, target="1:us-east-1:"))
+    assert await in_phases(store) == (1, 1, 0, 0, 0)
+    one = await put(store, one, one.value.replace(phase=Phase.LAUNCHING))
+    two = await put(store, two, two.value.replace(phase=Phase.RESOLVING, target="1:us-east-1:"))
+    assert await in_phases(store) == (0, 1, 1, 0, 0)
+    one = await put(store, one, one.value.replace(phase=Phase.PENDING, instance_id="i-1"))
+    two = await put(store, two, two.value.replace(phase=Phase.CANCELLED, ended_at=store.now()))
+    assert await in_phases(store) == (0, 0, 0, 1, 0)
+    await put(store, one, one.value.replace(phase=Phase.RUNNING, public_ip="192.0.2.1"))
+    assert await in_phases(store) == (0, 0, 0, 0, 1)
 
 
 @pytest.mark.parametrize("phase", [Phase.FAILED, Phase.CANCELLED])

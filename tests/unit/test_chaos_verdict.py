@@ -357,6 +357,8 @@ def test_a_run_is_over_when_every_record_is_as_requested(changes: dict[str, Any]
         *(public.inbox("ann"), public.READY, names.backlog("bob"), names.BACKLOGS, QUEUE, names.MOVING, names.PARKED),
         *(
             names.INGRESS,
+            names.in_phase(Phase.RESOLVING),
+            names.in_phase(Phase.LAUNCHING),
             names.due("intents", TARGET),
             names.due("labels", TARGET),
             names.due("orders", TARGET),
