@@ -21,6 +21,7 @@ _SMALL_BYTES = 16_384  # has no more strings than that
 # Three texts of 16 KB and 20 tags, of commas alone, have 56,812.
 _MAX_COMMAS = 60_000
 _USER = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
+_encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 
 
@@ -83,6 +84,34 @@ def decode_request(raw: bytes, *, user: str | None = None) -> Request:
         if text is not None and not pattern.fullmatch(text):
             raise InvalidInput(f"{name}: not a name that a client of Puter makes")
     return request
+
+
+class Parked(msgspec.Struct, frozen=True, array_like=True):
+    """A request that waits for EC2's word on its key.
+
+    Attributes:
+        user: who has sent it, if Redis vouched for it.
+        request: the request, with that user in it.
+    """
+
+    user: str | None
+    request: msgspec.Raw
+
+
+_parked = msgspec.json.Decoder(Parked)
+
+
+def parked(request: Request, user: str | None) -> bytes:
+    """A request as it is parked; `user`: see Parked."""
+    return _encode(Parked(user, msgspec.Raw(_encode(request))))
+
+
+def read_parked(raw: bytes) -> Parked:
+    """What was parked; its request is still to be decoded. Another version may have parked the request alone."""
+    try:
+        return _parked.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Parked(None, msgspec.Raw(raw))
 
 
 def addressee_of(raw: bytes) -> Addressee | None:

@@ -34,14 +34,13 @@ from puter_worker.policy import POLICY, Rules
 from puter_worker.stages.admission import Admission
 from puter_worker.stages.cancelled import put_cancelled
 from puter_worker.stages.decide import after_cancel, decide, has_console, may_be_cancelled, must_be_confirmed, ordered
-from puter_worker.stages.decode import addressee_of, decode_request
+from puter_worker.stages.decode import addressee_of, decode_request, parked, read_parked
 from puter_worker.store.failures import BatchLimit
 from puter_worker.store.ingress import IngressRule
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned
 
-_encode = msgspec.json.Encoder().encode
 _ORDER_S = 1e-6
 _UNREADABLE = "its record is of another version of Puter: use another tag, or run workers of the version that wrote it"
 
@@ -118,11 +117,11 @@ class Draft:
     def park(self, key: PuterKey, request: Request) -> None:
         """Park the request until EC2 has confirmed the key's record, and have the key looked up.
 
-        It is parked as it was decoded, so that who has sent it is known later too.
+        Who has sent it is kept with it, so that it is known later too.
         """
         if isinstance(request, UpRequest):
             self._put_row(key, request, BatchRow())
-        self._store.requests.park(self.txn, key, _encode(request), self._now)
+        self._store.requests.park(self.txn, key, parked(request, self._user), self._now)
         self._store.records.expect(self.txn, key, self._read[key])  # what has ended meanwhile needs no look
         record = self._record(key)
         if record is not None and record.target:
@@ -260,6 +259,10 @@ class Draft:
         self._store.batches.put(self.txn, info)
         self._store.batches.put_row(self.txn, key, to.batch, BatchRow(outcome=Outcome.REFUSED, message=why))
 
+    def refuse_of_removed(self, raw: bytes, user: str) -> None:
+        """Refuse a request whose user has no right to anything any more."""
+        self.refuse(raw, f"user {user} was removed")
+
     async def commit(self) -> bool:
         """Write what was decided, with guards on all records that were read; returns whether it was written."""
         for key, (*through, record) in self._new.items():
@@ -300,9 +303,16 @@ async def decide_parked(store: Store, key: PuterKey, rules: Rules, *, most: int 
         raws, rest = await store.requests.parked(key, most=left)
         if not raws:
             return
+        waiting = [read_parked(raw) for raw in raws]
+        users = {one.user for one in waiting if one.user is not None}
+        gone = {user for user in users if await store.users.is_removed(user)}
         draft = Draft(store, key.namespace, rules)
         requests: list[Request] = []
-        for raw in raws:
+        for one in waiting:
+            raw = bytes(one.request)
+            if one.user in gone:
+                draft.refuse_of_removed(raw, one.user)
+                continue
             try:
                 requests.append(decode_request(raw))
             except InvalidInput as error:  # parked by a worker of another version

@@ -31,7 +31,7 @@ from puter_worker.stages import ensure
 from puter_worker.stages.batch_window import BatchWindow
 from puter_worker.stages.confirm import Confirm, put_adopted
 from puter_worker.stages.decide import adopted
-from puter_worker.stages.decode import decode_request
+from puter_worker.stages.decode import decode_request, read_parked
 from puter_worker.stages.draft import decide_parked
 from puter_worker.stages.facts import ALIVE, DEAD, choose, generation_of, may_be_of
 from puter_worker.stages.forgotten import Forgotten
@@ -324,7 +324,7 @@ class Resolve(Stage):
             told += len(raws)
             for raw in raws:
                 with suppress(InvalidInput):
-                    request = decode_request(raw)
+                    request = decode_request(bytes(read_parked(raw).request))
                     if isinstance(request, UpRequest):
                         self._store.batches.put_row(txn, key, request.batch, BatchRow(message=why))
         if after_s is not None:

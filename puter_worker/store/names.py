@@ -90,7 +90,7 @@ def launched(namespace: str) -> str:
 
 def in_phase(phase: Phase) -> str:
     """Set: keys that are resolving, or launching; what else is on its way is queued."""
-    return f"puter:_phase:{phase.value}"
+    return f"puter:_phase:{phase}"
 
 
 def waiting(namespace: str) -> str:

@@ -34,6 +34,7 @@ class OnItsWay:
         for phase in _AFTER_QUEUED:
             if new.phase is phase:
                 txn.do("SADD", names.in_phase(phase), key)
+                txn.keep(names.in_phase(phase), self._db.timings.keep_s)
             elif old is not None and old.phase is phase:
                 txn.do("SREM", names.in_phase(phase), key)
 

@@ -10,16 +10,22 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 from structlog.testing import capture_logs
 
-from puter_client.client import MachineRequest
+from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.key import PuterKey
 from puter_client.contract.outcome import Outcome
+from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.contract.request import CancelRequest, ExtendRequest, Origin, Request, StopRequest, UpRequest
 from puter_client.store import names as public
 from puter_client.view import WaitFor
 from puter_worker.clock import Clock
+from puter_worker.policy import Rules
+from puter_worker.stages.draft import decide_parked
 from puter_worker.stages.intake import Intake
+from puter_worker.store import names
 from puter_worker.store.store import Store
+from puter_worker.store.txn import Txn
+from puter_worker.store.versioned import Versioned
 from puter_worker.timings import Timings
 from tests.hostile.world import SharedRedis, shared
 from tests.integration.workshop import spec
@@ -152,3 +158,50 @@ async def test_a_user_who_was_added_again_is_served(shared: SharedRedis, store: 
 
     assert stored(shared, "betty", "one") is None
     assert stored(shared, "betty", "two")
+
+
+async def test_requests_that_wait_for_ec2_are_refused_if_their_user_is_removed_meanwhile(
+    shared: SharedRedis, store: Store
+) -> None:
+    key = PuterKey("betty", "one")
+    anna = await shared.host.add("anna", namespace="betty")
+    live = Record(
+        namespace="betty", tag="one", phase=Phase.RUNNING, generation=1, instance_id="i-1", target="1:us-east-1:",
+        created_at=store.now(), changed_at=store.now(),
+    )  # fmt: skip
+    txn = Txn()
+    store.records.put(txn, Versioned(None, None), live)
+    await store.commit(txn)
+    by_betty, by_anna = shared.puter("betty"), PuterClient.connect(anna.url, namespace="betty", user="anna")
+    async with by_betty, by_anna:
+        of_betty = await by_betty.submit([MachineRequest("one", spec())])
+        of_anna = await by_anna.submit([MachineRequest("one", spec())])
+        await Intake(store, Timings()).run_once()
+        await shared.host.remove("betty")
+
+    with shared.plain(shared.worker) as worker:
+        assert worker.llen(names.parked(key)) == 2
+        rules = Rules()
+        await decide_parked(store, key, rules)
+
+        assert worker.llen(names.parked(key)) == 0
+    assert rules.take_counted() == {"betty": {"user betty was removed": 1}}
+    async with shared.as_worker("betty") as behind:
+        rows = [(await behind.batch(batch))[1][0] for batch in (of_betty, of_anna)]
+    assert [(row.outcome, row.reason) for row in rows] == [
+        (Outcome.REFUSED, "user betty was removed"),
+        (Outcome.EXISTING, rows[1].reason),
+    ]
+
+
+async def test_a_request_that_another_version_has_parked_is_decided(shared: SharedRedis, store: Store) -> None:
+    key = PuterKey("betty", "one")
+    with shared.plain(shared.worker) as worker:
+        worker.rpush(names.parked(key), msgspec.json.encode(REQUESTS[0]), b"[]", b"[1,2]", b'["betty",{}]', b"\xff")
+
+        await decide_parked(store, key, Rules())
+
+        assert worker.llen(names.parked(key)) == 0
+    record = stored(shared, "betty", "one")
+    assert record
+    assert record.owner == CLAIM

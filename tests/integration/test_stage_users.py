@@ -103,7 +103,8 @@ async def test_a_request_that_waits_for_ec2_keeps_its_user(workshop: Workshop, h
 
     with workshop.server.client() as behind:
         (parked,) = behind.lrange(names.parked(PuterKey("betty", "one")), 0, -1)
-    assert msgspec.json.decode(parked)["user"] == "mallory"
+    user, request = msgspec.json.decode(parked)
+    assert (user, request["user"]) == ("mallory", "mallory")
 
 
 async def test_without_a_user_it_is_who_the_request_says(workshop: Workshop, hands: Hands) -> None:
