@@ -11,18 +11,19 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from puter_client.cli.terminal import out, out_json, plain
+from puter_client.cli.terminal import columns, out, out_json, plain
 from puter_client.cli.when import rough_duration
-from puter_client.cli.worker_stages import LONGEST_AGO_S, MOST_STAGES, stage_name, to_json, warnings
+from puter_client.cli.worker_stages import LONGEST_AGO_S, MOST_STAGES, stage_name, stage_table, to_json, warnings
 from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.health import StageHealth, WorkerHealth
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 
 HEALTHY, NOT_HEALTHY = 0, 1
+_INDENT = "  "
 
 
 async def show_health(url: str, named_by: str, *, as_json: bool, timings: ClientTimings = DEFAULT_TIMINGS) -> int:
-    """Print a line for each worker of this host; returns the exit code.
+    """Print each worker of this host with its stages; returns the exit code.
 
     `url`: the workers' Redis; `named_by`: the setting that holds it.
     """
@@ -47,7 +48,7 @@ async def show_health(url: str, named_by: str, *, as_json: bool, timings: Client
         problems = problems_of(worker, now, timings)
         healthy = healthy and not problems
         _tell(
-            line(worker, problems, now),
+            "\n".join(lines(worker, problems, now, columns())),
             {**to_json(worker), "healthy": not problems, "problems": problems},
             as_json=as_json,
         )
@@ -87,19 +88,25 @@ def running_for_s(stage: StageHealth, now: float) -> float:
     return 0.0 if stage.began_at is None or stage.began_at <= ended_at else now - stage.began_at
 
 
-def line(worker: WorkerHealth, problems: Sequence[str], now: float) -> str:
-    """One worker, with its problems, or with when each of its stages last succeeded. Pure."""
+def lines(worker: WorkerHealth, problems: Sequence[str], now: float, width: int | None = None) -> list[str]:
+    """One worker with its problems, and when each of its stages last succeeded and failed. Pure.
+
+    `width`: of the terminal; None is no limit.
+    """
     name = plain(worker.worker_id)
     if problems:
-        return f"{name} not healthy: {'; '.join(problems)}"
+        return [f"{name} not healthy: {'; '.join(problems)}", *_stages(worker, now, width)]
     draining = " (draining)" if worker.draining else ""
-    stages = ", ".join(_success(stage, now) for stage in worker.stages[:MOST_STAGES])
-    return f"{name} healthy{draining}: {stages or 'it has just started'}"
+    if not worker.stages:
+        return [f"{name} healthy{draining}: it has just started"]
+    return [f"{name} healthy{draining}", *_stages(worker, now, width)]
 
 
-def _success(stage: StageHealth, now: float) -> str:
-    ago = "not yet" if stage.last_success_at is None else f"{_for(now - stage.last_success_at)} ago"
-    return f"{stage_name(stage)} {ago}"
+def _stages(worker: WorkerHealth, now: float, width: int | None) -> list[str]:
+    if not worker.stages:
+        return []
+    rows = stage_table(worker, now, None if width is None else max(1, width - len(_INDENT)))
+    return [_INDENT + row.text for row in rows]
 
 
 def _for(seconds: float) -> str:

@@ -1,4 +1,7 @@
-"""How the stages of a worker are doing, as `puter local status` shows it. What workers published is not trusted."""
+"""How the stages of a worker are doing, as `puter local status` and `puter worker --health` show it.
+
+What workers published is not trusted.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from puter_client.cli.worker_health import line, of_host, problems_of, running_for_s
+from puter_client.cli.worker_health import lines, of_host, problems_of, running_for_s
 from puter_client.contract.health import StageHealth, WorkerHealth
 from puter_client.timings import DEFAULT_TIMINGS
 
@@ -68,22 +68,33 @@ def test_a_worker_is_of_this_host_by_the_name_that_it_publishes(one: WorkerHealt
     assert of_host([one], "web", NOW, DEFAULT_TIMINGS, runs=lambda _: runs) == ([one] if is_ours else [])
 
 
-def test_a_line_tells_the_last_success_of_each_stage() -> None:
-    told = line(worker(GOOD, StageHealth(name="launch 1:r:")), [], NOW)
+def test_it_tells_the_last_success_of_each_stage() -> None:
+    assert lines(worker(GOOD, StageHealth(name="launch 1:r:")), [], NOW) == [
+        "web:7:a healthy",
+        "  STAGE        SUCCESS  ERROR  LAST ERROR",
+        "  intake       2s ago   never",
+        "  launch 1:r:  never    never",
+    ]
 
-    assert told == "web:7:a healthy: intake 2s ago, launch 1:r: not yet"
+
+def test_it_is_as_wide_as_the_terminal() -> None:
+    failed = StageHealth(name="launch 1:r:", last_error_at=NOW, last_error="x" * 200)
+
+    told = lines(worker(failed), [], NOW, 60)
+    assert max(map(len, told)) == 60
 
 
 def test_a_worker_whose_stages_have_not_reported_has_just_started() -> None:
-    assert line(worker(), [], NOW) == "web:7:a healthy: it has just started"
+    assert lines(worker(), [], NOW) == ["web:7:a healthy: it has just started"]
 
 
-def test_a_line_tells_all_problems() -> None:
-    assert line(worker(), ["one", "two"], NOW) == "web:7:a not healthy: one; two"
+def test_it_tells_all_problems() -> None:
+    assert lines(worker(), ["one", "two"], NOW) == ["web:7:a not healthy: one; two"]
 
 
 def test_what_was_published_does_not_reach_a_terminal_as_it_is() -> None:
     evil = worker(StageHealth(name="a\x1b[2J\nb", last_success_at=-1e300), worker_id="h\x1b]0;x\x07")
 
-    assert "\x1b" not in line(evil, [], NOW)
-    assert "\n" not in line(evil, [], NOW)
+    told = lines(evil, [], NOW)
+    assert len(told) == 3
+    assert not any("\x1b" in line or "\n" in line for line in told)
