@@ -20,7 +20,7 @@ from puter_client.contract.batch import BatchRow
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import PuterKey
 from puter_client.contract.outcome import Outcome
-from puter_client.contract.phase import LIVE, Phase
+from puter_client.contract.phase import LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.record import EventKind, Record
 from puter_client.contract.request import UpRequest
 from puter_client.contract.spec import Spec
@@ -265,30 +265,44 @@ class Resolve(Stage):
             # The requests stay parked: nothing is launched because of an old record.
             _log.warning("records.unconfirmed", target=str(self._target), count=len(live), code=error.code)
             for one in live:
-                await self._tell_parked(one.value.key, f"{one.value.instance_id}: {reason_after(error)}")
+                await self._tell_parked(one, f"{one.value.instance_id}: {reason_after(error)}")
             return
         lost = await self._not_shown_for_long(live, shown)
         after = await self._confirm.carry_over(live, shown)
         # Whether these still exist is known after several looks: nobody is told before that they do.
-        unsure = {one.value.key: one.value for one in after if one.value.key in lost and one.value.phase in LIVE}
+        unsure = {one.value.key: one for one in after if one.value.key in lost and one.value.phase in LIVE}
         at_once = asyncio.Semaphore(DECIDE_AT_ONCE)
 
         async def decide_one(key: PuterKey) -> None:
             async with at_once:
                 if key in unsure:
-                    why = (
-                        f"EC2 does not show {unsure[key].instance_id} any more; looking again before it counts as ended"
-                    )
-                    await self._tell_parked(key, why, after_s=self._timings.look_up_again_s)
+                    gone = unsure[key].value.instance_id
+                    why = f"EC2 does not show {gone} any more; looking again before it counts as ended"
+                    await self._tell_parked(unsure[key], why, after_s=self._timings.look_up_again_s)
                     return
                 await decide_parked(self._store, key, self._target.rules, most=parked[key])
-                txn = Txn()
-                self._store.requests.expect_none_parked(txn, key)
-                self._store.look_ups.remove(txn, str(self._target), key)
-                if await self._store.commit(txn):
+                if not await self._end_look(key):
                     await self._see_to_rest(key)
 
         await asyncio.gather(*(decide_one(one.value.key) for one in live))
+
+    async def _end_look(self, key: PuterKey) -> bool:
+        """Remove a key whose parked requests are decided; whether that is all, and nothing was parked meanwhile.
+
+        Its machine may have ended during the look, and its workload be run again: then the key is here for its next
+        generation, which needs a look of its own. Only the record, which must not change in between, tells.
+        """
+        current = await self._store.records.read_one(key)
+        txn = Txn()
+        self._store.records.expect(txn, key, current)
+        self._store.requests.expect_none_parked(txn, key)
+        if not self._is_on_its_way(current.value):
+            self._store.look_ups.remove(txn, str(self._target), key)
+        return not await self._store.commit(txn)
+
+    def _is_on_its_way(self, record: Record | None) -> bool:
+        """Whether a key waits for a look here because of a new launch."""
+        return record is not None and record.phase in ON_ITS_WAY and record.target in (None, str(self._target))
 
     async def _see_to_rest(self, key: PuterKey) -> None:
         """More requests were parked during the look: they need another one, unless the machine has ended."""
@@ -299,7 +313,7 @@ class Resolve(Stage):
         else:
             await decide_parked(self._store, key, self._target.rules)
             self._store.records.expect(txn, key, current)
-            if current.value is None or current.value.target != str(self._target):
+            if not self._is_on_its_way(current.value):
                 self._store.look_ups.remove(txn, str(self._target), key)
         await self._store.commit(txn)
 
@@ -316,9 +330,13 @@ class Resolve(Stage):
             and self._clock.age(seen_at) >= self._timings.forgotten_s
         }
 
-    async def _tell_parked(self, key: PuterKey, why: str, *, after_s: float | None = None) -> None:
-        """Write into the batches of a key's parked requests what they wait for, and look the key up again later."""
-        txn, told, rest = Txn(), 0, True
+    async def _tell_parked(self, one: Versioned[Record], why: str, *, after_s: float | None = None) -> None:
+        """Write into the batches of a key's parked requests what they wait for, and look the key up again later.
+
+        If the record has changed meanwhile, the key stays claimed, and is looked up when the claim ends.
+        """
+        txn, key, told, rest = Txn(), one.value.key, 0, True
+        self._store.records.expect(txn, key, one)
         while rest and told < TAKE_REQUESTS:
             raws, rest = await self._store.requests.parked(key, after=told)
             told += len(raws)

@@ -227,6 +227,34 @@ async def test_a_look_up_of_a_request_that_was_cancelled_does_not_swallow_the_ne
     assert hands.sorted(names.look_ups(TARGET, "betty")) == [b"one"]
 
 
+@pytest.mark.parametrize("answers", [True, False], ids=["EC2 answers", "EC2 does not answer"])
+async def test_a_look_at_a_machine_that_ends_meanwhile_does_not_swallow_that_of_its_next_one(
+    workshop: Workshop, hands: Hands, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """A workload that failed is run again while a request of its key waits for EC2's word on the old machine."""
+    async with workshop.working():
+        await workshop.request("one")
+    await workshop.client.submit([MachineRequest("one", spec())], origin=Origin.UP)
+    await hands.take_requests()
+    target = await hands.target()
+    real = target.describe
+
+    async def describe(ids: Any) -> Any:
+        shown = await real(ids) if answers else None
+        rewrite(workshop, KEY, phase=Phase.QUEUED, generation=2, instance_id=None)
+        await hands.ensure(KEY)
+        if shown is None:
+            raise Ec2Error("ServiceUnavailable", "not now", handling=Handling.AGAIN)
+        return shown
+
+    monkeypatch.setattr(target, "describe", describe)
+    await hands.look_up(target)
+
+    record = await workshop.record("one")
+    assert (record.phase, record.generation) == (Phase.RESOLVING, 2)
+    assert hands.sorted(names.look_ups(TARGET, "betty")) == [b"one"]
+
+
 async def test_a_living_machine_that_ec2_does_not_tell_of_is_not_among_what_must_move(
     workshop: Workshop, hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
