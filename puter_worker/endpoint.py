@@ -13,6 +13,7 @@ from aiohttp import web
 
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.health import StageHealth
+from puter_worker.ec2.credentials.failing import FailingCredentials
 from puter_worker.prometheus import PrometheusMetrics
 from puter_worker.settings import Address
 from puter_worker.store.overview import Overview, Waiting, read_overview
@@ -44,12 +45,18 @@ class Endpoint:
     """The metrics of one worker, by HTTP."""
 
     def __init__(
-        self, metrics: PrometheusMetrics, store: Store, *, stages: Callable[[], tuple[StageHealth, ...]]
+        self,
+        metrics: PrometheusMetrics,
+        store: Store,
+        *,
+        stages: Callable[[], tuple[StageHealth, ...]],
+        failing: FailingCredentials,
     ) -> None:
-        """`stages`: returns the health of the worker's stages."""
+        """`stages`: returns the health of the worker's stages; `failing`: its profiles whose credentials fail."""
         self._metrics = metrics
         self._store = store
         self._stages = stages
+        self._failing = failing
         self._waits = Waits()
         self._reading = asyncio.Lock()
         self._read_at: float | None = None
@@ -86,11 +93,13 @@ class Endpoint:
     async def _answer(self, request: web.Request) -> web.Response:
         async with self._reading:
             await self._look()
+        now = self._store.now()
         text, content_type = self._metrics.text(
             request.headers.get("Accept", ""),
             overview=self._overview,
             inbox_ages_s=self._ages_s,
             stages=self._stages(),
+            failing_s={one.profile: now - one.since for one in self._failing.now(now)},
             started_at=self._started_at,
         )
         return web.Response(body=text, headers={"Content-Type": content_type})

@@ -82,6 +82,7 @@ class PrometheusMetrics(Metrics, Collector):
         self._overview: Overview | None = None
         self._ages: Mapping[str, float] = {}
         self._stages: Sequence[StageHealth] = ()
+        self._failing_s: Mapping[str, float] = {}
         self._started_at = 0.0
         ProcessCollector(registry=registry)
         registry.register(self)
@@ -126,6 +127,7 @@ class PrometheusMetrics(Metrics, Collector):
         overview: Overview | None,
         inbox_ages_s: Mapping[str, float],
         stages: Sequence[StageHealth],
+        failing_s: Mapping[str, float],
         started_at: float,
     ) -> tuple[bytes, str]:
         """All metrics as text, and its content type.
@@ -135,9 +137,11 @@ class PrometheusMetrics(Metrics, Collector):
             overview: what waits in Redis; None: it does not answer.
             inbox_ages_s: by namespace, for how long nothing was taken from its inbox.
             stages: the health of the worker's stages.
+            failing_s: by AWS profile, for how long its credentials have failed; those that do not are missing.
             started_at: when the worker was started; seconds of Redis TIME.
         """
         self._overview, self._ages, self._stages, self._started_at = overview, inbox_ages_s, stages, started_at
+        self._failing_s = failing_s
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
@@ -155,6 +159,8 @@ class PrometheusMetrics(Metrics, Collector):
         yield successes
         overdue = {target: float(count) for target, count in list(self._overdue.items())[:MOST_TARGETS]}
         yield _by("target", "puter_overdue_machines", "Machines that run after their end.", overdue)
+        told = "For how long a profile's credentials have failed."
+        yield _by("profile", "puter_credentials_failing_seconds", told, self._failing_s)
         yield GaugeMetricFamily("puter_redis_up", "Whether Redis answers.", float(self._overview is not None))
         if self._overview is not None:
             yield from _shown(self._overview, self._ages)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from puter_worker.ec2.aws_settings import DEFAULT_REGION
 from puter_worker.ec2.calls import Caller
+from puter_worker.ec2.credentials.failing import FailingCredentials
 from puter_worker.ec2.credentials.unresolved import whose
 from puter_worker.ec2.session import Sessions
-from puter_worker.errors import PolicyRefused, StageError
+from puter_worker.errors import CredentialsError, Handling, PolicyRefused, StageError, reason_after
 from puter_worker.metrics import NO_METRICS, Metrics
 from puter_worker.pacer import Pacer
 from puter_worker.policy import Rules
@@ -26,6 +27,7 @@ class Targets:
     Attributes:
         sessions: this host's AWS profiles.
         rules: what namespaces may request.
+        failing: profiles whose credentials fail.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Targets:
         self._private_keys = private_keys
         self._metrics = metrics
         self.rules = rules or Rules()
+        self.failing = FailingCredentials()
         self._targets: dict[TargetId, Target] = {}
         self._unsure_until: dict[TargetId, float] = {}
 
@@ -75,9 +78,24 @@ class Targets:
                 f"{whose(profile)} gets its credentials from a program (credential_process), and the workers have no "
                 "policy that says who may use it: name the profile in a policy (PUTER_POLICY), or request another one"
             )
-        region = region or self.sessions.region_of(profile) or DEFAULT_REGION
-        account = await self.sessions.account_id(profile, region)
+        try:
+            region = region or self.sessions.region_of(profile) or DEFAULT_REGION
+            async with asyncio.timeout(self._timings.account_s):
+                account = await self.sessions.account_id(profile, region)
+        except TimeoutError:
+            error = CredentialsError("AWS did not say in time which account the credentials belong to")
+            self._note_failing(profile, error)
+            raise error from None
+        except StageError as error:
+            if error.handling is Handling.CREDENTIALS:
+                self._note_failing(profile, error)
+            raise
+        self.failing.succeeded(profile)
         return self.get(TargetId(account, region, profile or ""))
+
+    def _note_failing(self, profile: str | None, error: StageError) -> None:
+        if self.offers(profile or ""):  # what this host does not have is whatever somebody has requested
+            self.failing.failed(profile, reason_after(error), self._store.now())
 
     async def reaches(self, target_id: TargetId) -> bool:
         """Whether this host's credentials may belong to the target: its profile of that name may be another account's.

@@ -94,7 +94,7 @@ class Worker:
         self._runner = Runner(self.store.wakeups, clock=self._clock, timings=timings, metrics=metrics)
         self._announce = Announce(self.store, self.targets, settings, timings, stages=self._runner.health)
         self._stages = self._stages_of(timings, metrics)
-        self._endpoint = None if counting is None else _endpoint(counting, self.store, self._runner)
+        self._endpoint = None if counting is None else _endpoint(counting, self.store, self._runner, self.targets)
         self._stop = asyncio.Event()
 
     def _stages_of(self, timings: Timings, metrics: Metrics) -> list[Stage]:
@@ -200,7 +200,7 @@ def _counting() -> PrometheusMetrics:
     return PrometheusMetrics(version=puter_worker.__version__)
 
 
-def _endpoint(metrics: PrometheusMetrics, store: Store, runner: Runner) -> Endpoint:
+def _endpoint(metrics: PrometheusMetrics, store: Store, runner: Runner, targets: Targets) -> Endpoint:
     from puter_worker.endpoint import Endpoint
 
-    return Endpoint(metrics, store, stages=runner.health)
+    return Endpoint(metrics, store, stages=runner.health, failing=targets.failing)

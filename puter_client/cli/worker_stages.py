@@ -13,6 +13,7 @@ import msgspec
 from puter_client.cli.terminal import Row, cells, cut, padded, plain
 from puter_client.cli.when import ago, rough_duration
 from puter_client.contract.health import StageHealth, WorkerHealth
+from puter_client.contract.key import shown
 from puter_client.timings import DEFAULT_TIMINGS
 from puter_client.view import iso
 
@@ -39,9 +40,14 @@ def failing_for_s(stage: StageHealth, started_at: float, now: float) -> float | 
 def warnings(
     workers: Sequence[WorkerHealth], now: float, failing_after_s: float = DEFAULT_TIMINGS.stage_failing_after_s
 ) -> list[str]:
-    """One line for each stage that has had no success since its last error for over `failing_after_s`."""
+    """One line for each stage, and each profile's credentials, that have failed for over `failing_after_s`."""
     lines = []
     for worker in workers:
+        for one in worker.credentials[:MOST_STAGES]:
+            if now - one.since > failing_after_s:
+                whose = f"of profile {shown(one.profile)}" if one.profile else "of no profile"
+                for_ = rough_duration(min(now - one.since, LONGEST_AGO_S))
+                lines.append(f"credentials {whose} have failed for {for_}: {plain(one.error)}")
         for stage in worker.stages[:MOST_STAGES]:
             failing_s = failing_for_s(stage, worker.started_at, now)
             if failing_s is not None and failing_s > failing_after_s:
@@ -80,6 +86,9 @@ def to_json(worker: WorkerHealth) -> Mapping[str, Any]:
             "pace_s": stage.pace_s,
         }
         for stage in worker.stages
+    ]
+    fields["credentials"] = [
+        {"profile": one.profile, "since": iso(one.since), "error": one.error} for one in worker.credentials
     ]
     return dict(fields)
 

@@ -27,6 +27,20 @@ class StageHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     pace_s: float | None = None
 
 
+class CredentialsHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """AWS credentials that fail; times are seconds of Redis TIME.
+
+    Attributes:
+        profile: their AWS profile; empty: the default credentials.
+        since: when they began to fail.
+        error: why they failed when they were last used.
+    """
+
+    profile: str
+    since: float
+    error: str
+
+
 class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One running worker; times are seconds of Redis TIME.
 
@@ -40,6 +54,7 @@ class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         profiles: AWS profiles that every namespace may use there; those of some namespaces are in their `OwnHealth`.
         draining: whether it is about to end and takes nothing new.
         stages: the health of each of its stages, but of those for profiles that not every namespace may use.
+        credentials: those that fail, but of profiles that not every namespace may use.
     """
 
     worker_id: str
@@ -51,6 +66,7 @@ class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     profiles: tuple[str, ...] = ()
     draining: bool = False
     stages: tuple[StageHealth, ...] = ()
+    credentials: tuple[CredentialsHealth, ...] = ()
 
 
 class OwnHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -59,7 +75,9 @@ class OwnHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         profiles: further AWS profiles that the namespace may use there.
         stages: the health of stages for these.
+        credentials: those of these that fail.
     """
 
     profiles: tuple[str, ...] = ()
     stages: tuple[StageHealth, ...] = ()
+    credentials: tuple[CredentialsHealth, ...] = ()

@@ -252,7 +252,10 @@ class ClientStore:
             health
             if more is None
             else msgspec.structs.replace(
-                health, profiles=(*health.profiles, *more.profiles), stages=(*health.stages, *more.stages)
+                health,
+                profiles=(*health.profiles, *more.profiles),
+                stages=(*health.stages, *more.stages),
+                credentials=(*health.credentials, *more.credentials),
             )
             for health, more in zip(found, own, strict=True)
         ]

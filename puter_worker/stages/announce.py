@@ -66,7 +66,7 @@ class Announce(Stage):
         await self._store.db.sync_clock()
         now = self._store.now()
         self._started_at = self._started_at or now
-        offered, stages = self._targets.offered(), self._stages()
+        offered, stages, failing = self._targets.offered(), self._stages(), self._targets.failing.now(now)
         public = self._targets.rules.public_profiles(offered)
         await self._store.workers.announce(
             WorkerHealth(
@@ -79,11 +79,14 @@ class Announce(Stage):
                 profiles=public,
                 draining=self._draining,
                 stages=tuple(one for one in stages if (of := profile_of(one)) is None or of in public),
+                credentials=tuple(one for one in failing if not one.profile or one.profile in public),
             ),
             offered=offered,
             own={
                 namespace: OwnHealth(
-                    profiles=profiles, stages=tuple(one for one in stages if profile_of(one) in profiles)
+                    profiles=profiles,
+                    stages=tuple(one for one in stages if profile_of(one) in profiles),
+                    credentials=tuple(one for one in failing if one.profile in profiles),
                 )
                 for namespace, profiles in self._targets.rules.own_profiles(offered).items()
             },

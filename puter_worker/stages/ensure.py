@@ -7,7 +7,6 @@ job again. The job waits for nothing but the account's id, because a job that wa
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 
 import structlog
@@ -96,11 +95,7 @@ class Ensure:
             await delay(self._store, current, reason, self._timings.another_worker_s)
             return
         try:
-            async with asyncio.timeout(self._timings.account_s):
-                target = await self._targets.find(profile, record.region)
-        except TimeoutError:
-            reason = "AWS did not say in time which account the credentials belong to; trying again"
-            await delay(self._store, current, reason, self._timings.ensure_again_s)
+            target = await self._targets.find(profile, record.region)
         except StageError as error:
             await refused(self._store, current, error)
         else:

@@ -31,6 +31,6 @@ class Restart(Stage):
         """Enqueue the keys that are due."""
         stuck = await self._store.restarts.restart()
         if stuck:
-            _log.info("keys.restarted", count=len(stuck))
+            _log.debug("keys.restarted", count=len(stuck))
         due = await self._store.restarts.next_due()
         return until_due(due, self._store.now(), at_most=self._timings.restart_s)

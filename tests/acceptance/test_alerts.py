@@ -141,6 +141,8 @@ FIRES: list[tuple[str, dict[str, str], bool]] = [
     ("PuterRedisDown", {'puter_redis_up{instance="a"}': "1x20"}, False),
     ("PuterStageWithoutSuccess", {STAGE: "0x20"}, True),
     ("PuterStageWithoutSuccess", {STAGE: "0+60x20"}, False),
+    ("PuterCredentialsFailing", {'puter_credentials_failing_seconds{profile=""}': "0+60x20"}, True),
+    ("PuterCredentialsFailing", {'puter_credentials_failing_seconds{profile="lab"}': "30x20"}, False),
     ("PuterInboxNotRead", {'puter_inbox_age_seconds{namespace="betty"}': "0+60x20"}, True),
     ("PuterInboxNotRead", {'puter_inbox_age_seconds{namespace="betty"}': "0x20"}, False),
     ("PuterQueueOverdue", {'puter_queue_age_seconds{queue="labels"}': "0+60x20"}, True),

@@ -143,6 +143,24 @@ async def test_what_a_policy_refuses_is_counted_by_its_rules(start: Start, valke
     await seen(port, worker, lambda found: count(found, "instance_types") == count(found, "regions") == 1)
 
 
+async def test_credentials_that_fail_are_shown_while_a_request_waits_for_them(
+    start: Start, valkey: RedisServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    config = tmp_path / "aws-config"
+    config.write_text("[profile broken]\ncredential_process = /bin/false\n")
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY.replace("default_credentials = true", 'profiles = ["broken"]'))
+    worker = start(
+        "--metrics", f"127.0.0.1:{port}", PUTER_PACE="off", PUTER_POLICY=str(policy), AWS_CONFIG_FILE=str(config)
+    )
+    async with PuterClient.connect(valkey.url, namespace="betty", user="betty") as betty:
+        await betty.submit([MachineRequest("one", spec(profile="broken", region="eu-west-1"))])
+        failing = "puter_credentials_failing_seconds", (("profile", "broken"),)
+        await seen(port, worker, lambda found: found.get(failing, -1.0) > 0)
+        await betty.cancel(["one"])
+
+
 RULE = "not a request that this worker's version can read"
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import pytest
 
 from puter_client.client import PuterClient
+from puter_client.contract.health import WorkerHealth
 from puter_client.store import names as public
 from puter_client.timings import DEFAULT_TIMINGS
+from puter_worker.errors import CredentialsError, ProfileMissing
 from puter_worker.stages.announce import Announce
 from puter_worker.timings import Timings
 from puter_worker.worker import Worker
@@ -88,6 +91,48 @@ async def test_a_viewer_who_cannot_call_it_is_not_told_that_none_runs(workshop: 
         finally:
             with workshop.server.client() as behind:
                 behind.execute_command("ACL DELUSER viewer")
+
+
+async def test_credentials_that_fail_are_told_to_those_who_may_use_them(workshop: Workshop) -> None:
+    async with workshop.idle() as worker, workshop.client_of("anna") as anna:
+        rules, failing = worker.rules, worker.targets.failing
+        for profile in (None, "lab", "secret"):
+            failing.failed(profile, "expired", worker.store.now())
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(rules, "public_profiles", lambda _: ("lab",))
+            patched.setattr(rules, "own_profiles", lambda _: {"betty": ("secret",)})
+            await announce_of(worker).run_once()
+
+        def told(healths: Sequence[WorkerHealth]) -> list[str]:
+            return [one.profile for health in healths for one in health.credentials]
+
+        assert told(await workshop.client.workers()) == ["", "lab", "secret"]
+        assert told(await anna.workers()) == ["", "lab"]
+
+
+async def test_a_profile_that_this_host_does_not_have_fails_no_worker(workshop: Workshop) -> None:
+    async with workshop.idle() as worker:
+        with pytest.raises(ProfileMissing):
+            await worker.targets.find("made-up", "us-east-1")
+
+        assert worker.targets.failing.now(worker.store.now()) == ()
+
+
+async def test_an_account_that_cannot_be_read_makes_credentials_fail_until_it_can(workshop: Workshop) -> None:
+    async with workshop.idle() as worker:
+        with pytest.MonkeyPatch.context() as patched:
+
+            async def account_id(*_: Any) -> NoReturn:
+                raise CredentialsError("the token has expired")
+
+            patched.setattr(worker.targets.sessions, "account_id", account_id)
+            with pytest.raises(CredentialsError):
+                await worker.targets.find(None, "us-east-1")
+        (failing,) = worker.targets.failing.now(worker.store.now())
+        assert (failing.profile, "the token has expired" in failing.error) == ("", True)
+
+        await worker.targets.find(None, "us-east-1")
+        assert worker.targets.failing.now(worker.store.now()) == ()
 
 
 def test_what_a_command_waits_for_a_worker_is_longer_than_a_worker_takes_to_look() -> None:

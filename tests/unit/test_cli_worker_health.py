@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from puter_client.cli.worker_health import lines, of_host, problems_of, running_for_s
-from puter_client.contract.health import StageHealth, WorkerHealth
+from puter_client.contract.health import CredentialsHealth, StageHealth, WorkerHealth
 from puter_client.timings import DEFAULT_TIMINGS
 
 NOW = 1_800_000_000.0
@@ -42,6 +42,21 @@ def worker(*stages: StageHealth, **fields: Any) -> WorkerHealth:
 )  # fmt: skip
 def test_a_worker_is_as_healthy_as_its_stages(stage: StageHealth, problem: str | None) -> None:
     assert problems_of(worker(GOOD, stage), NOW, DEFAULT_TIMINGS) == ([] if problem is None else [problem])
+
+
+@pytest.mark.parametrize(
+    ("profile", "since", "problem"),
+    [
+        ("", NOW - 61, "credentials of no profile have failed for 1m: waiting for AWS credentials"),
+        ("lab", NOW - 61, "credentials of profile 'lab' have failed for 1m: waiting for AWS credentials"),
+        ("lab", NOW - 59, None),
+    ],
+)
+def test_a_worker_is_as_healthy_as_its_credentials(profile: str, since: float, problem: str | None) -> None:
+    failing = CredentialsHealth(profile=profile, since=since, error="waiting for AWS credentials")
+
+    told = problems_of(worker(GOOD, credentials=(failing,)), NOW, DEFAULT_TIMINGS)
+    assert told == ([] if problem is None else [problem])
 
 
 def test_a_worker_that_reports_no_more_is_not_healthy() -> None:

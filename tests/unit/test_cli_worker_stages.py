@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from puter_client.cli.worker_stages import MOST_STAGES, failing_for_s, stage_table, to_json, warnings
-from puter_client.contract.health import StageHealth, WorkerHealth
+from puter_client.contract.health import CredentialsHealth, StageHealth, WorkerHealth
 
 NOW = 1_800_000_000.0
 STARTED = NOW - 3_600
@@ -106,6 +106,10 @@ class TestJson:
                 "pace_s": 2.0,
             }
         ]
+
+    def test_credentials_that_fail_are_told(self) -> None:
+        told = to_json(worker(credentials=(CredentialsHealth(profile="lab", since=NOW - 0.5, error="expired"),)))
+        assert told["credentials"] == [{"profile": "lab", "since": "2027-01-15T07:59:59.500+00:00", "error": "expired"}]
 
     def test_a_time_that_is_no_date_is_null(self) -> None:
         told = to_json(worker(stage(last_success_at=1e308), started_at=-1e300))

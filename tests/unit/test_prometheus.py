@@ -23,7 +23,7 @@ FLOOD = 5_000
 
 
 def shown(metrics: PrometheusMetrics, *stages: StageHealth) -> str:
-    text, _ = metrics.text("", overview=None, inbox_ages_s={}, stages=stages, started_at=7.0)
+    text, _ = metrics.text("", overview=None, inbox_ages_s={}, stages=stages, failing_s={}, started_at=7.0)
     return text.decode()
 
 
