@@ -67,7 +67,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         made_anew: how often a launch was refused because its key pair, group or image had been deleted meanwhile.
         short_since: since when EC2 has had no capacity for it in any permitted place.
         estimate_s: estimated length of the present wait; None: nothing is known of it.
-        owner: user name that the client sent; not verified.
+        owner: who has requested it; the name that the client sent, unless Redis vouches for it.
+        vouched: whether Redis does, so that the owner is one of its users.
         spec_digest: digest of the spec that is being served.
         intent: id of the open launch intent; while there is one, the request cannot be cancelled.
         target: account, region and profile of the launch, once resolved.
@@ -112,6 +113,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     short_since: float | None = None
     estimate_s: int | None = None
     owner: str | None = None
+    vouched: bool = False
     spec_digest: str | None = None
     target: str | None = None
     intent: str | None = None

@@ -35,6 +35,7 @@ from puter_worker.stages.admission import Admission
 from puter_worker.stages.cancelled import put_cancelled
 from puter_worker.stages.decide import after_cancel, decide, has_console, may_be_cancelled, must_be_confirmed, ordered
 from puter_worker.stages.decode import addressee_of, decode_request, parked, read_parked
+from puter_worker.stages.removed import why_removed
 from puter_worker.store.failures import BatchLimit
 from puter_worker.store.ingress import IngressRule
 from puter_worker.store.store import Store
@@ -130,8 +131,8 @@ class Draft:
             self._store.jobs.enqueue(self.txn, key)
         self._count("parked")
 
-    def add(self, key: PuterKey, request: Request) -> None:
-        """Decide one request."""
+    def add(self, key: PuterKey, request: Request, *, vouched: bool | None = None) -> None:
+        """Decide one request. `vouched`: whether Redis vouches for who sent it; None: as for all of the draft."""
         stored = self._read[key]
         if stored.rev is not None and stored.value is None:
             # The record does not decode: its machine may exist, so nothing is launched.
@@ -146,7 +147,7 @@ class Draft:
         elif isinstance(request, ConsoleRequest):
             self._console(key, request)
         else:
-            self._up(key, request)
+            self._up(key, request, vouched=self._user is not None if vouched is None else vouched)
 
     def _cancel(self, key: PuterKey, request: CancelRequest) -> None:
         changed = after_cancel(self._record(key), request, self._now)
@@ -184,7 +185,7 @@ class Draft:
         self._store.consoles.ask(self.txn, record, self._now)
         self._count("console")
 
-    def _up(self, key: PuterKey, request: UpRequest) -> None:
+    def _up(self, key: PuterKey, request: UpRequest, *, vouched: bool) -> None:
         served = self._served.get(key)
         # The requests of one transaction keep their order: it decides who is launched first under max_parallel.
         self._decided += 1
@@ -198,7 +199,8 @@ class Draft:
                 self._store.records.put_refusal(self.txn, key, before, str(refusal), now)
             return
         if decision.record is not None:
-            decision = msgspec.structs.replace(decision, record=self._admission.with_profile(decision.record))
+            created = self._admission.with_profile(decision.record).replace(vouched=vouched)
+            decision = msgspec.structs.replace(decision, record=created)
         self._put_row(key, request, decision.row)
         if decision.record is not None and (limit := self._limit(request)) is not None:
             if limit in self._over:
@@ -261,7 +263,7 @@ class Draft:
 
     def refuse_of_removed(self, raw: bytes, user: str) -> None:
         """Refuse a request whose user has no right to anything any more."""
-        self.refuse(raw, f"user {user} was removed")
+        self.refuse(raw, why_removed(user))
 
     async def commit(self) -> bool:
         """Write what was decided, with guards on all records that were read; returns whether it was written."""
@@ -304,23 +306,22 @@ async def decide_parked(store: Store, key: PuterKey, rules: Rules, *, most: int 
         if not raws:
             return
         waiting = [read_parked(raw) for raw in raws]
-        users = {one.user for one in waiting if one.user is not None}
-        gone = {user for user in users if await store.users.is_removed(user)}
+        gone = await store.users.removed({one.user for one in waiting if one.user is not None})
         draft = Draft(store, key.namespace, rules)
-        requests: list[Request] = []
+        requests: list[tuple[Request, bool]] = []
         for one in waiting:
             raw = bytes(one.request)
             if one.user in gone:
                 draft.refuse_of_removed(raw, one.user)
                 continue
             try:
-                requests.append(decode_request(raw))
+                requests.append((decode_request(raw), one.user is not None))
             except InvalidInput as error:  # parked by a worker of another version
                 draft.refuse(raw, str(error))
-        await draft.read([key], requests)
+        await draft.read([key], [request for request, _ in requests])
         store.requests.remove_parked(draft.txn, key, raws, rest=rest)
-        for request in requests:
-            draft.add(key, request)
+        for request, vouched in requests:
+            draft.add(key, request, vouched=vouched)
         if not await draft.commit():
             continue
         for why, times in draft.refused.items():

@@ -188,7 +188,7 @@ class Intake(Stage):
         """The requests that can be used, and how many were read; `draft` refuses the others of those."""
         taken: list[tuple[PuterKey, Request]] = []
         seen, size, read_before = 0, 0, texts_read()
-        gone = inbox.user if inbox.user is not None and await self._store.users.is_removed(inbox.user) else None
+        gone = await self._store.users.removed([inbox.user] if inbox.user is not None else [])
         for raw in raws:
             if texts_read() - read_before >= USER_DATA_AT_ONCE:
                 break  # the others stay in the inbox for the namespace's next turn
@@ -197,8 +197,8 @@ class Intake(Stage):
             if size >= TURN_BYTES:
                 size = 0
                 await asyncio.sleep(0)
-            if gone is not None:
-                draft.refuse_of_removed(raw, gone)
+            if inbox.user in gone:
+                draft.refuse_of_removed(raw, inbox.user)
                 continue
             try:
                 request = decode_request(raw, user=inbox.user)

@@ -33,6 +33,7 @@ from puter_worker.stages.limits import Limits
 from puter_worker.stages.plan import Unit, Waiting
 from puter_worker.stages.quarantine import Quarantine
 from puter_worker.stages.queued import put_failed, put_waiting, read_waiting
+from puter_worker.stages.removed import of_known_users
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.backoff import Backoff
@@ -119,7 +120,8 @@ class Launch(Stage):
             return pause_s
         if not await self._gate.open():
             return self._timings.shut_s
-        may = await self._in_parallel(await self._of_open_batches(waiting))
+        may = await of_known_users(self._store, await self._of_open_batches(waiting))
+        may = await self._in_parallel(may)
         may = await self._limits.within(may, self._busy)
         if self._limits.awaits_end:
             self._await_end()

@@ -1,6 +1,8 @@
-"""Redis's users: whether the one whose inbox is read still exists."""
+"""Redis's users: whether those who have requested something still exist."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import structlog
 from redis.exceptions import NoPermissionError, ResponseError
@@ -18,23 +20,25 @@ class Users:
         self._db = db
         self._told = False
 
-    async def is_removed(self, user: str) -> bool:
-        """Whether Redis has users, and none of this name; False if Redis does not say, which is logged once.
+    async def removed(self, users: Collection[str]) -> set[str]:
+        """Those whom Redis, which has users, does not have; empty if Redis does not say, which is logged once.
 
-        Ask after the user's requests were read: a user who was added since has not written them.
+        Ask after their requests were read: a user who was added since has not written them.
         """
+        if not users:
+            return set()
         try:
             names = await self._db.redis.acl_users()
         except ResponseError as error:
             if not isinstance(error, NoPermissionError) and "unknown" not in str(error).lower():
                 raise
             self._tell("Redis does not say which users it has")
-            return False
+            return set()
         known = {name if isinstance(name, str) else name.decode(errors="replace") for name in names}
         if known == {"default"}:
             self._tell("Redis has no users but default")
-            return False
-        return user not in known
+            return set()
+        return set(users) - known
 
     def _tell(self, why: str) -> None:
         if not self._told:

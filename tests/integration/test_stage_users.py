@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -10,15 +12,17 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from puter_client.contract.key import PuterKey
+from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import Phase
 from puter_client.contract.request import CancelRequest, ExtendRequest, Origin, Request, StopRequest, UpRequest
 from puter_client.store import names as public
+from puter_client.view import WaitFor
 from puter_worker.clock import Clock
 from puter_worker.stages.intake import Intake
 from puter_worker.store import names
 from puter_worker.store.store import Store
 from tests.integration.stage_world import Hands, hands, redis_keeps_its_rules
-from tests.integration.workshop import Workshop, spec
+from tests.integration.workshop import PATIENCE_S, Workshop, spec
 
 __all__ = ["hands", "redis_keeps_its_rules"]
 pytestmark = pytest.mark.usefixtures("redis_keeps_its_rules")
@@ -214,3 +218,50 @@ async def test_where_redis_does_not_say_who_there_is_nobody_counts_as_removed(wo
     assert (await workshop.record("one")).owner == "anna"
     (warning,) = [line for line in lines if line["event"] == "users.not_known"]
     assert "does not say which users" in warning["why"]
+
+
+# -- whose user is removed while they wait ---
+
+
+@contextmanager
+def users(shop: Workshop, *known: str) -> Iterator[Callable[[str], None]]:
+    """Redis has these users while inside; gives what removes one."""
+    with shop.server.client() as behind:
+        for name in known:
+            behind.execute_command("ACL", "SETUSER", name, "on", ">pw")
+        try:
+            yield lambda name: behind.execute_command("ACL", "DELUSER", name)
+        finally:
+            behind.execute_command("ACL", "DELUSER", *known)
+
+
+async def test_nothing_is_launched_any_more_for_a_user_who_was_removed(workshop: Workshop, hands: Hands) -> None:
+    with users(workshop, "anna", "mallory") as remove:
+        append(workshop, "betty:anna", up("one", "anna", "b-1"))
+        append(workshop, "betty:mallory", up("two", "anna", "b-2"), up("three", "mallory", "b-2"))
+        append(workshop, "betty", up("four", "mallory", "b-3"))  # nobody vouches for that name
+        await hands.take_requests()
+        remove("mallory")
+        with capture_logs() as lines:
+            async with workshop.working():
+                await workshop.client.wait(tags=["one", "four"], wait=WaitFor.RUNNING, timeout_s=PATIENCE_S)
+                views = await workshop.client.wait(batch_id="b-2", tags=["two", "three"], timeout_s=PATIENCE_S)
+
+    found = [(view.outcome, view.phase, view.reason) for view in views]
+    assert found == [(Outcome.CANCELLED, Phase.CANCELLED, "user mallory was removed")] * 2
+    dropped = [line for line in lines if line["event"] == "requests.dropped"]
+    assert {user for line in dropped for user in line["users"]} == {"mallory"}
+    assert sum(line["count"] for line in dropped) == 2
+    assert len(workshop.instances("pending", "running")) == 2
+
+
+async def test_a_machine_goes_on_whose_user_was_removed(workshop: Workshop, hands: Hands) -> None:
+    with users(workshop, "anna", "mallory") as remove:
+        append(workshop, "betty:mallory", up("one", "mallory"))
+        async with workshop.working():
+            await workshop.client.wait(tags=["one"], wait=WaitFor.RUNNING, timeout_s=PATIENCE_S)
+            remove("mallory")
+            append(workshop, "betty:anna", up("one", "anna", "b-2"))
+            (view,) = await workshop.client.wait(batch_id="b-2", tags=["one"], timeout_s=PATIENCE_S)
+
+    assert (view.outcome, view.phase) == (Outcome.EXISTING, Phase.RUNNING)
