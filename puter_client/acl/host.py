@@ -22,6 +22,11 @@ ADDRESS_VARIABLE = "PUTER_REDIS_ADDRESS"
 SERVICES_ADDRESS_VARIABLE = "PUTER_SERVICES_REDIS_ADDRESS"
 _PASSWORD_BYTES = 32
 _VARIABLES = {Role.WORKER: URL_VARIABLE, Role.ADMIN: ADMIN_URL_VARIABLE}
+# The settings with which a server, or a Sentinel, signs in; docs/shared-host.md calls the service mymaster.
+_SETTINGS = {
+    Role.REPLICA: ("masteruser replica", "masterauth {}"),
+    Role.SENTINEL: ("sentinel auth-user mymaster sentinel", "sentinel auth-pass mymaster {}"),
+}
 
 
 class Password(NamedTuple):
@@ -130,3 +135,8 @@ def url_of(address: str, name: str, password: Password) -> str:
     """The URL with which a user signs in at an address that `check_address` has returned."""
     scheme, _, rest = address.partition("://")
     return f"{scheme}://{name}:{password.text}@{rest}"
+
+
+def settings_of(role: Role, password: Password) -> list[str]:
+    """The lines that replicas or Sentinels need in their configuration; [] for other roles, which have a URL."""
+    return [line.format(password.text) for line in _SETTINGS.get(role, ())]

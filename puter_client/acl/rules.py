@@ -22,10 +22,11 @@ class Role(StrEnum):
     WORKER = "worker"
     ADMIN = "admin"
     REPLICA = "replica"
+    SENTINEL = "sentinel"
 
 
 # There is one user of each of these roles, with the role's name.
-SERVICES = (Role.WORKER, Role.ADMIN, Role.REPLICA)
+SERVICES = (Role.WORKER, Role.ADMIN, Role.REPLICA, Role.SENTINEL)
 # The lines of every file. A password of `default` would be everybody's; a health check needs none to PING.
 FIRST_LINES = ("user default off", "user health on nopass resetkeys resetchannels -@all +ping")
 RESERVED = frozenset({"default", "health", *SERVICES})
@@ -57,7 +58,14 @@ _RULES = {
         "+slowlog|get +slowlog|len +latency|latest +latency|history"
     ),
     # As Redis documents it: https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/
-    Role.REPLICA: "resetkeys resetchannels -@all +psync +replconf +ping",
+    # And SYNC, which Valkey sends with dual-channel-replication-enabled.
+    Role.REPLICA: "resetkeys resetchannels -@all +psync +sync +replconf +ping",
+    # What Sentinels of Redis 7.0 and Valkey 9 send (src/sentinel.c). That page also has ROLE, which neither sends, and
+    # all channels. FAILOVER and CLIENT PAUSE, UNPAUSE are Valkey's, for SENTINEL FAILOVER … COORDINATED.
+    Role.SENTINEL: (
+        "resetkeys resetchannels &__sentinel__:hello -@all +ping +info +publish +subscribe +multi +exec +slaveof "
+        "+config|rewrite +client|setname +client|kill +script|kill +failover +client|pause +client|unpause"
+    ),
 }
 _NAMESPACE = re.compile(r" %R~puter:([a-z0-9][a-z0-9-]{0,38}):\* ")
 

@@ -55,6 +55,7 @@ def user() -> None:
 @click.option("--worker", is_flag=True, help="The user of all workers; its URL goes to FOLDER/worker.env.")
 @click.option("--admin", is_flag=True, help="The user of these commands; its URL goes to FOLDER/admin.env.")
 @click.option("--replica", is_flag=True, help="The user of replicas; prints two lines for their settings.")
+@click.option("--sentinel", is_flag=True, help="The user of Sentinels; prints two lines for their settings.")
 @click.option("--new-password", is_flag=True, help="Give a user that exists another password.")
 @click.option("--address", metavar="HOST:PORT", help="Where it finds Redis.  [PUTER_REDIS_ADDRESS]")
 @click.option("--redis-version", metavar="X.Y", help="Rules for this Redis.  [default: the one that runs]")
@@ -66,6 +67,7 @@ def add(
     worker: bool,
     admin: bool,
     replica: bool,
+    sentinel: bool,
     new_password: bool,
     address: str | None,
     redis_version: str | None,
@@ -87,7 +89,13 @@ def add(
     from puter_client.acl.rules import Role
     from puter_client.cli.follow import run
 
-    roles = {Role.VIEWER: viewer, Role.WORKER: worker, Role.ADMIN: admin, Role.REPLICA: replica}
+    roles = {
+        Role.VIEWER: viewer,
+        Role.WORKER: worker,
+        Role.ADMIN: admin,
+        Role.REPLICA: replica,
+        Role.SENTINEL: sentinel,
+    }
     named = [role for role, given in roles.items() if given]
     if len(named) > 1:
         raise InvalidInput(f"--{named[0]} and --{named[1]}: a user has one of them")
@@ -189,7 +197,7 @@ def _named(name: str | None, role: Role, namespace: str | None, *, new_password:
             raise InvalidInput(f"--{role} takes neither a name nor a namespace: the user is called {role}")
         return str(role), None
     if name is None:
-        raise InvalidInput("no user: write its name, or --worker, --admin or --replica")
+        raise InvalidInput("no user: write its name, or --worker, --admin, --replica or --sentinel")
     check_user(name)
     if name in RESERVED:
         raise InvalidInput(f"user '{name}': this name is Puter's own; choose another one")
@@ -211,15 +219,21 @@ def _named(name: str | None, role: Role, namespace: str | None, *, new_password:
 
 def _tell_added(added: Added, host: HostFolder) -> None:
     """What is needed to sign in on stdout, or into a file; the rest on stderr."""
+    from puter_client.acl.host import settings_of
     from puter_client.acl.rules import Role
 
     user = added.user
     if user.role in (Role.WORKER, Role.ADMIN):
         say(f"its URL is in {host.write_url(user.role, added.url)}")
-    elif user.role is Role.REPLICA:
-        out(f"masteruser {user.name}")
-        out(f"masterauth {added.password.text}")
-        say("put these two lines into the configuration of each replica")
+    elif user.role in (Role.REPLICA, Role.SENTINEL):
+        for line in settings_of(user.role, added.password):
+            out(line)
+        where = (
+            "the configuration of each replica; where Sentinels choose the primary, of each server"
+            if user.role is Role.REPLICA
+            else "the configuration of each Sentinel, below its `sentinel monitor mymaster …`"
+        )
+        say(f"put these two lines into {where}. They are not shown again")
     else:
         out(f"PUTER_REDIS_URL={added.url}")
         if user.namespace not in (None, user.name):

@@ -419,7 +419,7 @@ def test_a_worker_cannot_list_or_empty_the_redis(guarded: Guarded) -> None:
                 worker.execute_command(*command.split(" "))
 
 
-# -- the administrator, and replicas --------------------------------------------------------------------------------
+# -- the administrator, replicas and Sentinels -----------------------------------------------------------------------
 
 RECORD = public.record(PuterKey("ann", "one"))
 
@@ -507,6 +507,29 @@ def test_a_replica_follows_and_does_nothing_else(guarded: Guarded) -> None:
                 answers[-1] = follower.recv(4096).strip()
     assert answers[:2] == [b"+OK", b"+OK"]
     assert answers[2].startswith(b"+FULLRESYNC ")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("GET", RECORD),
+        ("SET", RECORD, "x"),
+        ("KEYS", "*"),
+        ("CONFIG", "GET", "*"),
+        ("CONFIG", "SET", "maxmemory", "1"),
+        ("ACL", "LIST"),
+        ("CLIENT", "LIST"),
+        ("EVAL", "return 1", 0),
+        ("PUBLISH", public.channel("ann"), "one"),
+        ("SUBSCRIBE", public.channel("ann")),
+        ("FLUSHALL",),
+        ("SHUTDOWN",),
+    ],
+    ids=lambda command: " ".join(str(word) for word in command[:2]),
+)
+def test_a_sentinel_cannot(guarded: Guarded, command: tuple[str | int, ...]) -> None:
+    with guarded.client("sentinel") as sentinel, pytest.raises(NoPermissionError):
+        sentinel.execute_command(*command)
 
 
 def test_a_worker_has_no_keys_but_its_own(guarded: Guarded) -> None:

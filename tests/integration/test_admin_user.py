@@ -106,19 +106,44 @@ def test_nobody_signs_in_without_a_password(running: SharedHost) -> None:
 
 
 def test_passwords_are_in_no_file_that_others_can_read(host: SharedHost) -> None:
-    shown = [host.run("add", *words) for words in (("--worker",), ("--admin",), ("--replica",), ("betty",))]
+    shown = [host.run("add", word) for word in ("--worker", "--admin", "--replica", "--sentinel", "betty")]
 
-    passwords = [line.rpartition(" ")[2] for line in shown[2].stdout.splitlines()[1:]]
-    passwords += [shown[3].stdout.partition("betty:")[2].partition("@")[0]]
+    passwords = [line.rpartition(" ")[2] for ran in shown[2:4] for line in ran.stdout.splitlines()[1:]]
+    passwords += [shown[4].stdout.partition("betty:")[2].partition("@")[0]]
     for role in ("worker", "admin"):
         path = host.folder.path / f"{role}.env"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         passwords.append(path.read_text().partition(f"{role}:")[2].partition("@")[0])
     assert {len(password) for password in passwords} == {64}
-    assert len(set(passwords)) == 4
+    assert len(set(passwords)) == 5
     others = host.acl.read_text() + "".join(ran.stderr for ran in shown)
     assert [password for password in passwords if password in others] == []
     assert stat.S_IMODE(host.acl.stat().st_mode) == 0o644  # Redis runs as another user
+
+
+@pytest.mark.parametrize(
+    ("option", "settings", "told"),
+    [
+        ("--replica", ["masteruser replica", "masterauth "], "where Sentinels choose the primary, of each server"),
+        (
+            "--sentinel",
+            ["sentinel auth-user mymaster sentinel", "sentinel auth-pass mymaster "],
+            "of each Sentinel, below its `sentinel monitor mymaster …`",
+        ),
+    ],
+)
+def test_replicas_and_sentinels_are_told_by_their_settings(
+    running: SharedHost, option: str, settings: list[str], told: str
+) -> None:
+    ran = running.run("add", option)
+    password = ran.stdout.split()[-1]
+
+    assert ran.returncode == 0
+    assert ran.stdout == f"{settings[0]}\n{settings[1]}{password}\n"
+    assert f"{told}. They are not shown again" in ran.stderr
+    assert password not in ran.stderr
+    with redis.Redis.from_url(f"unix://{option[2:]}:{password}@{running.socket}", lib_name=None) as client:
+        assert client.ping()
 
 
 # -- without a restart -------------------------------------------------------------------------------------------------
