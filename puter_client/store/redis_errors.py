@@ -106,7 +106,7 @@ def _not_found(error: BaseException) -> str | None:
         case _, AuthenticationError():
             return (
                 "has Sentinels that refuse their user or password: set sentinel_user and sentinel_password in "
-                "PUTER_REDIS_URL to what they require"
+                "PUTER_REDIS_URL to what they require, and check that its ports are those of Sentinels"
             )
         case _, ResponseError():
             return (
