@@ -82,19 +82,24 @@ class SharedHost:
         return redis.Redis.from_url(url)
 
     def start(self, *options: str) -> None:
-        """Start the server, and return when it listens; `options`: further ones."""
+        """Start the server, and return when it answers; `options`: further ones."""
         log = self._home / "log"
         own = {"aclfile": self.acl, "dir": self._home, "port": 0, "unixsocket": self.socket, "logfile": log}
         words = [word for name, value in own.items() for word in (f"--{name}", str(value))]
         self.socket.unlink(missing_ok=True)
         self._server = subprocess.Popen([self._binary, CONFIGURATION, *options, *words])
-        while not self._listens():
+        while not self._answers():
             assert self._server.poll() is None, log.read_text()
             time.sleep(0.005)  # there is no event to wait for
 
-    def _listens(self) -> bool:
+    def _answers(self) -> bool:
+        """Whether it serves: it listens before it has read its users."""
         with socket.socket(socket.AF_UNIX) as caller:
-            return caller.connect_ex(str(self.socket)) == 0
+            caller.settimeout(30)
+            if caller.connect_ex(str(self.socket)) != 0:
+                return False
+            caller.sendall(b"PING\r\n")
+            return bool(caller.recv(1))
 
     def stop(self) -> None:
         """End the server, whatever it does."""
