@@ -1,54 +1,121 @@
-"""A Redis that fails over: a primary, two replicas and three Sentinels, each a process on a port of 127.0.0.1."""
+"""A Redis that fails over: a primary, two replicas and three Sentinels, each a process on a port of 127.0.0.1.
+
+Users and configuration are what docs/shared-host.md makes of them: the commands of its section "Failing over" are run.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import os
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
-from puter_client.acl.rules import Role, line, rules
+from puter_client.store.redis_url import RedisUrl
 from tests.integration.redis_servers import server_binaries
+from tests.integration.shared_host import CONFIGURATION, ROOT
 
 HOST = "127.0.0.1"
 SERVICE = "mymaster"
-PASSWORD = "a-secret"
 PATIENCE_S = 60.0
-# As docs/shared-host.md has them, but for the times.
-SERVER = """\
+SECTION = (ROOT / "docs" / "shared-host.md").read_text().partition("\n## Failing over\n")[2].partition("\n## ")[0]
+BLOCKS = re.findall(r"^```bash\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
+ON_PAGE = "192.0.2.11,192.0.2.12,192.0.2.13"
+NOWHERE = "127.0.0.1:1,127.0.0.1:2,127.0.0.1:3"  # until it is known where the Sentinels are
+BEHIND = "behind"
+OWN_SERVER = """\
 port {port}
 unixsocket {folder}/s
-bind 127.0.0.1
-dir {folder}
 logfile {folder}/log
-appendonly yes
-appendfsync always
-save ""
-maxmemory-policy noeviction
-min-replicas-to-write {min_replicas}
-min-replicas-max-lag 10
 repl-diskless-sync-delay 0
 repl-ping-replica-period 1
-aclfile {folder}/users.acl
 """
-SENTINEL = """\
-port {port}
+OWN_SENTINEL = """\
 unixsocket {folder}/s
-bind 127.0.0.1
-dir {folder}
 logfile {folder}/log
-{users}sentinel monitor mymaster 127.0.0.1 {primary} 2
-sentinel down-after-milliseconds mymaster 700
-sentinel failover-timeout mymaster 3000
 """
+
+
+class SetUp(NamedTuple):
+    """What the commands of the page have made.
+
+    Attributes:
+        server, sentinel: the configuration of each.
+        users: the file of users.
+        admin: the file with the URL of the user `admin`.
+        urls: of `worker` and `betty`.
+        password: of the Sentinels' own user `sentinel`.
+    """
+
+    server: str
+    sentinel: str
+    users: str
+    admin: str
+    urls: Mapping[str, str]
+    password: str
+
+    @classmethod
+    def follow(cls, binary: str, folder: Path) -> SetUp:
+        """Run the first commands of the page in this folder, before any server runs."""
+        (folder / "bin").mkdir()
+        puter = folder / "bin" / "puter"
+        puter.write_text(f'#!/bin/sh\nexec {sys.executable} -m puter_client.cli "$@"\n')
+        puter.chmod(0o700)
+        version = subprocess.run([binary, "--version"], capture_output=True, check=True, text=True).stdout
+        old = " --redis-version 7.0" if "Redis server v=7.0." in version else ""
+        script = replaced(BLOCKS[0], {ON_PAGE: NOWHERE, "--admin ": f"--admin{old} "})
+        told = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", f'{script}echo "SENTINELS=$SENTINELS"\n'],
+            env={
+                "PATH": f"{folder}/bin:{os.environ['PATH']}",
+                "PYTHONPATH": str(ROOT),
+                "PUTER_HOST_FOLDER": str(folder / "host"),
+                "PUTER_REDIS_ADDRESS": "127.0.0.1:1",
+            },
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert told.returncode == 0, told.stderr
+        shown = dict(line.split("=", 1) for line in told.stdout.splitlines())
+        host = folder / "host"
+        return cls(
+            server=(folder / "redis.conf").read_text(),
+            sentinel=(folder / "sentinel.conf").read_text(),
+            users=(host / "acl" / "users.acl").read_text(),
+            admin=(host / "admin.env").read_text(),
+            urls={
+                "worker": (host / "worker.env").read_text().strip().partition("=")[2],
+                "betty": shown["PUTER_REDIS_URL"],
+            },
+            password=shown["SENTINELS"],
+        )
+
+
+@cache
+def set_up(binary: str) -> SetUp:
+    """The page is followed once for each kind of server, since it says the same every time."""
+    with tempfile.TemporaryDirectory(prefix="puter-set-up-") as folder:
+        return SetUp.follow(binary, Path(folder))
+
+
+def replaced(text: str, changes: Mapping[str, str]) -> str:
+    """A text of the page, changed for this computer; what is to be changed must be there."""
+    for old, new in changes.items():
+        assert old in text, f"docs/shared-host.md has no {old!r} any more"
+        text = text.replace(old, new)
+    return text
 
 
 class Member:
@@ -57,31 +124,32 @@ class Member:
     Attributes:
         port: on 127.0.0.1.
         socket: the path of its socket.
+        folder: what it reads and writes; of a server also what /etc/puter is on its host.
     """
 
-    def __init__(self, port: int, folder: Path, config: str, *arguments: str) -> None:
+    def __init__(self, command: list[str], port: int, folder: Path, config: str, user: tuple[str, str]) -> None:
+        """`command`: what to run, but for the path of its configuration; `user`: who may do all, and the password."""
         self.port = port
         self.socket = str(folder / "s")
-        self._folder = folder
-        self._arguments = arguments
+        self.folder = folder
+        self._command = command
+        self._user, self._password = user
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir()
         (folder / "conf").write_text(config)
 
     def start(self) -> None:
         """Start it, and return when it answers."""
-        binary = server_binaries()["valkey"]
-        self.process = subprocess.Popen([binary, self._folder / "conf", *self._arguments])
+        binary, *arguments = self._command
+        self.process = subprocess.Popen([binary, self.folder / "conf", *arguments])
         eventually("a server answers", self._answers)
 
     def _answers(self) -> bool:
         assert self.process
-        assert self.process.poll() is None, (self._folder / "log").read_text()
+        assert self.process.poll() is None, (self.folder / "log").read_text()
         with self.client() as client:
             try:
                 return bool(client.ping())
-            except redis.AuthenticationError:
-                return True
             except redis.RedisError:
                 return False
 
@@ -92,8 +160,10 @@ class Member:
             self.process.wait()
 
     def client(self) -> redis.Redis:
-        """A plain client."""
-        return redis.Redis(host=HOST, port=self.port)
+        """A plain client that may do all."""
+        return redis.Redis(
+            host=HOST, port=self.port, username=self._user, password=self._password, decode_responses=True
+        )
 
     def says(self, section: str) -> Mapping[str, Any]:
         """A section of its INFO."""
@@ -106,83 +176,110 @@ class Failover:
     """The whole.
 
     Attributes:
+        made: by the commands of the page.
         servers: the primary at the beginning, then the replicas.
         sentinels: who decide which one is the primary.
     """
 
-    def __init__(self, folder: Path, *, min_replicas: int, sentinel_password: str) -> None:
+    def __init__(self, folder: Path, *, binary: str, min_replicas: int, settings: str) -> None:
         ports = free_ports(6)
+        self.made = set_up(binary)
         self.servers: list[Member] = []
         for number, port in enumerate(ports[:3]):
             of = folder / f"server-{number}"
-            config = SERVER.format(port=port, folder=of, min_replicas=min_replicas)
+            config = replaced(
+                self.made.server,
+                {
+                    "/etc/puter/redis.conf": str(CONFIGURATION),
+                    "/etc/puter/": f"{of}/",
+                    "/var/lib/redis": str(of),
+                    "bind HOST ": "bind ",
+                    "min-replicas-to-write 1": f"min-replicas-to-write {min_replicas}",
+                },
+            )
+            config += OWN_SERVER.format(port=port, folder=of) + settings
             config += f"replicaof {HOST} {ports[0]}\n" if number else ""
-            self.servers.append(Member(port, of, config))
-            (of / "users.acl").write_text(users())
-        own = ""
-        if sentinel_password:
-            own = f"user default off\nuser asks on >{sentinel_password} allchannels +@all\n"
-            own += f"sentinel sentinel-user asks\nsentinel sentinel-pass {sentinel_password}\n"
+            self.servers.append(Member([binary], port, of, config, (BEHIND, BEHIND)))
+            (of / "acl").mkdir()
+            (of / "acl" / "users.acl").write_text(users(self.made.users))
         self.sentinels = [
             Member(
+                [binary, "--sentinel"],
                 port,
                 of := folder / f"sentinel-{port}",
-                SENTINEL.format(port=port, folder=of, primary=ports[0], users=own),
-                "--sentinel",
+                replaced(
+                    self.made.sentinel,
+                    {
+                        "port 26379": f"port {port}",
+                        "/var/lib/redis": str(of),
+                        "bind HOST ": "bind ",
+                        "192.0.2.11 6379": f"{HOST} {ports[0]}",
+                        "milliseconds mymaster 5000": "milliseconds mymaster 1500",
+                        "timeout mymaster 60000": "timeout mymaster 3000",
+                    },
+                )
+                + OWN_SENTINEL.format(folder=of),
+                ("sentinel", self.made.password),
             )
             for port in ports[3:]
         ]
-        self.sentinel_password = sentinel_password
 
-    def url(self, user: str = "", *, options: str = "") -> str:
-        """The URL of the primary, whichever server that is."""
-        hosts = ",".join(f"{HOST}:{one.port}" for one in self.sentinels)
-        signed = f"{user}:{PASSWORD}@" if user else ""
-        return f"redis+sentinel://{signed}{hosts}/{SERVICE}/0{options}"
+    def url(self, user: str, *ports: int) -> str:
+        """The URL of the primary, whichever server that is; `ports`: of its Sentinels, if not their own."""
+        hosts = ",".join(f"{HOST}:{port}" for port in ports or [one.port for one in self.sentinels])
+        return self.made.urls[user].replace(NOWHERE, hosts)
+
+    def password(self, user: str) -> str:
+        """The password of `worker` or `betty`."""
+        return RedisUrl.parse(self.made.urls[user]).password
 
     def start(self) -> None:
         """Start everything, and return when it could fail over."""
         for one in (*self.servers, *self.sentinels):
             one.start()
-        eventually("both replicas follow", lambda: self._following() == 2)
+        eventually("both replicas follow", lambda: 2 in map(self.following, self.servers))
+        self.is_whole()
+
+    def is_whole(self) -> None:
+        """Return when each Sentinel knows the others and both replicas, and nothing is going on."""
         eventually("the Sentinels know each other and the replicas", lambda: all(map(self._knows_all, self.sentinels)))
 
-    def _following(self) -> int:
-        told = self.servers[0].says("replication")
+    def following(self, one: Member) -> int:
+        """How many replicas follow this server."""
+        told = one.says("replication")
         return sum(told.get(f"slave{n}", {}).get("state") == "online" for n in range(2))
 
-    def _sentinel(self, one: Member) -> redis.Redis:
-        signed: Any = {"username": "asks", "password": self.sentinel_password} if self.sentinel_password else {}
-        return redis.Redis(host=HOST, port=one.port, decode_responses=True, **signed)
-
     def _knows_all(self, one: Member) -> bool:
-        with self._sentinel(one) as client:
+        with one.client() as client:
             told: Any = client.execute_command("SENTINEL MASTER", SERVICE)
         state = told if isinstance(told, dict) else dict(zip(told[::2], told[1::2], strict=True))
-        return (int(state["num-slaves"]), int(state["num-other-sentinels"])) == (2, 2)
+        return (state["flags"], int(state["num-slaves"]), int(state["num-other-sentinels"])) == ("master", 2, 2)
 
     @property
     def primary(self) -> Member:
-        """The one that the Sentinels agree on."""
-        ports: set[int] = set()
-        for one in self.sentinels:
-            with self._sentinel(one) as client:
-                told: Any = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", SERVICE)
-                ports.add(int(told[1]))
-        if len(ports) != 1:
-            return self.servers[0]
-        (port,) = ports
-        return next(one for one in self.servers if one.port == port)
+        """The one that the Sentinels agree on, once they do."""
+        return self._agreed(lambda _: True)
 
     def failed_over(self, before: Member) -> Member:
         """The new primary, once all Sentinels agree on one and it is one."""
+        return self._agreed(lambda now: now is not before and now.says("replication")["role"] == "master")
 
-        def done() -> bool:
-            now = self.primary
-            return now is not before and now.says("replication")["role"] == "master"
+    def _agreed(self, fits: Callable[[Member], bool]) -> Member:
+        found: list[Member] = []
 
-        eventually("another primary", done)
-        return self.primary
+        def agreed() -> bool:
+            named = set(map(self._named, self.sentinels))
+            found[:] = [one for one in self.servers if named == {one.port} and fits(one)]
+            return bool(found)
+
+        eventually("the Sentinels agree on a primary", agreed)
+        return found[0]
+
+    def _named(self, one: Member) -> int:
+        """The port of the primary, as this Sentinel says."""
+        with one.client() as client:
+            told: Any = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", SERVICE)
+        return int(told[1])
 
     def cut_replicas_off(self) -> None:
         """From now on no replica gets what the primary writes, though all of them run."""
@@ -192,7 +289,7 @@ class Failover:
                 client.config_set("masterauth", "nothing")
         with self.servers[0].client() as client:
             client.execute_command("CLIENT KILL TYPE replica")
-        eventually("no replica follows", lambda: self._following() == 0)
+        eventually("no replica follows", lambda: self.following(self.servers[0]) == 0)
 
     def end(self) -> None:
         """Kill all that still run."""
@@ -200,12 +297,9 @@ class Failover:
             one.kill()
 
 
-def users() -> str:
-    """Users of the deployed rules; `default` keeps all rights, for replicas, Sentinels and for looking behind."""
-    secret = hashlib.sha256(PASSWORD.encode()).hexdigest()
-    worker = line("worker", secret, rules(Role.WORKER, user="worker"))
-    betty = line("betty", secret, rules(Role.CLIENT, user="betty", namespace="betty"))
-    return f"user default on nopass allkeys allchannels +@all\n{worker}\n{betty}\n"
+def users(made: str) -> str:
+    """The file of users, with one that may look behind."""
+    return f"{made}user {BEHIND} on >{BEHIND} ~* &* +@all\n"
 
 
 def free_ports(count: int) -> list[int]:
@@ -233,10 +327,10 @@ def _holds(holds: Callable[[], bool]) -> bool:
 
 
 @contextmanager
-def failing_over(*, min_replicas: int = 1, sentinel_password: str = "") -> Iterator[Failover]:
-    """It runs while inside."""
+def failing_over(*, kind: str = "valkey", min_replicas: int = 1, settings: str = "") -> Iterator[Failover]:
+    """It runs while inside; `kind`: of server, as `server_binaries` names them; `settings`: further ones of servers."""
     folder = Path(tempfile.mkdtemp(prefix="puter-sentinel-"))
-    group = Failover(folder, min_replicas=min_replicas, sentinel_password=sentinel_password)
+    group = Failover(folder, binary=server_binaries()[kind], min_replicas=min_replicas, settings=settings)
     try:
         group.start()
         yield group

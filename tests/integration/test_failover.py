@@ -18,6 +18,7 @@ from puter_client.contract.spec import Spec
 from puter_client.store import names as public
 from puter_client.store import sentinel as sentinel_module
 from puter_client.store.redis_connection import connection_pool
+from puter_client.store.redis_url import RedisUrl
 from puter_client.store.sentinel import Primary
 from puter_worker.clock import Clock
 from puter_worker.memory import Remembered
@@ -29,7 +30,7 @@ from puter_worker.timings import Timings
 from tests.ec2sim.client import ControlClient
 from tests.integration.moto_server import point_at
 from tests.integration.redis_servers import RedisServer
-from tests.integration.sentinels import PASSWORD, SERVICE, Failover, Member, eventually, failing_over
+from tests.integration.sentinels import SERVICE, Failover, Member, eventually, failing_over
 from tests.integration.sim_workshop import CALM, SPEED, SWIFT, SimWorkshop, sim_url
 from tests.integration.sim_workshop import eventually as until
 from tests.integration.tls_proxy import Authority, open_port, server_context
@@ -41,8 +42,8 @@ TARGET = "123456789012:us-east-1:"
 
 @pytest.fixture(scope="module")
 def calm() -> Iterator[Failover]:
-    """One that no test harms; its Sentinels ask for a password."""
-    with failing_over(sentinel_password="asked") as group:
+    """One that no test harms."""
+    with failing_over() as group:
         yield group
 
 
@@ -96,10 +97,6 @@ def suspended(*members: Member) -> Iterator[None]:
             one.process.send_signal(signal.SIGCONT)
 
 
-def signed(calm: Failover, user: str = "betty") -> str:
-    return calm.url(user, options=f"?sentinel_user=asks&sentinel_password={calm.sentinel_password}")
-
-
 # -- who is asked -----------------------------------------------------------------------------------------------------
 
 
@@ -109,20 +106,28 @@ async def why_not(url: str) -> str:
             await client.untaken()
     told = str(caught.value)
     assert told.startswith("Redis at redis+sentinel://127.0.0.1:")
-    assert PASSWORD not in told
+    of = RedisUrl.parse(url)
+    assert [secret for secret in (of.password, of.sentinel_password) if secret and secret in told] == []
     return told
 
 
 async def test_sentinels_that_require_a_password_are_named(calm: Failover) -> None:
-    assert "has Sentinels that refuse their user or password: set sentinel_user" in await why_not(calm.url("betty"))
+    told = await why_not(calm.url("betty").partition("?")[0])
+    assert "has Sentinels that refuse their user or password: set sentinel_user" in told
 
 
 async def test_a_service_that_they_do_not_know_is_named(calm: Failover) -> None:
-    assert "is not known to its Sentinels" in await why_not(signed(calm).replace(f"/{SERVICE}/", "/another/"))
+    assert "is not known to its Sentinels" in await why_not(calm.url("betty").replace(f"/{SERVICE}/", "/another/"))
 
 
 async def test_a_redis_in_place_of_sentinels_is_named(calm: Failover) -> None:
-    told = await why_not(f"redis+sentinel://127.0.0.1:{calm.servers[0].port}/{SERVICE}")
+    told = await why_not(calm.url("betty", calm.servers[0].port))
+    assert told.endswith("check that its ports are those of Sentinels")
+
+
+async def test_a_user_of_sentinels_who_may_not_ask_is_named(calm: Failover) -> None:
+    url = f"redis+sentinel://127.0.0.1:{calm.servers[0].port}/{SERVICE}?sentinel_user=worker"
+    told = await why_not(f"{url}&sentinel_password={calm.password('worker')}")
     assert "has Sentinels that refuse to name it: check that these are the ports of Sentinels" in told
 
 
@@ -131,15 +136,15 @@ async def test_sentinels_that_do_not_answer_are_named() -> None:
 
 
 async def test_a_password_of_redis_itself_that_is_wrong_is_named(calm: Failover) -> None:
-    told = await why_not(signed(calm).replace(f":{PASSWORD}@", ":wrong@"))
+    told = await why_not(calm.url("betty").replace(calm.password("betty"), "wrong"))
     assert "refuses the user or the password" in told
 
 
 async def test_one_sentinel_of_three_is_enough_and_none_that_hangs_is_waited_for(calm: Failover) -> None:
     with suspended(calm.sentinels[0]):
-        async with client_of(signed(calm), []) as client:
+        async with client_of(calm.url("betty"), []) as client:
             assert await client.untaken() == 0
-    async with client_of(signed(calm).replace(f":{calm.sentinels[0].port}", ":1"), []) as client:
+    async with client_of(calm.url("betty").replace(f":{calm.sentinels[0].port}", ":1"), []) as client:
         assert await client.untaken() == 0
 
 
@@ -149,7 +154,7 @@ async def test_a_replica_is_never_read(calm: Failover, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Primary, "discover_master", names_a_replica)
 
-    assert "is failing over: the server that its Sentinels name is still a replica" in await why_not(signed(calm))
+    assert "is failing over: the server that its Sentinels name is still a replica" in await why_not(calm.url("betty"))
 
 
 async def test_tls_leads_to_sentinels_and_to_the_primary(
@@ -164,8 +169,7 @@ async def test_tls_leads_to_sentinels_and_to_the_primary(
     ):
         # The Sentinel itself knows of no proxy.
         monkeypatch.setattr(sentinel_module, "primary_of", lambda states: ("127.0.0.1", port) if states else None)
-        options = f"?sentinel_user=asks&sentinel_password={calm.sentinel_password}"
-        url = f"rediss+sentinel://betty:{PASSWORD}@127.0.0.1:{sentinel}/{SERVICE}{options}"
+        url = calm.url("betty", sentinel).replace("redis+", "rediss+", 1)
         async with client_of(f"{url}&ssl_ca_certs={authority.certificate}", []) as client:
             assert await client.untaken() == 0
 
@@ -179,7 +183,7 @@ async def test_tls_leads_to_sentinels_and_to_the_primary(
 
 async def test_what_a_replica_has_confirmed_needs_no_word(calm: Failover) -> None:
     told: list[str] = []
-    async with client_of(signed(calm), told) as client:
+    async with client_of(calm.url("betty"), told) as client:
         await client.submit([MachineRequest(f"n-{n}", Spec()) for n in range(1_500)])
 
     assert told == []
@@ -204,7 +208,7 @@ async def test_a_user_who_may_not_ask_is_told_so_and_the_requests_are_there(calm
     with calm.servers[0].client() as behind:
         behind.execute_command("ACL SETUSER betty -wait")
         try:
-            async with client_of(signed(calm), told) as client:
+            async with client_of(calm.url("betty"), told) as client:
                 await client.submit([MachineRequest("one", Spec())])
                 assert await client.untaken() == 1
         finally:
@@ -223,7 +227,7 @@ async def test_a_refusal_is_an_error_and_nothing_is_appended(calm: Failover, com
         else:
             behind.execute_command("ACL SETUSER betty clearselectors")
         try:
-            async with client_of(signed(calm), []) as client:
+            async with client_of(calm.url("betty"), []) as client:
                 with pytest.raises(StoreUnavailable, match=r"refused a command|does not permit"):
                     await client.submit([MachineRequest("one", Spec())])
         finally:
@@ -289,7 +293,7 @@ async def test_a_primary_that_is_told_to_follow_another_is_left(group: Failover)
         for number in range(8):  # several connections
             await asyncio.gather(*(durably(store) for _ in range(number)))
         await client.submit([MachineRequest("one", Spec())])
-        with redis.Redis(port=group.sentinels[0].port) as sentinel:
+        with group.sentinels[0].client() as sentinel:
             sentinel.execute_command("SENTINEL FAILOVER", SERVICE)
         await asyncio.to_thread(group.failed_over, before)
 
@@ -335,7 +339,7 @@ class Fleeting(RedisServer):
 
     def __init__(self, group: Failover) -> None:
         self._group = group
-        self.url = group.url()
+        self.url = group.url("betty")
 
     def client(self) -> redis.Redis:
         return self._group.primary.client()
@@ -350,7 +354,7 @@ async def test_what_was_launched_before_it_is_found_and_not_launched_again(
         await sim.reset(CALM)
         shop = SimWorkshop(Fleeting(group), sim_url, sim)
         shop.timings, shop.rates = SWIFT, shop.rates.faster(SPEED)
-        async with shop.working(memory_folder=tmp_path / "memory"):
+        async with shop.working(memory_folder=tmp_path / "memory", redis_url=group.url("worker")):
             await shop.submit("before")
             await until("it runs", lambda: runs(shop, "before"))
             group.cut_replicas_off()
