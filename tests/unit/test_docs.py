@@ -188,8 +188,8 @@ def test_every_event_that_operations_explains_is_logged() -> None:
     assert {event for event in events - shown if f'"{event}"' not in sources} == set()
 
 
-def warned() -> set[tuple[str, str]]:
-    """The events that workers log as a warning or an error, each with its level."""
+def logged() -> set[tuple[str, str]]:
+    """The events that workers log, each with its level."""
     calls = [
         node
         for path in (ROOT / "puter_worker").rglob("*.py")
@@ -202,14 +202,14 @@ def warned() -> set[tuple[str, str]]:
         (call.args[0].value, call.func.attr)
         for call in calls
         if isinstance(call.func, ast.Attribute)
-        and call.func.attr in {"warning", "error"}
+        and call.func.attr in {"info", "warning", "error"}
         and isinstance(call.args[0], ast.Constant)
         and isinstance(call.args[0].value, str)
     }
 
 
-@pytest.mark.parametrize(("event", "level"), sorted(warned()))
-def test_every_warning_and_error_that_a_worker_logs_is_explained(event: str, level: str) -> None:
+@pytest.mark.parametrize(("event", "level"), sorted(logged()))
+def test_every_event_that_a_worker_logs_is_explained(event: str, level: str) -> None:
     section = OPERATIONS.partition("## Logs")[2].partition("\n## ")[0]
 
     assert re.search(rf"^\| [^|]*`{re.escape(event)}`[^|]* \| {level} \|", section, re.MULTILINE)
