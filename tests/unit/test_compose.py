@@ -96,10 +96,22 @@ def test_aws_settings_are_passed_on_and_none_is_written_down() -> None:
 
 
 def test_profiles_can_be_read_and_not_written() -> None:
-    (mount,) = [volume for volume in WORKER["volumes"] if volume["type"] == "bind"]
+    mounts = {volume["target"]: volume for volume in WORKER["volumes"] if volume["type"] == "bind"}
 
-    assert mount["target"] == "/home/puter/.aws"
-    assert mount["read_only"] is True
+    assert mounts.keys() == {"/home/puter/.aws", "/etc/puter/policy"}
+    assert all(mount["read_only"] is True for mount in mounts.values())
+
+
+def test_the_folder_of_the_policy_is_there_and_is_where_the_admin_command_sees_it() -> None:
+    (policy,) = [volume for volume in WORKER["volumes"] if volume["target"] == "/etc/puter/policy"]
+    (host,) = ADMIN["volumes"]
+
+    assert (ROOT / policy["source"]).is_dir()
+    assert policy["source"].replace(host["source"], host["target"]) == policy["target"]
+
+
+def test_the_program_can_be_read_by_the_user_of_the_container() -> None:
+    assert "chmod -R a+rX /opt/puter/app" in (ROOT / "deploy" / "Containerfile").read_text()
 
 
 @SERVICES
@@ -139,7 +151,7 @@ def test_services_find_redis_by_its_name() -> None:
 
 def test_the_workers_url_comes_from_a_file_that_is_not_in_the_project() -> None:
     assert WORKER["env_file"] == [{"path": "deploy/worker.env", "required": False}]
-    assert set((ROOT / "deploy" / ".gitignore").read_text().split()) >= {"acl/", "policy/", "worker.env", "admin.env"}
+    assert set((ROOT / "deploy" / ".gitignore").read_text().split()) >= {"acl/", "policy/*", "worker.env", "admin.env"}
 
 
 def test_redis_is_reached_from_this_host_alone() -> None:
