@@ -1,33 +1,31 @@
-"""docs/runbook.md is followed literally: its blocks are run by bash on a real Valkey with the files of `deploy/`.
+"""docs/runbook.md is followed literally: its blocks are run by bash, with its variables, on a host with a real Valkey.
 
-The variables at the top of the page are set for this server. What needs Docker or root is not run, and is named here.
+What needs Docker is run by a stand-in, which goes by compose.yaml.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import redis
+import yaml
 
-from tests.integration.redis_servers import server_binaries
+from tests.acceptance.page_host import ROOT, PageHost, blocks
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "runbook.md").read_text()
-NOT_RUN = {("Upgrade", "# needs Docker"), ("Upgrade", "# needs root")}
-FIRST = "As administrator"
-INBOX = "puter:_in:betty:betty"
+BLOCKS = blocks("runbook.md")
+VARIABLES, FIRST, UPGRADE = "Variables", "As administrator", "Upgrade"
+NEEDS_DOCKER = "# needs Docker"
+WITH_DOCKER = {VARIABLES, UPGRADE}
+SET_UP = [block.text for block in blocks("shared-host.md") if block.heading == "Without containers"][1]
+INBOX = "puter:_in:team-a:betty"
 REQUEST = b'{"type":"up"}'
 
 
@@ -36,161 +34,55 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-class Block(NamedTuple):
-    """A block of commands, and the heading that it stands under."""
-
-    heading: str
-    text: str
-
-
-def _blocks() -> list[Block]:
-    return [
-        Block(section.partition("\n")[0], text)
-        for section in PAGE.split("\n## ")[1:]
-        for text in re.findall(r"^```bash\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-    ]
-
-
-BLOCKS = _blocks()
-
-
 def commands(heading: str) -> list[str]:
-    """The blocks of a section that can be run here."""
-    return [
-        block.text
-        for block in BLOCKS
-        if block.heading == heading and (heading, block.text.partition("\n")[0]) not in NOT_RUN
-    ]
+    """The blocks of a section, but for those of a host with Docker."""
+    return [block.text for block in BLOCKS if block.heading == heading and not block.text.startswith(NEEDS_DOCKER)]
 
 
-class Host:
-    """A host with a Redis as `deploy/` sets it up, a user `betty`, and the scripts that the page's variables name.
+class RunbookHost(PageHost):
+    """A host with the files of `deploy/`, and a shell in which the variables of the page were set.
 
     Attributes:
-        environ: the variables of the page, and what a shell needs.
-        betty: the URL of the user.
+        betty: the URL of the user of whom the page tells.
     """
 
-    def __init__(self, folder: Path) -> None:
-        shutil.copytree(ROOT / "deploy", folder / "deploy")
-        for name in ("data", "backup", "bin", "run"):
-            (folder / name).mkdir()
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            self.port = int(taken.getsockname()[1])
-        self.folder = folder
-        self.worker, self.betty = self._added("--worker"), self._added("betty")
-        self._added("--admin")
-        self.environ = {
-            "PATH": f"{folder}/bin:{os.environ['PATH']}", "HOME": str(folder), "PYTHONPATH": str(ROOT),
-            "REDIS_CLI": f"redis-cli -h 127.0.0.1 -p {self.port} --user admin --no-auth-warning",
-            "REDIS_ADDRESS": f"127.0.0.1:{self.port}", "HOST_FOLDER": str(folder / "deploy"),
-            "PUTER_ADMIN": "puter admin", "PUTER_HOST_FOLDER": str(folder / "deploy"),
-            "DATA": str(folder / "data"), "BACKUP": str(folder / "backup"), "CHECK_AOF": "redis-check-aof",
-            "NAMESPACE": "betty", "WHO": "betty",
-            "STOP_REDIS": self._script("stop-redis", self._stop("redis")),
-            "START_REDIS": self._script("start-redis", self._start_redis()),
-            "STOP_WORKERS": self._script("stop-workers", self._stop("worker")),
-            "START_WORKERS": self._script("start-workers", self._start_worker()),
-        }  # fmt: skip
-        self._script("puter", f'exec {sys.executable} -m puter_client.cli "$@"')
-        self.run("$START_REDIS")
+    betty = ""
 
-    def _added(self, who: str) -> str:
-        """A user is added as `puter admin` does it; its URL."""
-        folder = self.folder / "deploy"
-        environ = {**os.environ, "PUTER_REDIS_ADDRESS": f"127.0.0.1:{self.port}", "PUTER_HOST_FOLDER": str(folder)}
-        command = [sys.executable, "-m", "puter_client.cli", "admin", "user", "add", who]
-        told = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        written = folder / f"{who.removeprefix('--')}.env"
-        lines = (written.read_text() if written.exists() else told).splitlines()
-        return next(line.partition("=")[2] for line in lines if "REDIS_URL=" in line)
+    def set_up(self, *left_out: str) -> None:
+        """Follow the set-up of docs/shared-host.md, but for lines with these words; add the user; become admin."""
+        lines = SET_UP.splitlines()
+        self.run("\n".join(line for line in lines if not any(word in line for word in left_out)))
+        told = self.run("/opt/puter/bin/puter admin user add betty --namespace team-a")
+        self.betty = told.splitlines()[0].partition("=")[2]
+        (block,) = commands(FIRST)
+        *shown, url, password = self.type(f'{block}\necho "$PUTER_REDIS_URL"\necho "$REDISCLI_AUTH"').splitlines()
+        assert shown[-1] == "PONG"
+        self.environ |= {"PUTER_REDIS_URL": url, "REDISCLI_AUTH": password}
 
-    def _script(self, name: str, text: str) -> str:
-        path = self.folder / "bin" / name
-        path.write_text(f"#!/bin/sh\n{text}\n")
-        path.chmod(0o700)
-        return name
-
-    def _start_redis(self) -> str:
-        words = [server_binaries()["valkey"], self.folder / "deploy" / "redis.conf", "--daemonize", "yes",
-                 "--aclfile", self.folder / "deploy" / "acl" / "users.acl", "--dir", self.folder / "data",
-                 "--port", self.port,
-                 "--bind", "127.0.0.1", "--logfile", self.folder / "run" / "log",
-                 "--pidfile", self.folder / "run" / "redis.pid"]  # fmt: skip
-        ping = f"printf 'AUTH health -\\nPING\\n' | redis-cli -h 127.0.0.1 -p {self.port} 2>/dev/null | grep -q PONG"
-        started = " ".join(shlex.quote(str(word)) for word in words)
-        return (
-            f"{started}\nuntil {ping}; do grep -q 'Bad file format' {self.folder}/run/log && exit 1; sleep 0.02; done"
-        )
-
-    def _start_worker(self) -> str:
-        run, environ = self.folder / "run", self.folder / "deploy" / "worker.env"
-        return (
-            f"export $(cat {environ}) PUTER_HOME={self.folder}/state AWS_EC2_METADATA_DISABLED=true\n"
-            f"nohup {sys.executable} -m puter_worker >{run}/worker.log 2>&1 </dev/null &\necho $! >{run}/worker.pid"
-        )
-
-    def _stop(self, name: str) -> str:
-        pid = f"{self.folder}/run/{name}.pid"
-        return (
-            f"[ -f {pid} ] || exit 0\npid=$(cat {pid})\nkill $pid\n"
-            "while grep -qs '^State:.[^Z]' /proc/$pid/status; do sleep 0.02; done"
-        )
-
-    def run(self, script: str) -> str:
-        """Run commands as a person would type them, but that the first that fails ends them; what they wrote."""
-        command = ["bash", "-euo", "pipefail", "-c", script]
-        told = subprocess.run(
-            command, env=self.environ, cwd=self.folder, capture_output=True, text=True, check=False, timeout=300
-        )
-        assert told.returncode == 0, f"{told.stdout}{told.stderr}"
-        return told.stdout
+    def type(self, script: str) -> str:
+        """Run commands in that shell; root's umask is a strict one."""
+        return self.run("\n".join(["umask 077", *commands(VARIABLES), script]))
 
     def follow(self, heading: str) -> list[str]:
         """Run the blocks of a section; returns what each wrote."""
-        return [self.run(block) for block in commands(heading)]
-
-    def become_admin(self) -> None:
-        """Follow the first section; later ones have its password in their environment, as the page says."""
-        (block,) = commands(FIRST)
-        *told, password = self.run(f'{block}echo "$REDISCLI_AUTH"\n').splitlines()
-        self.environ["REDISCLI_AUTH"] = password
-        assert told[-1] == "PONG"
-
-    def admin(self) -> Any:
-        """A plain client that may do all."""
-        return redis.Redis(
-            port=self.port, username="admin", password=self.environ["REDISCLI_AUTH"], decode_responses=True
-        )
-
-    def client(self, url: str) -> Any:
-        return redis.Redis.from_url(url.replace("redis:6379", f"127.0.0.1:{self.port}"), decode_responses=True)
+        return [self.type(block) for block in commands(heading)]
 
     def wait_for(self, query: str, *words: str) -> None:
         """Return when Redis answers this command with something."""
-        with self.admin() as admin:
+        with self.as_admin() as admin:
             until = time.monotonic() + 60
             while not admin.execute_command(query, *words):
-                assert time.monotonic() < until, (self.folder / "run" / "worker.log").read_text()
+                assert time.monotonic() < until, self.log("puter-worker@1")
                 time.sleep(0.05)  # until a worker has worked; there is no event to wait for
-
-    def close(self) -> None:
-        for name in ("worker", "redis"):
-            pid = self.folder / "run" / f"{name}.pid"
-            if pid.exists():
-                with_id = int(pid.read_text())
-                try:
-                    os.kill(with_id, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    made = Host(tmp_path)
+def host(tmp_path: Path) -> Iterator[RunbookHost]:
+    """A host whose Redis runs, and whose workers do not yet."""
+    made = RunbookHost(tmp_path)
     try:
-        made.become_admin()
+        made.run_from_source()
+        made.set_up("-m venv", "pip install", "systemctl enable")
         yield made
     finally:
         made.close()
@@ -198,64 +90,91 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 REVOKE, STOP, FLOOD = "Revoke now", "Stop or drain a namespace", "Flood"
 MEMORY, DISK = "Full memory", "Full disk"
-BACKUP, RESTORE, UPGRADE = "Backup", "Restore", "Upgrade"
-FOLLOWED = {FIRST, REVOKE, STOP, FLOOD, MEMORY, DISK, BACKUP, RESTORE, UPGRADE}
+BACKUP, RESTORE = "Backup", "Restore"
+FOLLOWED = {VARIABLES, FIRST, REVOKE, STOP, FLOOD, MEMORY, DISK, BACKUP, RESTORE, UPGRADE}
 
 
-def test_every_block_is_followed_or_named_as_not_run() -> None:
-    left_out = {(block.heading, block.text.partition("\n")[0]) for block in BLOCKS} & NOT_RUN
+def test_every_block_is_followed_and_says_whether_it_needs_docker() -> None:
+    with_docker = [block for block in BLOCKS if "docker" in block.text]
 
     assert {block.heading for block in BLOCKS} == FOLLOWED
-    assert left_out == NOT_RUN
+    assert {block.heading for block in with_docker} == WITH_DOCKER
+    assert all(block.text.startswith(NEEDS_DOCKER) for block in with_docker)
 
 
-def test_every_variable_is_explained_and_set(host: Host) -> None:
+def test_every_variable_is_set_for_both_kinds_of_host() -> None:
     used = {name for block in BLOCKS for name in re.findall(r"\$\{?([A-Z_]+)", block.text)}
-    table = PAGE.partition("| variable |")[2].partition("\n\n")[0]
-    explained = set(re.findall(r"`([A-Z_]+)`", table))
+    systemd, compose, what = (
+        set(re.findall(r"^([A-Z_]+)=", block.text, re.MULTILINE)) for block in BLOCKS if block.heading == VARIABLES
+    )
+    exported = {"PUTER_REDIS_URL", "REDISCLI_AUTH"}
 
-    assert used <= explained
-    assert explained <= host.environ.keys()
+    assert systemd == compose
+    assert used - exported <= systemd | what
+    assert systemd | what <= used
 
 
-def test_a_user_who_is_revoked_is_out_at_once_and_for_good(host: Host) -> None:
-    with host.client(host.betty) as betty:
+def test_the_commands_for_docker_are_of_what_compose_yaml_has(tmp_path: Path) -> None:
+    host = PageHost(tmp_path, containers=True)
+    host.program("git", '[ "$*" = pull ]')
+    (set_up,) = [block.text for block in blocks("shared-host.md") if block.heading == "With Compose"]
+    variables, upgrade = [block.text for block in BLOCKS if block.text.startswith(NEEDS_DOCKER)]
+    used = ["$STOP_WORKERS", "$STOP_REDIS", '$CHECK_AOF --fix "$DATA/x"', "$START_REDIS", "$START_WORKERS",
+            "$REDIS_CLI PING", "$PUTER worker --health", "ls $HOST_FOLDER/admin.env"]  # fmt: skip
+    host.run(set_up)
+    told = host.run("\n".join([variables, *used, upgrade]))
+    listed = host.run(f"{variables}\n$PUTER_ADMIN user list")
+
+    health = " ".join(
+        yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["worker"]["healthcheck"]["test"][1:]
+    )
+    data = "/var/lib/docker/volumes/puter_redis/_data"
+    assert told.splitlines() == [
+        "stop worker", "stop redis", f"run redis valkey-check-aof --fix {data}/x", "up: redis", "start worker",
+        "exec redis valkey-cli --user admin PING", f"exec worker {health}", "deploy/admin.env",
+        "up: worker", "ps worker",
+    ]  # fmt: skip
+    assert "betty" in listed
+
+
+def test_a_user_who_is_revoked_is_out_at_once_and_for_good(host: RunbookHost) -> None:
+    with host.as_user(host.betty) as betty:
         betty.rpush(INBOX, REQUEST, REQUEST)
-        betty.sadd("puter:_ready", "betty:betty")
+        betty.sadd("puter:_ready", "team-a:betty")
         host.follow(REVOKE)
         with pytest.raises(redis.ConnectionError):
             betty.execute_command("PING")
-    host.run("$STOP_REDIS; $START_REDIS")
-    with host.client(host.betty) as again, pytest.raises(redis.AuthenticationError):
+    host.type("$STOP_REDIS; $START_REDIS")
+    with host.as_user(host.betty) as again, pytest.raises(redis.AuthenticationError):
         again.ping()
-    host.run("$START_WORKERS")
-    with host.admin() as admin:
+    host.type("$START_WORKERS")
+    with host.as_admin() as admin:
         until = time.monotonic() + 60
         while admin.exists(INBOX):
-            assert time.monotonic() < until, (host.folder / "run" / "worker.log").read_text()
+            assert time.monotonic() < until, host.log("puter-worker@1")
             time.sleep(0.05)
-    assert "user betty was removed" in (host.folder / "run" / "worker.log").read_text()
+    assert any("user betty was removed" in host.log(f"puter-worker@{one}") for one in (1, 2))
 
 
-def test_a_namespace_is_stopped(host: Host) -> None:
-    host.run("$START_WORKERS")
-    host.wait_for("ZCARD", "puter:_public:workers")
+def test_a_namespace_is_stopped(host: RunbookHost) -> None:
+    host.type("$START_WORKERS")
+    betty = {"PUTER_REDIS_URL": host.betty, "PUTER_NAMESPACE": "team-a"}
     requested = host.run(
-        f"PUTER_REDIS_URL={host.betty} puter submit --tag 'job-{{i}}' --count 2 --region us-east-1 --run true"
+        "/opt/puter/bin/puter submit --tag 'job-{i}' --count 2 --region us-east-1 --ssh-from none --run true", **betty
     )
-    host.wait_for("EXISTS", "puter:betty:record:job-1")
+    host.wait_for("EXISTS", "puter:team-a:record:job-1")
     (told,) = host.follow(STOP)
-    status = host.run(f"PUTER_REDIS_URL={host.betty} puter status --all --json")
+    status = host.run("/opt/puter/bin/puter status --all --json", **betty)
 
     assert status.count('"phase":"cancelled"') + status.count('"phase": "cancelled"') == 2, (requested, told, status)
 
 
-def test_a_flood_is_ended(host: Host) -> None:
-    with host.client(host.betty) as mallory:
+def test_a_flood_is_ended(host: RunbookHost) -> None:
+    with host.as_user(host.betty) as mallory:
         mallory.rpush(INBOX, *([REQUEST] * 1_000))
-        mallory.sadd("puter:_ready", "betty:betty")
+        mallory.sadd("puter:_ready", "team-a:betty")
         seen, dropped = host.follow(FLOOD)
-    with host.admin() as admin:
+    with host.as_admin() as admin:
         assert admin.exists(INBOX, "puter:_ready") == 0
         assert [one["user"] for one in admin.client_list()] == ["admin"]
     assert seen.splitlines()[:2] == ["1", "1000"]
@@ -263,8 +182,8 @@ def test_a_flood_is_ended(host: Host) -> None:
     assert dropped.split() == ["1", "1", "1"]
 
 
-def test_a_full_redis_takes_writes_again(host: Host) -> None:
-    with host.admin() as admin, host.client(host.betty) as betty:
+def test_a_full_redis_takes_writes_again(host: RunbookHost) -> None:
+    with host.as_admin() as admin, host.as_user(host.betty) as betty:
         admin.config_set("maxmemory", admin.info("memory")["used_memory"])
         with pytest.raises(redis.OutOfMemoryError):
             betty.rpush(INBOX, REQUEST)
@@ -275,43 +194,58 @@ def test_a_full_redis_takes_writes_again(host: Host) -> None:
     assert {line.partition(":")[0] for line in shown.splitlines()} >= {"used_memory", "maxmemory", "mem_clients_normal"}
 
 
-def test_a_redis_whose_file_was_damaged_by_a_full_disk_starts_again(host: Host) -> None:
-    with host.admin() as admin:
+def test_a_redis_whose_file_was_damaged_by_a_full_disk_starts_again(host: RunbookHost) -> None:
+    with host.as_admin() as admin:
         admin.set("puter:kept", "yes")
-    host.run("$START_WORKERS")
-    host.wait_for("ZCARD", "puter:_public:workers")
-    host.run("$STOP_WORKERS; $STOP_REDIS")
-    (log,) = (host.folder / "data" / "appendonlydir").glob("*.incr.aof")
+    host.type("$START_WORKERS")
+    host.type("$STOP_WORKERS; $STOP_REDIS")
+    (log,) = (host.folder / "var/lib/redis" / "appendonlydir").glob("*.incr.aof")
     with log.open("ab") as damaged:
         damaged.write(b"*3\r\n$3\r\nSET\r\n$1000\r\nhalf an entry, then others\r\n" * 200)
     with pytest.raises(AssertionError):
-        host.run("$START_REDIS")
-    (host.folder / "run" / "log").write_text("")
+        host.type("$START_REDIS")
+    # For its supervisor it runs, since it is started again and again.
+    supervised = subprocess.Popen(["sleep", "600"])
+    (host.folder / "run/redis-server.pid").write_text(str(supervised.pid))
     host.follow(DISK)
+    assert supervised.wait(60) == -signal.SIGTERM
     host.wait_for("ZCARD", "puter:_public:workers")
-    with host.admin() as admin:
+    with host.as_admin() as admin:
         assert admin.get("puter:kept") == "yes"
-    assert (host.folder / "backup" / "damaged" / "appendonlydir").is_dir()
+    assert (host.folder / "var/backups/puter" / "damaged" / "appendonlydir").is_dir()
 
 
-def test_a_backup_is_whole_and_private_and_can_be_restored(host: Host) -> None:
-    with host.admin() as admin:
+def test_a_backup_is_whole_and_private_and_can_be_restored(host: RunbookHost) -> None:
+    with host.as_admin() as admin:
         admin.set("puter:before", "yes")
     host.follow(BACKUP)
-    with host.admin() as admin:
+    with host.as_admin() as admin:
         admin.set("puter:after", "yes")
         assert admin.config_get("auto-aof-rewrite-percentage") == {"auto-aof-rewrite-percentage": "100"}
-    assert (host.folder / "backup" / "puter.tar").stat().st_mode & 0o077 == 0
+    assert (host.folder / "var/backups/puter" / "puter.tar").stat().st_mode & 0o077 == 0
     host.follow(RESTORE)
     host.wait_for("ZCARD", "puter:_public:workers")
-    with host.admin() as admin:
+    with host.as_admin() as admin:
         assert (admin.get("puter:before"), admin.get("puter:after")) == ("yes", None)
 
 
-def test_workers_tell_that_they_work_after_an_upgrade(host: Host) -> None:
-    host.run("$START_WORKERS")
-    host.wait_for("ZCARD", "puter:_public:workers")
-    (told,) = host.follow(UPGRADE)
+def test_workers_run_the_new_program_after_an_upgrade(tmp_path: Path) -> None:
+    host = RunbookHost(tmp_path)
+    try:
+        host.make_ready()
+        host.run("make wheel")
+        host.set_up()
+        before = {path.name: path.read_text() for path in (host.folder / "run").glob("puter-worker@*.pid")}
+        (host.project / "puter_worker" / "newer.py").write_text("")
+        host.run("make wheel")
+        _, told = host.follow(UPGRADE)
+        after = {path.name: path.read_text() for path in (host.folder / "run").glob("puter-worker@*.pid")}
+    finally:
+        host.close()
+    (newer,) = (host.folder / "opt/puter/lib").rglob("newer.py")
 
-    assert " healthy" in told
+    assert newer.stat().st_mode & 0o044 == 0o044
+    assert before.keys() == after.keys()
+    assert [name for name in before if before[name] == after[name]] == []
+    assert told.count(" healthy") == len(after)
     assert "not healthy" not in told
