@@ -172,7 +172,7 @@ class PageHost:
         """The packages of the tests without Puter, which is to be installed, and without pip: the host has its own."""
         packages = folder / "packages"
         packages.mkdir()
-        for path in (path for where in site.getsitepackages() for path in Path(where).iterdir()):
+        for path in (path for where in site.getsitepackages() for path in Path(where).glob("*")):
             if not re.match(r"_editable_impl_puter|puter|pip\b|.*\.pth$|__pycache__", path.name):
                 (packages / path.name).symlink_to(path)
         return packages

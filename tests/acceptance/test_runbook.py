@@ -18,6 +18,7 @@ import pytest
 import redis
 import yaml
 
+from puter_client.store.redis_url import RedisUrl
 from tests.acceptance.page_host import ROOT, PageHost, blocks
 
 BLOCKS = blocks("runbook.md")
@@ -112,6 +113,26 @@ def test_every_variable_is_set_for_both_kinds_of_host() -> None:
     assert systemd == compose
     assert used - exported <= systemd | what
     assert systemd | what <= used
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://admin:0a1b@127.0.0.1:6379/0",
+        "rediss://admin:0a1b@redis.example:6380/2?ssl_cert_reqs=none",
+        "unix://admin:0a1b@/run/redis.sock?db=1",
+        "redis+sentinel://admin:0a1b@s1,s2:26380/mymaster/0?sentinel_user=a&sentinel_password=b",
+    ],
+)
+def test_the_url_of_admin_may_have_any_form(tmp_path: Path, url: str) -> None:
+    host = PageHost(tmp_path)
+    host.program("redis-cli", "echo PONG")
+    (host.folder / "etc/puter/admin.env").write_text(f"# of Puter\nPUTER_ADMIN_REDIS_URL={url}\n")
+    (block,) = commands(FIRST)
+    shown = 'echo "$PUTER_REDIS_URL"; echo "$REDISCLI_AUTH"'
+
+    assert RedisUrl.parse(url).password == "0a1b"
+    assert host.run("\n".join([*commands(VARIABLES), block, shown])).splitlines() == ["PONG", url, "0a1b"]
 
 
 def test_the_commands_for_docker_are_of_what_compose_yaml_has(tmp_path: Path) -> None:

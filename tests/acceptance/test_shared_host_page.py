@@ -195,6 +195,13 @@ def test_compose_has_all_it_needs_after_the_commands(docker: PageHost) -> None:
     assert told.splitlines()[-1] == "up: redis, worker"
 
 
+def test_compose_finds_the_profiles_of_whoever_set_it_up(docker: PageHost, tmp_path: Path) -> None:
+    (block,) = commands(COMPOSE)
+    docker.run(block)
+
+    assert docker.run("docker compose up --detach", HOME=str(tmp_path / "root")) == "up: redis, worker\n"
+
+
 def test_compose_gives_the_workers_the_policy(docker: PageHost) -> None:
     (block,) = commands(COMPOSE)
     docker.run(block)
