@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from puter_client.acl.rules import FIRST_LINES, AclUser
-from puter_client.acl.whole_file import write_whole
+from puter_client.acl.whole_file import make_folder, write_whole
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
 
@@ -39,7 +39,7 @@ class AclFile:
             InvalidInput: the folder cannot be written.
         """
         try:
-            self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            make_folder(self.path.parent, mode=0o755)  # Redis runs as another user
             fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise self._unusable("cannot be written", error) from None

@@ -6,6 +6,19 @@ import os
 from pathlib import Path
 
 
+def make_folder(path: Path, *, mode: int) -> None:
+    """Make a folder and those above it, as far as they are missing, with these permissions whatever the umask is.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(exist_ok=True)
+        one.chmod(mode)
+    path.mkdir(exist_ok=True)  # else a file of that name would pass
+
+
 def write_whole(path: Path, data: bytes, *, mode: int, keep_access: bool = False) -> None:
     """Put a file with these bytes in place of what is at the path.
 

@@ -146,6 +146,18 @@ def test_replicas_and_sentinels_are_told_by_their_settings(
         assert client.ping()
 
 
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0o022, 0o000])
+def test_redis_can_read_its_users_whatever_the_umask_is(tmp_path: Path, umask: int) -> None:
+    with shared_host(tmp_path, server_binaries()["valkey"]) as host:
+        ran = subprocess.run(
+            host.command("add", "--worker"), env=host.environ(), capture_output=True, check=False, umask=umask
+        )
+
+        made = [host.folder.path, host.acl.parent, host.acl, host.folder.path / "worker.env"]
+        assert ran.returncode == 0, ran.stderr
+        assert [stat.S_IMODE(path.stat().st_mode) for path in made] == [0o755, 0o755, 0o644, 0o600]
+
+
 # -- without a restart -------------------------------------------------------------------------------------------------
 
 
