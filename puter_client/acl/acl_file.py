@@ -31,6 +31,17 @@ class AclFile:
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
 
+    def exists(self) -> bool:
+        """Whether there is a file.
+
+        Raises:
+            InvalidInput: that cannot be found out.
+        """
+        try:
+            return self.path.exists()
+        except OSError as error:
+            raise self._unusable("cannot be read", error) from None
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other commands from changing the file while inside; the folder is made if it is missing.
@@ -78,13 +89,34 @@ class AclFile:
         except OSError as error:
             raise self._unusable("cannot be written", error) from None
 
+    def put_back(self, lines: Sequence[str] | None) -> None:
+        """Put back what `read` has returned; None: there was no file.
+
+        Raises:
+            InvalidInput: it cannot be written.
+        """
+        if lines is not None:
+            self.write(lines)
+            return
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unusable("cannot be removed", error) from None
+
     def _unusable(self, what: str, error: OSError) -> InvalidInput:
         remedy = ""
         if error.errno == errno.EBUSY:
             remedy = ": it is mounted by itself; mount its folder, so that another file can take its place"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            remedy = ": run the command as the user whom the folder belongs to, or name another one with --folder"
-        return InvalidInput(f"{shown(self.path, 200)} {what} ({error.strerror}){remedy}")
+        return InvalidInput(f"{shown(self.path, 200)} {what} ({error.strerror}){remedy or remedy_of(error)}")
+
+
+def remedy_of(error: OSError) -> str:
+    """What to do about a file of the host's folder that cannot be used; empty if nothing is known."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ": run the command as root or as whom the folder belongs to, or name another folder with --folder"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return ": --folder and PUTER_HOST_FOLDER name a folder"
+    return ""
 
 
 def users(lines: Sequence[str]) -> list[AclUser]:
@@ -114,6 +146,12 @@ def with_password(lines: Sequence[str], name: str, password_hash: str) -> list[s
         return " ".join([*words[:at], f"#{password_hash}", *words[at:]])
 
     return [changed(line) for line in lines]
+
+
+def has_password(lines: Sequence[str], name: str, password_hash: str) -> bool:
+    """Whether a user has this password."""
+    found = (line.split() for line in lines if (user := AclUser.read(line)) is not None and user.name == name)
+    return any(f"#{password_hash}" in words for words in found)
 
 
 def problem(lines: Sequence[str]) -> str | None:

@@ -1,26 +1,43 @@
 """Users are added, changed and removed: in the file, and in the Redis that runs.
 
-A change is made in the file first, so that a restart keeps it. Then Redis is told to read the file. If Redis refuses
-what is in it, the file is put back as it was.
+A change is made in the file first, so that a restart keeps it. Then Redis is told to read the file, and asked whether
+it has. If it refuses what is in the file, or reads another one, the file is put back as it was.
 """
 
 from __future__ import annotations
 
-import re
+import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from puter_client.acl.acl_file import problem, users, with_line, with_password, without
 from puter_client.acl.host import HostFolder, Password, address_of, check_address, url_of
 from puter_client.acl.rules import FIRST_LINES, SERVICES, AclUser, Role, line, rules
+from puter_client.acl.running import RunningRedis, Seen, Told
+from puter_client.acl.version import REDIS_7_2, checked, installed, of_lines, read_version
 from puter_client.contract.errors import InvalidInput, StoreUnavailable
 from puter_client.contract.inbox import Inbox
 from puter_client.contract.key import shown
 from puter_client.store.adminstore import AdminStore, UsersRefused
 
-_NO_ADMIN = "that takes the user admin (`puter admin user add --admin`)"
-OLDEST, REDIS_7_2 = (7, 0), (7, 2)
+BEGINNERS = (Role.WORKER, Role.ADMIN)
+"""The roles whose first user makes the folder; what else adds a user may have the name of another one."""
+
+
+class RulesFor(StrEnum):
+    """Who has said which Redis the rules of a new user are for."""
+
+    KNOWN = "known"
+    """The Redis that runs, `--redis-version`, or the rules of other users."""
+    INSTALLED = "installed"
+    """The Redis that is installed on this computer."""
+    UNKNOWN = "unknown"
+    """Nobody: they are for Redis 7.2 and newer, and for Valkey."""
 
 
 class NewUser(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,18 +60,6 @@ class NewUser(msgspec.Struct, frozen=True, kw_only=True):
     redis_version: str | None = None
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a change in the Redis that runs.
-
-    Attributes:
-        loaded: whether Redis has read the file.
-        why_not: why it has not.
-    """
-
-    loaded: bool
-    why_not: str = ""
-
-
 class Added(msgspec.Struct, frozen=True, kw_only=True):
     """A user as it was added.
 
@@ -63,14 +68,18 @@ class Added(msgspec.Struct, frozen=True, kw_only=True):
         password: to be shown once.
         url: with it.
         told: whether Redis knows the user.
-        version_unknown: nobody could say which version Redis has: the rules are for 7.2 and newer, and for Valkey.
+        url_file: where the URL is, of a service whose URL is kept.
+        rules_for: who has said which Redis its rules are for.
+        server: that Redis, if it is the one that is installed.
     """
 
     user: AclUser
     password: Password
     url: str
     told: Told
-    version_unknown: bool = False
+    url_file: Path | None = None
+    rules_for: RulesFor = RulesFor.KNOWN
+    server: str = ""
 
     def __repr__(self) -> str:
         return f"Added({self.user.name!r})"
@@ -93,39 +102,59 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 class UserChanges:
     """The users of a shared host. Each change is safe beside others, and after a kill it is there or not, as a whole.
 
-    A kill between file and Redis leaves a change that Redis learns of when it next reads the file.
+    A change that ends with an error leaves the file as it was. A kill between file and Redis leaves a change that Redis
+    learns of when it next reads the file.
     """
 
     def __init__(self, folder: HostFolder, environ: Mapping[str, str]) -> None:
         self._folder = folder
         self._environ = environ
+        self._redis = RunningRedis(folder, environ)
 
     async def add(self, new: NewUser) -> Added:
-        """Add a user, or give one that exists another password.
+        """Add a user, or give one that exists another password; the file of a service has its URL then.
 
         Raises:
             InvalidInput: there is such a user already, or none, or a setting cannot be used; nothing was changed.
-            UsersRefused: Redis refuses what is in the file, which is as it was.
+            UsersRefused: Redis refuses what is in the file, or reads another one; nothing was changed.
         """
         address, named_by = address_of(new.role, new.address, self._environ)
         at = check_address(address, named_by=named_by)
         version = None if new.redis_version is None else read_version(new.redis_version)
+        if new.role not in BEGINNERS or new.new_password:
+            self._folder.check()
         file, password = self._folder.acl, Password.random()
-        with file.locked():
+        with file.locked(), ExitStack() as stack:
             old = file.read()
             user = self._present(new, old)
             url = url_of(at, user.name, password)
-            unknown = False
+            keeper = user.role if self._folder.keeps_url(user.role) else None
+            put_url = stack.enter_context(self._folder.url_prepared(keeper, url)) if keeper else None
+            heir = str(Inbox(user.namespace, user.name)) if user.namespace and not new.new_password else None
+            seen = await self._redis.see(inbox=heir)
+            if seen.waiting:
+                raise InvalidInput(
+                    f"{seen.waiting:,} requests of a removed user {user.name} are not refused yet: add it when a "
+                    "worker has run"  # they would seem its own
+                )
+            rules_for, server = RulesFor.KNOWN, ""
             if new.new_password:
                 lines = with_password(old or [], user.name, password.hash)
             else:
-                await self._refuse_an_heir(user)
-                version = version or await self._version(at, old or [])
-                unknown = version is None
+                version = version or await self._version(seen, at) or of_lines(old or [])
+                if version is None:
+                    found = installed()
+                    rules_for = RulesFor.UNKNOWN if found is None else RulesFor.INSTALLED
+                    version, server = (None, "") if found is None else (found.version, found.name)
                 lines = with_line(old, self._line(user, password, version))
-            admin_url = url if user.role is Role.ADMIN else None
-            told = await self._write(lines, old, name=user.name, expected=True, admin_url=admin_url)
-        return Added(user=user, password=password, url=url, told=told, version_unknown=unknown)
+            change = _Change(lines, old, user.name, password.hash, url if user.role is Role.ADMIN else None)
+            told = await self._write(change, seen)
+            if put_url is not None:
+                put_url()
+        return Added(
+            user=user, password=password, url=url, told=told, rules_for=rules_for, server=server,
+            url_file=self._folder.env_file(keeper) if keeper else None,
+        )  # fmt: skip
 
     def _present(self, new: NewUser, lines: Sequence[str] | None) -> AclUser:
         """The user that is added, or the one that exists."""
@@ -145,131 +174,96 @@ class UserChanges:
         text = rules(user.role, user=user.name, namespace=user.namespace, redis_7_0=is_7_0)
         return line(user.name, password.hash, text)
 
-    async def _refuse_an_heir(self, user: AclUser) -> None:
-        """Refuse a user whose inbox still holds what a removed one of that name has written: it would seem its own."""
-        url, named_by = self._folder.admin_url(self._environ)
-        if url is None or user.namespace is None:
-            return
-        try:
-            async with AdminStore.connected(url, url_from=named_by) as store:
-                waiting = await store.waiting(str(Inbox(user.namespace, user.name)))
-        except StoreUnavailable:
-            return
-        if waiting:
-            raise InvalidInput(
-                f"{waiting:,} requests of a removed user {user.name} are not refused yet: add it when a worker has run"
-            )
-
     async def remove(self, name: str) -> Told:
-        """Remove a user: its connections end, and its requests that wait are refused.
+        """Remove a user: its connections end, and its requests that wait are refused; a service's URL is forgotten.
 
         Raises:
             InvalidInput: there is no such user, or every file has it; nothing was changed.
-            UsersRefused: Redis refuses what is in the file, which is as it was.
+            UsersRefused: Redis refuses what is in the file, or reads another one; nothing was changed.
         """
         if name in {one.split()[1] for one in FIRST_LINES}:
             raise InvalidInput(f"the user {name} cannot be removed: it keeps out who has no password, or checks health")
+        self._folder.check()
         file = self._folder.acl
         with file.locked():
             old = file.read()
             if old is None or name not in {user.name for user in users(old)}:
                 raise InvalidInput(f"there is no user {shown(name)} in {file.path}: see `puter admin user list`")
-            return await self._write(without(old, name), old, name=name, expected=False)
+            told = await self._write(_Change(without(old, name), old, name), await self._redis.see())
+            if told.loaded and name in SERVICES and self._folder.keeps_url(Role(name)):
+                self._folder.forget_url(Role(name))
+        return told
 
     async def list(self) -> tuple[list[Listed], str]:
         """All users, by name, and why Redis was not asked; empty if it was.
 
         Raises:
-            InvalidInput: the file cannot be read.
+            InvalidInput: the file cannot be read, or there is none.
         """
+        self._folder.check()
         in_file = {user.name: user for user in users(self._folder.acl.read() or [])}
-        loaded: set[str] | None = None
-        why_not = _NO_ADMIN
-        url, named_by = self._folder.admin_url(self._environ)
-        if url is not None:
-            try:
-                async with AdminStore.connected(url, url_from=named_by) as store:
-                    loaded, why_not = await store.users(), ""
-            except StoreUnavailable as error:
-                why_not = str(error)
-        found: list[Listed] = []
-        for name in sorted(in_file.keys() | (loaded or set())):
-            user = in_file.get(name) or AclUser(name=name, role=None, namespace=None, enabled=True)
-            known = None if loaded is None else name in loaded
-            found.append(Listed(user=user, in_file=name in in_file, loaded=known))
-        return found, why_not
-
-    async def _write(
-        self,
-        lines: Sequence[str],
-        old: Sequence[str] | None,
-        *,
-        name: str,
-        expected: bool,
-        admin_url: str | None = None,
-    ) -> Told:
-        """Write the file, and have Redis read it.
-
-        `expected`: whether Redis has the user afterwards. `admin_url`: of the user `admin`, if this changes it.
-        """
-        file = self._folder.acl
-        if wrong := problem(lines):
-            raise InvalidInput(f"{file.path}: {wrong}: correct it first")
-        url, named_by = self._folder.admin_url(self._environ)
-        file.write(lines)
-        if url is None:
-            return Told(loaded=False, why_not=_NO_ADMIN)
         try:
-            async with AdminStore.connected(url, url_from=named_by) as store:
-                await store.load()
-        except StoreUnavailable as error:
-            return Told(loaded=False, why_not=str(error))
+            seen = await self._redis.see()
+        except InvalidInput as error:  # the URL of `admin`; the file can be shown without it
+            seen = Seen(not_told=Told(loaded=False, why_not=str(error)))
+        found: list[Listed] = []
+        for name in sorted(in_file.keys() | seen.users):
+            user = in_file.get(name) or AclUser(name=name, role=None, namespace=None, enabled=True)
+            known = name in seen.users if seen.not_told is None else None
+            found.append(Listed(user=user, in_file=name in in_file, loaded=known))
+        return found, seen.not_told.why_not if seen.not_told else ""
+
+    async def _write(self, change: _Change, seen: Seen) -> Told:
+        """Write the file, and have Redis read it; after an error, the file is as it was."""
+        file = self._folder.acl
+        if wrong := problem(change.lines):
+            raise InvalidInput(f"{file.path}: {wrong}: correct it first")
+        if not seen.reads_a_file:
+            raise UsersRefused(
+                f"Redis has no file of users: set aclfile to {file.path} in its configuration, and restart it (nothing "
+                "was changed)"
+            )
+        file.write(change.lines)
+        if seen.not_told is not None:
+            return seen.not_told
+        try:
+            return await self._redis.tell(
+                change.lines, name=change.name, password_hash=change.password_hash, new_url=change.admin_url
+            )
         except UsersRefused as error:
-            if old is not None:
-                file.write(old)
-            raise UsersRefused(f"Redis does not take {file.path}, nothing was changed: {error}") from None
-        if name == Role.ADMIN and not expected:
-            return Told(loaded=True)  # nobody is left who could ask
-        async with AdminStore.connected(admin_url or url, url_from=named_by) as store:
-            if (name in await store.users()) is not expected:
-                raise UsersRefused(
-                    f"Redis reads its users from {await store.file() or 'no file'}, and not from {file.path}: set its "
-                    "aclfile, or mount that file's folder into its container"
-                )
-            if expected:
-                await store.end_connections(name)  # of one who has another password now
-        return Told(loaded=True)
+            file.put_back(change.old)
+            raise UsersRefused(f"{error} (nothing was changed)") from None
+        except asyncio.CancelledError:
+            if change.password_hash is not None:  # nobody has seen the password
+                file.put_back(change.old)
+            raise
 
-    async def _version(self, address: str, lines: Sequence[str]) -> tuple[int, int] | None:
-        """The version of Redis, as it says itself, or else as the rules of other users are for; None if unknown."""
-        url, named_by = self._folder.admin_url(self._environ)
-        for at in (url, address):
-            if at is None:
-                continue
-            try:
-                async with AdminStore.connected(at, url_from=named_by) as store:
-                    return _checked(await store.version())
-            except StoreUnavailable:
-                continue
-        text = "\n".join(lines)
-        if "+waitaof" in text or "+client|setinfo" in text:
-            return REDIS_7_2
-        return OLDEST if any(user.role in (*SERVICES, Role.CLIENT, Role.VIEWER) for user in users(lines)) else None
+    async def _version(self, seen: Seen, address: str) -> tuple[int, int] | None:
+        """The version of Redis, as it says itself; None if it is not asked, or does not say."""
+        if seen.not_told is None:
+            return checked(seen.version)
+        if not (seen.refuses_admin or seen.not_told.no_admin):
+            return None  # it does not answer
+        try:
+            async with AdminStore.connected(address) as store:  # one that has no users yet
+                return checked(await store.version())
+        except StoreUnavailable:
+            return None
 
 
-def read_version(text: str) -> tuple[int, int]:
-    """The version that `--redis-version` names.
+class _Change(NamedTuple):
+    """A change of the file.
 
-    Raises:
-        InvalidInput: it is none, or too old.
+    Attributes:
+        lines: that it has afterwards.
+        old: that it has before; None: there is no file.
+        name: of the user who changes.
+        password_hash: that the user has afterwards; None: it is removed.
+        admin_url: with which `admin` signs in afterwards, if this is who changes.
     """
-    if not re.fullmatch(r"\d{1,4}\.\d{1,4}(\.\d{1,4})?", text):
-        raise InvalidInput(f"{shown(text)}: write it like 7.0 or 7.2", subject="--redis-version")
-    major, minor = text.split(".")[:2]
-    return _checked((int(major), int(minor)))
 
-
-def _checked(version: tuple[int, int]) -> tuple[int, int]:
-    if version < OLDEST:
-        raise InvalidInput(f"Redis {version[0]}.{version[1]} is too old: Puter needs Redis 7.0 or newer, or Valkey")
-    return version
+    lines: Sequence[str]
+    old: Sequence[str] | None
+    name: str
+    password_hash: str | None = None
+    admin_url: str | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from puter_client.acl.acl_file import AclFile
+from puter_client.acl.acl_file import AclFile, remedy_of
 from puter_client.acl.rules import SERVICES, Role
-from puter_client.acl.whole_file import write_whole
+from puter_client.acl.whole_file import prepared, write_whole
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import shown
 from puter_client.store.adminstore import ADMIN_URL_VARIABLE
@@ -21,6 +22,7 @@ ADDRESS_VARIABLE = "PUTER_REDIS_ADDRESS"
 # Services may reach Redis by another name than people do: in Compose, over a network of their own.
 SERVICES_ADDRESS_VARIABLE = "PUTER_SERVICES_REDIS_ADDRESS"
 _PASSWORD_BYTES = 32
+# The services whose URL Puter itself reads, each from a file of the folder.
 _VARIABLES = {Role.WORKER: URL_VARIABLE, Role.ADMIN: ADMIN_URL_VARIABLE}
 # The settings with which a server, or a Sentinel, signs in; docs/shared-host.md calls the service mymaster.
 _SETTINGS = {
@@ -62,28 +64,72 @@ class HostFolder:
         self.path = path
         self.acl = AclFile(path / "acl" / "users.acl")
 
+    @staticmethod
+    def keeps_url(role: Role | None) -> bool:
+        """Whether the URL of this role is in a file of the folder."""
+        return role in _VARIABLES
+
+    def check(self) -> None:
+        """Refuse a folder that is no host's: one that is only mistyped is neither made nor taken for an empty one.
+
+        Raises:
+            InvalidInput: it has no file of users, or that cannot be found out.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InvalidInput(f"{shown(self.path, 200)} is a file: --folder and PUTER_HOST_FOLDER name a folder")
+        if not self.acl.exists():
+            raise InvalidInput(
+                f"{shown(self.path, 200)} is no host's folder, it has no acl/users.acl: begin with "
+                "`puter admin user add --worker`, or check --folder and PUTER_HOST_FOLDER"
+            )
+
     def env_file(self, role: Role) -> Path:
         """The file with the URL of a service."""
         return self.path / f"{role}.env"
 
-    def write_url(self, role: Role, url: str) -> Path:
-        """Write the URL of a service into its file, which its owner alone can read; other lines of it stay.
+    @contextmanager
+    def url_prepared(self, role: Role, url: str) -> Iterator[Callable[[], None]]:
+        """Prepare the file with the URL of a service, which its owner alone can read; other lines of it stay.
+
+        The function puts it in the place of the one that is there.
 
         Raises:
             InvalidInput: it cannot be written.
         """
         path = self.env_file(role)
-        variable = f"{_VARIABLES[role]}="
+        with ExitStack() as stack:
+            try:
+                text = "\n".join([f"{_VARIABLES[role]}={url}", *self._other_lines(role), ""])
+                put = stack.enter_context(prepared(path, text.encode(errors="surrogateescape"), mode=0o600))
+            except OSError as error:
+                raise InvalidInput(
+                    f"{shown(path, 200)} cannot be written ({error.strerror}){remedy_of(error)}"
+                ) from None
+            yield put
+
+    def forget_url(self, role: Role) -> bool:
+        """Take the URL of a service out of its file; whether there was one.
+
+        Raises:
+            InvalidInput: the file cannot be read or written.
+        """
+        path = self.env_file(role)
         try:
-            lines = path.read_text(errors="surrogateescape").splitlines() if path.exists() else []
-            kept = [line for line in lines if not line.startswith(variable)]
-            write_whole(path, "\n".join([f"{variable}{url}", *kept, ""]).encode(errors="surrogateescape"), mode=0o600)
+            if not path.exists():
+                return False
+            kept = self._other_lines(role)
+            text = "".join(f"{line}\n" for line in kept)
+            is_there = len(kept) < len(path.read_text(errors="surrogateescape").splitlines())
+            if is_there:
+                write_whole(path, text.encode(errors="surrogateescape"), mode=0o600)
+            return is_there
         except OSError as error:
-            raise InvalidInput(
-                f"{shown(path, 200)} cannot be written ({error.strerror}), so nobody knows the new password of {role}: "
-                f"make the folder writable, and run `puter admin user add --{role} --new-password`"
-            ) from None
-        return path
+            raise InvalidInput(f"{shown(path, 200)} cannot be written ({error.strerror}){remedy_of(error)}") from None
+
+    def _other_lines(self, role: Role) -> list[str]:
+        path = self.env_file(role)
+        lines = path.read_text(errors="surrogateescape").splitlines() if path.exists() else []
+        return [line for line in lines if not line.startswith(f"{_VARIABLES[role]}=")]
 
     def admin_url(self, environ: Mapping[str, str]) -> tuple[str | None, str]:
         """The URL of the user `admin`, and where it is from; None if there is none.
@@ -100,7 +146,7 @@ class HostFolder:
         except FileNotFoundError:
             return None, named_by
         except OSError as error:
-            raise InvalidInput(f"{shown(path, 200)} cannot be read ({error.strerror})") from None
+            raise InvalidInput(f"{shown(path, 200)} cannot be read ({error.strerror}){remedy_of(error)}") from None
         urls = [line.partition("=")[2].strip() for line in lines if line.startswith(f"{ADMIN_URL_VARIABLE}=")]
         return (urls[-1] if urls else None), named_by
 

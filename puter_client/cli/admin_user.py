@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from puter_client.acl.rules import Role
 
 NOT_LOADED = 3
+# What happens without the user of a service, by its role.
+_LOST = {
+    "worker": "all workers lose Redis, and no request is taken any more",
+    "admin": "no change of users takes effect any more until Redis is restarted",
+    "replica": "no replica can follow this Redis any more",
+}
 folder_option = click.option(
     "--folder",
     metavar="FOLDER",
@@ -58,7 +64,9 @@ def user() -> None:
 @click.option("--sentinel", is_flag=True, help="The user of Sentinels; prints two lines for their settings.")
 @click.option("--new-password", is_flag=True, help="Give a user that exists another password.")
 @click.option("--address", metavar="HOST:PORT", help="Where it finds Redis.  [PUTER_REDIS_ADDRESS]")
-@click.option("--redis-version", metavar="X.Y", help="Rules for this Redis.  [default: the one that runs]")
+@click.option(
+    "--redis-version", metavar="X.Y", help="Rules for this Redis.  [default: the one that runs, or is installed]"
+)
 @folder_option
 def add(
     name: str | None,
@@ -76,6 +84,7 @@ def add(
     """Add a user with a random password, which is shown once.
 
     A client may request machines in its namespace, a viewer may only look.
+    --worker and --admin begin a host's folder. Nothing is changed if it fails.
 
     \b
     Examples:
@@ -120,27 +129,39 @@ def add(
 
 @user.command(short_help="Remove a user.")
 @click.argument("name")
+@click.option("-y", "--yes", is_flag=True, help="Remove a user of services, such as worker or admin, too.")
 @folder_option
-def remove(name: str, folder: str) -> int:
+def remove(name: str, yes: bool, folder: str) -> int:
     """Remove a user: its connections end.
 
     Its requests that no worker has taken yet are refused; what workers have
-    taken goes on. Its machines run on, and end themselves. Exit code 3 if Redis could not be
-    told: then the user can sign in until Redis is restarted.
+    taken goes on. Its machines run on, and end themselves. Exit code 3 if Redis
+    could not be told: then the user can sign in until Redis is restarted.
 
     \b
     Examples:
       puter admin user remove betty
     """
+    from puter_client.acl.rules import SERVICES, Role
     from puter_client.cli.follow import run
 
     host, changes = _host(folder)
+    if name in SERVICES and not yes:
+        role = Role(name)
+        raise InvalidInput(
+            f"the user {name} is not removed: {_LOST.get(role, 'what uses it loses Redis')}; if that shall be, add "
+            f"--yes (for another password: `puter admin user add --{role} --new-password`)"
+        )
 
     async def work() -> int:
         told = await changes.remove(name)
         if told.loaded:
             say(f"{name} is removed")
             return 0
+        if told.loaded is None:
+            say(f"{name} is removed from {host.acl.path}; whether Redis has read it is not known: {told.why_not}")
+            say("until it has, the user can sign in: restart it, or see `puter admin user list`")
+            return NOT_LOADED
         say(f"{name} is removed from {host.acl.path}, and can still sign in: Redis has not read it")
         say(f"restart Redis, which was not told: {told.why_not}")
         return NOT_LOADED
@@ -161,7 +182,7 @@ def list_users(folder: str, as_json: bool) -> int:
     """
     from puter_client.cli.follow import run
 
-    host, changes = _host(folder)
+    _, changes = _host(folder)
 
     async def work() -> int:
         found, why_not = await changes.list()
@@ -170,8 +191,6 @@ def list_users(folder: str, as_json: bool) -> int:
         if as_json:
             for one in found:
                 out_json(_fields(one))
-        elif not found:
-            say(f"there is no user in {host.acl.path} yet")
         else:
             for line in _table(found):
                 out(line)
@@ -219,12 +238,13 @@ def _named(name: str | None, role: Role, namespace: str | None, *, new_password:
 
 def _tell_added(added: Added, host: HostFolder) -> None:
     """What is needed to sign in on stdout, or into a file; the rest on stderr."""
+    from puter_client.acl.changes import RulesFor
     from puter_client.acl.host import settings_of
     from puter_client.acl.rules import Role
 
     user = added.user
-    if user.role in (Role.WORKER, Role.ADMIN):
-        say(f"its URL is in {host.write_url(user.role, added.url)}")
+    if added.url_file is not None:
+        say(f"its URL is in {added.url_file}")
     elif user.role in (Role.REPLICA, Role.SENTINEL):
         for line in settings_of(user.role, added.password):
             out(line)
@@ -239,16 +259,32 @@ def _tell_added(added: Added, host: HostFolder) -> None:
         if user.namespace not in (None, user.name):
             out(f"PUTER_NAMESPACE={user.namespace}")
         say(f"give this to {user.name}, and to nobody else; it is not shown again")
-    if added.version_unknown:
-        say(
-            "the rules are for Valkey, and for Redis 7.2 or newer. Redis 7.0 does not start with them: for it, first "
-            f"`puter admin user remove {user.name}`, then add the user again with --redis-version 7.0"
-        )
-    if added.told.loaded:
-        say(f"{user.name} can sign in now")
+    another = f"for another one, `puter admin user remove {user.name}`, then add it again with --redis-version"
+    if added.rules_for is RulesFor.INSTALLED:
+        say(f"its rules are for {added.server}, which is installed here; {another}")
+    elif added.rules_for is RulesFor.UNKNOWN:
+        say("its rules are for Valkey, and for Redis 7.2 or newer: Redis 7.0 needs them with --redis-version 7.0")
+    _tell_told(added, host)
+
+
+def _tell_told(added: Added, host: HostFolder) -> None:
+    """Whether the user can sign in, and what is next if not."""
+    from puter_client.acl.rules import Role
+
+    name, told = added.user.name, added.told
+    if told.loaded:
+        say(f"{name} can sign in now")
+    elif told.loaded is None:
+        say(f"{name} is in {host.acl.path}; whether Redis has read it is not known: {told.why_not}")
+        say(f"see `puter admin user list`: if Redis does not have {name} yet, restart it")
+    elif not told.no_admin:
+        say(f"{name} can sign in when Redis has read {host.acl.path}: start Redis, or restart it")
+        say(f"Redis was not told: {told.why_not}")
+    elif added.user.role is Role.ADMIN:
+        say(f"next: start Redis, or restart it, so that it reads {host.acl.path}; it is told of later changes")
     else:
-        say(f"{user.name} can sign in when Redis has read {host.acl.path}: start Redis, or restart it")
-        say(f"Redis was not told: {added.told.why_not}")
+        say(f"{name} can sign in when Redis has read {host.acl.path}")
+        say("next: `puter admin user add --admin`, for changes while Redis runs; then start Redis, or restart it")
 
 
 def _fields(one: Listed) -> dict[str, object]:

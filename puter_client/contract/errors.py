@@ -18,7 +18,8 @@ PuterError                    exit 1: the text is one line that says what was wr
 ├── OutputLost                exit 1: standard output could not be written
 ├── ProgramMissing            exit 127: ssh or rsync is not installed
 ├── StoreUnavailable          exit 3: Redis did not answer, or refused
-│   └── NotPermitted          exit 3: Redis does not permit this to its user: nothing of it was done
+│   ├── NotPermitted          exit 3: Redis does not permit this to its user: nothing of it was done
+│   └── NotSignedIn           exit 3: Redis does not take the user or the password of an administrator
 ├── UsersRefused              exit 1: Redis does not take its file of users
 ├── WaitTimedOut              exit 4: what was waited for did not come in time
 └── WorkerNotInstalled        exit 3: the worker's packages are not installed

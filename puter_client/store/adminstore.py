@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from puter_client.contract.errors import PuterError, StoreUnavailable
+from puter_client.contract.errors import NotPermitted, PuterError, StoreUnavailable
 from puter_client.store import names
 from puter_client.store.redis_connection import check_url, connection_pool
-from puter_client.store.redis_errors import why_refused
+from puter_client.store.redis_errors import is_not_let_in, is_not_permitted, why_refused
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 ADMIN_URL_VARIABLE = "PUTER_ADMIN_REDIS_URL"
-TIMEOUT_S = 3.0
+TIMEOUT_S = 10.0
+"""How long an answer is waited for, with all attempts: a busy host takes seconds, and nobody is served by giving up."""
 # What ACL LOAD says is wrong with a line, as in the source of Valkey 9 (src/acl.c).
 _PROBLEMS = (
     "should start with user keyword",
@@ -30,8 +32,16 @@ class UsersRefused(PuterError):
     """Redis does not take the users that are in its file."""
 
 
+class NotSignedIn(StoreUnavailable):
+    """Redis does not take the user or the password."""
+
+
 class AdminStore:
-    """A connection of the user `admin`. Every method raises StoreUnavailable if Redis does not answer, or refuses."""
+    """A connection of the user `admin`.
+
+    Every method raises StoreUnavailable if Redis does not answer, or refuses: NotSignedIn if it does not take the user
+    or the password, NotPermitted if the user may not do this; then nothing of it was done.
+    """
 
     def __init__(self, redis: Redis, url: str, *, url_from: str) -> None:
         self._redis: Any = redis
@@ -61,9 +71,13 @@ class AdminStore:
         from redis.exceptions import RedisError
 
         try:
-            yield self._redis
+            async with asyncio.timeout(TIMEOUT_S):  # for all attempts: redis-py makes another one after its own limit
+                yield self._redis
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(why_refused(self._url, error, named_by=self._url_from)) from None
+            why = why_refused(self._url, error, "admin", named_by=self._url_from)
+            if is_not_let_in(error):
+                raise NotSignedIn(why) from None
+            raise (NotPermitted if is_not_permitted(error) else StoreUnavailable)(why) from None
 
     async def version(self) -> tuple[int, int]:
         """The version of Redis whose commands it has, which a Valkey says too."""
@@ -76,6 +90,12 @@ class AdminStore:
         """The names of its users."""
         async with self._asked() as redis:
             return {name if isinstance(name, str) else _text(name) for name in await redis.acl_users()}
+
+    async def passwords(self, user: str) -> set[str]:
+        """The hashes of a user's passwords, each SHA-256 in hexadecimal; empty if there is no such user."""
+        async with self._asked() as redis:
+            found = await redis.acl_getuser(user)
+        return {password.lstrip("#") for password in found["passwords"]} if found else set()
 
     async def file(self) -> str:
         """The path of the file from which it reads its users, as it sees it; empty if it reads none."""

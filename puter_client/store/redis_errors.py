@@ -7,7 +7,7 @@ from typing import Literal
 
 from puter_client.store.redis_url import ENCODE, URL_VARIABLE, RedisUrl
 
-Role = Literal["client", "worker"]
+Role = Literal["client", "worker", "admin"]
 
 CLUSTER_MODE = "is in cluster mode, which Puter cannot use: name a Redis with cluster-enabled no; replicas are fine"
 # How an answer of Redis begins for which redis-py has no class of its own, as in the source of Valkey 9 (src/server.c,
@@ -28,6 +28,11 @@ _ANSWERS = (
     ("max number of clients reached", "has as many clients as it takes: raise its maxclients, or end some"),
     ("AUTH <password> called without any", "has no password: remove it from PUTER_REDIS_URL, or name its user"),
 )
+_NOT_PERMITTED = {
+    "client": "perhaps the user has another namespace (set --namespace or PUTER_NAMESPACE), or may only read",
+    "worker": "it must name a user with a worker's rights (puter admin user add --worker creates it)",
+    "admin": "it must name the user admin (puter admin user add --admin creates it)",
+}
 # Answers that a Redis gives only for a while.
 _PASSING = ("NOREPLICAS", "MASTERDOWN")
 _CLIENT_CERTIFICATE = "add ?ssl_certfile=FILE&ssl_keyfile=FILE to PUTER_REDIS_URL"
@@ -59,11 +64,18 @@ def is_not_permitted(error: Exception) -> bool:
     return isinstance(error, NoPermissionError)
 
 
+def is_not_let_in(error: Exception) -> bool:
+    """Whether Redis does not take the user or the password."""
+    from redis.exceptions import AuthenticationError
+
+    return any(isinstance(cause, AuthenticationError) for cause in _causes(error))
+
+
 def may_pass(error: Exception) -> bool:
     """Whether it may help to wait: Redis is not there, or starts, or another server is becoming the primary."""
-    from redis.exceptions import AuthenticationError, ReadOnlyError, ResponseError
+    from redis.exceptions import ReadOnlyError, ResponseError
 
-    if any(isinstance(cause, AuthenticationError) for cause in _causes(error)):
+    if is_not_let_in(error):
         return False  # to redis-py, a ConnectionError
     if isinstance(error, ReadOnlyError):
         return True
@@ -137,16 +149,8 @@ def _answered(error: BaseException, to: RedisUrl, role: Role) -> str | None:
     match error:
         case AuthenticationError():
             return _not_let_in(to)
-        case NoPermissionError() if role == "worker":
-            return (
-                "does not permit this to the user of PUTER_REDIS_URL: it must name a user with a worker's rights "
-                "(puter admin user add --worker creates it)"
-            )
         case NoPermissionError():
-            return (
-                "does not permit this to the user of PUTER_REDIS_URL: perhaps the user has another namespace "
-                "(set --namespace or PUTER_NAMESPACE), or may only read"
-            )
+            return f"does not permit this to the user of PUTER_REDIS_URL: {_NOT_PERMITTED[role]}"
         case OutOfMemoryError():
             return "is out of memory: raise its maxmemory, or wait until old records expire"
         case ReadOnlyError():

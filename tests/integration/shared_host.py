@@ -13,9 +13,10 @@ from pathlib import Path
 
 import redis
 
-from puter_client.acl.changes import Added, NewUser, Told, UserChanges
+from puter_client.acl.changes import Added, NewUser, UserChanges
 from puter_client.acl.host import HostFolder
 from puter_client.acl.rules import Role
+from puter_client.acl.running import Told
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = ROOT / "deploy" / "redis.conf"
@@ -35,7 +36,7 @@ class SharedHost:
         self._home = tmp_path
         self.folder = HostFolder(tmp_path / "host")
         self.socket = tmp_path / "s"
-        self.version: tuple[str, ...] = ()
+        self.version = ("--redis-version", _version(binary))
         self._changes = UserChanges(self.folder, {})
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -44,14 +45,15 @@ class SharedHost:
         """The file of users."""
         return self.folder.acl.path
 
-    async def add(self, name: str, role: Role = Role.CLIENT, namespace: str | None = None) -> Added:
-        """Add a user, a client of the namespace of its name by default; of a service, its file is written too."""
+    async def add(
+        self, name: str, role: Role = Role.CLIENT, namespace: str | None = None, *, says_version: bool = True
+    ) -> Added:
+        """Add a user, a client of the namespace of its name by default; `says_version`: for which server."""
         named = namespace or (name if role is Role.CLIENT else None)
-        new = NewUser(name=name, role=role, namespace=named, address=f"unix://{self.socket}")
-        added = await self._changes.add(new)
-        if role in (Role.WORKER, Role.ADMIN):
-            self.folder.write_url(role, added.url)
-        return added
+        version = self.version[1] if says_version else None
+        address = f"unix://{self.socket}"
+        new = NewUser(name=name, role=role, namespace=named, address=address, redis_version=version)
+        return await self._changes.add(new)
 
     async def remove(self, name: str) -> Told:
         """Remove a user."""
@@ -81,13 +83,15 @@ class SharedHost:
         assert url
         return redis.Redis.from_url(url)
 
-    def start(self, *options: str) -> None:
+    def start(self, *options: str, own_users: bool = True) -> None:
         """Start the server, and return when it answers: it listens before it has read its users.
 
-        `options`: further ones.
+        `options`: further ones. `own_users`: it reads the users of this host.
         """
         log = self._home / "log"
         own = {"aclfile": self.acl, "dir": self._home, "port": 0, "unixsocket": self.socket, "logfile": log}
+        if not own_users:
+            own.pop("aclfile")
         words = [word for name, value in own.items() for word in (f"--{name}", str(value))]
         self.socket.unlink(missing_ok=True)
         self._server = subprocess.Popen([self._binary, CONFIGURATION, *options, *words])
@@ -111,6 +115,11 @@ class SharedHost:
             self._server.kill()
             self._server.wait(10)
             self._server = None
+
+
+def _version(binary: str) -> str:
+    told = subprocess.run([binary, "--version"], capture_output=True, check=True).stdout
+    return "7.0" if b"Redis server v=7.0." in told else "8.1"
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import pytest
 
 from puter_client.acl import acl_file
 from puter_client.acl.acl_file import AclFile, problem, with_line, with_password, without
-from puter_client.acl.changes import read_version
 from puter_client.acl.host import Password, address_of, check_address, url_of
 from puter_client.acl.rules import FIRST_LINES, SERVICES, AclUser, Role, line, rules
 from puter_client.contract.errors import InvalidInput
@@ -192,8 +191,3 @@ def test_services_may_find_redis_elsewhere_than_people(
     role: Role, option: str | None, environ: dict[str, str], address: str
 ) -> None:
     assert address_of(role, option, environ)[0] == address
-
-
-@pytest.mark.parametrize(("text", "version"), [("7.0", (7, 0)), ("7.0.15", (7, 0)), ("8.1", (8, 1)), ("10.0", (10, 0))])
-def test_versions_are_compared_as_numbers(text: str, version: tuple[int, int]) -> None:
-    assert read_version(text) == version
