@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from puter_client.cli.options import json_option
-from puter_client.cli.terminal import out, out_json
+from puter_client.cli.terminal import out, out_json, say
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import check_namespace
 
 if TYPE_CHECKING:
-    from puter_client.policy.policy import Allowed
+    from puter_client.policy.policy import Policy
 
 _POLICY_VARIABLE = "PUTER_POLICY"
 
@@ -32,23 +32,35 @@ def policy() -> None:
 
 
 @policy.command()
-@click.argument("file", type=click.Path(path_type=Path))
-def check(file: Path) -> int:
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@json_option
+def check(file: Path | None, as_json: bool) -> int:
     """Check a policy file, and tell what each namespace can do.
 
-    Every problem is told, with its line; exit code 2 if there is one. A
-    namespace that can launch nothing is named, with the rules that forbid it.
+    Without FILE, the one that PUTER_POLICY names. Every problem is told, with its
+    line; exit code 2 if there is one. A namespace that can launch nothing is
+    named, with the rules that forbid it.
 
     \b
-    Example:
+    Examples:
       puter admin policy check policy.toml
+      puter admin policy check policy.toml --json | jq -r 'select(.lacking!=[]).namespace'
     """
-    from puter_client.policy.explain import summary
-    from puter_client.policy.file import read_policy
+    from puter_client.policy.explain import summary, to_json, warnings, whose
+    from puter_client.policy.policy import EVERYONE
 
-    for line in summary(read_policy(file)):
+    path, policy = _read(file, "as FILE")
+    tables = (EVERYONE, *policy.namespaces)
+    if as_json:
+        for name in tables:
+            out_json(to_json(policy, name))
+        return 0
+    for line in summary(policy):
         out(line)
-    out(f"{file}: ok")
+    for name in tables:
+        for warning in warnings(policy.of(name)):
+            say(f"warning: {whose(name)}: {warning}")
+    out(f"{path}: ok")
     return 0
 
 
@@ -59,19 +71,30 @@ def check(file: Path) -> int:
 def explain(namespace: str, file: Path | None, as_json: bool) -> int:
     """Tell what a namespace may request, with all defaults resolved.
 
+    Rules are marked "own" if the namespace's table has them, "*" if they are those
+    of every namespace, "-" if nobody has said them: then they allow nothing.
+
     \b
     Example:
       puter admin policy explain team-a --policy policy.toml
     """
     from puter_client.policy.explain import lines, to_json
-    from puter_client.policy.file import read_policy
 
-    if file is None and not os.environ.get(_POLICY_VARIABLE):
-        raise InvalidInput(f"no policy file: name it with --policy, or set {_POLICY_VARIABLE}")
-    allowed: Allowed = read_policy(file or Path(os.environ[_POLICY_VARIABLE])).of(check_namespace(namespace))
+    _, policy = _read(file, "with --policy")
+    check_namespace(namespace)
     if as_json:
-        out_json(to_json(allowed))
+        out_json(to_json(policy, namespace))
         return 0
-    for line in lines(allowed):
+    for line in lines(policy, namespace):
         out(line)
     return 0
+
+
+def _read(file: Path | None, how: str) -> tuple[Path, Policy]:
+    """The policy in a file, by default in the workers'."""
+    from puter_client.policy.file import read_policy
+
+    path = file or (Path(named) if (named := os.environ.get(_POLICY_VARIABLE)) else None)
+    if path is None:
+        raise InvalidInput(f"no policy file: name it {how}, or set {_POLICY_VARIABLE}")
+    return path, read_policy(path)

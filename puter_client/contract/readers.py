@@ -72,6 +72,10 @@ def pattern(regex: str, remedy: str) -> Reader:
     return read
 
 
+instance_profile = pattern(r"[A-Za-z0-9+=,.@_-]{1,128}", "write the name of an IAM instance profile")
+"""The name of an IAM instance profile, as IAM allows it."""
+
+
 def several(read_one: Reader) -> Reader:
     """A reader of one or more values in order: a list, or a text with spaces between them."""
 

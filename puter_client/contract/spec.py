@@ -150,7 +150,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     instance_profile: Annotated[
         str | None,
         Field(
-            read=readers.pattern(r"[A-Za-z0-9+=,.@_-]{1,128}", "write the name of an IAM instance profile"),
+            read=readers.instance_profile,
             help="IAM instance profile of the machine.",
             option=Option(metavar="NAME"),
         ),

@@ -67,6 +67,12 @@ class Allowed(msgspec.Struct, frozen=True):
         return Refusal(rule=rule, value=value, allowed=BY_NAME[rule].shown(self.values), namespace=self.namespace)
 
     @property
+    def needs_a_profile(self) -> bool:
+        """Whether each request without a profile is refused, although those with one are not."""
+        stands_for_it = self.values[DEFAULT_PROFILE] is not None or self.values[DEFAULT_CREDENTIALS]
+        return bool(self.profiles) and not stands_for_it and not self.lacking
+
+    @property
     def lacking(self) -> tuple[str, ...]:
         """The rules because of which it can launch nothing at all."""
         found = [rule.name for rule in RULES if rule.must and rule.is_nothing(self.values)]
@@ -91,6 +97,10 @@ class Policy(msgspec.Struct, frozen=True):
         nothing = {rule.name: rule.kind.nothing for rule in RULES}
         own = self.tables.get(namespace, {})
         return Allowed(namespace, nothing | dict(self.tables.get(EVERYONE, {})) | dict(own))
+
+    def named_by(self, namespace: str, rule: str) -> str | None:
+        """The table that says what a rule is for a namespace: its own, or `*`; None: neither does."""
+        return next((table for table in (namespace, EVERYONE) if rule in self.tables.get(table, {})), None)
 
     @property
     def namespaces(self) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ from puter_client.policy.names import (
 from puter_client.policy.rule import About, Rule
 from puter_client.policy.values import Flag, Longest, Names, Number, Text
 
-_profile = readers.pattern(r"[^\s:/\\][^\x00-\x1f/\\]{0,127}", "write the name of an AWS profile")
+_profile = readers.pattern(r"[^\s:/\\[\]][^\x00-\x1f/\\[\]]{0,127}", "write the name of an AWS profile")
 _ANY = 10_000_000
 
 
@@ -144,7 +144,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="instance_profiles",
         about=About.MACHINE,
-        kind=Names(readers.text),
+        kind=Names(readers.instance_profile),
         allows="IAM instance profiles: {}",
         forbids="no IAM instance profile",
         refused=refuses.listed("instance_profiles", "instance profile", lambda spec: (spec.instance_profile,)),

@@ -14,6 +14,7 @@ from puter_client.contract.readers import Seconds
 
 UNLIMITED = "unlimited"
 _GLOB = frozenset("*?[")
+_WIDE = frozenset("*?")  # not "[": names of security groups and keys may have it
 _MOST_ENTRIES = 1_000
 
 
@@ -60,6 +61,8 @@ class Names:
             if not re.fullmatch(rf"[-{self._globs}*?\[\]!]{{1,128}}", item):
                 raise ValueError(f"{shown(item)}: has a character that no such name has")
             return item
+        if _WIDE & set(item):
+            raise ValueError(f"{shown(item)}: a glob is not understood here: write each name in full")
         return self._read_one(item)
 
     def show(self, value: tuple[str, ...]) -> str:

@@ -229,8 +229,30 @@ def test_check_tells_what_each_namespace_can_do(team: CliWorld) -> None:
     ran = team.puter("admin", "policy", "check", "policy.toml")
 
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out.splitlines()[0].startswith("every other namespace: AWS profiles: lab; regions: us-east-1;")
+    assert ran.out.splitlines()[:3] == ["every other namespace:", "  AWS profiles: lab", "  regions: us-east-1"]
     assert ran.out.splitlines()[-1] == "policy.toml: ok"
+
+
+def test_check_takes_the_file_of_the_workers_and_tells_it_as_json(team: CliWorld) -> None:
+    path = str(team.home.parent / "policy.toml")
+    ran = team.puter("admin", "policy", "check", PUTER_POLICY=path)
+    everybody, art = team.puter("admin", "policy", "check", "--json", PUTER_POLICY=path).objects()
+
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, f"{path}: ok")
+    assert (everybody["namespace"], everybody["rules"]["profiles"]["value"]) == ("*", ["lab"])
+    assert (art["namespace"], art["rules"]["profiles"]["table"], art["warnings"]) == ("art", "art", [])
+
+
+def test_check_warns_of_who_is_always_refused_without_a_profile(team: CliWorld) -> None:
+    (team.home.parent / "policy.toml").write_text(POLICY.replace('default_profile = "lab"\n', ""))
+    ran = team.puter("admin", "policy", "check", "policy.toml")
+
+    told = "each request without --profile is refused: set default_profile to one of its profiles"
+    assert ran.code == 0
+    assert ran.err.splitlines() == [
+        f"puter: warning: every other namespace: {told} (lab)",
+        f"puter: warning: namespace art: {told} (lab, paint)",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -264,6 +286,7 @@ def test_explain_tells_what_one_namespace_may_request(team: CliWorld) -> None:
     [
         (["explain", "art"], "no policy file: name it with --policy, or set PUTER_POLICY"),
         (["explain", "Art", "--policy", "policy.toml"], "namespace 'Art': use 1 to 39"),
+        (["check"], "no policy file: name it as FILE, or set PUTER_POLICY"),
         (["check", "missing.toml"], "missing.toml: cannot be read: No such file or directory"),
     ],
 )

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from puter_client.contract.errors import InvalidInput
-from puter_client.policy.explain import lines, summary, to_json
+from puter_client.contract.spec import Spec
+from puter_client.policy.explain import lines, summary, to_json, warnings
 from puter_client.policy.file import parse_policy, read_policy
+from puter_client.policy.rule import About, Asked, Rule
 from puter_client.policy.rules import RULES
+from puter_client.policy.values import Names
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "deploy" / "policy.toml.example"
@@ -43,11 +46,13 @@ def rule(line: str) -> str:
         ('profiles = "lab"', "profiles: 'lab': write a list, like [\"one\", \"two\"]"),
         ("profiles = [1]", "profiles: '1': write a text, in quotes"),
         ('profiles = ["a/b"]', "profiles: 'a/b': write the name of an AWS profile"),
+        ('profiles = ["team-[ab]"]', "profiles: 'team-[ab]': write the name of an AWS profile"),
+        ('instance_profiles = ["m[ab]"]', "instance_profiles: 'm[ab]': write the name of an IAM instance profile"),
         ('regions = ["qq-north-9"]', "regions: 'qq-north-9': is no AWS region; write one like us-east-1"),
         ('regions = ["us east*"]', "regions: 'us east*': has a character that no such name has"),
         ('instance_types = ["t3"]', "instance_types: 't3': write a type like t3.micro, or t3.*"),
         ('image_owners = ["me"]', "image_owners: 'me': write an account of 12 digits, amazon, aws-marketplace or self"),
-        ('subnets = ["subnet-*"]', "subnets: 'subnet-*': write the id as EC2 shows it, like subnet-0123456789abcdef0"),
+        ('subnets = ["subnet-*"]', "subnets: 'subnet-*': a glob is not understood here: write each name in full"),
         ('ssh_from = ["all"]', "ssh_from: 'all': write an address or CIDR like 203.0.113.7/32"),
         ('ssh_from = ["auto"]', "ssh_from: 'auto': write an address or CIDR like 203.0.113.7/32"),
         ("ssh_from_ipv4_prefix = 0", "ssh_from_ipv4_prefix: '0': write a whole number from 8 to 32"),
@@ -133,32 +138,107 @@ def test_every_rule_is_shown_by_the_example() -> None:
     assert {rule.name for rule in RULES} - written == {"default_credentials", "ssh_from_ipv6_prefix"}
 
 
-def test_a_namespace_is_explained_with_all_rules() -> None:
-    allowed = read_policy(EXAMPLE).of("research")
-    told = list(lines(allowed))
+@pytest.mark.parametrize("of", [rule for rule in RULES if isinstance(rule.kind, Names)], ids=lambda of: of.name)
+@pytest.mark.parametrize("glob", ["a*", "*", "subnet-?", "aw?"])
+def test_a_glob_is_an_error_in_each_list_that_does_not_understand_it(of: Rule, glob: str) -> None:
+    if of.name in ("regions", "instance_types", "images"):
+        assert of.kind.read([glob]) == (glob,)
+    else:
+        assert rule(f'{of.name} = ["{glob}"]') == (
+            f"{of.name}: '{glob}': a glob is not understood here: write each name in full"
+        )
 
-    assert told[0] == "namespace research"
-    assert [line.split()[0] for line in told[1:]] == [rule.name for rule in RULES]
-    assert "  most_vcpus             any number of vCPUs alive" in told
-    assert "  spot                   Spot instances: yes" in told
-    assert to_json(allowed)["rules"]["longest_ttl"] == {
+
+def test_a_namespace_is_explained_with_all_rules_and_where_they_are_from() -> None:
+    policy = read_policy(EXAMPLE)
+    told = list(lines(policy, "research"))
+
+    assert told[:2] == [
+        "namespace research: can launch machines",
+        "  its own table says what is marked own, that of every namespace what is marked *",
+    ]
+    assert [line.split()[0] for line in told[2:]] == [rule.name for rule in RULES]
+    assert "  most_vcpus             own  any number of vCPUs alive" in told
+    assert "  spot                   *    Spot instances: yes" in told
+    assert "  ssh_from_ipv6_prefix   -    ssh from no other IPv6 network" in told
+    as_json = to_json(policy, "research")
+    assert as_json["own_table"] is True
+    assert as_json["rules"]["longest_ttl"] == {
         "value": 30 * 86_400,
         "explained": "a life of at most 30d from the launch",
+        "table": "research",
     }
+    assert [as_json["rules"][name]["table"] for name in ("spot", "ssh_from_ipv6_prefix")] == ["*", None]
+
+
+USABLE = """[namespaces."*"]
+regions = ["us-east-1"]
+instance_types = ["t3.*"]
+images = ["al2023"]
+longest_ttl = "2h"
+most_machines = 10
+most_vcpus = 10
+most_machines_an_hour = 10
+most_requests = 10
+most_records = 10
+"""
+NOTHING = "can launch nothing, because these rules allow nothing"
+OWN, NO_TABLE = "its own table says what is marked own", "it has no table of its own"
+EACH = (
+    "profiles, regions, instance_types, longest_ttl, most_machines, most_vcpus, most_machines_an_hour, "
+    "most_requests, most_records, images"
+)
+ALL = f"{NO_TABLE}, all is from that of every namespace"
+ART = USABLE.replace('"*"', "art").replace('regions = ["us-east-1"]', "default_credentials = true")
+
+
+@pytest.mark.parametrize(
+    ("text", "namespace", "told"),
+    [
+        ("", "typo-resaerch", f"can launch machines / {ALL} (did you mean research?)"),
+        ("", "zzz", f"can launch machines / {ALL}"),
+        ("", "left", f"{NOTHING}: most_requests / {OWN}, that of every namespace what is marked *"),
+        (ART, "art", f"{NOTHING}: regions / {OWN}"),
+        (ART, "rat", f'{NOTHING}: {EACH} / {NO_TABLE}, and there is none of every namespace ("*") (did you mean art?)'),
+    ],
+)  # fmt: skip
+def test_the_conclusion_comes_first(text: str, namespace: str, told: str) -> None:
+    policy = parse_policy(text) if text else read_policy(EXAMPLE)
+    first, second, *_ = lines(policy, namespace)
+
+    assert f"{first} / {second.strip()}" == f"namespace {namespace}: {told}"
+
+
+@pytest.mark.parametrize(
+    ("rules", "warned"),
+    [
+        ('profiles = ["a", "b"]', True),
+        ('profiles = ["a", "b"]\ndefault_profile = "b"', False),
+        ('profiles = ["a", "b"]\ndefault_credentials = true', False),
+        ("default_credentials = true", False),
+        ('profiles = ["a", "b"]\nmost_machines = 0', False),  # nothing can be launched anyway
+    ],
+)
+def test_who_is_always_refused_without_a_profile_is_warned_of(rules: str, *, warned: bool) -> None:
+    policy = parse_policy(f"{USABLE}[namespaces.art]\n{rules}\n")
+
+    told = ["each request without --profile is refused: set default_profile to one of its profiles (a, b)"] * warned
+    assert list(warnings(policy.of("art"))) == to_json(policy, "art")["warnings"] == told
+    assert [line.strip() for line in lines(policy, "art")][2:3] == told or not warned
+    asked = Asked(spec=Spec(), profile=policy.of("art").profile_of(Spec()), region="us-east-1")
+    assert bool(policy.of("art").refusals(asked, {About.TARGET})) is warned or "most_machines = 0" in rules
 
 
 def test_the_summary_names_who_can_launch_nothing_and_why() -> None:
     told = list(summary(read_policy(EXAMPLE)))
 
-    assert told[0].startswith("every other namespace: AWS profiles: sandbox; regions: us-east-1, eu-*;")
-    assert told[1] == "namespace left: can launch nothing, because these rules allow nothing: most_requests"
+    assert told[:3] == ["every other namespace:", "  AWS profiles: sandbox", "  regions: us-east-1, eu-*"]
+    assert told[7] == "namespace left: can launch nothing, because these rules allow nothing: most_requests"
 
 
 @pytest.mark.parametrize("of", RULES, ids=lambda of: of.name)
 def test_every_rule_says_what_it_means_where_it_allows_nothing_or_everything(of: object) -> None:
     assert of in RULES
-    from puter_client.policy.rule import Rule
-
     assert isinstance(of, Rule)
     nothing = {rule.name: rule.kind.nothing for rule in RULES}
     assert of.explained(nothing) == of.forbids

@@ -73,7 +73,7 @@ class Case(NamedTuple):
 CASES = [
     Case("profiles", {}, ["art", "lab"], ["art"], "AWS profile 'lab'"),
     Case("profiles", {}, ["lab"], None, "AWS profile 'lab'"),
-    Case("profiles", {}, ["lab"], ["la*"], "AWS profile 'lab'"),
+    Case("profiles", {}, ["lab"], ["la"], "AWS profile 'lab'"),
     Case("default_credentials", {"profile": None}, True, None, "without an AWS profile"),
     Case("default_credentials", {"profile": None}, True, False, "without an AWS profile"),
     Case("regions", {}, ["us-*"], ["eu-*", "us-east-2"], "region us-east-1"),
