@@ -240,7 +240,7 @@ def _tell_added(added: Added, host: HostFolder) -> None:
     """What is needed to sign in on stdout, or into a file; the rest on stderr."""
     from puter_client.acl.changes import RulesFor
     from puter_client.acl.host import settings_of
-    from puter_client.acl.rules import Role
+    from puter_client.acl.rules import SERVICES, Role
 
     user = added.user
     if added.url_file is not None:
@@ -259,9 +259,10 @@ def _tell_added(added: Added, host: HostFolder) -> None:
         if user.namespace not in (None, user.name):
             out(f"PUTER_NAMESPACE={user.namespace}")
         say(f"give this to {user.name}, and to nobody else; it is not shown again")
-    another = f"for another one, `puter admin user remove {user.name}`, then add it again with --redis-version"
     if added.rules_for is RulesFor.INSTALLED:
-        say(f"its rules are for {added.server}, which is installed here; {another}")
+        say(f"its rules are for {added.server}, which is installed here")
+        remove = f"puter admin user remove {user.name}{' --yes' if user.role in SERVICES else ''}"
+        say(f"for another one, `{remove}`, then add it again with --redis-version")
     elif added.rules_for is RulesFor.UNKNOWN:
         say("its rules are for Valkey, and for Redis 7.2 or newer: Redis 7.0 needs them with --redis-version 7.0")
     _tell_told(added, host)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -33,6 +34,12 @@ _NOT_PERMITTED = {
     "worker": "it must name a user with a worker's rights (puter admin user add --worker creates it)",
     "admin": "it must name the user admin (puter admin user add --admin creates it)",
 }
+# Passwords that `puter admin user` makes; none of their characters needs to be encoded.
+_MADE_BY_PUTER = re.compile("[0-9a-f]{64}")
+_NOT_LOADED = (
+    "if they are new, Redis has not read its file of users (its administrator sets aclfile, and restarts it); if they "
+    "are old, the user was removed or has a new password"
+)
 # Answers that a Redis gives only for a while.
 _PASSING = ("NOREPLICAS", "MASTERDOWN")
 _CLIENT_CERTIFICATE = "add ?ssl_certfile=FILE&ssl_keyfile=FILE to PUTER_REDIS_URL"
@@ -170,7 +177,8 @@ def _not_let_in(to: RedisUrl) -> str:
     """The user or the password is missing or wrong."""
     match bool(to.user), bool(to.password):
         case True, True:
-            return f"refuses the user or the password: check both in PUTER_REDIS_URL; {ENCODE}"
+            remedy = _NOT_LOADED if _MADE_BY_PUTER.fullmatch(to.password) else ENCODE
+            return f"refuses the user or the password: check both in PUTER_REDIS_URL; {remedy}"
         case True, False:
             return "requires a password: PUTER_REDIS_URL names a user without one (redis://user:password@host)"
         case False, True:

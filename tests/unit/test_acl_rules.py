@@ -10,7 +10,7 @@ import pytest
 
 from puter_client.acl import acl_file
 from puter_client.acl.acl_file import AclFile, problem, with_line, with_password, without
-from puter_client.acl.host import Password, address_of, check_address, url_of
+from puter_client.acl.host import HostFolder, Password, address_of, check_address, url_of
 from puter_client.acl.rules import FIRST_LINES, SERVICES, AclUser, Role, line, rules
 from puter_client.contract.errors import InvalidInput
 
@@ -148,6 +148,22 @@ def test_why_it_cannot_be_written_is_told(
 
     with pytest.raises(InvalidInput, match=told):
         AclFile(tmp_path / "users.acl").write([])
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(errno.EACCES, "run the command as root or as whom the folder belongs to"), (errno.ENOTDIR, "name a folder")],
+)
+def test_why_the_url_of_admin_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, told: str
+) -> None:
+    def refused(*_: object, **__: object) -> str:
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(Path, "read_text", refused)
+
+    with pytest.raises(InvalidInput, match=told):
+        HostFolder(tmp_path).admin_url({})
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from puter_client.store.redis_errors import may_pass, why_refused
+from puter_client.store.redis_errors import Role, may_pass, why_refused
 from puter_client.store.sentinel import NoPrimary, Why
 
 BETTY = "redis://betty:hunter2@r.example:6379/0"
@@ -69,6 +69,21 @@ def tls(reason: str) -> ssl.SSLError:
 )
 def test_who_is_not_let_in_is_told_what_the_url_lacks(url: str, told: str) -> None:
     assert why_refused(url, AuthenticationError("hunter2")).startswith(f"Redis at redis://r.example:6379/0 {told}")
+
+
+@pytest.mark.parametrize("role", ["client", "worker", "admin"])
+def test_a_password_that_puter_made_is_not_said_to_need_an_encoding(role: Role) -> None:
+    told = why_refused(BETTY.replace("hunter2", "0a" * 32), AuthenticationError(), role)
+
+    assert "if they are new, Redis has not read its file of users" in told
+    assert "%2F" not in told
+
+
+@pytest.mark.parametrize(
+    ("role", "told"), [("client", "namespace"), ("worker", "user add --worker"), ("admin", "user add --admin")]
+)
+def test_what_is_not_permitted_is_told_with_the_user_that_it_takes(role: Role, told: str) -> None:
+    assert told in why_refused(BETTY, NoPermissionError(), role)
 
 
 def test_a_client_without_a_right_is_told_how_to_name_its_namespace() -> None:
