@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import click
 
 from puter_client.cli.admin import ADMIN_COMMANDS
 from puter_client.cli.options import json_option
-from puter_client.cli.terminal import out, out_json, say
+from puter_client.cli.terminal import OutputLost, out, out_json, say, to_nowhere
 from puter_client.contract.errors import InvalidInput
 from puter_client.contract.key import NAMESPACE, check_namespace, check_user
 
@@ -246,8 +247,7 @@ def _tell_added(added: Added, host: HostFolder) -> None:
     if added.url_file is not None:
         say(f"its URL is in {added.url_file}")
     elif user.role in (Role.REPLICA, Role.SENTINEL):
-        for line in settings_of(user.role, added.password):
-            out(line)
+        _show_once(added, *settings_of(user.role, added.password))
         where = (
             "the configuration of each replica; where Sentinels choose the primary, of each server"
             if user.role is Role.REPLICA
@@ -255,9 +255,8 @@ def _tell_added(added: Added, host: HostFolder) -> None:
         )
         say(f"put these two lines into {where}. They are not shown again")
     else:
-        out(f"PUTER_REDIS_URL={added.url}")
-        if user.namespace not in (None, user.name):
-            out(f"PUTER_NAMESPACE={user.namespace}")
+        namespace = [] if user.namespace in (None, user.name) else [f"PUTER_NAMESPACE={user.namespace}"]
+        _show_once(added, f"PUTER_REDIS_URL={added.url}", *namespace)
         say(f"give this to {user.name}, and to nobody else; it is not shown again")
     if added.rules_for is RulesFor.INSTALLED:
         say(f"its rules are for {added.server}, which is installed here")
@@ -266,6 +265,28 @@ def _tell_added(added: Added, host: HostFolder) -> None:
     elif added.rules_for is RulesFor.UNKNOWN:
         say("its rules are for Valkey, and for Redis 7.2 or newer: Redis 7.0 needs them with --redis-version 7.0")
     _tell_told(added, host)
+
+
+def _show_once(added: Added, *lines: str) -> None:
+    """Show what holds the password.
+
+    Raises:
+        OutputLost: it cannot be shown; the text says how to get another one.
+    """
+    from puter_client.acl.rules import SERVICES
+
+    try:
+        for line in lines:
+            out(line)
+        sys.stdout.flush()
+    except (OutputLost, BrokenPipeError) as error:
+        to_nowhere(sys.stdout)
+        why = error if isinstance(error, OutputLost) else "standard output is closed"
+        name = f"--{added.user.name}" if added.user.role in SERVICES else added.user.name
+        raise OutputLost(
+            f"{why}, and nobody knows the new password of {added.user.name}: `puter admin user add {name} "
+            "--new-password` makes another one"
+        ) from None
 
 
 def _tell_told(added: Added, host: HostFolder) -> None:

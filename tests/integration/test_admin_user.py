@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import stat
@@ -417,6 +418,25 @@ def test_what_is_not_known_because_the_connection_was_lost_is_told(
         assert ran.returncode == 3
         assert "until it has, the user can sign in" in ran.stderr
     assert ("betty" in running.acl.read_text()) is (words[0] == "add")
+
+
+@pytest.mark.parametrize(("words", "again"), [(("anna",), "anna"), (("--replica",), "--replica")])
+@pytest.mark.parametrize("output", ["full", "gone"])
+def test_a_password_that_could_not_be_shown_is_told(
+    tmp_path: Path, words: tuple[str, ...], again: str, output: str
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with begun(tmp_path) as host, Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(
+            host.command("add", *words), env=host.environ(), text=True, stderr=subprocess.PIPE, check=False,
+            stdout=full if output == "full" else writer,
+        )  # fmt: skip
+        repeated = host.run("add", again, "--new-password")
+    os.close(writer)
+
+    assert (ran.returncode, len(ran.stderr.splitlines()), repeated.returncode) == (1, 1, 0)
+    assert f": `puter admin user add {again} --new-password` makes another one" in ran.stderr
 
 
 def test_a_service_whose_change_is_not_known_has_its_url(running: SharedHost, tmp_path: Path) -> None:
