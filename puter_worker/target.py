@@ -23,6 +23,7 @@ from puter_worker.ec2.keypairs import KeyPair
 from puter_worker.ec2.own_resources import OwnResources
 from puter_worker.ec2.tags import INTENT, decode_manifest, intent_of
 from puter_worker.errors import About, Ec2Error, StageError
+from puter_worker.instance_types import InstanceTypes
 from puter_worker.metrics import NO_METRICS, Metrics
 from puter_worker.ownkey import OwnKey, own_key
 from puter_worker.pacer import Pacer
@@ -73,6 +74,7 @@ class Target:
         pacer: holds them to EC2's rates.
         absences: what looks at this target did not show.
         metrics: counts what is done there.
+        instance_types: what is known of them.
         rules: what namespaces may request.
     """
 
@@ -96,6 +98,7 @@ class Target:
         self.caller = caller
         self.pacer = pacer
         self.metrics = metrics
+        self.instance_types = InstanceTypes(caller, clock=clock, timings=timings)
         self.absences = Absences(clock, over_s=timings.second_look_s)
         self._cache: dict[tuple[Hashable, ...], tuple[float, asyncio.Future[Any]]] = {}
 
@@ -160,7 +163,7 @@ class Target:
         """The image to boot: the AMI that the request names, else the newest of the OS for the type."""
         if ami is not None:
             return await self._cached(("image", ami), lambda: images.describe_image(self.caller, ami))
-        kind = await self._instance_type(instance_type)
+        kind = await self.instance_types.of(instance_type)
         image = await self._cached(
             ("newest", os, kind.architecture), lambda: images.latest_image(self.caller, os, kind.architecture)
         )
@@ -175,11 +178,11 @@ class Target:
         Without the permission to describe types nothing is checked: EC2 refuses what does not fit.
 
         Raises:
-            StageError: UnusableImage if it is not; see images.describe_type.
+            StageError: UnusableImage if it is not; see InstanceTypes.of.
         """
         for name in instance_types if image.architecture else ():
             try:
-                kind = await self._instance_type(name)
+                kind = await self.instance_types.of(name)
             except Ec2Error as error:
                 if error.code != "UnauthorizedOperation":
                     raise
@@ -200,17 +203,14 @@ class Target:
             return None  # a machine outlives its image
         return image.ssh_user if image.architecture else None
 
-    async def _instance_type(self, name: str) -> images.InstanceType:
-        return await self._cached(("type", name), lambda: images.describe_type(self.caller, name))
-
     async def vcpus(self, name: str) -> int | None:
         """How many vCPUs a machine of a type has; None: the worker's role may not describe types.
 
         Raises:
-            StageError: see images.describe_type.
+            StageError: see InstanceTypes.of.
         """
         try:
-            return (await self._instance_type(name)).vcpus
+            return (await self.instance_types.of(name)).vcpus
         except Ec2Error as error:
             if error.code != "UnauthorizedOperation":
                 raise

@@ -139,6 +139,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         unsure_kept_s: a target that may hold forgotten machines is waited for as long as some worker that remembers a
             launch there has said so within this.
         target_cache_s: how long images, key pairs and groups are cached: a new image is noticed after it.
+        no_type_s: how long it is remembered that there is no instance type of a name.
         unlabelled_cache_s: how long the list of machines without their own tags is cached.
 
         slow_s: how long the rate is lower after EC2 has refused a call because of its rate limit.
@@ -260,6 +261,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     unsure_s: float = 5.0
     unsure_kept_s: float = 30.0
     target_cache_s: float = 600.0
+    no_type_s: float = 300.0
     unlabelled_cache_s: float = 10.0
 
     slow_s: float = 20.0

@@ -183,6 +183,7 @@ class VcpuAnswer(_Part, frozen=True, kw_only=True):
 class InstanceTypeAnswer(_Part, frozen=True, kw_only=True):
     """An instance type."""
 
+    instance_type: str = ""
     processor_info: ProcessorAnswer = ProcessorAnswer()
     gpu_info: GpusAnswer = GpusAnswer()
     v_cpu_info: VcpuAnswer = msgspec.field(default=VcpuAnswer(), name="VCpuInfo")

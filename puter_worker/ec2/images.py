@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -10,10 +10,10 @@ import structlog
 
 from puter_client.contract.key import shown
 from puter_client.contract.os_image import DEFAULT_SSH_USER, Os
-from puter_worker.ec2.answers import ImageAnswer, Images, InstanceTypes
+from puter_worker.ec2.answers import ImageAnswer, Images, InstanceTypeAnswer, InstanceTypes
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.publishers import Shown, is_other_kind, owner_and_names, shown_by
-from puter_worker.errors import Ec2Error, ImageMissing, NoImage, UnusableImage, UnusableInstanceType
+from puter_worker.errors import About, Ec2Error, ImageMissing, NoImage, StageError, UnusableImage, UnusableInstanceType
 
 ARCHITECTURES = ("x86_64", "arm64")
 _log = structlog.get_logger()
@@ -160,25 +160,52 @@ def _guessed(user: str) -> str:
     return f"ssh and the workload use {user}; if the image has another user, name it with --ssh-user"
 
 
-async def describe_type(caller: Caller, name: str) -> InstanceType:
-    """An instance type.
+async def describe_types(caller: Caller, names: Sequence[str]) -> dict[str, InstanceType | StageError]:
+    """Instance types by their names, with one call; what cannot be used has an error in its place.
+
+    The errors are InvalidInstanceType (EC2's code) for a type that does not exist, and UnusableInstanceType for one
+    that is for neither architecture.
 
     Raises:
-        StageError: InvalidInstanceType (EC2's code) if there is no such type; UnusableInstanceType if it is for neither
-            architecture.
+        StageError: see Caller.call.
     """
-    found = await caller.call("DescribeInstanceTypes", InstanceTypes, InstanceTypes=[name])
-    offered = {a for described in found.instance_types for a in described.processor_info.supported_architectures}
-    makers = {gpu.manufacturer.upper() for described in found.instance_types for gpu in described.gpu_info.gpus}
+    found: list[InstanceTypeAnswer] = []
+    request_id = None
+    # With a filter, EC2 answers with those that exist; with InstanceTypes, one that does not fails the whole call.
+    filters = [{"Name": "instance-type", "Values": list(names)}]
+    try:
+        async for page in caller.pages("DescribeInstanceTypes", InstanceTypes, Filters=filters, MaxResults=100):
+            found += page.instance_types
+            request_id = page.request_id
+    except Ec2Error as error:
+        if error.about is not About.REQUEST or error.code == "UnauthorizedOperation":
+            raise
+        if len(names) == 1:
+            return {names[0]: error}
+        half = len(names) // 2  # one name that EC2 refuses must not fail those that others have requested
+        return await describe_types(caller, names[:half]) | await describe_types(caller, names[half:])
+    shown = {one.instance_type: _instance_type(one, request_id) for one in found}
+    return {name: shown.get(name) or _no_type(name, request_id) for name in names}
+
+
+def _instance_type(answer: InstanceTypeAnswer, request_id: str | None) -> InstanceType | StageError:
+    name, offered = answer.instance_type, answer.processor_info.supported_architectures
     for architecture in ARCHITECTURES:
         if architecture in offered:
-            vcpus = next((one.v_cpu_info.default_v_cpus for one in found.instance_types), None)
-            return InstanceType(name=name, architecture=architecture, has_nvidia_gpu="NVIDIA" in makers, vcpus=vcpus)
-    raise UnusableInstanceType(
+            nvidia = any(gpu.manufacturer.upper() == "NVIDIA" for gpu in answer.gpu_info.gpus)
+            vcpus = answer.v_cpu_info.default_v_cpus
+            return InstanceType(name=name, architecture=architecture, has_nvidia_gpu=nvidia, vcpus=vcpus)
+    return UnusableInstanceType(
         f"{name} is for {', '.join(sorted(offered)) or 'no known processor'}: "
         f"name a type for {' or '.join(ARCHITECTURES)}",
-        request_id=found.request_id,
+        request_id=request_id,
     )
+
+
+def _no_type(name: str, request_id: str | None) -> Ec2Error:
+    """What EC2 says of a type that does not exist to whoever asks for this one alone."""
+    message = f"The following supplied instance types do not exist: [{name}]"
+    return Ec2Error("InvalidInstanceType", message, request_id=request_id)
 
 
 def check_fit(image: Image, instance_type: InstanceType) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from math import inf
 
 import msgspec
@@ -38,6 +37,7 @@ from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.backoff import Backoff
 from puter_worker.store.failures import BatchLimit
+from puter_worker.store.intent import Place
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
 from puter_worker.target import Target
@@ -66,6 +66,7 @@ class Launch(Stage):
         self._timings = timings
         self._window = BatchWindow(timings.batch_idle_s, timings.batch_longest_s, most)
         self._limits = Limits(store, target, timings)
+        target.instance_types.on_read = self._types_read
         self._units = UnitLauncher(store, target, gate, timings, self._limits)
         self._busy: dict[PuterKey, str | None] = {}  # keys of launches that have begun, with their batch
         # Names of the backoffs that launches in progress count against; `_probed` has those of probes only.
@@ -74,6 +75,9 @@ class Launch(Stage):
         self._tasks: set[asyncio.Task[None]] = set()
         # Namespace → number of its latest launch: the one that was served longest ago comes first.
         self._served: dict[str, int] = {}
+        self._zones: list[str] | None = None  # None: they were never read
+        self._zones_until = -inf
+        self._reading: list[asyncio.Task[None]] = []
         self._launches = 0
         self._end_awaited_until = -inf
         self._held_until: dict[str, float] = {}  # namespace of which nothing may be launched → when that is looked at
@@ -132,20 +136,28 @@ class Launch(Stage):
         """Leave alone, until they are due again, the namespaces of which all that was read waits as it did before.
 
         They may have thousands of keys, which all become due at the same moment and would be looked at one after the
-        other, for as long as no machine ends. Returns the seconds until the first of them is due.
+        other, for as long as no machine ends, or as EC2 has not told of their types. Returns the seconds until the
+        first of them is due.
         """
         now, again_s = self._store.now(), self._timings.parallel_again_s
-        new = (one for one in waiting if one.record.reason == AWAITS_LAUNCH)
+        new = (w for w in waiting if w.record.reason == AWAITS_LAUNCH and not self._limits.is_reading(w.key))
         going_on = {one.key.namespace for one in (*may, *new)}
         held = {one.key.namespace for one in waiting} - going_on
         self._held_until = {namespace: at for namespace, at in self._held_until.items() if at > now}
         self._held_until |= dict.fromkeys(held, (now // again_s + 1) * again_s)
         return min((at - now for at in self._held_until.values()), default=self._timings.sweep_s)
 
+    def _types_read(self, namespace: str) -> None:
+        self._held_until.pop(namespace, None)
+        self.wake()
+
     async def drain(self) -> None:
         """Wait until every launch that was begun has ended."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+        if self._reading:
+            await asyncio.wait(self._reading)
+        await self._target.instance_types.drain()
 
     async def _begin_what_may(self, waiting: Sequence[Waiting], now: float, budget: Budget, kept: int) -> float:
         """Begin launches as far as budget, places and quotas allow; returns the seconds until the next look.
@@ -159,7 +171,9 @@ class Launch(Stage):
                 break  # the next launch that ends wakes this stage
             if kept and begun >= int(budget.calls) - kept:
                 break  # they are launched when their window ends, which is soon
-            choice = await self._choose(unit, backoffs, now)
+            choice = self._choose(unit, backoffs, now)
+            if choice is None:
+                continue  # this stage is woken when EC2 has named its zones
             if choice.place is None:
                 await self._wait_for_place(unit, choice)
                 continue
@@ -175,20 +189,22 @@ class Launch(Stage):
             self._begin(LaunchUnit(some, choice.place, reservation), limits)
         return self._timings.sweep_s
 
-    async def _choose(self, unit: Unit, backoffs: Mapping[str, Backoff], now: float) -> Choice:
+    def _choose(self, unit: Unit, backoffs: Mapping[str, Backoff], now: float) -> Choice | None:
+        """Where to launch a unit; None: the zones must be known for that, and are being read."""
         spec = unit[0].spec
         subnets = (spec.subnet, *spec.subnets) if spec.subnet else ()
-        types = await self._limits.fitting(unit[0].key.namespace, types_of(spec))
-        zones: list[str] = []
-        if backoffs and not subnets:
-            with suppress(StageError):  # the zones cannot be read now: EC2 chooses one
-                zones = await self._target.zones()
+        types = self._limits.fitting(unit[0].key.namespace, types_of(spec))
 
-        def choose(*, spot: bool) -> Choice:
+        def choose(*, spot: bool, zones: Sequence[str] = ()) -> Choice:
             wanted = places(types, zones, subnets, spot=spot)
             return choose_place(wanted, backoffs, now, disk=spec.disk, timings=self._timings)
 
-        choice = choose(spot=bool(spec.spot))
+        choice, zones = choose(spot=bool(spec.spot)), self._zones
+        if not subnets and choice.place != Place(types[0], spot=bool(spec.spot)):  # it is tried before any zone
+            self._read_zones_if_due()
+            if zones is None:
+                return None
+            choice = choose(spot=bool(spec.spot), zones=zones)
         if spec.spot != PREFER:
             return choice
         refused_s = self._store.db.clock.age(choice.refused_since) if choice.refused_since is not None else 0.0
@@ -197,7 +213,23 @@ class Launch(Stage):
             return msgspec.structs.replace(choice, dry_since=None)
         if choice.place is not None and not choice.limits & self._probed.keys():
             return choice  # one machine tries Spot again; the others need not wait for it
-        return either(choice, choose(spot=False))
+        return either(choice, choose(spot=False, zones=zones or ()))
+
+    def _read_zones_if_due(self) -> None:
+        if not self._reading and self._store.db.clock.monotonic() >= self._zones_until:
+            self._reading = [asyncio.create_task(self._read_zones())]
+
+    async def _read_zones(self) -> None:
+        """Read the target's zones beside this stage; while they cannot be read, EC2 chooses one."""
+        for_s = self._timings.launch_again_s
+        try:
+            self._zones = await self._target.zones()
+            for_s = self._timings.target_cache_s
+        except StageError:
+            self._zones = self._zones or []
+        self._zones_until = self._store.db.clock.monotonic() + for_s
+        self._reading = []
+        self.wake()
 
     async def _of_open_batches(self, waiting: Sequence[Waiting]) -> list[Waiting]:
         """The keys of batches that have not reached their max_fails; the others are about to be cancelled."""

@@ -13,7 +13,9 @@ from puter_client.policy.names import HOURLY, MACHINES, VCPUS
 from puter_client.policy.policy import Allowed
 from puter_client.policy.refuses import types_of
 from puter_client.policy.rule import About, Asked, Refusal
+from puter_worker.ec2.images import InstanceType
 from puter_worker.errors import PolicyRefused, StageError, is_final, reason_after
+from puter_worker.instance_types import Known
 from puter_worker.policy import POLICY
 from puter_worker.stages.plan import Unit, Waiting
 from puter_worker.stages.queued import put_failed, put_waiting
@@ -23,11 +25,15 @@ from puter_worker.target import Target
 from puter_worker.timings import Timings
 
 _ORDER_S = 1e-6
+_NOT_TOLD = f"waiting: EC2 does not tell the vCPUs of its instance types, which the policy rule {VCPUS} needs"
 _NO_RIGHT = f"waiting: the worker's role may not call DescribeInstanceTypes, which the policy rule {VCPUS} needs"
+_NOT_READ = f"waiting until EC2 has told how many vCPUs its instance types have (policy rule {VCPUS})"
 
 
 class Limits:
     """The limits of namespaces, for the launches of one target.
+
+    It waits for Redis alone: a type that is not known yet is read beside it, and its key is looked at again then.
 
     Attributes:
         awaits_end: whether the latest keys that were not let through wait for a machine to end.
@@ -39,6 +45,7 @@ class Limits:
         self._timings = timings
         self.awaits_end = False
         self._begun: dict[PuterKey, int] = {}  # keys that were let through → their vCPUs
+        self._unread: set[PuterKey] = set()  # of the latest keys, those whose types are read
 
     async def within(self, waiting: Sequence[Waiting], busy: Iterable[PuterKey]) -> list[Waiting]:
         """The keys that may be launched now; `busy`: keys of launches that have begun, not all of them written yet."""
@@ -46,6 +53,8 @@ class Limits:
         self._begun = {key: vcpus for key, vcpus in self._begun.items() if key in begun}
         let_through: dict[PuterKey, int] = {}
         held: list[tuple[Waiting, str, float]] = []
+        failed: list[tuple[Waiting, StageError | Refusal]] = []
+        unread: set[PuterKey] = set()
         rooms: dict[str, Room] = {}
         passing: set[PuterKey] = set()
         awaits_end = False
@@ -56,11 +65,18 @@ class Limits:
                 passing.add(one.key)
                 continue
             if refused := allowed.refusals(Asked(spec=one.spec, profile=""), {About.COUNT}):
-                await self._fail(one, refused[0])  # no end of a machine, and of no hour, makes room
+                failed.append((one, refused[0]))  # no end of a machine, and of no hour, makes room
                 continue
             if namespace not in rooms:
                 rooms[namespace] = await self._room(allowed, begun)
-            vcpus, why = await self._needs(allowed, one)
+            vcpus, why = self._needs(allowed, one)
+            if isinstance(why, StageError | Refusal):
+                failed.append((one, why))
+                continue
+            if why == _NOT_READ:
+                unread.add(one.key)
+                if self._store.db.clock.age(one.record.changed_at) < self._timings.explain_after_s:
+                    continue  # usually it is read by then, and nothing needs to be written
             at = soon
             if why is None and (rule := rooms[namespace].take(vcpus)) is not None:
                 why = why_waiting(allowed, rule)
@@ -71,25 +87,27 @@ class Limits:
             if why is None:
                 let_through[one.key] = vcpus
                 passing.add(one.key)
-            elif why:
+            else:
                 held.append((one, why, at))
         self._begun |= let_through
+        self._unread = unread
         self.awaits_end = awaits_end
+        await self._fail(failed)
         await self._hold(held)
         return [one for one in waiting if one.key in passing]
 
-    async def fitting(self, namespace: str, types: Sequence[str]) -> list[str]:
+    def is_reading(self, key: PuterKey) -> bool:
+        """Whether one of the latest keys waits until EC2 has told of its types."""
+        return key in self._unread and self._target.instance_types.is_reading(key.namespace)
+
+    def fitting(self, namespace: str, types: Sequence[str]) -> list[str]:
         """Those of the types of a request of which one machine fits under the namespace's limit of vCPUs."""
         allowed = self._target.rules.of(namespace)
         most = allowed.limit(VCPUS) if allowed else None
         if most is None:
             return list(types)
-        fit: list[str] = []
-        for name in types:
-            vcpus, _ = await self._vcpus(name)
-            if vcpus is not None and vcpus <= most:
-                fit.append(name)
-        return fit or list(types)
+        known = {name: vcpus_of(self._target.instance_types.known(name)) for name in types}
+        return [name for name, vcpus in known.items() if vcpus is not None and vcpus <= most] or list(types)
 
     def expect_room(self, txn: Txn, unit: Unit, vcpus: int | None) -> dict[int, str]:
         """Add guards: with the unit's machines, each with so many vCPUs, no limit of the namespace is exceeded.
@@ -133,40 +151,44 @@ class Limits:
             hour_ends_at=used.hour_ends_at,
         )
 
-    async def _needs(self, allowed: Allowed, one: Waiting) -> tuple[int, str | None]:
-        """The vCPUs of a key's machine, and why it waits ("": it has failed; None: it need not).
+    def _needs(self, allowed: Allowed, one: Waiting) -> tuple[int, str | StageError | Refusal | None]:
+        """The vCPUs of a key's machine, and why it waits (text), or fails; None: it does neither.
 
         Of several types, the first that fits under the limit counts: it is tried first.
         """
         most = allowed.limit(VCPUS)
         if most is None:
             return 0, None
-        found = [await self._vcpus(name) for name in types_of(one.spec)]
-        if all(error is not None for _, error in found):
-            error = found[0][1]
-            assert error is not None
-            # What can never be launched is launched in vain, for EC2's own words.
-            return 0, None if is_final(error) else reason_after(error)
-        needed = smallest([vcpus for vcpus, _ in found])
-        if needed is None:
-            return 0, _NO_RIGHT
-        if needed <= most:
-            return next(vcpus for vcpus, _ in found if vcpus is not None and vcpus <= most), None
-        await self._fail(one, allowed.refusal(VCPUS, f"a machine with {needed:,} vCPUs"))
-        return 0, ""
+        types = self._target.instance_types
+        found = {name: types.known(name) for name in types_of(one.spec)}
+        types.want(one.key.namespace, (name for name, known in found.items() if known is None))
+        for known in found.values():
+            if known is None:
+                return 0, _NOT_READ
+            if (vcpus := vcpus_of(known)) is not None and vcpus <= most:
+                return vcpus, None
+        errors = [known for known in found.values() if isinstance(known, StageError)]
+        for error in errors:
+            if error.code == "UnauthorizedOperation":
+                return 0, _NO_RIGHT
+            if not is_final(error):
+                return 0, reason_after(error)
+        needed = smallest([vcpus_of(known) for known in found.values()])
+        if needed is not None:
+            return 0, allowed.refusal(VCPUS, f"a machine with {needed:,} vCPUs")
+        return 0, errors[0] if errors else _NOT_TOLD
 
-    async def _vcpus(self, name: str) -> tuple[int | None, StageError | None]:
-        try:
-            return await self._target.vcpus(name), None
-        except StageError as error:
-            return None, error
+    async def _fail(self, failed: Sequence[tuple[Waiting, StageError | Refusal]]) -> None:
+        target, now = str(self._target), self._store.now()
 
-    async def _fail(self, one: Waiting, refusal: Refusal) -> None:
-        txn = Txn()
-        error = PolicyRefused(str(refusal))
-        put_failed(self._store, txn, str(self._target), one.stored, error, self._store.now())
-        if not await self._store.commit(txn):
-            self._target.rules.count(refusal.namespace, f"{POLICY}{refusal.rule}")
+        def put(txn: Txn, item: tuple[Waiting, StageError | Refusal]) -> None:
+            one, why = item
+            error = why if isinstance(why, StageError) else PolicyRefused(str(why))
+            put_failed(self._store, txn, target, one.stored, error, now)
+
+        for _, why in await self._store.commit_each(failed, put):
+            if isinstance(why, Refusal):
+                self._target.rules.count(why.namespace, f"{POLICY}{why.rule}")
 
     async def _hold(self, held: Sequence[tuple[Waiting, str, float]]) -> None:
         def put(txn: Txn, item: tuple[int, tuple[Waiting, str, float]]) -> None:
@@ -174,3 +196,8 @@ class Limits:
             put_waiting(self._store, txn, one, why, at + number * _ORDER_S)
 
         await self._store.commit_each(list(enumerate(held)), put)
+
+
+def vcpus_of(known: Known | None) -> int | None:
+    """The vCPUs of a type, if they are known. Pure."""
+    return known.vcpus if isinstance(known, InstanceType) else None

@@ -7,7 +7,7 @@ import pytest
 from puter_client.contract.os_image import Os
 from puter_worker.ec2.answers import ImageAnswer
 from puter_worker.ec2.calls import Caller
-from puter_worker.ec2.images import describe_image, describe_type, latest_image, pick_newest
+from puter_worker.ec2.images import InstanceType, describe_image, describe_types, latest_image, pick_newest
 from puter_worker.errors import Ec2Error, Handling, NoImage, UnusableInstanceType
 
 
@@ -41,28 +41,20 @@ async def test_an_image_that_is_not_there_fails_the_request(caller: Caller) -> N
     assert (caught.value.code, caught.value.handling) == ("InvalidAMIID.NotFound", Handling.FAIL)
 
 
-@pytest.mark.parametrize(("instance_type", "architecture"), [("t3.micro", "x86_64"), ("t4g.micro", "arm64")])
-async def test_an_instance_type_tells_its_processor(caller: Caller, instance_type: str, architecture: str) -> None:
-    assert (await describe_type(caller, instance_type)).architecture == architecture
+async def test_instance_types_tell_their_processor_and_vcpus_or_why_they_cannot_be_used(caller: Caller) -> None:
+    """With one call, which those that do not exist do not fail."""
+    names = ["t3.micro", "t4g.micro", "g4dn.xlarge", "mac1.metal", "t9.none"]
+    found = await describe_types(caller, names)
 
-
-@pytest.mark.parametrize(("instance_type", "has_one"), [("g4dn.xlarge", True), ("t3.micro", False)])
-async def test_an_instance_type_tells_whether_it_has_an_nvidia_gpu(
-    caller: Caller, instance_type: str, has_one: bool
-) -> None:
-    assert (await describe_type(caller, instance_type)).has_nvidia_gpu is has_one
-
-
-async def test_a_type_for_neither_processor_is_refused(caller: Caller) -> None:
-    with pytest.raises(UnusableInstanceType, match=r"mac1.metal is for x86_64_mac: name a type"):
-        await describe_type(caller, "mac1.metal")
-
-
-async def test_a_type_that_does_not_exist_fails_the_request(caller: Caller) -> None:
-    with pytest.raises(Ec2Error) as caught:
-        await describe_type(caller, "t9.none")
-
-    assert (caught.value.code, caught.value.handling) == ("InvalidInstanceType", Handling.FAIL)
+    assert list(found) == names
+    assert found["t3.micro"] == InstanceType(name="t3.micro", architecture="x86_64", vcpus=2)
+    assert found["t4g.micro"] == InstanceType(name="t4g.micro", architecture="arm64", vcpus=2)
+    assert found["g4dn.xlarge"] == InstanceType(name="g4dn.xlarge", architecture="x86_64", has_nvidia_gpu=True, vcpus=4)
+    unusable, missing = found["mac1.metal"], found["t9.none"]
+    assert isinstance(unusable, UnusableInstanceType)
+    assert unusable.message.startswith("mac1.metal is for x86_64_mac: name a type")
+    assert isinstance(missing, Ec2Error)
+    assert (missing.code, missing.handling) == ("InvalidInstanceType", Handling.FAIL)
 
 
 def image(image_id: str, name: str, created: str | None, state: str = "available") -> ImageAnswer:

@@ -60,6 +60,24 @@ async def test_who_is_not_meant_by_a_refusal_does_not_wait_for_it(
     assert sum(len(call.effect) for call in launched) == len(MANY)
 
 
+async def test_zones_that_cannot_be_read_take_no_call_for_each_launch(sim_workshop: SimWorkshop) -> None:
+    """They are read beside the stage, and by who needs them: a machine that is tried without a zone first does not."""
+    sim_workshop.hurry(launch_again_s=60.0, no_capacity_s=60.0)
+    await sim_workshop.faults(
+        refuses("InsufficientInstanceCapacity", ("InstanceType", "t2.micro")),
+        Fault(action="DescribeSubnets", code="InternalError"),
+    )
+    neighbour = sim_workshop.client_of("bob")
+    async with sim_workshop.working():
+        await sim_workshop.submit("first", instance_type="t2.micro")
+        await eventually("EC2 has refused it", lambda: is_refused(sim_workshop, "InsufficientInstanceCapacity"))
+        for tag in MANY[:10]:
+            batch = await sim_workshop.submit(tag, client=neighbour)
+            await neighbour.wait(batch_id=batch, wait=WaitFor.LAUNCHED, timeout_s=30)
+
+    assert len(await sim_workshop.calls("DescribeSubnets")) <= 2  # after the refusal, and by the stage
+
+
 async def is_refused(shop: SimWorkshop, code: str) -> bool:
     return await shop.refused(code) > 0
 

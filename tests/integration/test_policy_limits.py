@@ -194,15 +194,62 @@ async def test_one_machine_that_never_fits_fails_and_another_of_its_types_is_tak
 async def test_a_type_whose_vcpus_are_not_known_is_not_launched_under_a_limit_of_them(
     sim_workshop: SimWorkshop, limited: Any, code: str
 ) -> None:
-    where = (("InstanceType.1", "c7i.48xlarge"),)
-    await sim_workshop.faults(Fault(action="DescribeInstanceTypes", code=code, params=where))
     async with sim_workshop.working(**limited(most_vcpus=4)):
+        await sim_workshop.request("first", wait=WaitFor.LAUNCHED, instance_type="t3.small")
+        await sim_workshop.faults(Fault(action="DescribeInstanceTypes", code=code))
         (view,) = await sim_workshop.request(
             "some", wait=WaitFor.LAUNCHED, instance_type="c7i.48xlarge", instance_types=("t3.small",)
         )
 
     assert view.record is not None
     assert (view.record.instance_type, view.record.vcpus) == ("t3.small", 2)
+
+
+async def test_types_that_ec2_does_not_tell_of_hold_up_nobody_else_and_their_keys_say_so(
+    sim_workshop: SimWorkshop, limited: Any
+) -> None:
+    sim_workshop.hurry(explain_after_s=0.1, sdk_read_s=300.0)
+    made_up: dict[str, Any] = {"instance_type": "t3.none", "instance_types": ("t3.small", "t9.none")}
+    mallory = sim_workshop.client_of("mallory")
+    async with sim_workshop.working(**limited(more="[namespaces.mallory]\nmost_vcpus = 100\n")):
+        await sim_workshop.request("first", wait=WaitFor.LAUNCHED)
+        await sim_workshop.faults(Fault(action="DescribeInstanceTypes", delay_s=120.0))
+        await sim_workshop.submit(*TAGS[:3], client=mallory, **made_up)
+
+        async def told() -> bool:
+            reasons = [record.reason for record in await sim_workshop.records(*TAGS[:3], client=mallory)]
+            why = "waiting until EC2 has told how many vCPUs its instance types have (policy rule most_vcpus)"
+            return reasons == [why] * 3
+
+        await eventually("they say why they wait", told)
+        (view,) = await sim_workshop.request("one", wait=WaitFor.LAUNCHED)
+        assert await told()
+    assert view.record is not None
+    assert view.record.instance_id
+
+
+async def test_made_up_types_take_few_calls_and_fail_with_what_ec2_says(
+    sim_workshop: SimWorkshop, limited: Any
+) -> None:
+    asked = [
+        MachineRequest(f"t-{n}", spec(instance_type=f"t3.a{n}x0", instance_types=tuple(f"t3.a{n}x{k}" for k in (1, 2))))
+        for n in range(60)
+    ]
+    async with sim_workshop.working(**limited(most_vcpus=100)):
+        batch = await sim_workshop.client.submit(asked)
+        views = await sim_workshop.client.wait(batch_id=batch, wait=WaitFor.LAUNCHED, timeout_s=30)
+        calls = len(await sim_workshop.calls("DescribeInstanceTypes"))
+        (again,) = await sim_workshop.request("again", wait=WaitFor.LAUNCHED, instance_type="t3.a7x0")
+        assert len(await sim_workshop.calls("DescribeInstanceTypes")) == calls
+
+    errors = {view.tag: view.record.error for view in (*views, again) if view.record}
+    assert calls < len(asked)
+    assert {error.code for error in errors.values() if error} == {"InvalidInstanceType"}
+    for tag in ("t-7", "again"):
+        error = errors[tag]
+        assert error is not None
+        assert error.message == "The following supplied instance types do not exist: [t3.a7x0]"
+    assert await sim_workshop.calls("RunInstances") == []
 
 
 async def test_a_key_waits_whose_next_type_needs_more_than_is_free(sim_workshop: SimWorkshop, limited: Any) -> None:
