@@ -38,6 +38,7 @@ TAGS_A_CALL = MAX_FILTER_VALUES - 2  # `_managed` has two values
 PAGE_SIZE = 250
 _AT_ONCE = 4
 LIVE_STATES = ("pending", "running", "stopping", "stopped")
+ENDED_STATES = ("shutting-down", "terminated")
 
 Filter = tuple[str, Sequence[str]]
 
@@ -142,13 +143,15 @@ async def find_by_intents(caller: Caller, intent_ids: Iterable[str]) -> list[Ins
     return await _find(caller, _managed(), f"tag:{INTENT}", intent_ids)
 
 
-async def find_managed(caller: Caller) -> list[Instance]:
-    """Every instance of Puter's in one of LIVE_STATES, in all namespaces.
+async def find_managed(caller: Caller, states: Sequence[str] = LIVE_STATES) -> list[Instance]:
+    """Every instance of Puter's in one of these states, in all namespaces.
+
+    EC2 shows those in ENDED_STATES for about an hour, and their tags for a part of it.
 
     Raises:
         StageError: see Caller.call.
     """
-    return await _find(caller, _managed(), "instance-state-name", LIVE_STATES)
+    return await _find(caller, _managed(), "instance-state-name", states)
 
 
 async def run_instances(caller: Caller, arguments: Mapping[str, Any]) -> tuple[list[Instance], str]:

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from puter_client.contract.errors import InvalidInput
+from puter_client.contract.key import NAMESPACE as NAMESPACE_NAME
 from puter_client.contract.key import TAG, PuterKey
 from puter_worker.ec2.answers import Tag
 from puter_worker.errors import ManifestTooLarge
@@ -144,6 +145,12 @@ def key_of(tags: Mapping[str, str], number: int | None = None) -> tuple[PuterKey
         return PuterKey.checked(tags.get(NAMESPACE, ""), member[0]), member[1]
     except InvalidInput:
         return None
+
+
+def namespace_of(tags: Mapping[str, str]) -> str | None:
+    """The namespace of a machine, of which nothing else may be known; None if the tags do not say it."""
+    namespace = tags.get(NAMESPACE, "")
+    return namespace if tags.get(MANAGED) == "true" and NAMESPACE_NAME.fullmatch(namespace) else None
 
 
 def members_of(tags: Mapping[str, str]) -> list[PuterKey]:

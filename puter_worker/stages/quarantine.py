@@ -2,7 +2,8 @@
 
 Every leader checks this gate before it launches or replays. While Redis has got as far as this worker remembers, the
 gate is open. If Redis was emptied or restored to an older state, the target waits, and adopts its living machines
-before anything is launched. It waits 10 s, which is longer than EC2 takes to show a launch, counted from when the last
+before anything is launched; of those that have ended it counts the launches of the last hour, which a policy may limit.
+It waits 10 s, which is longer than EC2 takes to show a launch, counted from when the last
 remembered launch of any worker must have reached EC2. After a launch of long ago it only adopts. A worker that has
 never seen the target has nothing to wait for, unless another one has noted that Redis has lost something of it.
 An intent is opened only in the epoch that was checked: its transaction has the epoch as a guard.
@@ -10,6 +11,7 @@ An intent is opened only in the epoch that was checked: its transaction has the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import structlog
@@ -18,8 +20,8 @@ from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import ENDED, ON_ITS_WAY, Phase
 from puter_client.contract.record import Record
 from puter_worker.clock import Clock
-from puter_worker.ec2.instances import Instance, find_managed
-from puter_worker.ec2.tags import BATCH, EXPIRES_AT, OWNER, is_labelled, members_of
+from puter_worker.ec2.instances import ENDED_STATES, LIVE_STATES, Instance, find_managed
+from puter_worker.ec2.tags import BATCH, EXPIRES_AT, OWNER, is_labelled, members_of, namespace_of
 from puter_worker.errors import StageError, is_final
 from puter_worker.memory import Epoch, Memory
 from puter_worker.stages.confirm import put_adopted
@@ -27,6 +29,7 @@ from puter_worker.stages.decide import adopted
 from puter_worker.stages.facts import choose
 from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
+from puter_worker.store.usage import HOUR_S, launch_name
 from puter_worker.target import Target
 from puter_worker.timings import Timings
 
@@ -122,10 +125,16 @@ class Adopter:
         self._timings = timings
 
     async def adopt_living(self) -> None:
-        """Make a record for every living machine of the target that Redis does not know."""
+        """Make a record for every living machine of the target that Redis does not know; count what has ended."""
         by_key: dict[tuple[str, str], list[Instance]] = {}
         unassigned: set[PuterKey] = set()
-        for instance in await self._target.assigned(await find_managed(self._target.caller)):
+        # With one look: a machine that ends between two might be in neither.
+        states = LIVE_STATES if self._target.rules.policy is None else (*LIVE_STATES, *ENDED_STATES)
+        shown = await self._target.assigned(await find_managed(self._target.caller, states))
+        await self._count([one for one in shown if one.state not in LIVE_STATES])
+        for instance in shown:
+            if instance.state not in LIVE_STATES:
+                continue
             name = instance.name
             if name is not None:
                 by_key.setdefault((name[0].namespace, name[0].tag), []).append(instance)
@@ -139,6 +148,14 @@ class Adopter:
         for instance in chosen:
             adopted_count += await self._adopt(instance, users.get(instance.instance_id))
         _log.warning("instances.adopted", target=str(self._target), found=len(by_key), adopted=adopted_count)
+
+    async def _count(self, ended: Sequence[Instance]) -> None:
+        """Count the launches of machines that have ended; nothing else of them is adopted."""
+        for namespace, launches in launches_since(ended, self._store.now() - HOUR_S).items():
+            txn = Txn()
+            self._store.usage.put_launches(txn, namespace, launches)
+            await self._store.commit(txn)
+            _log.warning("launches.counted", target=str(self._target), namespace=namespace, count=len(launches))
 
     async def _look_up_first(self, key: PuterKey) -> None:
         """A machine of a Spot launch that EC2 shows in part may be the key's: nothing is launched before that is known.
@@ -188,6 +205,20 @@ class Adopter:
             self._store.look_ups.remove(txn, waits_in, key)
             if not await self._store.commit(txn):
                 return True
+
+
+def launches_since(ended: Iterable[Instance], since: float) -> dict[str, dict[str, float]]:
+    """The launches of these machines after a moment, by namespace and name: when each was. Pure.
+
+    Where EC2 does not tell (any more) which key a machine was for, its launch has the instance's id as name.
+    """
+    launches: dict[str, dict[str, float]] = {}
+    for one in ended:
+        namespace, at, name = namespace_of(one.tags), one.launch_time, one.name
+        if namespace is not None and at is not None and at > since:
+            of_key = None if name is None else launch_name(name[0].tag, name[1])
+            launches.setdefault(namespace, {})[of_key or one.instance_id] = at
+    return launches
 
 
 def found_record(instance: Instance, target: Target, now: float) -> Record | None:

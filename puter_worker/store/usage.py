@@ -1,10 +1,13 @@
 """What a namespace has: machines, vCPUs, launches of the last hour, requests that wait, records. A policy limits them.
 
 Each is a set that follows from records, and that the transaction which writes a record keeps: nothing is counted up and
-down, so whoever dies, no place is lost and none is taken twice. What is adopted from EC2 is a record like any other.
+down, so whoever dies, no place is lost and none is taken twice. What is adopted from EC2 is a record like any other;
+of a machine that has ended, and that Redis has forgotten, there is none: its launch alone is counted.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import msgspec
 
@@ -51,11 +54,9 @@ class Usage:
             txn.keep(machines, self._db.timings.keep_s)
         elif had and not has:
             txn.do("HDEL", machines, new.tag)
-        launch = f"{new.tag}#{new.generation}"
+        launch = launch_name(new.tag, new.generation)
         if has and not (had and old is not None and old.generation == new.generation):
-            txn.do("ZADD", hour, new.launched_at or new.changed_at, launch)
-            txn.once("ZREMRANGEBYSCORE", hour, "-inf", self._db.now() // 60 * 60 - HOUR_S)
-            txn.keep(hour, 2 * HOUR_S)
+            self.put_launches(txn, new.namespace, {launch: new.launched_at or new.changed_at})
         elif had and not has and new.instance_id is None:
             txn.do("ZREM", hour, launch)  # EC2 has launched nothing
         waits, waited = new.phase in ON_ITS_WAY, old is not None and old.phase in ON_ITS_WAY
@@ -64,6 +65,14 @@ class Usage:
             txn.keep(names.waiting(new.namespace), self._db.timings.keep_s)
         elif waited and not waits:
             txn.do("SREM", names.waiting(new.namespace), new.tag)
+
+    def put_launches(self, txn: Txn, namespace: str, launches: Mapping[str, float]) -> None:
+        """Count launches, by their names, with the times at which they were; none counts twice."""
+        hour = names.launched(namespace)
+        for name, at in launches.items():
+            txn.do("ZADD", hour, at, name)
+        txn.once("ZREMRANGEBYSCORE", hour, "-inf", self._db.now() // 60 * 60 - HOUR_S)
+        txn.keep(hour, 2 * HOUR_S)
 
     async def read(self, namespace: str) -> Used:
         """What the namespace has now."""
@@ -120,3 +129,8 @@ class Usage:
 def has_machine(record: Record | None) -> bool:
     """Whether the record has a machine, or one may be launched for it at any moment. Pure."""
     return record is not None and (record.intent is not None or record.phase in LIVE)
+
+
+def launch_name(tag: str, generation: int) -> str:
+    """The name under which a launch is counted."""
+    return f"{tag}#{generation}"

@@ -19,6 +19,7 @@ from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.groups import default_subnets, ensure_group
 from puter_worker.ec2.images import latest_image
 from puter_worker.ec2.instances import (
+    ENDED_STATES,
     Instance,
     add_group,
     console_output,
@@ -208,6 +209,7 @@ async def test_a_sweep_passes_over_machines_that_have_ended(caller: Caller) -> N
         await client.terminate_instances(InstanceIds=[one.instance_id])
 
     assert [found.instance_id for found in await find_managed(caller)] == [other.instance_id]
+    assert [found.instance_id for found in await find_managed(caller, ENDED_STATES)] == [one.instance_id]
 
 
 async def test_a_group_is_added_to_those_a_machine_has(caller: Caller) -> None:

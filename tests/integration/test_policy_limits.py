@@ -321,6 +321,37 @@ async def test_machines_that_redis_forgot_count_before_others_are_launched(
     assert await most_ever(sim_workshop) == 4
 
 
+@pytest.mark.parametrize("emptied", [1, 2], ids=["once", "twice"])
+async def test_launches_of_the_hour_that_redis_forgot_count_though_their_machines_have_ended(
+    sim_workshop: SimWorkshop, limited: Any, tmp_path: Path, emptied: int
+) -> None:
+    settings = limited(most_machines_an_hour=4) | {"memory_folder": tmp_path / "memory"}
+    why = WAITS["most_machines_an_hour"].format(4)
+    async with sim_workshop.working(**settings):
+        await sim_workshop.request(*TAGS[:3], wait=WaitFor.LAUNCHED)
+        for one in await sim_workshop.living():
+            await sim_workshop.sim.shut_down(one.id)
+
+        async def ended() -> bool:
+            return all(one.ended_at for one in await sim_workshop.records(*TAGS[:3]))
+
+        await eventually("all have ended", ended)
+    launched = {one.id: one.launched_at for one in await sim_workshop.sim.instances()}
+    for _ in range(emptied):
+        with sim_workshop.server.client() as behind:
+            behind.flushall()
+        async with sim_workshop.working(**settings):
+            await sim_workshop.submit(*TAGS[6:])
+
+            async def one_more() -> bool:
+                reasons = await sim_workshop.reasons(*TAGS[6:])
+                return await alive(sim_workshop) == 1 and reasons.count(why) == len(TAGS[6:]) - 1
+
+            await eventually("one more fits", one_more)
+            assert {record.tag for record in await sim_workshop.records(*TAGS)} == set(TAGS[6:])  # none is adopted
+    assert await most_ever(sim_workshop) == len(launched) + 1 == 4
+
+
 @pytest.mark.parametrize(
     ("rule", "told"),
     [

@@ -9,8 +9,11 @@ import pytest
 
 from puter_worker.clock import Clock
 from puter_worker.ec2.answers import Instances
+from puter_worker.ec2.instances import Instance
+from puter_worker.ec2.tags import GENERATION, MANAGED, NAMESPACE, TAG_TAG, encode_manifest
 from puter_worker.memory import Epoch, Memory, Remembered
-from puter_worker.stages.quarantine import Quarantine
+from puter_worker.policy import Rules
+from puter_worker.stages.quarantine import Quarantine, launches_since
 from puter_worker.timings import Timings
 
 TARGET = "123456789012:us-east-1:"
@@ -68,11 +71,16 @@ class World:
         self.clock = HandClock()
         self.adopted = 0
         self.caller = self
+        self.rules = Rules()
 
     async def pages(self, *_: object, **__: object) -> AsyncIterator[Instances]:
         """What EC2 has of Puter's: nothing. Called once for each look."""
         self.adopted += 1
         yield Instances()
+
+    def now(self) -> float:
+        """The time."""
+        return self.clock.now()
 
     async def assigned(self, shown: object) -> object:
         """The same: there are no Spot machines."""
@@ -229,3 +237,43 @@ async def test_a_launch_is_remembered_before_it_is_sent(world: World) -> None:
     known = memory.of(TARGET)
     assert known is not None
     assert known.launched_at == STARTED_AT
+
+
+OURS = {MANAGED: "true", NAMESPACE: "betty"}
+GROUP = OURS | encode_manifest([("job-0", 1), ("job-1", 7)])
+
+
+@pytest.mark.parametrize(
+    ("tags", "number", "name"),
+    [
+        (OURS | {TAG_TAG: "job-0", GENERATION: "2"}, 0, "job-0#2"),
+        (GROUP, 1, "job-1#7"),
+        (GROUP, None, "i-1"),
+        (OURS | {TAG_TAG: "job-0"}, 0, "i-1"),
+        (OURS, 0, "i-1"),
+    ],
+    ids=["by its own tags", "by its place in the group", "its place is not known", "tags lost", "more tags lost"],
+)
+def test_the_launch_of_an_ended_machine_is_counted_by_its_key_or_else_by_its_id(
+    tags: dict[str, str], number: int | None, name: str
+) -> None:
+    one = Instance(instance_id="i-1", state="terminated", launch_time=100.0, number=number, tags=tags)
+
+    assert launches_since([one, one], 50.0) == {"betty": {name: 100.0}}
+
+
+@pytest.mark.parametrize(
+    ("tags", "launch_time"),
+    [
+        (OURS, 50.0),
+        (OURS, None),
+        ({NAMESPACE: "betty"}, 100.0),
+        ({MANAGED: "true"}, 100.0),
+        ({MANAGED: "true", NAMESPACE: "a:b*"}, 100.0),
+    ],
+    ids=["too long ago", "nobody knows when", "not Puter's", "nobody knows whose", "no namespace's name"],
+)
+def test_what_is_no_launch_of_the_hour_is_not_counted(tags: dict[str, str], launch_time: float | None) -> None:
+    one = Instance(instance_id="i-1", state="terminated", launch_time=launch_time, tags=tags)
+
+    assert launches_since([one], 50.0) == {}
