@@ -21,6 +21,18 @@ POLICY = "policy: "
 """What the reason of a request begins with that a policy refuses; the rule's name follows, so that rules are summed."""
 
 
+class Sums(msgspec.Struct, frozen=True):
+    """What was refused of a namespace.
+
+    Attributes:
+        times: how often, by reason.
+        examples: a whole sentence for each reason that has some: with the value, and with what is allowed.
+    """
+
+    times: dict[str, int] = {}
+    examples: dict[str, str] = {}
+
+
 class Rules:
     """The policy of a worker; without one, all is allowed.
 
@@ -39,6 +51,7 @@ class Rules:
         self._seen = self._stamp()
         self.policy: Policy | None = None if path is None else self._read()
         self._counted: Counter[tuple[str, str]] = Counter()
+        self._examples: dict[tuple[str, str], str] = {}
 
     @property
     def refuses_programs(self) -> bool:
@@ -54,22 +67,32 @@ class Rules:
         """What a namespace may request; None: all."""
         return None if self.policy is None else self.policy.of(namespace)
 
-    def count(self, namespace: str, why: str, times: int = 1) -> None:
-        """Count refusals of what intake had let in; intake tells of them, with its own."""
+    def refused(self, refusal: Refusal, times: int = 1) -> None:
+        """Count refusals by the policy; see `count`."""
+        self.count(refusal.namespace, reason_of(refusal), times, example=str(refusal))
+
+    def count(self, namespace: str, why: str, times: int = 1, *, example: str | None = None) -> None:
+        """Count refusals of what intake had let in; intake tells of them, with its own, and with the first example."""
         pair = (namespace, why)
         if pair not in self._counted and len(self._counted) >= MOST_COUNTED:
             pair = (OTHERS, why)
         self._counted[pair] += times
+        if example is not None:
+            self._examples.setdefault(pair, example)
 
-    def take_counted(self) -> dict[str, dict[str, int]]:
-        """What was counted since this was asked last: how often, by namespace and reason.
+    def take_counted(self) -> dict[str, Sums]:
+        """What was counted since this was asked last, by namespace.
 
         What is over 10,000 pairs is counted for `(others)`.
         """
         counted, self._counted = self._counted, Counter()
-        found: dict[str, dict[str, int]] = {}
+        examples, self._examples = self._examples, {}
+        found: dict[str, Sums] = {}
         for (namespace, why), times in counted.items():
-            found.setdefault(namespace, {})[why] = times
+            sums = found.setdefault(namespace, Sums({}, {}))
+            sums.times[why] = times
+            if (example := examples.get((namespace, why))) is not None:
+                sums.examples[why] = example
         return found
 
     def refusal_of_target(self, record: Record, region: str | None) -> Refusal | None:
@@ -129,3 +152,8 @@ class Rules:
         except OSError:
             return None
         return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def reason_of(refusal: Refusal) -> str:
+    """The reason under which a refusal by the policy is summed."""
+    return f"{POLICY}{refusal.rule}"

@@ -30,7 +30,8 @@ from puter_client.contract.request import (
 )
 from puter_client.contract.spec import Spec
 from puter_client.policy.names import RECORDS, REQUESTS
-from puter_worker.policy import POLICY, Rules
+from puter_client.policy.rule import Refusal
+from puter_worker.policy import Rules, reason_of
 from puter_worker.stages.admission import Admission
 from puter_worker.stages.cancelled import put_cancelled
 from puter_worker.stages.decide import after_cancel, decide, has_console, may_be_cancelled, must_be_confirmed, ordered
@@ -55,6 +56,7 @@ class Draft:
         txn: the transaction; the caller may add its own guards.
         outcomes: how many requests had which outcome.
         refused: how many requests were refused for which reason.
+        examples: a whole sentence for each reason that is a rule of the policy.
     """
 
     def __init__(self, store: Store, namespace: str, rules: Rules, *, user: str | None = None) -> None:
@@ -62,6 +64,7 @@ class Draft:
         self.txn = Txn()
         self.outcomes: dict[str, int] = {}
         self.refused: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
         self._store = store
         self._namespace = namespace
         self._admission = Admission(store, rules, namespace)
@@ -169,7 +172,7 @@ class Draft:
         if order.kind is OrderKind.EXTEND:
             refusal = self._admission.admit_end(record, order.expires_at, self._now)
             if refusal is not None:
-                self.refused[f"{POLICY}{refusal.rule}"] += 1
+                self._not_allowed_by(refusal)
                 refused = OrderRefusal(self._now, str(refusal))
                 self._new[key].append(record.replace(order_refusal=refused))
                 self._not_allowed.add(key)
@@ -192,7 +195,7 @@ class Draft:
         now, before = self._now + self._decided * _ORDER_S, self._record(key)
         decision = decide(before, served, request, key, now)
         if (refusal := self._admission.admit(before, request, decision, now)) is not None:
-            self.refused[f"{POLICY}{refusal.rule}"] += 1
+            self._not_allowed_by(refusal)
             self._count(Outcome.REFUSED)
             self._put_row(key, request, BatchRow(outcome=Outcome.REFUSED, message=str(refusal)))
             if refusal.rule not in (REQUESTS, RECORDS):  # a flood of tags must not be kept
@@ -290,6 +293,11 @@ class Draft:
         self._store.batches.put(self.txn, info)
         self._store.batches.put_row(self.txn, key, request.batch, row)
 
+    def _not_allowed_by(self, refusal: Refusal) -> None:
+        why = reason_of(refusal)
+        self.refused[why] += 1
+        self.examples.setdefault(why, str(refusal))
+
     def _count(self, outcome: str) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
@@ -325,5 +333,5 @@ async def decide_parked(store: Store, key: PuterKey, rules: Rules, *, most: int 
         if not await draft.commit():
             continue
         for why, times in draft.refused.items():
-            rules.count(key.namespace, why, times)
+            rules.count(key.namespace, why, times, example=draft.examples.get(why))
         left = None if left is None else left - len(raws)

@@ -17,7 +17,6 @@ from puter_client.contract.phase import ENDED, LIVE, ON_ITS_WAY, Phase
 from puter_client.contract.record import EventKind, Record
 from puter_client.policy.rule import Refusal
 from puter_worker.errors import Handling, PolicyRefused, StageError, TooManyTargets, is_final, reason_after
-from puter_worker.policy import POLICY
 from puter_worker.stages.draft import decide_parked
 from puter_worker.stages.stage import Stage, until_due
 from puter_worker.store import wakeups
@@ -106,7 +105,7 @@ class Ensure:
                 await self._look_up(current, target.target_id)
 
     async def _refuse(self, current: Versioned[Record], refusal: Refusal) -> None:
-        self._targets.rules.count(refusal.namespace, f"{POLICY}{refusal.rule}")
+        self._targets.rules.refused(refusal)
         await fail(self._store, current, PolicyRefused(str(refusal)))
 
     async def _look_up(self, current: Versioned[Record], target: TargetId) -> None:
@@ -212,5 +211,5 @@ async def fail(store: Store, current: Versioned[Record], error: StageError) -> N
     record, txn = current.value, Txn()
     failed = transitions.failed(record, error.info, store.now())
     store.records.put(txn, current, failed, event=EventKind.PUTER_FAILED, request_id=error.request_id)
-    _log.warning("puter.failed", namespace=record.namespace, tag=record.tag, code=error.code)
+    _log.warning("puter.failed", namespace=record.namespace, tag=record.tag, code=error.code, message=error.message)
     await store.commit(txn)

@@ -17,7 +17,6 @@ from puter_client.contract.phase import LIVE, ON_ITS_WAY
 from puter_client.contract.record import Record
 from puter_worker.ec2 import instances as ec2
 from puter_worker.errors import StageError, is_final
-from puter_worker.policy import POLICY
 from puter_worker.stages.stage import Stage, until_due
 from puter_worker.store import wakeups
 from puter_worker.store.ingress import IngressRule
@@ -80,7 +79,7 @@ class Ingress(Stage):
                 continue
             if refusal := self._targets.rules.refusal_of_access(rule.namespace, rule.cidrs):
                 # The policy has become stricter since the request was taken.
-                self._targets.rules.count(rule.namespace, f"{POLICY}{refusal.rule}")
+                self._targets.rules.refused(refusal)
                 _log.warning("ingress.not_allowed", namespace=rule.namespace, tag=rule.tag, why=str(refusal))
                 await self._drop(rule)
                 continue

@@ -75,8 +75,8 @@ class Intake(Stage):
 
     async def run_once(self) -> float:
         """Take some TAKE_REQUESTS requests of a part of the ready set: namespaces share them, and in each its users."""
-        for namespace, reasons in self._rules.take_counted().items():
-            self._refused.add(namespace, reasons)
+        for namespace, sums in self._rules.take_counted().items():
+            self._refused.add(namespace, sums.times, sums.examples)
         self._refused.tell_due()
         names, removed = await self._ready()
         if removed >= _MANY_NAMES:
@@ -178,7 +178,7 @@ class Intake(Stage):
                 draft.add(key, request)
         if await draft.commit():
             _log.info("requests.taken", namespace=namespace, user=inbox.user, count=seen, outcomes=draft.outcomes)
-            self._refused.add(namespace, draft.refused)
+            self._refused.add(namespace, draft.refused, draft.examples)
         else:
             # Another intake took the requests, or a record has changed: what is left is read again.
             await self._store.requests.give_back(inbox)

@@ -16,7 +16,6 @@ from puter_client.policy.rule import About, Asked, Refusal
 from puter_worker.ec2.images import InstanceType
 from puter_worker.errors import PolicyRefused, StageError, is_final, reason_after
 from puter_worker.instance_types import Known
-from puter_worker.policy import POLICY
 from puter_worker.stages.plan import Unit, Waiting
 from puter_worker.stages.queued import put_failed, put_waiting
 from puter_worker.store.store import Store
@@ -188,7 +187,7 @@ class Limits:
 
         for _, why in await self._store.commit_each(failed, put):
             if isinstance(why, Refusal):
-                self._target.rules.count(why.namespace, f"{POLICY}{why.rule}")
+                self._target.rules.refused(why)
 
     async def _hold(self, held: Sequence[tuple[Waiting, str, float]]) -> None:
         def put(txn: Txn, item: tuple[int, tuple[Waiting, str, float]]) -> None:

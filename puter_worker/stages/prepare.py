@@ -20,7 +20,6 @@ from puter_worker.ec2.images import Image
 from puter_worker.ec2.own_tags import why_not_read
 from puter_worker.ec2.userdata import Boot, Machine, compose
 from puter_worker.errors import PolicyRefused
-from puter_worker.policy import POLICY
 from puter_worker.stages.plan import Unit, Waiting
 from puter_worker.store.intent import Intent, IntentMember, Place
 from puter_worker.target import Target
@@ -126,7 +125,7 @@ def check_policy(target: Target, unit: Unit, image: Image, vcpus: int | None) ->
     asked = Asked(spec=spec, profile=target_id.profile, region=target_id.region, image=owner, vcpus=vcpus)
     if refused := allowed.refusals(asked):
         for one in refused:
-            target.rules.count(record.namespace, f"{POLICY}{one.rule}", len(unit))
+            target.rules.refused(one, len(unit))
         raise PolicyRefused("; ".join(map(str, refused)))
 
 

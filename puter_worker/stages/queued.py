@@ -64,4 +64,4 @@ def put_failed(store: Store, txn: Txn, target: str, current: Versioned[Record], 
     failed = transitions.failed(record, error.info, now)
     store.records.put(txn, current, failed, event=EventKind.PUTER_FAILED, request_id=error.request_id)
     store.launch_queue.remove(txn, target, record.key)
-    _log.warning("puter.failed", namespace=record.namespace, tag=record.tag, code=error.code)
+    _log.warning("puter.failed", namespace=record.namespace, tag=record.tag, code=error.code, message=error.message)

@@ -120,6 +120,7 @@ def test_a_request_that_is_not_allowed_is_refused_with_the_rule_and_exit_code_1(
     assert said in why.out
     assert (told.code, {one["reason"] for one in told.objects()}) == (1, {said})
     assert (line["namespace"], line["why"]) == ("betty", {"policy: instance_types": 1})
+    assert line["examples"] == {"policy: instance_types": said}
 
 
 def test_a_request_without_a_profile_gets_the_one_that_the_policy_names(team: CliWorld) -> None:

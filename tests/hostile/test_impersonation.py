@@ -19,7 +19,7 @@ from puter_client.contract.request import CancelRequest, ExtendRequest, Origin, 
 from puter_client.store import names as public
 from puter_client.view import WaitFor
 from puter_worker.clock import Clock
-from puter_worker.policy import Rules
+from puter_worker.policy import Rules, Sums
 from puter_worker.stages.draft import decide_parked
 from puter_worker.stages.intake import Intake
 from puter_worker.store import names
@@ -185,7 +185,7 @@ async def test_requests_that_wait_for_ec2_are_refused_if_their_user_is_removed_m
         await decide_parked(store, key, rules)
 
         assert worker.llen(names.parked(key)) == 0
-    assert rules.take_counted() == {"betty": {"user betty was removed": 1}}
+    assert rules.take_counted() == {"betty": Sums({"user betty was removed": 1})}
     async with shared.as_worker("betty") as behind:
         rows = [(await behind.batch(batch))[1][0] for batch in (of_betty, of_anna)]
     assert [(row.outcome, row.reason) for row in rows] == [

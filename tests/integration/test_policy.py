@@ -90,6 +90,10 @@ async def test_an_images_owner_is_asked_before_the_launch(
     assert (view.record.phase, view.record.error.code) == (Phase.FAILED, "PolicyRefused")
     assert f"image {ami} of account {of} (rule images; allowed: al2023; images of {owner})" in view.record.error.message
     assert refusals(logs) == [("betty", {"policy: images": 1})]
+    told = [line["examples"] for line in logs if line["event"] == "requests.refused"]
+    assert told == [{"policy: images": view.record.error.message}]
+    (failed,) = [line for line in logs if line["event"] == "puter.failed"]
+    assert failed["message"] == view.record.error.message
     assert await sim_workshop.calls("RunInstances") == []
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from puter_client.contract.errors import InvalidInput
+from puter_client.policy.rule import Refusal
 from puter_worker.errors import PolicyUnusable
-from puter_worker.policy import MOST_COUNTED, OTHERS, Rules
+from puter_worker.policy import MOST_COUNTED, OTHERS, Rules, Sums
 from puter_worker.stages.reload_policy import ReloadPolicy
 from puter_worker.timings import Timings
 
@@ -100,7 +101,25 @@ def test_refusals_are_counted_by_namespace_and_reason_within_bounds_until_they_a
     rules.count("n0", "spot")
 
     counted = rules.take_counted()
-    assert counted["n0"] == {"spot": 3}
-    assert counted[OTHERS] == {"spot": 10}
+    assert counted["n0"] == Sums({"spot": 3})
+    assert counted[OTHERS] == Sums({"spot": 10})
     assert len(counted) == MOST_COUNTED + 1
+    assert rules.take_counted() == {}
+
+
+def test_of_what_the_policy_refuses_the_first_whole_sentence_is_kept_for_each_rule() -> None:
+    rules = Rules()
+    for value in ("p5.48xlarge", "p4d.24xlarge"):
+        rules.refused(Refusal("instance_types", value, "t3.*", "betty"), 2)
+    rules.count("betty", "user ann was removed")
+
+    assert rules.take_counted() == {
+        "betty": Sums(
+            {"policy: instance_types": 4, "user ann was removed": 1},
+            {
+                "policy: instance_types": "not allowed by the workers' policy for namespace betty: "
+                "p5.48xlarge (rule instance_types; allowed: t3.*)"
+            },
+        )
+    }
     assert rules.take_counted() == {}

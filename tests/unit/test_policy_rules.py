@@ -176,8 +176,9 @@ def at_launch(of: Policy, spec: Spec) -> list[tuple[str, str]]:
     try:
         check_policy(cast("Any", target), (Waiting(Versioned(record, b"1"), spec),), image, 2)
     except PolicyRefused as error:
-        ((_, reasons),) = target.rules.take_counted().items()
-        return [(why.removeprefix(POLICY), error.message) for why in reasons]
+        ((_, sums),) = target.rules.take_counted().items()
+        told = [why for why in sums.times if sums.examples[why] in error.message]
+        return [(why.removeprefix(POLICY), error.message) for why in told]
     return []
 
 

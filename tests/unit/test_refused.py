@@ -82,3 +82,33 @@ def test_nothing_is_told_of_nothing(clock: Any) -> None:
         refused.tell_due()
 
     assert lines == []
+
+
+def test_a_line_has_a_whole_sentence_for_each_reason_that_has_some(clock: Any) -> None:
+    refused = Refused(clock)
+    with capture_logs() as lines:
+        refused.add("betty", {"too large": 1})
+        refused.add("anna", {"policy: spot": 1, "too large": 1}, {"policy: spot": "first"})
+        refused.add("anna", {"policy: spot": 1}, {"policy: spot": "second"})
+        long = {"policy: spot": "third", "policy: disk": "too long, " * 100}
+        refused.add("anna", {"policy: spot": 2, "policy: disk": 1}, long)
+        clock.at = EVERY_S
+        refused.tell_due()
+
+    assert [line.get("examples") for line in lines[:2]] == [None, {"policy: spot": "first"}]
+    assert lines[2]["examples"].keys() == lines[2]["why"].keys() == {"policy: spot", "policy: disk"}
+    assert lines[2]["examples"]["policy: spot"] == "second"
+    assert 100 < len(lines[2]["examples"]["policy: disk"]) <= 400
+    assert len(lines) == 3
+
+
+def test_the_sentences_of_a_line_are_no_more_than_its_reasons(clock: Any) -> None:
+    refused = Refused(clock)
+    many = {f"reason {number}": "why" for number in range(3 * MOST_NAMESPACES)}
+    with capture_logs() as lines:
+        for _ in range(2):
+            refused.add("betty", dict.fromkeys(many, 1), many)
+        clock.at = EVERY_S
+        refused.tell_due()
+
+    assert [len(line["examples"]) <= MOST_REASONS for line in lines] == [True, True]
