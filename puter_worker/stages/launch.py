@@ -113,7 +113,14 @@ class Launch(Stage):
                 continue
             since = await self._store.launch_queue.due(target, namespace, now, READ_FROM_QUEUE)
             keys = [key for tag in since if (key := PuterKey(namespace, tag)) not in self._busy]
-            queued = await self._read(keys)
+            try:
+                queued = await self._read(keys)
+            except self._store.errors as error:
+                # What is stored of one namespace cannot be read: the others go on. If Redis does not answer at all, the
+                # next command ends this run.
+                _log.error("launch.unreadable", namespace=namespace, target=target, error=type(error).__name__)
+                self._held_until[namespace] = now + self._timings.place_again_s
+                continue
             wait_s = plan.wait_s(queued, since, now, self._window)
             if queued and wait_s <= 0:
                 waiting += queued

@@ -55,15 +55,10 @@ class Records:
 
     async def read(self, keys: Sequence[PuterKey]) -> list[Versioned[Record | None]]:
         """Records with their revisions, in the order of the keys."""
-        if not keys:
-            return []
-        async with self._db.redis.pipeline(transaction=False) as pipe:
-            for key in keys:
-                pipe.hmget(public.record(key), "rev", "doc")
-            answers = await pipe.execute()
         return [
             Versioned(decode(doc, Record, public.record(key)), rev)
-            for key, (rev, doc) in zip(keys, answers, strict=True)
+            async for some in self._db.read(keys, public.record, "rev", "doc")
+            for key, (rev, doc) in some
         ]
 
     async def read_one(self, key: PuterKey) -> Versioned[Record | None]:
@@ -72,10 +67,9 @@ class Records:
 
     async def specs(self, keys: Sequence[PuterKey]) -> list[Spec | None]:
         """The specs that the keys' records serve, in the order of the keys."""
-        if not keys:
-            return []
-        raws = await self._db.redis.mget([names.spec(key) for key in keys])
-        return [decode(raw, Spec, names.spec(key)) for key, raw in zip(keys, raws, strict=True)]
+        return [
+            decode(raw, Spec, names.spec(key)) async for some in self._db.read(keys, names.spec) for key, (raw,) in some
+        ]
 
     def put_spec(self, txn: Txn, key: PuterKey, spec: Spec) -> None:
         """Store the spec that the key's record serves from now on."""

@@ -15,6 +15,7 @@ class Scripts:
             return redis.register_script(files(__package__).joinpath(f"{name}.lua").read_text())
 
         self._txn = registered("txn")
+        self._read = registered("read")
         self._feed = registered("feed")
         self._start = registered("start")
         self._take = registered("take")
@@ -29,6 +30,14 @@ class Scripts:
     async def txn(self, args: Sequence[bytes], *, pipeline: Any = None) -> Any:
         """Run a transaction; returns the 1-based numbers of broken guards (in a pipeline, its `execute` does)."""
         return await self._txn(args=args, client=pipeline) if pipeline is not None else await self._txn(args=args)
+
+    async def read(self, names: Sequence[str], *fields: str, most_bytes: int) -> list[tuple[bytes | None, ...]]:
+        """Read strings, or these fields of hashes, of the first of these names, until there are so many bytes.
+
+        What is stored under each is a tuple; at least one name is read.
+        """
+        found = iter(await self._read(keys=names, args=[most_bytes, *fields]))
+        return list(zip(*[found] * max(1, len(fields)), strict=True))
 
     async def feed(
         self,

@@ -6,11 +6,15 @@ import asyncio
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from puter_client.contract.key import PuterKey
 from puter_client.contract.phase import Phase
+from puter_client.store import names as public
 from puter_client.view import WaitFor
+from puter_worker.store import names
 from tests.ec2sim.config import Fault
-from tests.integration.sim_workshop import SimWorkshop, eventually, sim_url, sim_workshop
+from tests.integration.sim_workshop import TARGET, SimWorkshop, eventually, sim_url, sim_workshop
 
 __all__ = ["sim_url", "sim_workshop"]
 
@@ -175,3 +179,26 @@ def subnets(shop: SimWorkshop) -> list[str]:
     """The default VPC's subnets."""
     found = shop.ec2.describe_subnets(Filters=[{"Name": "default-for-az", "Values": ["true"]}])["Subnets"]
     return [one["SubnetId"] for one in found]
+
+
+async def test_a_namespace_that_cannot_be_read_does_not_hold_up_the_launches_of_others(
+    sim_workshop: SimWorkshop,
+) -> None:
+    """What Redis does not give of one namespace is looked at again later; whoever comes meanwhile is launched."""
+    async with sim_workshop.working():
+        await sim_workshop.client.wait(batch_id=await sim_workshop.submit("first"), wait=WaitFor.LAUNCHED, timeout_s=30)
+        with sim_workshop.server.client() as behind, capture_logs() as lines:
+            unreadable = PuterKey("a", "bad")
+            behind.set(public.record(unreadable), "not a hash")
+            behind.zadd(names.launch_queue(TARGET, "a"), {"bad": 1})
+            behind.sadd(names.launch_queues(TARGET), "a")
+            for tag in ("second", "third"):
+                batch = await sim_workshop.submit(tag)
+                (view,) = await sim_workshop.client.wait(
+                    batch_id=batch, tags=[tag], wait=WaitFor.LAUNCHED, timeout_s=30
+                )
+                assert view.record
+                assert view.record.instance_id
+
+    told = [line for line in lines if line["event"] == "launch.unreadable"]
+    assert {line["namespace"] for line in told} == {"a"}
