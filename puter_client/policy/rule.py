@@ -12,6 +12,12 @@ import msgspec
 from puter_client.contract.spec import Spec
 from puter_client.policy.values import Kind
 
+MOST_TEXT = 300
+"""Characters of a refusal up to which it names all that is allowed; a longer one names some of it."""
+_SOME_TEXT = 80
+_SEPARATORS = (", ", "; ")
+_MOST_VALUE = 80
+
 Values = Mapping[str, Any]
 """The value of every rule for one namespace, by the rule's name."""
 
@@ -125,7 +131,24 @@ class Refusal(msgspec.Struct, frozen=True):
     namespace: str
 
     def __str__(self) -> str:
+        whole = self._text(self.allowed)
+        return whole if len(whole) <= MOST_TEXT else self._text(_some_of(self.allowed))
+
+    def _text(self, allowed: str) -> str:
+        value = self.value if len(self.value) <= _MOST_VALUE else f"{self.value[: _MOST_VALUE - 1]}…"
         return (
-            f"not allowed by the workers' policy for namespace {self.namespace}: {self.value} "
-            f"(rule {self.rule}; allowed: {self.allowed})"
+            f"not allowed by the workers' policy for namespace {self.namespace}: {value} "
+            f"(rule {self.rule}; allowed: {allowed})"
         )
+
+
+def _some_of(allowed: str) -> str:
+    """The beginning of a long list, how many more it has, and where the whole of it is."""
+    if len(allowed) <= _SOME_TEXT:
+        return allowed
+    # What stands before the last separator that fits; one entry alone may be too long.
+    end = max(allowed.rfind(separator, 0, _SOME_TEXT + 1) for separator in _SEPARATORS)
+    end = end if end > 0 else _SOME_TEXT
+    more = sum(allowed.count(separator, end) for separator in _SEPARATORS)
+    named = f"and {more:,} more" if more else "…"
+    return f"{allowed[:end]} {named}: `puter admin policy explain` on the workers' host shows all"

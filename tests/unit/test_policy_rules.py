@@ -203,6 +203,39 @@ def test_what_a_rule_does_not_allow_is_refused_with_rule_and_value(case: Case, m
     assert f"(rule {rule}; allowed: " in text
 
 
+LONG = [
+    ("instance_types", [f"m{n}.large" for n in range(1_000)], {"instance_type": "p5.48xlarge"}),
+    ("profiles", [f"team-{n}" for n in range(1_000)], {"profile": "p" * 128}),
+    ("regions", [f"us-east-{n}?" for n in range(1, 1_000)], {"region": "eu-west-1"}),
+    ("images", [f"ami-{n:017x}" for n in range(1_000)], {"os": Os.UBUNTU_24_04}),
+    ("subnets", [f"subnet-{n:017x}" for n in range(1_000)], {"subnet": "subnet-0123456789abcdef0"}),
+    ("key_names", ["k" * 250 + str(n) for n in range(1_000)], {"key_name": "x" * 255}),
+    ("ssh_from", [f"10.{n // 250}.{n % 250}.0/24" for n in range(1_000)], {"ssh_from": ("192.0.2.0/24",)}),
+    ("instance_profiles", ["i" * 128, *(f"role-{n}" for n in range(999))], {"instance_profile": "r" * 128}),
+]  # fmt: skip
+
+
+@MOMENTS
+@pytest.mark.parametrize(("rule", "allowed", "asked"), LONG, ids=[rule for rule, _, _ in LONG])
+def test_a_refusal_names_some_of_a_long_list_and_where_the_whole_of_it_is(
+    rule: str, allowed: list[str], asked: dict[str, Any], moment: Any
+) -> None:
+    of = parse_policy(toml(BASE | {"ssh_from_count": 20, rule: allowed}))
+    text = dict(moment(of, msgspec.structs.replace(SPEC, **asked)))[rule]
+
+    assert f"(rule {rule}; allowed: " in text
+    assert allowed[0][:40] in text
+    assert re.search(r" and \d{3} more: `puter admin policy explain` on the workers' host shows all\)$", text)
+    assert len(text) <= 350
+
+
+def test_a_refusal_names_all_of_a_short_list() -> None:
+    of = parse_policy(toml(BASE | {"instance_types": [f"m{n}.large" for n in range(10)]}))
+    (refused,) = at_intake(of, msgspec.structs.replace(SPEC, instance_type="t3.micro"))
+
+    assert refused[1].endswith(f"allowed: {', '.join(f'm{n}.large' for n in range(10))})")
+
+
 def test_every_rule_is_in_the_matrix() -> None:
     assert {rule.name for rule in RULES} - {case.rule for case in CASES} == {"default_profile"}
 
