@@ -33,8 +33,8 @@ RESERVED = frozenset({"default", "health", *SERVICES})
 
 _VIEWER = (
     "resetkeys %R~puter:{namespace}:* %R~puter:_public:* resetchannels &puter:{namespace}:* -@all +get +hget +hmget "
-    "+hgetall +lrange +zrange +zrevrange +zrangebyscore +multi +exec +discard +subscribe +unsubscribe +time +ping "
-    "+select +client|setinfo"
+    "+hgetall +hscan +lrange +zrange +zrevrange +zrangebyscore +multi +exec +discard +subscribe +unsubscribe +time "
+    "+ping +select +client|setinfo"
 )
 # Selectors, because Redis has no key for an empty list or set: who could RPUSH to an empty ready set would make it a
 # list, and stop the requests of all clients.

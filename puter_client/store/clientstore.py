@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 # So many that a round trip does not matter, so few that a slow line carries them within the limit of one answer.
 READ_AT_ONCE = 500
 OUTPUTS_AT_ONCE = 100
+# A row has a few hundred bytes, and a batch up to 100,000 rows: read at once, they would be more than the server lets
+# wait for one client.
+ROWS_AT_ONCE = 2_000
 
 T = TypeVar("T")
 _record_decoder = msgspec.json.Decoder(Record)
@@ -200,18 +203,26 @@ class ClientStore:
 
     async def batch(self, namespace: str, batch_id: str) -> tuple[BatchInfo | None, dict[str, BatchRow]]:
         """A batch's info and its rows by tag."""
-        fields: dict[bytes, bytes] = await self._ask(_method("hgetall", names.batch(namespace, batch_id)))
+        name, cursor = names.batch(namespace, batch_id), 0
+        fields: dict[bytes, bytes] = {}
+        while True:
+            cursor, some = await self._ask(_method("hscan", name, cursor, count=ROWS_AT_ONCE))
+            fields |= some
+            if cursor == 0:
+                break
         info = _decoded(_info_decoder, fields.pop(names.BATCH_INFO.encode(), None))
         rows = {_name(tag): _decoded(_row_decoder, row) for tag, row in fields.items()}
         return info, {tag: row for tag, row in rows.items() if row is not None and TAG.fullmatch(tag)}
 
     async def rows(self, namespace: str, batch_id: str, tags: Sequence[str]) -> dict[str, BatchRow]:
         """Rows of a batch by tag; a row that no worker has written yet is missing."""
-        if not tags:
-            return {}
-        raws = await self._ask(_method("hmget", names.batch(namespace, batch_id), list(tags)))
-        rows = {tag: _decoded(_row_decoder, raw) for tag, raw in zip(tags, raws, strict=True)}
-        return {tag: row for tag, row in rows.items() if row is not None}
+        rows: dict[str, BatchRow] = {}
+        for start in range(0, len(tags), ROWS_AT_ONCE):
+            some = tags[start : start + ROWS_AT_ONCE]
+            raws = await self._ask(_method("hmget", names.batch(namespace, batch_id), list(some)))
+            found = zip(some, (_decoded(_row_decoder, raw) for raw in raws), strict=True)
+            rows |= {tag: row for tag, row in found if row is not None}
+        return rows
 
     async def batches(self, namespace: str, *, last: int) -> list[BatchInfo]:
         """The latest batches of a namespace, newest first."""
