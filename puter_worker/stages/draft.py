@@ -7,7 +7,7 @@ Each record that they change is written only if it has not changed since it was 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -36,6 +36,7 @@ from puter_worker.stages.admission import Admission
 from puter_worker.stages.cancelled import put_cancelled
 from puter_worker.stages.decide import after_cancel, decide, has_console, may_be_cancelled, must_be_confirmed, ordered
 from puter_worker.stages.decode import addressee_of, decode_request, parked, read_parked
+from puter_worker.stages.refused_rows import RefusedRows
 from puter_worker.stages.removed import why_removed
 from puter_worker.store.failures import BatchLimit
 from puter_worker.store.ingress import IngressRule
@@ -79,6 +80,7 @@ class Draft:
         self._over: set[BatchLimit] = set()  # batches of which nothing is launched any more
         self._open: set[BatchLimit] = set()  # those that rest on a guard
         self._rows: set[tuple[str, str]] = set()  # batch id and tag of the requests that have come before
+        self._refused_rows = RefusedRows(store, namespace)
 
     async def read(self, keys: Sequence[PuterKey], requests: Sequence[Request]) -> None:
         """Read what is needed to decide these requests for these keys."""
@@ -142,7 +144,7 @@ class Draft:
             self.refused[_UNREADABLE] += 1
             self._count(Outcome.REFUSED)
             if isinstance(request, UpRequest):
-                self._put_row(key, request, BatchRow(outcome=Outcome.REFUSED, message=_UNREADABLE))
+                self._refuse(key, request, _UNREADABLE)
         elif isinstance(request, CancelRequest):
             self._cancel(key, request)
         elif isinstance(request, StopRequest | ExtendRequest):
@@ -197,9 +199,12 @@ class Draft:
         if (refusal := self._admission.admit(before, request, decision, now)) is not None:
             self._not_allowed_by(refusal)
             self._count(Outcome.REFUSED)
-            self._put_row(key, request, BatchRow(outcome=Outcome.REFUSED, message=str(refusal)))
-            if refusal.rule not in (REQUESTS, RECORDS):  # a flood of tags must not be kept
-                self._store.records.put_refusal(self.txn, key, before, str(refusal), now)
+            of_a_flood = refusal.rule in (REQUESTS, RECORDS)  # nobody asks why of each of its tags
+
+            def put_line(txn: Txn, why: str) -> None:
+                self._store.records.put_refusal(txn, key, before, why, now)
+
+            self._refuse(key, request, str(refusal), put_line=None if of_a_flood else put_line)
             return
         if decision.record is not None:
             created = self._admission.with_profile(decision.record).replace(vouched=vouched)
@@ -261,8 +266,7 @@ class Draft:
             owner=self._user or to.user,
             created_at=self._now,
         )
-        self._store.batches.put(self.txn, info)
-        self._store.batches.put_row(self.txn, key, to.batch, BatchRow(outcome=Outcome.REFUSED, message=why))
+        self._refused_rows.add(key, info, why)
 
     def refuse_of_removed(self, raw: bytes, user: str) -> None:
         """Refuse a request whose user has no right to anything any more."""
@@ -278,20 +282,30 @@ class Draft:
             if key in self._not_allowed and key not in self._ordered and record.order_refusal is not None:
                 event, detail = EventKind.ORDER_REFUSED, {"why": record.order_refusal.why}
             self._store.records.put(self.txn, self._read[key], record, event=event, detail=detail, through=through)
+        if left_out := await self._refused_rows.put(self.txn):
+            self.outcomes["not kept"] = left_out
         self._admission.expect(self.txn)
         return not await self._store.commit(self.txn)
 
     def _put_row(self, key: PuterKey, request: UpRequest, row: BatchRow) -> None:
-        info = BatchInfo(
+        self._rows.add((request.batch, key.tag))
+        self._store.batches.put(self.txn, self._info(request))
+        self._store.batches.put_row(self.txn, key, request.batch, row)
+
+    def _refuse(
+        self, key: PuterKey, request: UpRequest, why: str, *, put_line: Callable[[Txn, str], None] | None = None
+    ) -> None:
+        self._rows.add((request.batch, key.tag))
+        self._refused_rows.add(key, self._info(request), why, put_line=put_line)
+
+    def _info(self, request: UpRequest) -> BatchInfo:
+        return BatchInfo(
             batch_id=request.batch,
-            namespace=key.namespace,
+            namespace=self._namespace,
             size=request.size,
             owner=request.user,
             created_at=self._now,
         )
-        self._rows.add((request.batch, key.tag))
-        self._store.batches.put(self.txn, info)
-        self._store.batches.put_row(self.txn, key, request.batch, row)
 
     def _not_allowed_by(self, refusal: Refusal) -> None:
         why = reason_of(refusal)

@@ -24,13 +24,18 @@ class Batches:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def put(self, txn: Txn, info: BatchInfo) -> None:
-        """Store the head of a batch; one that is stored already does not change."""
+    def put(self, txn: Txn, info: BatchInfo, *, only_for_s: int | None = None) -> None:
+        """Store the head of a batch; one that is stored already does not change.
+
+        `only_for_s`: a new batch is kept for this time, unless something is put into it that is kept for longer.
+        """
         name, keep_s = public.batch(info.namespace, info.batch_id), self._db.timings.keep_s
         txn.once("HSETNX", name, public.BATCH_INFO, encode(info))
-        txn.keep(name, keep_s)
-        txn.once("ZADD", public.batches(info.namespace), "NX", info.created_at, info.batch_id)
-        txn.keep(public.batches(info.namespace), keep_s)
+        txn.keep(name, keep_s if only_for_s is None else only_for_s, only_new=only_for_s is not None)
+        index = public.batches(info.namespace)
+        txn.once("ZADD", index, "NX", info.created_at, info.batch_id)
+        txn.once("ZREMRANGEBYSCORE", index, "-inf", self._db.now() // 60 * 60 - keep_s)
+        txn.keep(index, keep_s)
 
     def put_row(self, txn: Txn, key: PuterKey, batch_id: str, row: BatchRow) -> None:
         """Write the outcome of a batch's request for this key into the batch's row."""

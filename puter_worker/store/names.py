@@ -68,6 +68,11 @@ def backoffs(target: str) -> str:
     return f"puter:_backoffs:{target}"
 
 
+def refused(namespace: str) -> str:
+    """String: how much was kept of refused requests within the last day (`store/refused_requests.py`)."""
+    return f"puter:_refused:{namespace}"
+
+
 def parallel(namespace: str, batch_id: str) -> str:
     """Set: tags of a batch with `max_parallel` that are launched or alive."""
     return f"puter:_parallel:{namespace}:{batch_id}"

@@ -18,13 +18,13 @@ from puter_worker.store.labels import Labels
 from puter_worker.store.machines import Machines
 from puter_worker.store.on_its_way import OnItsWay
 from puter_worker.store.orders import Orders
+from puter_worker.store.refused_requests import KEPT_S as REFUSAL_KEPT_S
 from puter_worker.store.results import Results
 from puter_worker.store.txn import Txn
 from puter_worker.store.usage import Usage
 from puter_worker.store.versioned import Versioned, decode, encode, next_rev
 
 KEEP_EVENTS = 200
-REFUSAL_KEPT_S = 86_400
 
 
 class Records:
@@ -149,7 +149,7 @@ class Records:
     def put_refusal(self, txn: Txn, key: PuterKey, record: Record | None, reason: str, now: float) -> None:
         """Note in a key's timeline that a request for it was refused; the record, if there is one, stays as it is.
 
-        Of a key without a record the note is kept for a day: whoever requests what is refused must not fill Redis.
+        Of a key without a record the note is kept for a day. How many are written is up to the caller.
         """
         line = Event(
             at=now,

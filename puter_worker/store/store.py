@@ -23,6 +23,7 @@ from puter_worker.store.machines import Machines
 from puter_worker.store.on_its_way import OnItsWay
 from puter_worker.store.orders import Orders
 from puter_worker.store.records import Records
+from puter_worker.store.refused_requests import RefusedRequests
 from puter_worker.store.requests import Requests
 from puter_worker.store.restarts import Restarts
 from puter_worker.store.results import Results
@@ -49,6 +50,7 @@ class Store:
         users: whether those who wrote requests still exist.
         records: records and the specs that they serve.
         batches: heads, rows and live sets of batches.
+        refused: the rows of refused requests, and how many are kept.
         failures: what failed of batches with `max_fails`.
         usage: what namespaces have of what a policy limits.
         on_its_way: keys that are queued, resolving or launching.
@@ -86,6 +88,7 @@ class Store:
         self.machines = Machines(db, self.targets)
         self.labels = Labels(db)
         self.batches = Batches(db)
+        self.refused = RefusedRequests(db, self.batches)
         self.results = Results(db)
         self.orders = Orders(db)
         self.failures = Failures(db)

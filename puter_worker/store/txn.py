@@ -32,6 +32,7 @@ class Txn:
     # Each Redis key's last command, if it can take further elements.
     _open: dict[Word, list[Word]] = field(default_factory=dict)
     _kept: dict[str, int] = field(default_factory=dict)
+    _kept_if_new: dict[str, int] = field(default_factory=dict)
     _topics: dict[str, None] = field(default_factory=dict)
 
     @property
@@ -118,9 +119,13 @@ class Txn:
         else:
             self._open.pop(words[1], None)
 
-    def keep(self, name: str, for_s: int) -> None:
-        """Let a key in Redis expire after this time; EXPIRE comes after all commands, when the key exists."""
-        self._kept[name] = max(for_s, self._kept.get(name, 0))
+    def keep(self, name: str, for_s: int, *, only_new: bool = False) -> None:
+        """Let a key in Redis expire after this time; EXPIRE comes after all commands, when the key exists.
+
+        `only_new`: a key that expires at any time already keeps that time.
+        """
+        kept = self._kept_if_new if only_new else self._kept
+        kept[name] = max(for_s, kept.get(name, 0))
 
     def wake(self, topic: str) -> None:
         """Tell all workers that something was written for the stages of this topic."""
@@ -131,6 +136,7 @@ class Txn:
         """The commands that are carried out if all guards hold, in this order."""
         told: list[list[Word]] = [["PUBLISH", WAKE, "\n".join(self._topics)]] if self._topics else []
         kept: list[list[Word]] = [["EXPIRE", name, for_s] for name, for_s in self._kept.items()]
+        kept += [["EXPIRE", name, for_s, "NX"] for name, for_s in self._kept_if_new.items()]
         return [*self._commands.values(), *kept, *told]
 
     def args(self) -> list[bytes]:
@@ -150,4 +156,4 @@ class Txn:
         return [_encode((*sent, places)), *all_bytes]
 
     def __bool__(self) -> bool:
-        return bool(self._commands or self._kept)
+        return bool(self._commands or self._kept or self._kept_if_new)
