@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from puter_client.contract.batch import BatchInfo
 from puter_client.contract.console import Console
-from puter_client.contract.errors import InvalidInput, NoWorker, WaitTimedOut
+from puter_client.contract.errors import InvalidInput, NoWorker, RequestsGone, WaitTimedOut
 from puter_client.contract.health import WorkerHealth
 from puter_client.contract.key import PuterKey, check_namespace, check_tag, shown, tag_order
 from puter_client.contract.output import Output
@@ -33,7 +33,7 @@ from puter_client.store.clientstore import ClientStore
 from puter_client.store.outage import Limit
 from puter_client.timings import DEFAULT_TIMINGS, ClientTimings
 from puter_client.view import View, WaitFor, WaitState
-from puter_client.watch import Watch, in_time, stage_reasons, still_waiting
+from puter_client.watch import NOTHING_KEPT, Watch, in_time, stage_reasons, still_waiting
 
 
 class MachineRequest(NamedTuple):
@@ -75,6 +75,7 @@ class PuterClient:
         self.timings = timings
         self.namespace = check_namespace(namespace)
         self.user = user
+        self._submitted: set[str] = set()
 
     @classmethod
     def connect(
@@ -169,6 +170,7 @@ class PuterClient:
             for one in machines
         ]
         await self._store.append(self.namespace, requests)
+        self._submitted.add(batch_id)
         return batch_id
 
     async def cancel(self, tags: Sequence[str], *, batch_id: str | None = None) -> None:
@@ -379,7 +381,8 @@ class PuterClient:
 
         Args:
             wait: how far to wait.
-            batch_id: the batch to wait for; its rows decide.
+            batch_id: the batch to wait for; its rows decide. Of one that this client has submitted, a request counts
+                as refused of which workers have kept nothing.
             tags: the tags to wait for; with a batch: its tags, if the caller knows them.
             size: number of requests of the batch, if the caller knows it but not the tags.
             timeout_s: limit of the wait, whatever holds it up; None is no limit. One look is taken in any case.
@@ -388,10 +391,11 @@ class PuterClient:
 
         Raises:
             WaitTimedOut: time is up; `on_change` was called with the last state that Redis has told.
+            RequestsGone: of other requests of the batch nothing is kept.
         """
         deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         first_look_s = None if timeout_s is None else max(timeout_s, self.timings.answer_s)
-        watch = Watch(self._store, self.namespace, batch_id, list(tags), size)
+        watch = Watch(self._store, self.namespace, batch_id, list(tags), size, is_own=batch_id in self._submitted)
         async with (
             in_time(first_look_s, lambda: still_waiting(watch.in_order(), wait)) as limit,
             self._store.changes(self.namespace) as changes,
@@ -401,8 +405,11 @@ class PuterClient:
             async with aclosing(watch.looks(changes, deadline, meanwhile)) as watched:
                 async for views in watched:
                     on_change(views)
-                    if watch.complete and all(view.wait_state(wait) is not WaitState.WAITING for view in views):
-                        return views
+                    if all(view.wait_state(wait) is not WaitState.WAITING for view in views):
+                        if watch.complete:
+                            return views
+                        if watch.missing:
+                            raise RequestsGone(f"{watch.missing:,} requests of batch {batch_id}: {NOTHING_KEPT}")
         raise still_waiting(watch.in_order(), wait)
 
 

@@ -28,6 +28,8 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
         worker_starts_within_s: how long a command waits for a worker that was started together with it.
         worker_gone_after_s: how long a wait goes on without a worker; one that replaces another comes sooner.
         revive_every_s: how often a command checks that the engine's worker has not died.
+        rows_within_s: how long no further row of a batch may come, with its user's inbox empty, before the others count
+            as gone.
         taken_within_s: how long `--batch last` waits until workers have taken what was submitted just now.
         cancel_answer_s: how long `cancel` waits without a further answer; it waits on while answers come.
         order_quiet_s: how long `stop` and `extend` wait for machines of which none reacts any more.
@@ -77,6 +79,7 @@ class ClientTimings(msgspec.Struct, frozen=True, kw_only=True):
     worker_starts_within_s: float = 5.0
     worker_gone_after_s: float = 15.0
     revive_every_s: float = 2.0
+    rows_within_s: float = 30.0
     taken_within_s: float = 2.0
     cancel_answer_s: float = 10.0
     order_quiet_s: float = 60.0

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from puter_client.contract.batch import BatchRow
+from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.errors import WaitTimedOut
 from puter_client.contract.key import tag_order
+from puter_client.contract.outcome import Outcome
 from puter_client.contract.phase import ENDED
 from puter_client.contract.record import Record
 from puter_client.freshness import is_stale, stage_reason
@@ -16,13 +17,30 @@ from puter_client.store.changes import Changes
 from puter_client.store.clientstore import ClientStore
 from puter_client.view import View, WaitFor, WaitState
 
+NOTHING_KEPT = (
+    "no worker has kept why: more was refused in this namespace within a day than is kept, or Redis was full or has "
+    "lost data; whoever runs the workers finds the reasons of refusals in their log (requests.refused)"
+)
+"""What is said of a request that a worker has taken, or Redis has lost, and of which nothing is known."""
+
 
 class Watch:
     """The views of a wait, kept up to date with as few reads as possible."""
 
     def __init__(
-        self, store: ClientStore, namespace: str, batch_id: str | None, tags: list[str], size: int | None
+        self,
+        store: ClientStore,
+        namespace: str,
+        batch_id: str | None,
+        tags: list[str],
+        size: int | None,
+        *,
+        is_own: bool = False,
     ) -> None:
+        """`is_own`: whether this client has submitted the batch, all of it."""
+        self._is_own = is_own
+        self._rows_come = store.limit(store.timings.rows_within_s)
+        self._rows_known = 0
         self._store = store
         self._namespace = namespace
         self._batch_id = batch_id
@@ -37,6 +55,14 @@ class Watch:
         if self._size is None:
             return self._batch_id is None
         return len(self._views) >= self._size
+
+    @property
+    def missing(self) -> int:
+        """How many requests of the batch workers have taken, or Redis has lost, without anything being known of them.
+
+        Another command of the same user may still be sending the batch, so it takes a while until they count.
+        """
+        return 0 if self._size is None or not self._rows_come.is_over else max(0, self._size - len(self._views))
 
     def in_order(self) -> list[View]:
         """The views, in the order of tags."""
@@ -65,12 +91,28 @@ class Watch:
     async def read(self) -> None:
         """Read everything."""
         rows: dict[str, BatchRow] = {}
+        # What is not in the inbox any more has its row, for one transaction takes it from there and writes the row.
+        is_taken = self._batch_id is not None and await self._store.is_all_taken(self._namespace)
         if self._batch_id is not None:
             info, rows = await self._store.batch(self._namespace, self._batch_id)
             if info is not None and self._size is None:
                 self._size = info.size
+            self._note_rows(len(rows), may_be_missing=is_taken and self._is_of_this_user(info))
         tags = list({**self._views, **rows})
+        if is_taken and self._is_own:
+            nothing = BatchRow(outcome=Outcome.REFUSED, message=NOTHING_KEPT)
+            before = {tag: view.row or nothing for tag, view in self._views.items()}
+            rows = before | rows
         await self._read(tags, rows)
+
+    def _is_of_this_user(self, info: BatchInfo | None) -> bool:
+        """Whether the requests of the batch went through this client's inbox."""
+        return info is not None and self._store.user in (None, info.owner)
+
+    def _note_rows(self, count: int, *, may_be_missing: bool) -> None:
+        if count != self._rows_known or not may_be_missing:
+            self._rows_come.restart()
+        self._rows_known = count
 
     async def read_some(self, changed: Iterable[str]) -> None:
         """Read tags that have changed, if the wait is for them."""

@@ -17,6 +17,7 @@ PuterError                    exit 1: the text is one line that says what was wr
 ├── NothingYet                exit 1: nobody has ever requested anything here
 ├── OutputLost                exit 1: standard output could not be written
 ├── ProgramMissing            exit 127: ssh or rsync is not installed
+├── RequestsGone          exit 1: workers have taken requests and kept nothing of them, or Redis has lost them
 ├── StoreUnavailable          exit 3: Redis did not answer, or refused
 │   ├── NotPermitted          exit 3: Redis does not permit this to its user: nothing of it was done
 │   └── NotSignedIn           exit 3: Redis does not take the user or the password of an administrator
@@ -87,6 +88,10 @@ class NoWorker(PuterError):
     """No worker announces itself, so nobody would take the requests."""
 
     exit_code: ClassVar[int] = 3
+
+
+class RequestsGone(PuterError):
+    """Workers have taken requests and kept nothing of them, or Redis has lost them."""
 
 
 class WaitTimedOut(PuterError):

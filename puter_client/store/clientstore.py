@@ -245,6 +245,11 @@ class ClientStore:
             await self._ask(partial(_if_permitted, _method("llen", names.inbox(str(Inbox(namespace, self.user)))), 0))
         )
 
+    async def is_all_taken(self, namespace: str) -> bool:
+        """Whether workers have taken all that this client appended; False if its Redis user may not know."""
+        question = _method("llen", names.inbox(str(Inbox(namespace, self.user))))
+        return await self._ask(partial(_if_permitted, question, -1)) == 0
+
     async def call_workers(self) -> None:
         """Have workers look whether they are still announced; a user who may not publish has no effect."""
         await self._ask(partial(_if_permitted, _method("publish", names.READY, ""), 0))

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from puter_client.watch import NOTHING_KEPT
+from puter_worker.store import names
+from puter_worker.store.refused_requests import SHARE
 from tests.acceptance.cli_world import PUTER, CliWorld
 from tests.integration.engine_world import wait_for
 from tests.integration.redis_servers import RedisServer, running_server, server_binaries
@@ -121,6 +124,26 @@ def test_a_request_that_is_not_allowed_is_refused_with_the_rule_and_exit_code_1(
     assert (told.code, {one["reason"] for one in told.objects()}) == (1, {said})
     assert (line["namespace"], line["why"]) == ("betty", {"policy: instance_types": 1})
     assert line["examples"] == {"policy: instance_types": said}
+
+
+def test_a_refused_request_of_which_nothing_is_kept_ends_with_a_plain_sentence(
+    team: CliWorld, shared: RedisServer
+) -> None:
+    """So much was refused of its namespace today that what is refused leaves nothing in Redis."""
+    with shared.client() as behind:
+        behind.set(names.refused("betty"), SHARE)
+    with worker(team):
+        one = team.puter("up", "big", *FROM, "--instance-type", "c7i.large")
+        many = team.puter("submit", "--tag", "x-{i}", "--count", "3", *FROM, "--instance-type", "c7i.large")
+        waits = team.puter(
+            "submit", "--tag", "y-{i}", "--count", "3", *FROM, "--instance-type", "c7i.large", "--wait", "running"
+        )
+        why = team.puter("why", "big")
+
+    for ran in (one, many, waits):
+        assert ran.code == 1
+        assert NOTHING_KEPT in ran.err + ran.out
+    assert (why.code, "big is not known in namespace betty" in why.err) == (1, True)
 
 
 def test_a_request_without_a_profile_gets_the_one_that_the_policy_names(team: CliWorld) -> None:
