@@ -97,6 +97,8 @@ def compose(services: dict[str, Any], verb: str, *words: str) -> None:
         if option not in OPTIONS.get(verb, {}):
             refuse(f"unknown flag of {verb}: {option}")
         given[option] = rest.pop(0) if OPTIONS[verb][option] else ""
+    if given.get("-e", "PATH") not in os.environ:
+        refuse(f"{given['-e']} is not set")
     has_command = verb in ("run", "exec")
     named = rest[:1] if has_command else rest
     if verb not in OPTIONS or not set(named) <= services.keys() or (has_command and not named):

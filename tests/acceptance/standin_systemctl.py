@@ -46,6 +46,15 @@ class Host:
             return sorted(fnmatch.filter((path.stem for path in self.run.glob("*.pid")), pattern))
         return [pattern]
 
+    def file(self, unit: str) -> Path:
+        """The file of a unit; one that is not installed ends the command."""
+        name, at, _ = unit.partition("@")
+        path = Path(self.place(f"/etc/systemd/system/{name}{at}.service"))
+        if not path.is_file():
+            print(f"Unit {unit}.service not found.", file=sys.stderr)
+            sys.exit(NOT_KNOWN)
+        return path
+
     def start(self, unit: str) -> None:
         """Start a unit, and return when it says that it has started."""
         if (self.run / f"{unit}.pid").exists():
@@ -57,6 +66,8 @@ class Host:
 
     def stop(self, unit: str) -> None:
         """Stop a unit, and return when it has ended."""
+        if unit != REDIS:
+            self.file(unit)
         written = self.run / f"{unit}.pid"
         if not written.exists():
             return
@@ -83,14 +94,9 @@ class Host:
                     return
 
     def _start_by_file(self, unit: str) -> None:
-        name, at, instance = unit.partition("@")
-        path = Path(self.place(f"/etc/systemd/system/{name}{at}.service"))
-        if not path.is_file():
-            print(f"Unit {unit}.service not found.", file=sys.stderr)
-            sys.exit(NOT_KNOWN)
         file = configparser.RawConfigParser(strict=False, delimiters=("=",))
         file.optionxform = str  # type: ignore[assignment, method-assign]
-        file.read_string(path.read_text().replace("%i", instance))
+        file.read_string(self.file(unit).read_text().replace("%i", unit.partition("@")[2]))
         service = file["Service"]
         settings = Path(self.place(service["EnvironmentFile"]))
         if not settings.is_file() or not settings.read_text():

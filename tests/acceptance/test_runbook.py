@@ -143,7 +143,7 @@ def test_the_commands_for_docker_are_of_what_compose_yaml_has(tmp_path: Path) ->
     used = ["$STOP_WORKERS", "$STOP_REDIS", '$CHECK_AOF --fix "$DATA/x"', "$START_REDIS", "$START_WORKERS",
             "$REDIS_CLI PING", "$PUTER worker --health", "ls $HOST_FOLDER/admin.env"]  # fmt: skip
     host.run(set_up)
-    told = host.run("\n".join([variables, *used, upgrade]))
+    told = host.run("\n".join([variables, *used, upgrade]), REDISCLI_AUTH="0a1b", PUTER_REDIS_URL="redis://")
     listed = host.run(f"{variables}\n$PUTER_ADMIN user list")
 
     health = " ".join(
