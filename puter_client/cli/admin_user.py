@@ -29,6 +29,7 @@ _LOST = {
     "worker": "all workers lose Redis, and no request is taken any more",
     "admin": "no change of users takes effect any more until Redis is restarted",
     "replica": "no replica can follow this Redis any more",
+    "sentinel": "Sentinels lose this Redis, so nothing takes over when it fails",
 }
 folder_option = click.option(
     "--folder",

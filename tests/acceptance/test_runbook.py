@@ -184,9 +184,12 @@ def test_a_namespace_is_stopped(host: RunbookHost) -> None:
         "/opt/puter/bin/puter submit --tag 'job-{i}' --count 2 --region us-east-1 --ssh-from none --run true", **betty
     )
     host.wait_for("EXISTS", "puter:team-a:record:job-1")
-    (told,) = host.follow(STOP)
-    status = host.run("/opt/puter/bin/puter status --all --json", **betty)
+    held, told = host.follow(STOP)
+    status = host.type("$PUTER status --all --json --namespace team-a")
+    with host.as_user(host.betty) as outside, pytest.raises(redis.AuthenticationError):
+        outside.ping()
 
+    assert held.splitlines()[0] == "OK"
     assert status.count('"phase":"cancelled"') + status.count('"phase": "cancelled"') == 2, (requested, told, status)
 
 
