@@ -1,13 +1,21 @@
 -- Checks guards, then writes. Redis runs nothing else meanwhile, so no guard can change between check and commands.
--- ARGV[1]: {guards, commands, places} in MessagePack; a guard is {kind, key, field, expected}, a command is a list of
--- words. Words that are bytes are the other arguments: the MessagePack of Redis's Lua cannot carry bytes that are not
--- text. The place of ARGV[n + 1] is places[n]: {1 for guards or 2 for commands, number there, number of the word}.
+-- ARGV: {guards, commands, places} in MessagePack; a guard is {kind, key, field, expected}, a command is a list of
+-- words. Words that are bytes follow: the MessagePack of Redis's Lua cannot carry bytes that are not text. The place of
+-- the nth is places[n]: {1 for guards or 2 for commands, number there, number of the word, in how many arguments it
+-- comes}. In how many the MessagePack comes is ARGV[1]: Redis limits the size of one argument, not of all.
 -- Returns the 1-based numbers of the guards that did not hold; if there is one, nothing was written.
 -- If Redis refuses a command (out of memory, wrong type), the script ends there: earlier commands stay written.
-local sent = cmsgpack.unpack(ARGV[1])
+local at = 2
+local function joined(parts)
+  local value = parts == 1 and ARGV[at] or table.concat(ARGV, '', at, at + parts - 1)
+  at = at + parts
+  return value
+end
+
+local sent = cmsgpack.unpack(joined(tonumber(ARGV[1])))
 local guards, commands, places = unpack(sent)
-for number, place in ipairs(places) do
-  sent[place[1]][place[2]][place[3]] = ARGV[number + 1]
+for _, place in ipairs(places) do
+  sent[place[1]][place[2]][place[3]] = joined(place[4])
 end
 
 local holds = {

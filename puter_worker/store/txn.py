@@ -20,6 +20,8 @@ _JOINED = frozenset({"HSET", "HDEL", "RPUSH", "SADD", "SREM", "ZADD", "ZREM"})
 _FLAGS = frozenset({"NX", "XX"})
 # Lua passes each word of a command on its stack, which has room for some 8,000.
 _JOINED_WORDS = 2_000
+# Redis takes arguments of up to proto-max-bulk-len, which deploy/redis.conf sets to the least possible, 1 MiB.
+PART_BYTES = 1_000_000
 
 
 @dataclass(slots=True)
@@ -140,9 +142,12 @@ class Txn:
         return [*self._commands.values(), *kept, *told]
 
     def args(self) -> list[bytes]:
-        """The ARGV of `txn.lua`: guards, commands and the places of the bytes in them, then the bytes themselves."""
+        """The ARGV of `txn.lua`: guards, commands and the places of the bytes in them, then the bytes themselves.
+
+        What is larger than PART_BYTES comes in several arguments, and in front is in how many the first one does.
+        """
         all_bytes: list[bytes] = []
-        places: list[tuple[int, int, int]] = []
+        places: list[tuple[int, int, int, int]] = []
         sent = ([list(words) for words in self._guards], [list(words) for words in self.commands])
         for which, lists in enumerate(sent, 1):
             for number, words in enumerate(lists, 1):
@@ -151,9 +156,15 @@ class Txn:
                 for place, word in enumerate(words):
                     if isinstance(word, bytes):
                         words[place] = ""
-                        all_bytes.append(word)
-                        places.append((which, number, place + 1))
-        return [_encode((*sent, places)), *all_bytes]
+                        parts = _parts(word)
+                        all_bytes += parts
+                        places.append((which, number, place + 1, len(parts)))
+        first = _parts(_encode((*sent, places)))
+        return [b"%d" % len(first), *first, *all_bytes]
 
     def __bool__(self) -> bool:
         return bool(self._commands or self._kept or self._kept_if_new)
+
+
+def _parts(value: bytes) -> list[bytes]:
+    return [value[at : at + PART_BYTES] for at in range(0, len(value), PART_BYTES)] or [value]

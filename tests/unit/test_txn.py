@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import msgspec
+import pytest
 
 from puter_worker.store.names import WAKE
-from puter_worker.store.txn import Txn
+from puter_worker.store.txn import PART_BYTES, Txn
 
 
 def handed_over(txn: Txn) -> Any:
-    first, *others = txn.args()
-    *lists, places = msgspec.msgpack.decode(first)
-    assert all(isinstance(other, bytes) for other in others)
-    for other, (which, number, place) in zip(others, places, strict=True):
-        lists[which - 1][number - 1][place - 1] = other
+    """The guards and commands, joined as `txn.lua` does it."""
+    many, *args = txn.args()
+    assert all(len(arg) <= PART_BYTES for arg in args)
+    rest = iter(args)
+    *lists, places = msgspec.msgpack.decode(b"".join(islice(rest, int(many))))
+    for which, number, place, parts in places:
+        lists[which - 1][number - 1][place - 1] = b"".join(islice(rest, parts))
+    assert not list(rest)
     return lists
+
+
+@pytest.mark.parametrize("size", [0, 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES + 5])
+@pytest.mark.parametrize("word", ["\xe9", b"\xff"])
+def test_no_argument_is_larger_than_the_least_that_a_redis_can_be_set_to_take(word: str | bytes, size: int) -> None:
+    txn = Txn()
+    txn.expect_length("l", 0)
+    txn.do("RPUSH", "l", word * size, b"\xff", "x")
+
+    assert handed_over(txn) == [[["length", "l", "", 0]], [["RPUSH", "l", word * size, b"\xff", "x"]]]
 
 
 def test_guards_come_first_each_of_four_words_and_then_commands_in_their_order() -> None:
