@@ -168,7 +168,7 @@ async def _intake_alone(url: str, n: int) -> float:
         await store.db.sync_clock()
         intake = Intake(store, timings)
         began = time.monotonic()
-        while (await store.requests.ready())[0]:
+        while (await store.requests.ready()).names:
             await intake.run_once()
             await store.jobs.feed()
         took_s = time.monotonic() - began

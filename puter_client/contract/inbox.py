@@ -9,6 +9,9 @@ import msgspec
 
 from puter_client.contract.key import check_namespace, check_user
 
+# Bytes of the longest text of an inbox: a namespace has up to 39, a user up to 64 (contract.key), and a colon.
+LONGEST = 39 + 1 + 64
+
 
 class Inbox(msgspec.Struct, frozen=True, order=True):
     """The inbox of one user in one namespace; its text is `<namespace>:<user>`, or `<namespace>` without a user.

@@ -31,7 +31,7 @@ from puter_worker.stages.refused import Refused
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.database import is_wrong_type
-from puter_worker.store.requests import INBOX_BYTES, TAKE_REQUESTS
+from puter_worker.store.requests import INBOX_BYTES, READY_AT_ONCE, TAKE_REQUESTS
 from puter_worker.store.store import Store
 from puter_worker.tasks import in_slices
 from puter_worker.timings import Timings
@@ -40,6 +40,7 @@ _log = structlog.get_logger("puter.intake")
 # Nothing is launched for these, so they need not wait until EC2 has confirmed the machine.
 _OF_WHAT_RUNS = (StopRequest, ExtendRequest, ConsoleRequest)
 _READY_SET = "(ready set)"
+_NO_INBOX = "not an inbox"
 # A name whose requests were taken is removed from the ready set too: a few at a time are no flood.
 _MANY_NAMES = 100
 _READS = 20
@@ -70,6 +71,8 @@ class Intake(Stage):
         self._store = store
         self._timings = timings
         self._refused = Refused(store.db.clock, metrics)
+        self._cursor = 0  # where the next part of the ready set begins
+        self._seen: set[str] = set()  # namespaces and inboxes in the parts since the first one
         self._served: dict[str, int] = {}  # namespaces and inboxes with requests → number of their latest turn
         self._turn = 0
 
@@ -101,7 +104,7 @@ class Intake(Stage):
         if failures:
             raise failures[0]  # the runner logs it, and pauses this stage
         # Look again at once: there may be more requests, or another intake may have taken the same ones.
-        return 0.0 if names or removed else self._timings.sweep_s
+        return 0.0 if names or removed or self._cursor else self._timings.sweep_s
 
     async def _cut(self, inboxes: list[Inbox]) -> None:
         """Drop what large inboxes hold beyond their limit, before Redis refuses the writes of everybody."""
@@ -113,23 +116,32 @@ class Intake(Stage):
 
     def _in_turns(self, inboxes: list[Inbox]) -> list[Inbox]:
         """Whose namespace, and then who, was served longest ago comes first: few requests do not wait for many."""
-        names = {name for inbox in inboxes for name in (inbox.namespace, str(inbox))}
-        self._served = {name: turn for name, turn in self._served.items() if name in names}
+        self._seen.update(name for inbox in inboxes for name in (inbox.namespace, str(inbox)))
+        if not self._cursor:  # all parts were read: others have no requests
+            self._served = {name: turn for name, turn in self._served.items() if name in self._seen}
+            self._seen.clear()
         random.shuffle(inboxes)  # workers that start at the same one would only meet each other
         served = self._served
         return sorted(inboxes, key=lambda inbox: (served.get(inbox.namespace, 0), served.get(str(inbox), 0)))
 
     async def _ready(self) -> tuple[list[str], int]:
-        """Names of inboxes with requests, and how many without any were removed: a flood of those is cleared soon."""
+        """Names of inboxes with requests, and how many without were removed: a flood of those is cleared soon.
+
+        What follows in the ready set comes in the next run.
+        """
         names: dict[str, None] = {}
-        removed_in_all = 0
+        removed, too_long = 0, 0
         for _ in range(_READS):
-            ready, removed = await self._store.requests.ready()
-            names |= dict.fromkeys(ready)
-            removed_in_all += removed
-            if removed < _MANY_NAMES:
+            part = await self._store.requests.ready(self._cursor)
+            self._cursor = part.cursor
+            names |= dict.fromkeys(part.names)
+            removed += part.empty
+            too_long += part.too_long
+            if not self._cursor or len(names) >= READY_AT_ONCE:
                 break
-        return list(names), removed_in_all
+        if too_long:
+            self._refused.add(_READY_SET, {_NO_INBOX: too_long})
+        return list(names), removed
 
     async def _checked(self, names: list[str]) -> list[Inbox]:
         """The inboxes of these names; what is no inbox's name is removed from the ready set."""
@@ -138,7 +150,7 @@ class Intake(Stage):
             try:
                 inboxes.append(Inbox.parse(name))
             except InvalidInput:
-                self._refused.add(_READY_SET, {"not an inbox": 1})
+                self._refused.add(_READY_SET, {_NO_INBOX: 1})
                 await self._store.requests.drop_ready(name)
         return inboxes
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import structlog
 from redis.exceptions import ResponseError
 
-from puter_client.contract.inbox import Inbox
+from puter_client.contract.inbox import LONGEST, Inbox
 from puter_client.contract.key import PuterKey
 from puter_client.contract.request import MAX_REQUEST_BYTES
 from puter_client.store import names as public
@@ -23,8 +24,26 @@ TAKE_BYTES = 1_000_000
 INBOX_BYTES = 32_000_000
 # Each may have MAX_REQUEST_BYTES.
 PARKED_AT_ONCE = 20
-# Some 0.5 ms of Redis's time. A host with more inboxes than this looks at the others in the next runs.
+# Some 1 ms of Redis's time. A host with more inboxes than this looks at the others in the next runs.
 READY_AT_ONCE = 1_000
+# Names of inboxes never reach it: it bounds what is copied of long names that are none.
+READY_BYTES = 1_000_000
+
+
+class Ready(NamedTuple):
+    """A part of the ready set.
+
+    Attributes:
+        names: those with requests. Clients write them: bytes that are not UTF-8 are surrogates.
+        empty: how many names without requests were removed.
+        too_long: how many names were removed that are longer than an inbox's can be.
+        cursor: where the next part begins; 0: this was the last one.
+    """
+
+    names: Sequence[str] = ()
+    empty: int = 0
+    too_long: int = 0
+    cursor: int = 0
 
 
 class Requests:
@@ -38,14 +57,19 @@ class Requests:
         self._db = db
         self.parked_keys = DueItems(db, names.PARKED, topic=None, longest_s=db.timings.unclaimed_s)
 
-    async def ready(self) -> tuple[list[str], int]:
-        """Names of inboxes with requests, of a part of the ready set, and how many without any were removed from it.
+    async def ready(self, cursor: int = 0) -> Ready:
+        """Read a part of the ready set, and remove names from it that nobody waits under.
 
-        Clients write the names: bytes that are not UTF-8 become surrogates.
+        `cursor`: that of the part before; 0 begins anew.
         """
         try:
-            raws, removed = await self._db.scripts.ready(
-                public.READY, most=READY_AT_ONCE, inbox_prefix=public.inbox("")
+            raws, empty, too_long, after = await self._db.scripts.ready(
+                public.READY,
+                cursor,
+                most=READY_AT_ONCE,
+                most_bytes=READY_BYTES,
+                longest=LONGEST,
+                inbox_prefix=public.inbox(""),
             )
         except ResponseError as error:
             if not is_wrong_type(error):
@@ -53,8 +77,8 @@ class Requests:
             # A client made it a key of another type, which would stop every intake. The next request makes it again.
             _log.error("ready_set.removed", why="it was not a set")
             await self._db.redis.unlink(public.READY)
-            return [], 0
-        return [raw.decode(errors="surrogateescape") for raw in raws], removed
+            return Ready()
+        return Ready([raw.decode(errors="surrogateescape") for raw in raws], empty, too_long, after)
 
     async def drop_ready(self, name: str) -> None:
         """Remove a name from the ready set, whatever the inbox of that name holds."""

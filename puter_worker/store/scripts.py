@@ -81,10 +81,17 @@ class Scripts:
         count, *requests = await self._take(keys=keys, args=[most, most_bytes, largest, inbox, for_ms])
         return requests, count or None
 
-    async def ready(self, ready: str, *, most: int, inbox_prefix: str) -> tuple[list[bytes], int]:
-        """Read a part of the ready set; returns the names with requests, and how many without were removed."""
-        removed, *names = await self._ready(keys=[ready], args=[most, inbox_prefix])
-        return names, removed
+    async def ready(
+        self, ready: str, cursor: int, *, most: int, most_bytes: int, longest: int, inbox_prefix: str
+    ) -> tuple[list[bytes], int, int, int]:
+        """Read a part of the ready set from a cursor on.
+
+        Returns the names with requests, how many without and how many that were too long were removed, and the next
+        cursor: 0 at the end.
+        """
+        args = [cursor, most, most_bytes, longest, inbox_prefix]
+        after, empty, too_long, *names = await self._ready(keys=[ready], args=args)
+        return names, int(empty), int(too_long), int(after)
 
     async def cut(self, inbox: str, *, most_bytes: int) -> int:
         """Drop the newest requests of an inbox until it takes no more memory than this; returns how many."""

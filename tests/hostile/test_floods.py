@@ -10,42 +10,28 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 import redis
-from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from puter_client.client import MachineRequest
-from puter_client.contract.errors import StoreUnavailable
 from puter_client.contract.request import MAX_REQUEST_BYTES
 from puter_client.store import names as public
-from puter_worker.clock import Clock
 from puter_worker.stages.intake import Intake
 from puter_worker.store import names, wakeups
 from puter_worker.store.store import Store
 from puter_worker.timings import Timings
 from tests.hostile.sizes import SEED
-from tests.hostile.world import SharedRedis, shared
+from tests.hostile.world import SharedRedis, shared, store
 from tests.integration.workshop import spec
 
-__all__ = ["shared"]
+__all__ = ["shared", "store"]
 
 MANY = 100_000
 MB = 1_000_000
-
-
-@pytest.fixture
-async def store(shared: SharedRedis) -> AsyncIterator[Store]:
-    """A worker's store, as its user."""
-    async with Redis.from_url(shared.worker) as connected:
-        opened = Store(connected, clock=Clock(), timings=Timings())
-        await opened.db.sync_clock()
-        yield opened
 
 
 def names_without_requests(dice: random.Random) -> list[str]:
@@ -75,8 +61,9 @@ async def test_names_in_the_ready_set_keep_nobody_waiting_and_fill_no_log(
                 assert turns <= MANY / 1_000 / 20 + 2, "a run reads 20 times 1,000 names"
 
     assert len(lines) <= 3  # the flood, betty's request
-    while (await store.requests.ready())[1]:
-        pass
+    part = await store.requests.ready()
+    while part.cursor:
+        part = await store.requests.ready(part.cursor)
     with shared.plain(shared.worker) as behind:
         assert behind.scard(public.READY) <= 1
 
@@ -94,13 +81,13 @@ async def test_many_requests_that_are_too_large_cost_little_and_are_counted(shar
         for _ in range(200):
             mallory.rpush(public.inbox("mallory:mallory"), b"x" * (MAX_REQUEST_BYTES + 1))
         mallory.sadd(public.READY, "mallory:mallory")
-    before = shared.memory()
+    before = shared.peak()
     intake = Intake(store, Timings())
     with capture_logs() as lines:
-        while (await store.requests.ready())[0]:
+        while (await store.requests.ready()).names:
             await intake.run_once()
 
-    assert shared.memory() <= before + 8 * MB
+    assert shared.peak() <= before + 8 * MB
     refused = [line for line in lines if line["event"] == "requests.refused"]
     assert len(refused) == 1  # the others are told at the end of the minute
 
@@ -136,42 +123,6 @@ async def test_messages_without_end_are_not_read_one_by_one(shared: SharedRedis,
     assert 0 < heard < MANY / 20
 
 
-async def test_an_inbox_that_fills_redis_keeps_nobody_from_writing(shared: SharedRedis, store: Store) -> None:
-    """The other writes were refused, also the workers' own, so that nobody could take anything out of the inbox."""
-    with shared.host.admin() as admin:
-        admin.config_set("maxmemory", 160 * MB)
-    with shared.plain(shared.mallory) as mallory:
-        mallory.rpush(public.inbox("mallory:mallory"), *[b"{}"] * 10_000)  # the first of it says nothing of the rest
-        mallory.sadd(public.READY, "mallory:mallory")
-        for size in (500_000, 100):
-            fill(mallory, b"x" * size)
-    intake = Intake(store, Timings())
-    async with shared.puter("betty") as betty:
-        with pytest.raises(StoreUnavailable):
-            await betty.submit([MachineRequest("one", spec())])
-        await drained(intake)
-        await betty.submit([MachineRequest("one", spec())])
-        await drained(intake)
-        (view,) = await betty.views(["one"])
-
-    assert view.record is not None
-    assert shared.memory() < 80 * MB
-
-
-def fill(mallory: redis.Redis, request: bytes) -> None:
-    """Append to the inbox until Redis takes no more."""
-    with suppress(redis.OutOfMemoryError):
-        while True:
-            mallory.rpush(public.inbox("mallory:mallory"), request)
-
-
-async def drained(intake: Intake) -> None:
-    """A few runs of it; with a full Redis, its first ones may fail."""
-    for _ in range(5):
-        with suppress(redis.RedisError):
-            await intake.run_once()
-
-
 async def test_a_reader_that_does_not_read_is_cut_off(shared: SharedRedis) -> None:
     big = public.batch("mallory", "b-1")
     with shared.plain(shared.worker) as worker:
@@ -191,14 +142,3 @@ async def test_a_reader_that_does_not_read_is_cut_off(shared: SharedRedis) -> No
                 break
             assert shared.memory() <= before + 200 * MB
     assert cut_off
-
-
-def test_the_local_engines_server_has_the_same_limits(tmp_path: Path) -> None:
-    from puter_client.local.server import server_config
-    from puter_client.paths import Paths
-
-    limits = {"client-output-buffer-limit", "maxmemory-clients", "proto-max-bulk-len", "maxclients"}
-    shared_conf = (Path(__file__).parents[2] / "deploy/redis.conf").read_text()
-    engines = server_config(Paths.from_environ({"PUTER_HOME": str(tmp_path)}), tmp_path)
-    for text in (shared_conf, engines):
-        assert limits <= {line.partition(" ")[0] for line in text.splitlines()}

@@ -160,7 +160,7 @@ async def test_intake_answers_whatever_it_finds(
             for raw in itertools.islice(flood, len(KINDS)):
                 mallory.rpush(public.inbox("mallory:mallory"), raw)
             mallory.sadd(public.READY, "mallory:mallory")
-            while (await store.requests.ready())[0]:
+            while (await store.requests.ready()).names:
                 await intake.run_once()
 
     taken = [line for line in lines if line["event"] == "requests.taken"]

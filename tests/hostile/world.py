@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import redis
+from redis.asyncio import Redis
 
 from puter_client.acl.rules import Role
 from puter_client.client import PuterClient
+from puter_worker.clock import Clock
+from puter_worker.store.store import Store
+from puter_worker.timings import Timings
 from tests.integration.redis_servers import server_binaries
 from tests.integration.shared_host import SharedHost, shared_host
 
@@ -36,6 +40,16 @@ class SharedRedis(NamedTuple):
         """A client that may read every namespace, for looking behind."""
         return PuterClient.connect(self.worker, namespace=namespace)
 
+    def calls(self, command: str) -> int:
+        """How often the server has carried this command out, also in scripts."""
+        with self.host.admin() as admin:
+            return int(admin.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0))
+
+    def peak(self) -> int:
+        """The most bytes that the server has ever used."""
+        with self.plain(self.worker) as client:
+            return int(client.info("memory")["used_memory_peak"])
+
     def memory(self) -> int:
         """Bytes that the server uses."""
         with self.plain(self.worker) as client:
@@ -49,6 +63,15 @@ def shared(tmp_path: Path) -> Iterator[SharedRedis]:
         worker, betty, mallory = asyncio.run(_users(host))
         host.start()
         yield SharedRedis(worker, betty, mallory, host)
+
+
+@pytest.fixture
+async def store(shared: SharedRedis) -> AsyncIterator[Store]:
+    """A worker's store, as its user."""
+    async with Redis.from_url(shared.worker) as connected:
+        opened = Store(connected, clock=Clock(), timings=Timings())
+        await opened.db.sync_clock()
+        yield opened
 
 
 async def _users(host: SharedHost) -> list[str]:

@@ -13,6 +13,7 @@ from puter_client.contract.phase import ENDED, Phase
 from puter_client.contract.request import Origin
 from puter_client.view import View
 from puter_worker.rates import RUN_INSTANCES, Bucket
+from puter_worker.store.requests import Ready
 from tests.integration.stage_world import one_machine_each, redis_keeps_its_rules, time_passes, until
 from tests.integration.workshop import Workshop, spec
 
@@ -74,14 +75,14 @@ async def test_a_worker_ends_though_a_cancellation_is_swallowed(workshop: Worksh
     # redis-py sends through asyncio.wait_for, which before Python 3.12 swallows one that comes late.
     inside, swallowed = asyncio.Event(), asyncio.Event()
 
-    async def ready_namespaces() -> tuple[list[str], int]:
+    async def ready_namespaces(cursor: int = 0) -> Ready:
         inside.set()
         if not swallowed.is_set():
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 swallowed.set()
-        return [], 0
+        return Ready()
 
     worker = workshop.worker()
     worker.store.requests.ready = ready_namespaces  # type: ignore[method-assign]

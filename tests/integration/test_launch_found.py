@@ -103,7 +103,7 @@ async def taken_in(shop: SimWorkshop, idle: Worker, tags: Sequence[str]) -> None
     """One batch is past intake."""
     await shop.submit(*tags)
     intake = Intake(idle.store, shop.timings)
-    while (await idle.store.requests.ready())[0]:
+    while (await idle.store.requests.ready()).names:
         await intake.run_once()
 
 
