@@ -37,6 +37,9 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         place_kept_s: the place of a lost job in the queue is free again after this.
         backlog_again_s: how often tags without a place in arq's queue try again.
         taking_s: how long an intake keeps others from reading the same inbox.
+        watched_s: for so long after an inbox was cut, because it filled Redis, whether Redis is full is asked
+        watch_s: so often, and not only with every sweep.
+        look_through_s: the least time between two looks through all names for such inboxes, while Redis is almost full.
 
         account_s: how long an ensure job waits to learn the account of its credentials. It is shorter than
             job_timeout_s, because a job that times out cannot write a reason into the record.
@@ -172,6 +175,9 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     place_kept_s: float = 60.0
     backlog_again_s: float = 0.05
     taking_s: float = 2.0
+    watched_s: float = 600.0
+    watch_s: float = 0.2
+    look_through_s: float = 10.0
 
     account_s: float = 6.0
     another_worker_s: float = 0.5

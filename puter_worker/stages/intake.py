@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from contextlib import suppress
 
 import structlog
 
@@ -25,13 +24,14 @@ from puter_client.contract.request import ConsoleRequest, ExtendRequest, Request
 from puter_client.contract.userdata import texts_read
 from puter_worker.metrics import NO_METRICS, Metrics
 from puter_worker.policy import Rules
+from puter_worker.stages.cuts import Cuts
 from puter_worker.stages.decode import decode_request
 from puter_worker.stages.draft import Draft, decide_parked
 from puter_worker.stages.refused import Refused
 from puter_worker.stages.stage import Stage
 from puter_worker.store import wakeups
 from puter_worker.store.database import is_wrong_type
-from puter_worker.store.requests import INBOX_BYTES, READY_AT_ONCE, TAKE_REQUESTS
+from puter_worker.store.requests import READY_AT_ONCE, TAKE_REQUESTS
 from puter_worker.store.store import Store
 from puter_worker.tasks import in_slices
 from puter_worker.timings import Timings
@@ -44,9 +44,6 @@ _NO_INBOX = "not an inbox"
 # A name whose requests were taken is removed from the ready set too: a few at a time are no flood.
 _MANY_NAMES = 100
 _READS = 20
-# Clients can fill the rest between two runs only with gigabytes a second.
-_ALMOST_FULL = 0.75
-_CUT = f"Redis is almost full, and an inbox takes over {INBOX_BYTES // 1_000_000} MB"
 # With fewer requests in each transaction, most of its time would go into round trips.
 _LEAST_SHARE = 20
 # Of user data that was not read before, each may take 2 ms: so much of it is read in one turn of a namespace.
@@ -71,6 +68,7 @@ class Intake(Stage):
         self._store = store
         self._timings = timings
         self._refused = Refused(store.db.clock, metrics)
+        self._cuts = Cuts(store, timings, self._refused)
         self._cursor = 0  # where the next part of the ready set begins
         self._seen: set[str] = set()  # namespaces and inboxes in the parts since the first one
         self._served: dict[str, int] = {}  # namespaces and inboxes with requests → number of their latest turn
@@ -85,8 +83,7 @@ class Intake(Stage):
         if removed >= _MANY_NAMES:
             self._refused.add(_READY_SET, {"a name without requests": removed})
         inboxes = await self._checked(names)
-        if inboxes and await self._store.db.fullness() > _ALMOST_FULL:
-            await self._cut(inboxes)
+        look_again_s = await self._cuts.run_due(inboxes)
         users = Counter(inbox.namespace for inbox in inboxes)
         failures: list[Exception] = []
         taken, share = 0, max(_LEAST_SHARE, TAKE_REQUESTS // max(1, len(users)))
@@ -104,15 +101,7 @@ class Intake(Stage):
         if failures:
             raise failures[0]  # the runner logs it, and pauses this stage
         # Look again at once: there may be more requests, or another intake may have taken the same ones.
-        return 0.0 if names or removed or self._cursor else self._timings.sweep_s
-
-    async def _cut(self, inboxes: list[Inbox]) -> None:
-        """Drop what large inboxes hold beyond their limit, before Redis refuses the writes of everybody."""
-        for inbox in inboxes:
-            with suppress(*self._store.refusals):  # it is no list: whoever takes from it sees to that
-                if dropped := await self._store.requests.cut(inbox):
-                    _log.error("inbox.cut", namespace=inbox.namespace, user=inbox.user, dropped=dropped)
-                    self._refused.add(inbox.namespace, {_CUT: dropped})
+        return 0.0 if names or removed or self._cursor else min(look_again_s, self._timings.sweep_s)
 
     def _in_turns(self, inboxes: list[Inbox]) -> list[Inbox]:
         """Whose namespace, and then who, was served longest ago comes first: few requests do not wait for many."""

@@ -28,6 +28,8 @@ PARKED_AT_ONCE = 20
 READY_AT_ONCE = 1_000
 # Names of inboxes never reach it: it bounds what is copied of long names that are none.
 READY_BYTES = 1_000_000
+# Each SCAN takes some 0.5 ms of Redis's time, whatever it finds.
+SCANS, SCANNED_AT_ONCE = 10, 1_000
 
 
 class Ready(NamedTuple):
@@ -79,6 +81,22 @@ class Requests:
             await self._db.redis.unlink(public.READY)
             return Ready()
         return Ready([raw.decode(errors="surrogateescape") for raw in raws], empty, too_long, after)
+
+    async def inboxes(self, cursor: int = 0) -> tuple[list[str], int]:
+        """Names of inboxes with requests, whether or not the ready set has them, and the cursor of the next part.
+
+        A part is what SCAN finds under some 10,000 of all names in Redis; a cursor of 0 begins, and ends, the look.
+        """
+        found: dict[str, None] = {}
+        prefix = public.inbox("")
+        for _ in range(SCANS):
+            cursor, raws = await self._db.redis.scan(
+                cursor, match=public.inbox("*"), count=SCANNED_AT_ONCE, _type="list"
+            )
+            found |= dict.fromkeys(raw.decode(errors="surrogateescape").removeprefix(prefix) for raw in raws)
+            if not cursor:
+                break
+        return list(found), int(cursor)
 
     async def drop_ready(self, name: str) -> None:
         """Remove a name from the ready set, whatever the inbox of that name holds."""
