@@ -141,3 +141,10 @@ async def test_an_idle_worker_asks_how_full_redis_is_with_every_sweep_only(share
 
     assert shared.calls("info") - before <= 2  # this look at the count is one, too
     assert shared.calls("scan") == 0
+
+
+def test_a_client_can_write_into_no_database_that_workers_do_not_see(shared: SharedRedis) -> None:
+    with shared.plain(shared.mallory) as mallory:
+        for number in (1, 2, 15):
+            with pytest.raises(redis.ResponseError, match="DB index is out of range"):
+                mallory.execute_command("SELECT", number)
