@@ -77,10 +77,11 @@ def connection_pool(url: str, *, max_connections: int = 64, timeout_s: float = 5
     Raises:
         InvalidInput: the URL cannot be used.
     """
-    from redis.asyncio import BlockingConnectionPool
     from redis.asyncio.retry import Retry
     from redis.backoff import ExponentialBackoff
     from redis.exceptions import ConnectionError as RedisConnectionError
+
+    from puter_client.store.pool import LivePool
 
     to = RedisUrl.parse(check_url(url))
     arguments = {
@@ -93,7 +94,7 @@ def connection_pool(url: str, *, max_connections: int = 64, timeout_s: float = 5
         **connection_arguments(to),
     }
     if not to.sentinels:
-        return BlockingConnectionPool(**arguments)
+        return LivePool(**arguments)
     from puter_client.store.sentinel import Primary, PrimaryPool
 
     primary = Primary(to.sentinels, to.service, **_sentinel_arguments(to))

@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, cast
 
-from redis.asyncio import BlockingConnectionPool, SSLConnection
+from redis.asyncio import SSLConnection
 from redis.asyncio.connection import Connection
 from redis.asyncio.sentinel import Sentinel, SentinelManagedConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from puter_client.store.pool import LivePool
 
 ASK_S = 1.0  # limit for the answer of a Sentinel
 Address = tuple[str, int]
@@ -172,7 +174,7 @@ async def _try_again(error: RedisError) -> None:
         raise error
 
 
-class PrimaryPool(BlockingConnectionPool):
+class PrimaryPool(LivePool):
     """A pool of connections to the primary."""
 
     def __init__(self, primary: Primary, *, tls: bool, **arguments: Any) -> None:
