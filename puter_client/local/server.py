@@ -268,7 +268,7 @@ def server_config(paths: Paths, data: Path) -> str:
             "client-output-buffer-limit pubsub 32mb 8mb 60",
             "maxmemory-clients 256mb",
             "maxclients 1000",
-            "timeout 0",
+            "timeout 60",
             "",
         )
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import signal
 import subprocess
 import time
@@ -90,9 +91,9 @@ def host(tmp_path: Path) -> Iterator[RunbookHost]:
 
 
 REVOKE, STOP, FLOOD = "Revoke now", "Stop or drain a namespace", "Flood"
-MEMORY, DISK = "Full memory", "Full disk"
+CONNECTION, MEMORY, DISK = "No connection", "Full memory", "Full disk"
 BACKUP, RESTORE = "Backup", "Restore"
-FOLLOWED = {VARIABLES, FIRST, REVOKE, STOP, FLOOD, MEMORY, DISK, BACKUP, RESTORE, UPGRADE}
+FOLLOWED = {VARIABLES, FIRST, REVOKE, STOP, FLOOD, CONNECTION, MEMORY, DISK, BACKUP, RESTORE, UPGRADE}
 
 
 def test_every_block_is_followed_and_says_whether_it_needs_docker() -> None:
@@ -204,6 +205,20 @@ def test_a_flood_is_ended(host: RunbookHost) -> None:
     assert seen.splitlines()[:2] == ["1", "1000"]
     assert "tot-mem=" in seen
     assert dropped.split() == ["1", "1", "1"]
+
+
+def test_sockets_that_do_not_sign_in_are_ended(host: RunbookHost) -> None:
+    with socket.create_connection(("127.0.0.1", host.port), timeout=30) as silent, host.as_user(host.betty) as betty:
+        betty.ping()
+        (told,) = host.follow(CONNECTION)
+
+        assert silent.recv(1) == b""
+        assert betty.ping()
+    *users, killed = told.splitlines()
+    assert killed == "1"
+    assert {tuple(line.split()) for line in users} == {
+        ("1", "user=admin"), ("1", "user=betty"), ("1", "user=default"),
+    }  # fmt: skip
 
 
 def test_a_full_redis_takes_writes_again(host: RunbookHost) -> None:

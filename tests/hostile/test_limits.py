@@ -16,7 +16,6 @@ DIFFERS = {
     "databases": ("1", None),  # it has one user, who may do everything
     "maxmemory": ("1gb", "0"),  # nobody else shares it: what its user submits is not refused
     "maxmemory-clients": ("25%", "256mb"),  # 25 % of the other's maxmemory: here there is none to take a part of
-    "timeout": ("3600", "0"),
     "maxclients": ("10000", "1000"),  # one user's commands: a login session may often open 1,024 files
 }
 
