@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
