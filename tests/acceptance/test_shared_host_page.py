@@ -86,7 +86,8 @@ def added(host: PageHost) -> str:
 
 
 def test_every_block_is_followed_or_named_here() -> None:
-    assert {block.heading for block in BLOCKS} == {COMPOSE, PLAIN, USERS, POLICY, ELSEWHERE}
+    others = {"Failing over"}  # test_failing_over.py follows them
+    assert {block.heading for block in BLOCKS} - others == {COMPOSE, PLAIN, USERS, POLICY, ELSEWHERE}
     assert [len(commands(heading)) for heading in (COMPOSE, PLAIN, USERS, POLICY, ELSEWHERE)] == [1, 2, 1, 2, 1]
 
 

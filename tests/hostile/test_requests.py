@@ -149,7 +149,7 @@ async def test_intake_answers_whatever_it_finds(
 ) -> None:
     reasons = Counter[str]()
 
-    def add(_: Refused, _namespace: str, told: Mapping[str, int]) -> None:
+    def add(_: Refused, _namespace: str, told: Mapping[str, int], *_examples: object) -> None:
         reasons.update(told)
 
     monkeypatch.setattr(Refused, "add", add)
