@@ -15,12 +15,14 @@ from pathlib import Path
 import msgspec
 import pytest
 import redis
+from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from puter_client.acl.rules import FIRST_LINES, SERVICES, Role, rules
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.console import Console
 from puter_client.contract.errors import NotPermitted, StoreUnavailable
+from puter_client.contract.inbox import Inbox
 from puter_client.contract.key import PuterKey
 from puter_client.contract.outcome import Outcome
 from puter_client.contract.output import Output
@@ -30,8 +32,11 @@ from puter_client.contract.spec import Spec
 from puter_client.store import names as public
 from puter_client.store.clientstore import ClientStore
 from puter_client.view import View, WaitFor
+from puter_worker.clock import Clock
 from puter_worker.store import names
 from puter_worker.store.arq_adapter import JOB_PREFIX, QUEUE
+from puter_worker.store.store import Store
+from puter_worker.timings import Timings
 from tests.integration.redis_servers import RedisServer
 from tests.integration.workshop import Workshop, spec
 
@@ -389,6 +394,18 @@ async def test_a_worker_is_refused_nothing_from_a_launch_to_its_label(
         log = admin.execute_command("ACL", "LOG")
     refused = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in log]
     assert [entry for entry in refused if entry[b"username"] == b"worker"] == []
+
+
+async def test_a_worker_finds_and_cuts_a_large_inbox_with_no_more_than_its_rights(guarded: Guarded) -> None:
+    with guarded.client("betty") as betty:
+        for _ in range(40):
+            betty.rpush(public.inbox("betty:betty"), b"x" * 1_000_000)  # and not into the ready set
+    async with Redis.from_url(guarded.url("worker")) as connected:
+        requests = Store(connected, clock=Clock(), timings=Timings()).requests
+        found, cursor = await requests.inboxes()
+
+        assert (found, cursor) == (["betty:betty"], 0)
+        assert await requests.cut(Inbox.parse(*found)) == 20
 
 
 @pytest.mark.parametrize(
