@@ -24,7 +24,7 @@ TAKE_BYTES = 1_000_000
 INBOX_BYTES = 32_000_000
 # Each may have MAX_REQUEST_BYTES.
 PARKED_AT_ONCE = 20
-# Some 1 ms of Redis's time. A host with more inboxes than this looks at the others in the next runs.
+# A few ms of Redis's time. A host with more inboxes than this looks at the others in the next runs.
 READY_AT_ONCE = 1_000
 # Names of inboxes never reach it: it bounds what is copied of long names that are none.
 READY_BYTES = 1_000_000
