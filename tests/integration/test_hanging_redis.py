@@ -23,7 +23,10 @@ from puter_client.timings import DEFAULT_TIMINGS
 MOST_S = 5.0
 # What the answer to a command may need to come through the loopback interface.
 GRACE_S = 0.02
-ANSWERS = {b"TIME": b"*2\r\n$1\r\n1\r\n$1\r\n0\r\n", b"MULTI": b"+OK\r\n", b"HGETALL": b"*0\r\n", b"LLEN": b":0\r\n"}
+ANSWERS = {
+    b"TIME": b"*2\r\n$1\r\n1\r\n$1\r\n0\r\n", b"MULTI": b"+OK\r\n", b"HGETALL": b"*0\r\n", b"LLEN": b":0\r\n",
+    b"HSCAN": b"*2\r\n$1\r\n0\r\n*0\r\n",
+}  # fmt: skip
 
 
 class QuickSelector(selectors.DefaultSelector):
