@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import msgspec
 import pytest
-from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 from structlog.testing import capture_logs
 
@@ -18,7 +15,6 @@ from puter_client.contract.record import Record
 from puter_client.contract.request import CancelRequest, ExtendRequest, Origin, Request, StopRequest, UpRequest
 from puter_client.store import names as public
 from puter_client.view import WaitFor
-from puter_worker.clock import Clock
 from puter_worker.policy import Rules, Sums
 from puter_worker.stages.draft import decide_parked
 from puter_worker.stages.intake import Intake
@@ -27,10 +23,10 @@ from puter_worker.store.store import Store
 from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import Versioned
 from puter_worker.timings import Timings
-from tests.hostile.world import SharedRedis, shared
+from tests.hostile.world import SharedRedis, shared, store
 from tests.integration.workshop import spec
 
-__all__ = ["shared"]
+__all__ = ["shared", "store"]
 
 # In whose name mallory asks, and what else a client could ask for.
 CLAIM = "betty"
@@ -40,15 +36,6 @@ REQUESTS: list[Request] = [
     StopRequest(tag="one", user=CLAIM),
     ExtendRequest(tag="one", user=CLAIM, add_s=60),
 ]
-
-
-@pytest.fixture
-async def store(shared: SharedRedis) -> AsyncIterator[Store]:
-    """A worker's store, as its user."""
-    async with Redis.from_url(shared.worker) as connected:
-        opened = Store(connected, clock=Clock(), timings=Timings())
-        await opened.db.sync_clock()
-        yield opened
 
 
 def stored(shared: SharedRedis, namespace: str, tag: str) -> Record | None:

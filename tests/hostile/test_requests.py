@@ -13,14 +13,13 @@ import random
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from email.parser import BytesHeaderParser
 from types import FrameType
 from typing import Any
 
 import pytest
 import yaml
-from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from puter_client.client import MachineRequest
@@ -29,7 +28,6 @@ from puter_client.contract.multipart import MAX_HEADER_BYTES
 from puter_client.contract.readers import MAX_CIDRS, parse_cidr
 from puter_client.contract.userdata import MAX_PARTS, MAX_YAML_EVENTS, parts_of
 from puter_client.store import names as public
-from puter_worker.clock import Clock
 from puter_worker.stages.decode import addressee_of, decode_request
 from puter_worker.stages.intake import TURN_BYTES, USER_DATA_AT_ONCE, Intake
 from puter_worker.stages.refused import Refused
@@ -37,22 +35,13 @@ from puter_worker.store.store import Store
 from puter_worker.timings import Timings
 from tests.hostile.requests import KINDS, hostile_requests, up
 from tests.hostile.sizes import SEED, size
-from tests.hostile.world import SharedRedis, shared
+from tests.hostile.world import SharedRedis, shared, store
 from tests.integration.workshop import spec
 
-__all__ = ["shared"]
+__all__ = ["shared", "store"]
 
 ROUNDS = size(60, 10_000 // len(KINDS) + 1)
 REQUESTS = ROUNDS * len(KINDS)
-
-
-@pytest.fixture
-async def store(shared: SharedRedis) -> AsyncIterator[Store]:
-    """A worker's store, as its user."""
-    async with Redis.from_url(shared.worker) as connected:
-        opened = Store(connected, clock=Clock(), timings=Timings())
-        await opened.db.sync_clock()
-        yield opened
 
 
 def look_at(raw: bytes) -> str | None:
