@@ -21,6 +21,8 @@ from puter_worker.store.database import Database
 MOST_NAMESPACES = 100
 MOST_TARGETS = 50
 MOST_PAIRS = 500
+_A_STEP = 5
+_MOST_BYTES = 1_000_000
 _BY_TARGET = (names.INTENTS, names.LABELS, names.ORDERS, names.RESULTS, names.CONSOLES)
 
 
@@ -106,11 +108,11 @@ async def read_overview(db: Database) -> Overview:
         RedisError, OSError: see `Database.errors`.
     """
     now = db.now()
-    waiting_names, backlogs, targets, opening = await _ask(
-        db, ("SRANDMEMBER", public.READY, MOST_NAMESPACES), ("SRANDMEMBER", names.BACKLOGS, MOST_NAMESPACES),
+    backlogs, targets, opening = await _ask(
+        db, ("SRANDMEMBER", names.BACKLOGS, MOST_NAMESPACES),
         ("ZREVRANGE", names.TARGETS, 0, MOST_TARGETS - 1), ("SRANDMEMBER", names.INGRESS, MOST_NAMESPACES),
     )  # fmt: skip
-    inboxes = list(_inboxes(_texts(waiting_names)))
+    inboxes = list(_inboxes(_texts(await _ready(db))))
     known, texts = _texts(targets), _texts(backlogs)
     ready, targets_in_all, backlogs_in_all, workers, on_its_way, resolving, launching = _counts(
         await _ask(
@@ -158,6 +160,19 @@ async def read_overview(db: Database) -> Overview:
         or cut_look_ups
         or cut_launches,
     )
+
+
+async def _ready(db: Database) -> list[bytes]:
+    """Some names of the ready set: clients write them, each of up to 1 MB, so a few are read at a time."""
+    found: dict[bytes, None] = {}
+    cursor = size = 0
+    for _ in range(MOST_NAMESPACES):
+        cursor, part = (await _ask(db, ("SSCAN", public.READY, cursor, "COUNT", _A_STEP)))[0] or (0, [])
+        found |= dict.fromkeys(part)
+        size += sum(map(len, part))
+        if not int(cursor) or len(found) >= MOST_NAMESPACES or size > _MOST_BYTES:
+            break
+    return list(found)[:MOST_NAMESPACES]
 
 
 async def _ask(db: Database, *commands: tuple[Any, ...]) -> list[Any]:
