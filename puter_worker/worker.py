@@ -176,9 +176,8 @@ class Worker:
         self._sessions.hurry()
         try:
             async with asyncio.timeout(self._settings.drain_s):
-                with suppress(*self.store.errors):
-                    await self._announce.announce_draining()
-                await self._runner.stop(self._stages)
+                # At once: a Redis that does not answer must not have the stages begin anything more.
+                await asyncio.gather(self._runner.stop(self._stages), self._announce_draining())
         except TimeoutError:
             _log.warning("worker.not_drained", why="other workers continue what is in progress")
         finally:
@@ -191,6 +190,10 @@ class Worker:
             await self._redis.aclose()
             await self._redis.connection_pool.disconnect()
             _log.info("worker.ended")
+
+    async def _announce_draining(self) -> None:
+        with suppress(*self.store.errors):
+            await self._announce.announce_draining()
 
 
 def _counting() -> PrometheusMetrics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -91,6 +92,17 @@ async def test_a_viewer_who_cannot_call_it_is_not_told_that_none_runs(workshop: 
         finally:
             with workshop.server.client() as behind:
                 behind.execute_command("ACL DELUSER viewer")
+
+
+async def test_stages_drain_at_once_though_redis_is_slow_to_hear_of_it(workshop: Workshop) -> None:
+    async with workshop.working() as worker:
+        heard = asyncio.Event()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(announce_of(worker), "announce_draining", heard.wait)
+            worker.stop()
+            await until("its stages have ended", lambda: worker._runner.health() == ())
+            assert announced(workshop) == 1  # it has not ended yet
+            heard.set()
 
 
 async def test_credentials_that_fail_are_told_to_those_who_may_use_them(workshop: Workshop) -> None:
