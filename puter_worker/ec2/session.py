@@ -87,6 +87,7 @@ class Sessions:
         )
         self._profiles: dict[str | None, _Profile] = {}
         self._credentials: dict[str | None, Credentials] = {}
+        self._making = asyncio.Lock()
         self._offered: list[str] = []
         self._with_program: frozenset[str] = frozenset()
         self._offered_until = 0.0
@@ -217,6 +218,17 @@ class Sessions:
         for profile in profiles.values():
             await _retire(profile)
 
+    @contextlib.asynccontextmanager
+    async def _turn_to_make(self) -> AsyncIterator[None]:
+        """Clients are made one at a time, and the loop serves others between two: certificates are read for each.
+
+        A hundred regions at once would hold the loop for seconds. A turn takes nothing but CPU: no credentials are
+        resolved, nothing is called.
+        """
+        async with self._making:
+            await asyncio.sleep(0)
+            yield
+
     def _made(self, profile: str | None) -> _Profile:
         core = core_of(profile)
         # They outlive what is forgotten: how they failed last, and when, is known still.
@@ -253,11 +265,14 @@ class Sessions:
     async def _ask_account(self, known: _Profile, region: str) -> str:
         known.credentials.region = region
         async with contextlib.AsyncExitStack() as stack:
-            with self._settings_of(known.name):
-                sts = await stack.enter_async_context(
-                    known.session.client("sts", region_name=region, config=self._config)
-                )
-                check_connection_settings(known.core, sts.meta.endpoint_url)
+            async with self._turn_to_make():
+                if known.account_id is not None:  # another region's STS has said it meanwhile
+                    return known.account_id
+                with self._settings_of(known.name):
+                    sts = await stack.enter_async_context(
+                        known.session.client("sts", region_name=region, config=self._config)
+                    )
+                    check_connection_settings(known.core, sts.meta.endpoint_url)
             try:
                 return (await sts.get_caller_identity())["Account"]
             except Exception as unread:
@@ -288,11 +303,12 @@ class Sessions:
     async def _made_client(self, known: _Profile, region: str) -> _Client:
         known.credentials.region = region
         async with contextlib.AsyncExitStack() as stack:
-            with self._settings_of(known.name):
-                made = await stack.enter_async_context(
-                    known.session.client("ec2", region_name=region, config=self._config)
-                )
-                check_connection_settings(known.core, made.meta.endpoint_url)
+            async with self._turn_to_make():
+                with self._settings_of(known.name):
+                    made = await stack.enter_async_context(
+                        known.session.client("ec2", region_name=region, config=self._config)
+                    )
+                    check_connection_settings(known.core, made.meta.endpoint_url)
             return _Client(made, stack.pop_all())
 
 

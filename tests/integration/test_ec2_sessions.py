@@ -7,16 +7,19 @@ import os
 from pathlib import Path
 
 import pytest
+from aiobotocore.session import AioSession
 from redis.asyncio import Redis
 
 from puter_worker.clock import Clock
 from puter_worker.ec2.answers import Vpcs
+from puter_worker.ec2.aws_settings import check_connection_settings
 from puter_worker.ec2.calls import Caller
 from puter_worker.ec2.session import Sessions
 from puter_worker.errors import CredentialsError, Handling, ProfileMissing, UnknownRegion, WrongAccount
 from puter_worker.store.store import Store
 from puter_worker.target import TargetId
 from puter_worker.targets import Targets
+from puter_worker.tasks import cancel_all
 from puter_worker.timings import Timings
 from tests.integration.moto_server import REGION
 
@@ -183,6 +186,38 @@ async def test_a_client_is_made_once_for_all_that_ask_at_once(sessions: Sessions
 async def test_regions_have_clients_of_their_own(sessions: Sessions) -> None:
     async with sessions.ec2(None, "us-east-1") as one, sessions.ec2(None, "eu-west-1") as other:
         assert (one.meta.region_name, other.meta.region_name) == ("us-east-1", "eu-west-1")
+
+
+async def test_others_are_served_between_two_clients_though_many_regions_are_asked_at_once(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reads its certificates, which takes 20 ms of CPU or more."""
+    turns, made_in = 0, list[int]()
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def checked(core: AioSession, endpoint_url: str) -> None:
+        made_in.append(turns)
+        check_connection_settings(core, endpoint_url)
+
+    monkeypatch.setattr("puter_worker.ec2.session.check_connection_settings", checked)
+    configure("".join(f"[profile p{number}]\n{KEYS}" for number in range(20)))
+    others_run = asyncio.create_task(others())
+
+    async def opened(number: int) -> None:
+        await sessions.account_id(f"p{number}", REGION)
+        async with sessions.ec2(f"p{number}", REGION):
+            pass
+
+    await asyncio.gather(*(opened(number) for number in range(20)))
+    await cancel_all([others_run])
+
+    assert len(made_in) == 2 * 20  # one for STS, one for EC2
+    assert len(set(made_in)) == len(made_in)
 
 
 async def test_what_is_closed_can_be_opened_again(sessions: Sessions) -> None:
