@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from math import inf
 
 import msgspec
 
@@ -171,8 +172,13 @@ def choose_place(
 ) -> Choice:
     """The first place where machines may be launched now.
 
+    A place that has been refused for long comes after those that have not, and of several such the one that nobody has
+    tried for longest: attempts may be so slow that the pause of the first place ends before the last was tried.
+
     `backoffs`: those of the target, by name; `disk`: the root disk in GiB.
     """
+    free: Choice | None = None
+    tried_at = inf
     soonest: Choice | None = None
     dry: list[float] = []
     refused_since = _refused_since(wanted, backoffs, now, disk, timings)
@@ -180,8 +186,12 @@ def choose_place(
         held = {name: backoffs[name] for name in names_of(place, disk) if name in backoffs}
         waiting = {name: backoff for name, backoff in held.items() if backoff.until > now}
         if not waiting:
-            most = min((backoff.most for backoff in held.values()), default=FREE)
-            return Choice(place, most=most, limits=frozenset(held), refused_since=refused_since)
+            until = max((one.until for one in held.values() if _is_old(one, now, timings)), default=-inf)
+            if until < tried_at:
+                most = min((backoff.most for backoff in held.values()), default=FREE)
+                free = Choice(place, most=most, limits=frozenset(held), refused_since=refused_since)
+                tried_at = until
+            continue
         longest = max(waiting, key=lambda name: waiting[name].until)
         wait_s = waiting[longest].until - now
         if soonest is None or wait_s < soonest.wait_s:
@@ -189,6 +199,8 @@ def choose_place(
         since = [backoff.since for backoff in waiting.values() if backoff.since is not None]
         if since and all(map(is_of_capacity, waiting)):
             dry.append(min(since))
+    if free is not None:
+        return free
     if soonest is not None:
         dry_since = max(dry) if len(dry) == len(wanted) else None
         return msgspec.structs.replace(soonest, dry_since=dry_since, refused_since=refused_since)
@@ -211,6 +223,13 @@ def _refused_since(
 
 def _is_recent(backoff: Backoff, now: float, timings: Timings) -> bool:
     return now <= backoff.until + timings.refusals_end_s
+
+
+def _is_old(backoff: Backoff, now: float, timings: Timings) -> bool:
+    """Whether each attempt has been refused for so long that other places come first."""
+    if backoff.since is None or now - backoff.since < timings.prefer_spot_s:
+        return False
+    return _is_recent(backoff, now, timings)
 
 
 def either(spot: Choice, on_demand: Choice) -> Choice:

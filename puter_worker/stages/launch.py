@@ -207,7 +207,8 @@ class Launch(Stage):
             return choose_place(wanted, backoffs, now, disk=spec.disk, timings=self._timings)
 
         choice, zones = choose(spot=bool(spec.spot)), self._zones
-        if not subnets and choice.place != Place(types[0], spot=bool(spec.spot)):  # it is tried before any zone
+        first = Place(types[0], spot=bool(spec.spot))  # unless it was refused, it is tried before any zone
+        if not subnets and (choice.place != first or choice.refused_since is not None):
             self._read_zones_if_due()
             if zones is None:
                 return None

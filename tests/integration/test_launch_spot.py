@@ -107,8 +107,7 @@ def spot_is_scarce(slots: int) -> list[dict[str, object]]:
 async def test_who_only_prefers_spot_takes_on_demand_after_a_while(
     sim_workshop: SimWorkshop, limit: dict[str, Any]
 ) -> None:
-    # On a busy machine, too, all places are tried before the first of them may be tried again.
-    sim_workshop.hurry(prefer_spot_s=1.0, no_capacity_s=5.0)
+    sim_workshop.hurry(prefer_spot_s=1.0)
     await sim_workshop.sim.configure(**limit)
     async with sim_workshop.working():
         await sim_workshop.submit(*TAGS[:10], spot="prefer")

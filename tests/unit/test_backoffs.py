@@ -337,6 +337,32 @@ def test_a_place_counts_as_refused_until_a_success_or_until_nobody_has_tried_for
     assert choose_place([IN_A, IN_B], backoffs, NOW, timings=TIMINGS).refused_since is None
 
 
+def test_slow_attempts_reach_every_place_before_on_demand_counts() -> None:
+    wanted = places([f"t{number}.micro" for number in range(10)], ["a", "b", "c"], [], spot=True)
+    an_attempt_s = TIMINGS.no_capacity_s / 10  # after ten, the pause of the first is over
+    backoffs: dict[str, Backoff] = {}
+    tried: list[Place] = []
+    now = NOW
+    while (choice := choose_place(wanted, backoffs, now, timings=TIMINGS)).refused_since is None:
+        assert choice.place is not None
+        tried.append(choice.place)
+        name = capacity_name(choice.place)
+        backoffs[name] = after_no_capacity(backoffs.get(name), now, "dry", TIMINGS)
+        now += an_attempt_s
+        assert len(tried) < 10 * len(wanted), "some place is never tried"
+
+    assert set(tried) == set(wanted)
+    assert tried[10] == wanted[0]  # while it has not been refused for long, the order of the request counts
+
+
+def test_of_places_that_were_refused_for_long_the_one_that_waited_longest_is_tried_first() -> None:
+    long_s = TIMINGS.prefer_spot_s
+    backoffs = refused(IN_A, ago_s=70.0, since_s=long_s + 70.0) | refused(IN_B, ago_s=90.0, since_s=long_s + 1.0)
+
+    assert choose_place([IN_A, IN_B], backoffs, NOW, timings=TIMINGS).place == IN_B
+    assert choose_place([IN_A, IN_B, ANYWHERE], backoffs, NOW, timings=TIMINGS).place == ANYWHERE
+
+
 def test_refusals_after_a_long_pause_begin_anew() -> None:
     (morning,) = refused(IN_A, ago_s=10_000.0, since_s=20_000.0).values()
     (just_now,) = refused(IN_A, ago_s=100.0, since_s=20_000.0).values()
