@@ -139,21 +139,18 @@ class Lead(Stage):
             quarantine_s=self._settings.quarantine_s,
         )
         launch = Launch(store, target, gate, timings, most=most)
+        observe = Observe(
+            store, target, timings, quiet_s=self._settings.quiet_sweep_s, is_end_awaited=launch.is_end_awaited
+        )
         return [
             Resolve(store, target, self._forgotten, timings),
             launch,
             Explain(store, target, gate, timings, most=most, busy=launch.is_busy),
             Replay(store, target, gate, timings),
-            CarryOut(store, target, timings),
+            CarryOut(store, target, timings, expect_ends=observe.expect_ends),
             ReadResults(store, target, timings),
             ShowConsoles(store, target, timings),
-            Observe(
-                store,
-                target,
-                timings,
-                quiet_s=self._settings.quiet_sweep_s,
-                is_end_awaited=launch.is_end_awaited,
-            ),
+            observe,
         ]
 
     async def _lead(self, target: Target) -> None:

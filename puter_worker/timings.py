@@ -116,6 +116,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
 
         starting_s: how often machines that start are looked at: their owners wait for the address.
         address_s: EC2 may show a machine as running this long before it shows its public address.
+        ending_s: for how long machines that were told to stop are looked at as often as those that start: a workload
+            has 30 s, then its machine ends itself, and EC2 takes its time to end it.
         awaited_s: how often running machines are looked at while keys wait for one of them to end.
         reread_s: how long an observer uses a record as it last read or wrote it.
         overdue_s: a machine is shown as overdue this long after its deadline: shutting down takes a moment.
@@ -248,6 +250,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
 
     starting_s: float = 2.0
     address_s: float = 10.0
+    ending_s: float = 120.0
     awaited_s: float = 2.0
     reread_s: float = 300.0
     overdue_s: float = 300.0

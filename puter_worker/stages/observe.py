@@ -7,7 +7,7 @@ records as it last read or wrote them: if one has changed since then, its write 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 
 from puter_client.contract.key import PuterKey
@@ -30,7 +30,7 @@ RENEW_AT_ONCE = 500
 
 
 class Observe(Stage):
-    """Reads the machines of one target in EC2: starting ones often, all of them now and then."""
+    """Reads the machines of one target in EC2: often those that start or were told to stop, now and then all."""
 
     name = "observe"
     least_gap_s = 0.1
@@ -50,8 +50,15 @@ class Observe(Stage):
         self._confirm = Confirm(store, target, timings)
         self._swept_at = -inf
         self._looked_at = -inf
+        self._often_s = timings.starting_s
         self._nobody_waited_at = -inf
         self._known: dict[PuterKey, tuple[float, Versioned[Record]]] = {}
+        self._ending: dict[PuterKey, float] = {}  # → until when it is looked at often
+
+    def expect_ends(self, keys: Iterable[PuterKey]) -> None:
+        """Look at these machines often for a while: they were told to stop, and their owners wait for that."""
+        self._ending |= dict.fromkeys(keys, self._clock.monotonic() + self._timings.ending_s)
+        self.wake()
 
     async def run_once(self) -> float:
         """Read the machines that are due."""
@@ -59,18 +66,23 @@ class Observe(Stage):
         if now >= await self._sweep_due(now):
             await self._sweep()
             self._swept_at = self._looked_at = now
-        elif now >= self._looked_at + self._timings.starting_s:
-            starting = await self._store.machines.starting(name)
-            if starting:
-                await self.look_at(starting)
+        elif now >= self._looked_at + self._often_s:
+            changing = {*await self._store.machines.starting(name), *self._told_to_stop(now)}
+            if changing:
+                await self.look_at(list(changing))
                 self._looked_at = now
+            self._often_s = self._timings.starting_s * max(1.0, len(changing) / AWAITED)
         starting = await self._store.machines.starting(name)
         if starting and self._looked_at == now:
             await self._let_started(starting)
         due = await self._sweep_due(now)
-        if starting:
-            due = min(due, self._looked_at + self._timings.starting_s)
+        if starting or self._ending:
+            due = min(due, self._looked_at + self._often_s)
         return until_due(due, self._clock.monotonic(), at_most=self._timings.sweep_s)
+
+    def _told_to_stop(self, now: float) -> Iterable[PuterKey]:
+        self._ending = {key: until for key, until in self._ending.items() if now < until}
+        return self._ending
 
     async def _sweep(self) -> None:
         live = await self._store.machines.live(str(self._target))
@@ -100,6 +112,8 @@ class Observe(Stage):
         looked_at = await self._confirm.carry_over(living, shown)
         # The record of a key whose machine has ended is read again next time: it may have the next machine by then.
         after = {one.value.key: one for one in looked_at if one.value.phase in LIVE}
+        for key in set(keys) - after.keys():
+            self._ending.pop(key, None)
         for key in {one.value.key for one in living} - after.keys():
             self._known.pop(key, None)
         for one in after.values():

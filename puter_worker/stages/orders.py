@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import structlog
 
+from puter_client.contract.key import PuterKey
 from puter_client.contract.order import Order, OrderKind
 from puter_client.contract.phase import LIVE
 from puter_client.contract.record import EventKind, Record
@@ -48,12 +49,16 @@ class CarryOut(Stage):
     name = "orders"
     least_gap_s = 0.1
 
-    def __init__(self, store: Store, target: Target, timings: Timings) -> None:
+    def __init__(
+        self, store: Store, target: Target, timings: Timings, *, expect_ends: Callable[[Iterable[PuterKey]], None]
+    ) -> None:
+        """`expect_ends`: called with the keys of machines that were told to stop, again until they confirm it."""
         super().__init__()
         self.topics = frozenset({wakeups.orders(str(target))})
         self._store = store
         self._target = target
         self._timings = timings
+        self._expect_ends = expect_ends
 
     async def run_once(self) -> float:
         """Write the tags of orders that are due, and read the consoles of those that are to be confirmed."""
@@ -93,7 +98,13 @@ class CarryOut(Stage):
             await self._send(alike[half:])
             return
         await self._store.commit_each(alike, lambda txn, one: self._put_sent(txn, one, error))
+        if error is None:
+            self._expect_ends_of(alike)
         # A record that has changed meanwhile stays claimed, and its tags are written again.
+
+    def _expect_ends_of(self, sent: Sequence[Ordered]) -> None:
+        if stops := [machine.key for machine, _, order in sent if order.kind is OrderKind.STOP]:
+            self._expect_ends(stops)
 
     async def _write(self, ids: Sequence[str], tags: Mapping[str, str]) -> StageError | None:
         until = self._store.now() + self._timings.order_claim_s
@@ -132,6 +143,7 @@ class CarryOut(Stage):
     # -- confirmations --------------------------------------------------------------------------------------------
 
     async def _confirm(self, sent: Sequence[Ordered]) -> None:
+        self._expect_ends_of(sent)  # who led before may have sent them
         at_once = asyncio.Semaphore(READ_AT_ONCE)
 
         async def read(one: Ordered) -> tuple[Ordered, bool]:

@@ -95,6 +95,11 @@ class SimWorkshop(Workshop):
 
     # -- what EC2 holds and was asked ---------------------------------------------------------------------------
 
+    async def looks(self) -> int:
+        """How often machines were looked at by their ids."""
+        calls = await self.calls("DescribeInstances")
+        return sum(call.params.get("Filter.1.Name") == "instance-id" for call in calls)
+
     async def calls(self, action: str) -> list[Entry]:
         """What was asked of EC2, in its order."""
         return await self.sim.ledger(action=action)

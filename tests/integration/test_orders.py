@@ -82,12 +82,41 @@ async def test_a_stopped_workload_has_its_result(sim_workshop: SimWorkshop) -> N
         await eventually("it is confirmed", confirmed(sim_workshop, "one"))
         await sim_workshop.sim.write_console(one.id, frame(nonce, 143, result=Result.STOPPED))
         await sim_workshop.sim.shut_down(one.id)
-        (view,) = await sim_workshop.client.wait(tags=["one"], wait=WaitFor.FINISHED, timeout_s=30)
+        (view,) = await sim_workshop.client.wait(tags=["one"], wait=WaitFor.FINISHED, timeout_s=120)
         events = [event.event for event in await sim_workshop.told("one")]
 
     assert view.record
     assert (view.record.result, view.record.exit_code) == (Result.STOPPED, 143)
     assert [events.count(f"order.{what}") for what in ("given", "sent", "confirmed")] == [1, 1, 1]
+
+
+SELDOM_S = 600.0
+
+
+async def test_an_end_that_was_ordered_is_seen_soon(sim_workshop: SimWorkshop) -> None:
+    """Whoever stops a machine waits for its end: machines that were told to stop are looked at often."""
+    async with sim_workshop.working(quiet_sweep_s=SELDOM_S):
+        await sim_workshop.request("one")
+        await sim_workshop.client.stop(["one"])
+        await eventually("it is told", ordered(sim_workshop, "one"))
+        await sim_workshop.sim.shut_down((await seen(sim_workshop, "one")).id)
+        await sim_workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=120)
+
+
+async def test_whoever_leads_next_sees_an_end_that_was_ordered_as_soon(sim_workshop: SimWorkshop) -> None:
+    async with sim_workshop.working(quiet_sweep_s=SELDOM_S):
+        await sim_workshop.request("one")
+        await sim_workshop.client.stop(["one"])
+        await eventually("it is told", ordered(sim_workshop, "one"))
+    looks = await sim_workshop.looks()
+    async with sim_workshop.working(quiet_sweep_s=SELDOM_S):
+
+        async def is_looked_at() -> bool:
+            return await sim_workshop.looks() > looks
+
+        await eventually("its new leader has seen that it lives", is_looked_at)
+        await sim_workshop.sim.shut_down((await seen(sim_workshop, "one")).id)
+        await sim_workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=120)
 
 
 async def test_without_a_frame_an_ordered_end_is_stopped_and_not_run_again(sim_workshop: SimWorkshop) -> None:
@@ -96,7 +125,7 @@ async def test_without_a_frame_an_ordered_end_is_stopped_and_not_run_again(sim_w
         await sim_workshop.client.stop(["one"])
         await eventually("it is told", ordered(sim_workshop, "one"))
         await sim_workshop.sim.shut_down((await seen(sim_workshop, "one")).id)
-        (view,) = await sim_workshop.client.wait(tags=["one"], wait=WaitFor.FINISHED, timeout_s=30)
+        (view,) = await sim_workshop.client.wait(tags=["one"], wait=WaitFor.FINISHED, timeout_s=120)
 
     assert view.record
     assert view.record.result is Result.STOPPED
@@ -266,7 +295,7 @@ async def asked(shop: SimWorkshop, *tags: str, given: tuple[str, ...] = ("ttl",)
     """Request machines with a ttl that somebody has written; as they are when the requests have their answers."""
     requests = [MachineRequest(tag, spec(run="work", **fields), given) for tag in tags]
     batch = await shop.client.submit(requests, origin=Origin.UP)
-    return await shop.client.wait(batch_id=batch, tags=tags, wait=WaitFor.QUEUED, timeout_s=30)
+    return await shop.client.wait(batch_id=batch, tags=tags, wait=WaitFor.QUEUED, timeout_s=120)
 
 
 @pytest.mark.parametrize("ttl_s", [18_000, 1_800, None])
@@ -314,7 +343,7 @@ async def test_what_waits_for_its_launch_is_launched_with_another_ttl(sim_worksh
 
         await eventually("it joins", applied)
         await sim_workshop.faults()
-        (view,) = await sim_workshop.client.wait(tags=["one"], timeout_s=30)
+        (view,) = await sim_workshop.client.wait(tags=["one"], timeout_s=120)
         one = await seen(sim_workshop, "one")
 
     record = view.record
@@ -372,7 +401,7 @@ async def test_a_machine_that_redis_had_forgotten_has_its_own_deadline_or_the_on
         behind.flushall()
     async with sim_workshop.working(quarantine_s=0.0, quiet_sweep_s=0.2):
         await asked(sim_workshop, "one", given=given, ttl_s=18_000)
-        await sim_workshop.client.wait(tags=["one"], timeout_s=30)
+        await sim_workshop.client.wait(tags=["one"], timeout_s=120)
         if given:
             await eventually("it is told", ordered(sim_workshop, "one"))
         (record,) = await sim_workshop.records("one")
@@ -392,7 +421,7 @@ async def test_the_next_machine_of_a_retry_has_the_new_ttl_and_ends_as_was_reque
 ) -> None:
     async with sim_workshop.working(quiet_sweep_s=0.2):
         await asked(sim_workshop, "one", retries=1)
-        (view,) = await sim_workshop.client.wait(tags=["one"], timeout_s=30)
+        (view,) = await sim_workshop.client.wait(tags=["one"], timeout_s=120)
         first = await seen(sim_workshop, "one")
         await asked(sim_workshop, "one", ttl_s=None, retries=1)
         await eventually("it is told", ordered(sim_workshop, "one"))
