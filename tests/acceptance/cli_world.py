@@ -22,7 +22,7 @@ from tests.integration.moto_server import moto_served, reset_moto
 
 ROOT = Path(__file__).parents[2]
 PUTER = [sys.executable, "-m", "puter_client.cli"]
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 class Ran:

@@ -145,7 +145,7 @@ async def test_a_wait_ends_when_there_is_no_worker_any_more(fresh: CliWorld, sha
     async with session.connected(settings, timings=ClientTimings(worker_gone_after_s=0.5)) as client:
         await client.submit([MachineRequest("one", Spec())])
         with pytest.raises(NoWorker, match="no worker is running on this Redis"):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 await follow(client, InFlight(settings, tags=["one"]), timeout_s=None, tags=["one"])
 
 

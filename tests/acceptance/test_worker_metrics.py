@@ -74,7 +74,7 @@ def samples(text: str) -> Samples:
 
 async def seen(port: int, worker: subprocess.Popen[str], reached: Callable[[Samples], bool]) -> Samples:
     """The metrics as soon as they are so."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not reached(found := samples(await asyncio.to_thread(read, port, worker))):
             await asyncio.sleep(0.2)
     return found
@@ -86,7 +86,7 @@ async def test_a_scrape_shows_what_a_worker_did_and_what_waits(start: Start, val
     async with PuterClient.connect(valkey.url, namespace="betty", user="betty") as betty:
         tags = [f"t-{n}" for n in range(3)]
         batch = await betty.submit([MachineRequest(tag, spec()) for tag in tags])
-        await betty.wait(batch_id=batch, tags=tags, wait=WaitFor.RUNNING, timeout_s=60)
+        await betty.wait(batch_id=batch, tags=tags, wait=WaitFor.RUNNING, timeout_s=120)
     with valkey.client() as other:
         other.rpush("puter:_in:betty", '{"type":"up","tag":"../../etc"}', "no request")
         other.sadd("puter:_ready", "betty")

@@ -44,7 +44,7 @@ def text(log: Path) -> str:
 
 
 async def read_until(log: Path, event: str) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while f'"{event}"' not in text(log):
             await asyncio.sleep(0.02)
 

@@ -62,7 +62,7 @@ async def test_a_worker_killed_in_the_middle_of_a_batch_leaves_each_tag_one_mach
     first.wait()
     assert not all(has_machine(view) for view in (await client.batch(batch))[1]), "it was killed too late to tell"
     start_worker()
-    views = await client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.RUNNING, timeout_s=60)
+    views = await client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.RUNNING, timeout_s=120)
 
     assert machines(moto) == {view.tag: view.record and view.record.instance_id for view in views}
 
@@ -77,7 +77,7 @@ async def test_a_worker_told_to_end_in_the_middle_loses_nothing(
     first.terminate()
     ended = await asyncio.to_thread(first.wait, 60)
     start_worker()
-    await client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.RUNNING, timeout_s=60)
+    await client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.RUNNING, timeout_s=120)
 
     assert ended == 0
     assert sorted(machines(moto)) == sorted(TAGS)
@@ -124,7 +124,7 @@ async def workers(client: PuterClient, count: int) -> None:
 
 
 async def until(client: PuterClient, batch: str, reached: Callable[[list[View]], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not reached((await client.batch(batch))[1]):
             await asyncio.sleep(0.02)
 

@@ -97,7 +97,7 @@ async def test_requests_of_a_removed_user_are_refused_and_the_batch_ends(shared:
             await Intake(store, Timings()).run_once()
 
     async with shared.as_worker("betty") as behind:
-        views = await behind.wait(batch_id=batch, tags=tags, wait=WaitFor.RUNNING, timeout_s=10)
+        views = await behind.wait(batch_id=batch, tags=tags, wait=WaitFor.RUNNING, timeout_s=120)
     assert [(view.outcome, view.reason) for view in views] == [(Outcome.REFUSED, "user betty was removed")] * 2
     assert [view.record for view in views] == [None, None]
     (refused,) = [line for line in lines if line["event"] == "requests.refused"]

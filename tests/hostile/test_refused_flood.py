@@ -264,7 +264,7 @@ async def test_who_waits_for_a_request_that_left_no_row_is_told(
     async with shared.puter("mallory") as mallory:
         tags = ["one", "two"]
         batch = await mallory.submit([MachineRequest(tag, spec(instance_type="c7i.large")) for tag in tags])
-        waiting = asyncio.create_task(mallory.wait(batch_id=batch, tags=tags, wait=WaitFor.RUNNING, timeout_s=60))
+        waiting = asyncio.create_task(mallory.wait(batch_id=batch, tags=tags, wait=WaitFor.RUNNING, timeout_s=120))
         await take_all(store, intake)
         views = await waiting
 
@@ -281,7 +281,7 @@ async def test_who_waits_for_a_batch_of_which_some_left_no_row_is_told_at_the_en
     timings = msgspec.structs.replace(ClientTimings(), rows_within_s=0.05, read_again_s=0.05)
     async with PuterClient.connect(shared.mallory, namespace="mallory", timings=timings) as mallory:
         with pytest.raises(RequestsGone, match=f"^99,998 requests of batch b-1: {re.escape(NOTHING_KEPT)}$"):
-            await mallory.wait(batch_id="b-1", timeout_s=60)
+            await mallory.wait(batch_id="b-1", timeout_s=120)
 
 
 async def test_who_waits_for_a_request_that_no_worker_has_taken_goes_on_waiting(

@@ -50,10 +50,9 @@ async def test_four_hundred_targets_of_one_namespace_are_forty(shop: SimWorkshop
     with capture_logs() as lines:
         async with shop.working(drain_s=60.0) as worker:
             bettys = await shop.submit("one")
-            patience_s = 6 * PATIENCE_S
-            (betty,) = await shop.client.wait(batch_id=bettys, wait=WaitFor.LAUNCHED, timeout_s=patience_s)
+            (betty,) = await shop.client.wait(batch_id=bettys, wait=WaitFor.LAUNCHED, timeout_s=PATIENCE_S)
             tags = [request.tag for request in asked]
-            views = await mallory.wait(batch_id=batch, tags=tags, wait=WaitFor.LAUNCHED, timeout_s=patience_s)
+            views = await mallory.wait(batch_id=batch, tags=tags, wait=WaitFor.LAUNCHED, timeout_s=PATIENCE_S)
             with shop.server.client() as behind:
                 assert behind.zcard(names.TARGETS) == MOST_TARGETS + 1
                 assert behind.zcard(names.targets_of("mallory")) == MOST_TARGETS

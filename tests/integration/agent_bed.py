@@ -31,7 +31,7 @@ TOOLS = (
     "sh", "bash", "cat", "mv", "cp", "rm", "mkdir", "chmod", "touch", "grep", "sed", "head", "tail", "stat", "base64",
     "sha256sum", "date", "kill", "setsid", "env", "ps",
 )  # fmt: skip
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 def user_data(run: str | None, **machine: object) -> bytes:

@@ -134,7 +134,7 @@ def is_running(pid: int) -> bool:
     return found.stdout.strip()[:1] not in {"", "Z"}
 
 
-def wait_for(condition: Callable[[], bool], what: str, within_s: float = 30.0) -> None:
+def wait_for(condition: Callable[[], bool], what: str, within_s: float = 120.0) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"waited {within_s:.0f} s for {what}"

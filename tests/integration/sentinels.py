@@ -27,7 +27,7 @@ from tests.integration.shared_host import CONFIGURATION, ROOT
 
 HOST = "127.0.0.1"
 SERVICE = "mymaster"
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 SECTION = (ROOT / "docs" / "shared-host.md").read_text().partition("\n## Failing over\n")[2].partition("\n## ")[0]
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
 ON_PAGE = "192.0.2.11,192.0.2.12,192.0.2.13"

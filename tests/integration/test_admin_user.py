@@ -242,7 +242,7 @@ async def test_workers_that_run_serve_who_is_added_and_go_on_when_others_are_rem
                 batch = await puter.submit([MachineRequest(tag, spec())])
                 if change is not None:
                     await change("anna")
-                (view,) = await puter.wait(batch_id=batch, tags=[tag], wait=WaitFor.RUNNING, timeout_s=60)
+                (view,) = await puter.wait(batch_id=batch, tags=[tag], wait=WaitFor.RUNNING, timeout_s=120)
                 assert view.record
                 assert (view.phase, view.record.owner) == (Phase.RUNNING, "betty")
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("redis_keeps_its_rules")
 async def granted(shop: Workshop, specs: Mapping[str, Spec]) -> dict[str, View]:
     """One batch of these, waited for."""
     batch = await shop.client.submit([MachineRequest(tag, one) for tag, one in specs.items()])
-    views = await shop.client.wait(batch_id=batch, tags=list(specs), timeout_s=30)
+    views = await shop.client.wait(batch_id=batch, tags=list(specs), timeout_s=120)
     return {view.tag: view for view in views}
 
 
@@ -107,7 +107,7 @@ async def test_without_credentials_a_request_waits_and_says_how_to_sign_in(
                 waiting.set()
 
         batch = await workshop.client.submit([MachineRequest("one", spec())])
-        granted = asyncio.create_task(workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=30, on_change=look))
+        granted = asyncio.create_task(workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=120, on_change=look))
         await asyncio.wait_for(waiting.wait(), 20)
         before = await workshop.record("one")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", secret)
@@ -133,7 +133,7 @@ async def test_credentials_that_expire_before_the_launch_are_waited_for(
                 waiting.set()
 
         batch = await workshop.client.submit([MachineRequest("one", spec())])
-        granted = asyncio.create_task(workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=30, on_change=look))
+        granted = asyncio.create_task(workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=120, on_change=look))
         await asyncio.wait_for(waiting.wait(), 20)
         checks.clear()
         (view,) = await granted
@@ -169,7 +169,7 @@ async def test_a_group_that_was_deleted_is_made_again(workshop: Workshop, checks
         (view,) = await workshop.request("one")
         assert view.record
         workshop.ec2.terminate_instances(InstanceIds=[view.record.instance_id])
-        await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
+        await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=120)
         workshop.ec2.delete_security_group(GroupName="puter-v1-betty")
         (view,) = await workshop.request("two")
 

@@ -29,7 +29,7 @@ async def ended(shop: Workshop, result: Result | None = None, **fields: Any) -> 
     (view,) = await shop.request("one", **fields)
     assert view.record
     shop.ec2.terminate_instances(InstanceIds=[view.record.instance_id])
-    await shop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
+    await shop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=120)
     if result:
         rewrite(shop, KEY, result=result)
 
@@ -68,7 +68,7 @@ async def test_a_cancelled_key_is_launched_as_it_is_requested_now(workshop: Work
     await workshop.client.submit(asked("one"))
     await workshop.client.cancel(["one"])
     async with workshop.working():
-        await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
+        await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=120)
         cancelled = await workshop.record("one")
         (view,) = await workshop.request("one", instance_type=kind)
 
@@ -85,8 +85,8 @@ async def test_a_second_request_joins_the_first(workshop: Workshop) -> None:
     first = await workshop.client.submit(asked("one"))
     second = await workshop.client.submit(asked("one", ttl_s=120, ssh_from=()))
     async with workshop.working():
-        (one,) = await workshop.client.wait(batch_id=first, tags=["one"], timeout_s=30)
-        (two,) = await workshop.client.wait(batch_id=second, tags=["one"], timeout_s=30)
+        (one,) = await workshop.client.wait(batch_id=first, tags=["one"], timeout_s=120)
+        (two,) = await workshop.client.wait(batch_id=second, tags=["one"], timeout_s=120)
 
     assert (one.outcome, two.outcome) == (Outcome.CREATED, Outcome.JOINED)
     assert len(workshop.instances()) == 1
@@ -96,8 +96,8 @@ async def test_another_spec_conflicts_with_a_request_on_its_way(workshop: Worksh
     first = await workshop.client.submit(asked("one"))
     second = await workshop.client.submit(asked("one", instance_type="t3.small", run="make"))
     async with workshop.working():
-        await workshop.client.wait(batch_id=first, tags=["one"], timeout_s=30)
-        (two,) = await workshop.client.wait(batch_id=second, tags=["one"], timeout_s=30)
+        await workshop.client.wait(batch_id=first, tags=["one"], timeout_s=120)
+        (two,) = await workshop.client.wait(batch_id=second, tags=["one"], timeout_s=120)
 
     assert two.outcome is Outcome.CONFLICT
     assert two.reason
@@ -199,7 +199,7 @@ async def test_a_stopped_machine_is_neither_started_nor_replaced(workshop: Works
         (view,) = await workshop.request("one")
         assert view.record
         workshop.ec2.stop_instances(InstanceIds=[view.record.instance_id])
-        (failed,) = await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
+        (failed,) = await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=120)
 
     assert failed.record
     assert failed.record.error
@@ -268,9 +268,9 @@ async def test_an_ended_workload_runs_once_more(workshop: Workshop, result: Resu
 async def test_a_generation_that_has_ended_keeps_its_row(workshop: Workshop) -> None:
     async with workshop.working():
         first = await workshop.client.submit(asked("one"))
-        await workshop.client.wait(batch_id=first, tags=["one"], timeout_s=30)
+        await workshop.client.wait(batch_id=first, tags=["one"], timeout_s=120)
         workshop.ec2.terminate_instances(InstanceIds=[i["InstanceId"] for i in workshop.instances()])
-        await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=30)
+        await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=120)
         await workshop.request("one")
         _, (view,) = await workshop.client.batch(first)
 

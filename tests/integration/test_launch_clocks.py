@@ -54,7 +54,7 @@ async def test_a_step_just_after_a_launch_ends_no_record_and_doubles_no_machine(
     async with AsyncExitStack() as working:
         await working.enter_async_context(clocks.working(quiet_sweep_s=0.1))
         batch = await clocks.submit(*TAGS)
-        await clocks.client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=30)
+        await clocks.client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=120)
         clocks.redis_ahead_s = by_s
         if restarted:
             await working.aclose()
@@ -62,7 +62,7 @@ async def test_a_step_just_after_a_launch_ends_no_record_and_doubles_no_machine(
         await looked_again(clocks, 4)
         phases = {record.phase for record in await clocks.records(*TAGS)}
         again = await clocks.submit(*TAGS)
-        views = await clocks.client.wait(batch_id=again, tags=TAGS, wait=WaitFor.RUNNING, timeout_s=30)
+        views = await clocks.client.wait(batch_id=again, tags=TAGS, wait=WaitFor.RUNNING, timeout_s=120)
 
     assert phases <= {Phase.PENDING, Phase.RUNNING}
     assert {view.outcome for view in views} == {Outcome.EXISTING}

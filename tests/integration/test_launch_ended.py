@@ -23,7 +23,7 @@ async def asked(shop: SimWorkshop, origin: Origin, *, retry_failed: bool = False
     """Request `one`, and wait until it runs."""
     requests = [MachineRequest("one", spec(**fields))]
     batch = await shop.client.submit(requests, origin=origin, retry_failed=retry_failed)
-    (view,) = await shop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.RUNNING, timeout_s=30)
+    (view,) = await shop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.RUNNING, timeout_s=120)
     return view
 
 
@@ -73,7 +73,7 @@ async def test_a_request_that_comes_during_a_look_waits_for_the_next_one(sim_wor
         await eventually("EC2 was asked for the first request", looked_at)
         await sim_workshop.sim.shut_down(first.id)
         late = await sim_workshop.submit("one")
-        await sim_workshop.client.wait(batch_id=late, tags=["one"], wait=WaitFor.RUNNING, timeout_s=30)
+        await sim_workshop.client.wait(batch_id=late, tags=["one"], wait=WaitFor.RUNNING, timeout_s=120)
         outcomes = [(await sim_workshop.client.batch(batch))[1][0].outcome for batch in (early, late)]
 
     assert outcomes == [Outcome.EXISTING, Outcome.CREATED]
@@ -127,4 +127,4 @@ async def test_a_request_that_comes_during_the_look_that_shows_the_end_joins_wha
             rows = [(await sim_workshop.client.batch(batch))[1] for batch in (early, late)]
             return [row and row[0].outcome for row in rows] == [Outcome.CREATED, Outcome.JOINED]
 
-        await eventually("both are decided", both_decided, for_s=10)
+        await eventually("both are decided", both_decided, for_s=120)

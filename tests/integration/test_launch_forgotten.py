@@ -28,7 +28,7 @@ async def asked(shop: SimWorkshop, *tags: str, **fields: object) -> list[View]:
     """Request machines, and wait until they run or cannot."""
     requests = [MachineRequest(tag, spec(**fields)) for tag in tags]
     batch = await shop.client.submit(requests, origin=Origin.UP)
-    return await shop.client.wait(batch_id=batch, tags=tags, wait=WaitFor.RUNNING, timeout_s=30)
+    return await shop.client.wait(batch_id=batch, tags=tags, wait=WaitFor.RUNNING, timeout_s=120)
 
 
 def lose_all(shop: SimWorkshop) -> None:

@@ -102,7 +102,7 @@ async def test_two_hundred_of_two_workers_are_launched_in_groups_with_no_call_re
     runs = {tag: f"render {tag}" for tag in TAGS}
     async with sim_workshop.working(), sim_workshop.working():
         batch = await submit_workloads(sim_workshop, runs)
-        await sim_workshop.client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=30)
+        await sim_workshop.client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=120)
         await all_labelled(sim_workshop, *TAGS)
 
     assert await sim_workshop.refused("RequestLimitExceeded") == 0
@@ -144,8 +144,8 @@ async def test_a_group_never_holds_machines_of_two_namespaces(sim_workshop: SimW
     async with sim_workshop.working():
         ours = await sim_workshop.submit(*TAGS[:20])
         theirs = await sim_workshop.submit(*TAGS[:20], client=carol)
-        await sim_workshop.client.wait(batch_id=ours, tags=TAGS[:20], wait=WaitFor.LAUNCHED, timeout_s=30)
-        await carol.wait(batch_id=theirs, tags=TAGS[:20], wait=WaitFor.LAUNCHED, timeout_s=30)
+        await sim_workshop.client.wait(batch_id=ours, tags=TAGS[:20], wait=WaitFor.LAUNCHED, timeout_s=120)
+        await carol.wait(batch_id=theirs, tags=TAGS[:20], wait=WaitFor.LAUNCHED, timeout_s=120)
 
     launches = by_launch(await sim_workshop.living())
     assert sum(map(len, launches)) == 40
@@ -158,7 +158,7 @@ async def test_what_is_alone_shares_its_user_data_with_no_other(sim_workshop: Si
     asked = [MachineRequest(tag, spec(run="pay", env={"TOKEN": tag}, alone=tag in alone)) for tag in tags]
     async with sim_workshop.working():
         batch = await sim_workshop.client.submit(asked, origin=Origin.SUBMIT)
-        await sim_workshop.client.wait(batch_id=batch, tags=tags, wait=WaitFor.LAUNCHED, timeout_s=30)
+        await sim_workshop.client.wait(batch_id=batch, tags=tags, wait=WaitFor.LAUNCHED, timeout_s=120)
         await all_labelled(sim_workshop, *tags)
 
     launches = by_launch(await sim_workshop.living())
@@ -174,7 +174,7 @@ async def test_nobodys_user_data_is_launched_with_anothers(sim_workshop: SimWork
     asked = [MachineRequest(tag, spec(run=f"render {tag}", user_data=text)) for tag, text in own.items()]
     async with sim_workshop.working():
         batch = await sim_workshop.client.submit(asked, origin=Origin.SUBMIT)
-        await sim_workshop.client.wait(batch_id=batch, tags=list(own), wait=WaitFor.LAUNCHED, timeout_s=30)
+        await sim_workshop.client.wait(batch_id=batch, tags=list(own), wait=WaitFor.LAUNCHED, timeout_s=120)
         await all_labelled(sim_workshop, *own)
 
     launches = by_launch(await sim_workshop.seen())
@@ -202,7 +202,7 @@ async def test_a_group_whose_user_data_does_not_fit_is_launched_in_parts(
     runs = {tag: "render " + "".join(dice.choices(LETTERS, k=3_000)) for tag in TAGS[:24]}
     async with sim_workshop.working():
         batch = await submit_workloads(sim_workshop, runs)
-        await sim_workshop.client.wait(batch_id=batch, tags=list(runs), wait=WaitFor.LAUNCHED, timeout_s=30)
+        await sim_workshop.client.wait(batch_id=batch, tags=list(runs), wait=WaitFor.LAUNCHED, timeout_s=120)
         await all_labelled(sim_workshop, *runs)
 
     await sim_workshop.one_each(*runs)
@@ -217,7 +217,7 @@ async def test_parts_of_a_group_cost_no_more_of_the_budget_than_their_machines(s
     sim_workshop.set_bucket(INSTANCES, Bucket(500, 0.001))
     async with sim_workshop.working():
         batch = await submit_workloads(sim_workshop, runs)
-        await sim_workshop.client.wait(batch_id=batch, tags=list(runs), wait=WaitFor.LAUNCHED, timeout_s=30)
+        await sim_workshop.client.wait(batch_id=batch, tags=list(runs), wait=WaitFor.LAUNCHED, timeout_s=120)
 
     with sim_workshop.server.client() as behind:
         left = behind.hget(names.bucket(TARGET[:12], "us-east-1", INSTANCES), "tokens")
@@ -247,7 +247,7 @@ async def test_a_workload_that_fits_no_machine_fails_alone(sim_workshop: SimWork
     async with sim_workshop.working():
         batch = await sim_workshop.client.submit(asked)
         tags = [one.tag for one in asked]
-        await sim_workshop.client.wait(batch_id=batch, tags=tags, wait=WaitFor.LAUNCHED, timeout_s=30)
+        await sim_workshop.client.wait(batch_id=batch, tags=tags, wait=WaitFor.LAUNCHED, timeout_s=120)
 
     (large,) = await sim_workshop.records("large")
     assert large.error is not None
@@ -278,7 +278,7 @@ async def test_a_key_that_cannot_be_composed_holds_up_nobody(
     with capture_logs() as logs:  # to show its tracebacks takes seconds
         async with sim_workshop.working():
             await sim_workshop.submit(*TAGS[:6], "odd", *TAGS[6:12])
-            await sim_workshop.client.wait(tags=TAGS[:12], wait=WaitFor.LAUNCHED, timeout_s=30)
+            await sim_workshop.client.wait(tags=TAGS[:12], wait=WaitFor.LAUNCHED, timeout_s=120)
             await eventually("it is told", told)
             (odd,) = await sim_workshop.records("odd")
 

@@ -55,7 +55,7 @@ async def test_who_is_not_meant_by_a_refusal_does_not_wait_for_it(
         await sim_workshop.submit("first", **refused)
         await eventually("EC2 has refused it", lambda: is_refused(sim_workshop, str(fault.code)))
         batch = await sim_workshop.submit(*MANY, client=neighbour, **others)
-        views = await neighbour.wait(batch_id=batch, tags=MANY, wait=WaitFor.LAUNCHED, timeout_s=30)
+        views = await neighbour.wait(batch_id=batch, tags=MANY, wait=WaitFor.LAUNCHED, timeout_s=120)
         (first,) = await sim_workshop.records("first")
 
     assert {view.phase for view in views} <= {Phase.PENDING, Phase.RUNNING}
@@ -77,7 +77,7 @@ async def test_zones_that_cannot_be_read_take_no_call_for_each_launch(sim_worksh
         await eventually("EC2 has refused it", lambda: is_refused(sim_workshop, "InsufficientInstanceCapacity"))
         for tag in MANY[:10]:
             batch = await sim_workshop.submit(tag, client=neighbour)
-            await neighbour.wait(batch_id=batch, wait=WaitFor.LAUNCHED, timeout_s=30)
+            await neighbour.wait(batch_id=batch, wait=WaitFor.LAUNCHED, timeout_s=120)
 
     assert len(await sim_workshop.calls("DescribeSubnets")) <= 2  # after the refusal, and by the stage
 
@@ -98,7 +98,7 @@ async def test_on_demand_machines_are_launched_while_spot_has_no_capacity_in_any
         for start in range(0, len(MANY), 10):
             some = MANY[start : start + 10]
             batch = await sim_workshop.submit(*some, client=neighbour)
-            await neighbour.wait(batch_id=batch, tags=some, wait=WaitFor.LAUNCHED, timeout_s=30)
+            await neighbour.wait(batch_id=batch, tags=some, wait=WaitFor.LAUNCHED, timeout_s=120)
         reasons = await sim_workshop.reasons(*MANY)
 
     assert len(await sim_workshop.living()) == len(MANY)
@@ -112,9 +112,9 @@ async def test_what_is_not_supported_at_all_fails_at_once_in_ec2s_words(sim_work
     await sim_workshop.faults(refuses("Unsupported", ("ImageId", image), message=WHY))
     async with sim_workshop.working():
         batch = await sim_workshop.submit("odd", ami=image)
-        (odd,) = await sim_workshop.client.wait(batch_id=batch, tags=["odd"], wait=WaitFor.LAUNCHED, timeout_s=30)
+        (odd,) = await sim_workshop.client.wait(batch_id=batch, tags=["odd"], wait=WaitFor.LAUNCHED, timeout_s=120)
         batch = await sim_workshop.submit(*MANY)
-        await sim_workshop.client.wait(batch_id=batch, tags=MANY, wait=WaitFor.LAUNCHED, timeout_s=30)
+        await sim_workshop.client.wait(batch_id=batch, tags=MANY, wait=WaitFor.LAUNCHED, timeout_s=120)
 
     assert (odd.phase, odd.reason) == (Phase.FAILED, WHY)
     assert await sim_workshop.refused("Unsupported") == 1
@@ -143,7 +143,7 @@ async def test_a_full_subnet_is_full_for_every_type(sim_workshop: SimWorkshop) -
     async with sim_workshop.working():
         await sim_workshop.request("one", wait=WaitFor.LAUNCHED, subnet=first, subnets=(second,))
         batch = await sim_workshop.submit("two", instance_type="t3.small", subnet=first, subnets=(second,))
-        await sim_workshop.client.wait(batch_id=batch, tags=["two"], wait=WaitFor.LAUNCHED, timeout_s=30)
+        await sim_workshop.client.wait(batch_id=batch, tags=["two"], wait=WaitFor.LAUNCHED, timeout_s=120)
 
     assert {one.subnet_id for one in await sim_workshop.living()} == {second}
     assert await sim_workshop.refused("InsufficientFreeAddressesInSubnet") == 1
@@ -153,7 +153,7 @@ async def test_one_machine_that_asks_for_too_much_fails_and_groups_are_split(sim
     await sim_workshop.faults(refuses("ResourceCountExceeded", ("MaxCount", "1"), message="too many"))
     async with sim_workshop.working():
         batch = await sim_workshop.submit("one")
-        (one,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
+        (one,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=120)
 
     assert (one.phase, one.reason) == (Phase.FAILED, "too many")
 
@@ -186,7 +186,8 @@ async def test_a_namespace_that_cannot_be_read_does_not_hold_up_the_launches_of_
 ) -> None:
     """What Redis does not give of one namespace is looked at again later; whoever comes meanwhile is launched."""
     async with sim_workshop.working():
-        await sim_workshop.client.wait(batch_id=await sim_workshop.submit("first"), wait=WaitFor.LAUNCHED, timeout_s=30)
+        first = await sim_workshop.submit("first")
+        await sim_workshop.client.wait(batch_id=first, wait=WaitFor.LAUNCHED, timeout_s=120)
         with sim_workshop.server.client() as behind, capture_logs() as lines:
             unreadable = PuterKey("a", "bad")
             behind.set(public.record(unreadable), "not a hash")
@@ -195,7 +196,7 @@ async def test_a_namespace_that_cannot_be_read_does_not_hold_up_the_launches_of_
             for tag in ("second", "third"):
                 batch = await sim_workshop.submit(tag)
                 (view,) = await sim_workshop.client.wait(
-                    batch_id=batch, tags=[tag], wait=WaitFor.LAUNCHED, timeout_s=30
+                    batch_id=batch, tags=[tag], wait=WaitFor.LAUNCHED, timeout_s=120
                 )
                 assert view.record
                 assert view.record.instance_id

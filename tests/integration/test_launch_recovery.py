@@ -144,7 +144,7 @@ async def test_a_token_that_a_forgotten_launch_has_used_leads_to_its_machine(
 
         await eventually("its token was refused", refused)
         await sim_workshop.sim.advance(UNLISTED_S)
-        (view,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=20)
+        (view,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=120)
 
     assert await sim_workshop.refused("IdempotentParameterMismatch") == 1
     assert view.record is not None
@@ -200,7 +200,7 @@ async def test_a_machine_that_ended_before_its_launch_was_known_is_not_launched_
         await eventually("it was launched", lambda: launches(sim_workshop, 1))
         (one,) = await sim_workshop.living()
         await sim_workshop.sim.shut_down(one.id)
-        (view,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=20)
+        (view,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=120)
 
     assert view.phase is Phase.TERMINATED
     assert len(await sim_workshop.sim.instances()) == 1
@@ -300,7 +300,7 @@ async def test_a_launch_that_reaches_ec2_long_after_redis_is_emptied_is_not_repe
             return any(record.reason == SHUT and record.estimate_s for record in records)
 
         await eventually("it says what it waits for", why)
-        await sim_workshop.client.wait(tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=30)
+        await sim_workshop.client.wait(tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=120)
 
     await sim_workshop.one_each(*TAGS)
     await each_is_as_its_tags_say(sim_workshop)

@@ -49,7 +49,7 @@ async def test_each_of_a_group_learns_its_own_workload_from_its_tag(sim_workshop
     runs = {tag: f"echo it is '{tag}' && exit 3" for tag in TAGS}
     async with sim_workshop.working():
         batch = await submit_workloads(sim_workshop, runs, spot=True)
-        await sim_workshop.client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=30)
+        await sim_workshop.client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=120)
         await all_labelled(sim_workshop, *TAGS)
 
     seen = await sim_workshop.seen()
@@ -91,7 +91,7 @@ async def test_a_group_for_which_there_is_no_room_is_launched_as_far_as_there_is
 
         await eventually("as many live as there is room for", room_is_used)
         await sim_workshop.sim.configure(capacity=[])
-        await sim_workshop.client.wait(tags=TAGS, wait=WaitFor.RUNNING, timeout_s=30)
+        await sim_workshop.client.wait(tags=TAGS, wait=WaitFor.RUNNING, timeout_s=120)
 
     await sim_workshop.one_each(*TAGS)
 
@@ -111,7 +111,7 @@ async def test_who_only_prefers_spot_takes_on_demand_after_a_while(
     await sim_workshop.sim.configure(**limit)
     async with sim_workshop.working():
         await sim_workshop.submit(*TAGS[:10], spot="prefer")
-        await sim_workshop.client.wait(tags=TAGS[:10], wait=WaitFor.RUNNING, timeout_s=60)
+        await sim_workshop.client.wait(tags=TAGS[:10], wait=WaitFor.RUNNING, timeout_s=120)
 
     living = await sim_workshop.living()
     assert sum(one.spot for one in living) == 3
@@ -182,14 +182,14 @@ async def test_of_a_launch_that_ec2_shows_in_part_no_machine_is_taken_and_none_i
             return sum("may be its machine" in reason for reason in await sim_workshop.reasons(*TAGS[:3])) == 3
 
         await eventually("they wait for the rest of that launch", waits)
-        await sim_workshop.client.wait(tags=[TAGS[3]], wait=WaitFor.RUNNING, timeout_s=30)
+        await sim_workshop.client.wait(tags=[TAGS[3]], wait=WaitFor.RUNNING, timeout_s=120)
         assert {one.id for one in await sim_workshop.living()} == {
             *ids,
             (await by_tag(sim_workshop, TAGS[3]))[TAGS[3]].instance_id,
         }
         for one in ids:
             await sim_workshop.sim.shut_down(one)
-        await sim_workshop.client.wait(tags=TAGS[:4], wait=WaitFor.RUNNING, timeout_s=30)
+        await sim_workshop.client.wait(tags=TAGS[:4], wait=WaitFor.RUNNING, timeout_s=120)
 
     await sim_workshop.one_each(*TAGS[:4])
 

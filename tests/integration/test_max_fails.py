@@ -241,7 +241,7 @@ async def test_what_does_not_count(sim_workshop: SimWorkshop, end: dict[str, Any
         if again:
             await eventually("it is run again", becomes(sim_workshop, "one", lambda one: one.generation == 2))
             await fails(sim_workshop, "one", 0)
-        await sim_workshop.client.wait(tags=["one"], wait=WaitFor.FINISHED, timeout_s=30)
+        await sim_workshop.client.wait(tags=["one"], wait=WaitFor.FINISHED, timeout_s=120)
         await nothing_due(sim_workshop)
         (other,) = await sim_workshop.records("other")
 
@@ -319,7 +319,7 @@ async def test_requests_of_the_batch_that_come_later_are_cancelled(sim_workshop:
     later = ["new-1", "new-2", "parked"]
     await submitted(sim_workshop, *later, batch_id=batch)
     async with sim_workshop.working(quiet_sweep_s=60.0):
-        views = await sim_workshop.client.wait(batch_id=batch, tags=later, wait=WaitFor.QUEUED, timeout_s=30)
+        views = await sim_workshop.client.wait(batch_id=batch, tags=later, wait=WaitFor.QUEUED, timeout_s=120)
         records = {record.tag: record for record in await sim_workshop.records(*later)}
 
     why = f"1 of batch {batch} failed (max_fails)"

@@ -127,7 +127,7 @@ async def test_what_waits_for_its_launch_is_refused_by_a_policy_that_has_become_
         await eventually("it waits", waits)
         policy(instance_types='["c7i.*"]')
         await eventually("the policy is read", lambda: in_force(worker, "instance_types", ("c7i.*",)))
-        (view,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
+        (view,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=120)
         (again,) = await sim_workshop.request("first", wait=WaitFor.LAUNCHED)
 
     assert view.record is not None
@@ -196,7 +196,7 @@ async def test_what_waits_is_refused_by_a_limit_that_lets_nothing_through_any_mo
         await eventually("it waits", waits)
         policy(**{rule: "0"})
         await eventually("the policy is read", lambda: in_force(worker, rule, 0))
-        (view,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
+        (view,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=120)
 
     assert view.record is not None
     assert view.record.error is not None
@@ -254,7 +254,7 @@ async def test_what_redis_has_forgotten_of_a_machine_makes_its_life_no_longer(
     sim_workshop.redis_ahead_s = 600.0  # the machine has lived for ten minutes
     async with sim_workshop.working(**rules):
         batch = await sim_workshop.client.submit([MachineRequest("one", spec(ttl_s=7_200), given=("ttl",))])
-        (view,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
+        (view,) = await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=120)
 
     assert (view.outcome, view.row and view.row.not_applied) == (Outcome.EXISTING, ("ttl",))
     assert view.record is not None
@@ -287,7 +287,7 @@ async def asked_beside_a_stricter_policy(
         assert joined.outcome is Outcome.JOINED
         policy()
         await eventually("the policy is read", lambda: in_force(worker, "ssh_from_ipv6_prefix", 0))
-        await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=30)
+        await sim_workshop.client.wait(batch_id=batch, tags=["one"], wait=WaitFor.LAUNCHED, timeout_s=120)
         time_passes(sim_workshop)
         await eventually("no rule is left to be added", lambda: nothing_to_open(sim_workshop))
         await eventually("the log tells of the refusal", is_told)

@@ -237,7 +237,7 @@ async def test_made_up_types_take_few_calls_and_fail_with_what_ec2_says(
     ]
     async with sim_workshop.working(**limited(most_vcpus=100)):
         batch = await sim_workshop.client.submit(asked)
-        views = await sim_workshop.client.wait(batch_id=batch, wait=WaitFor.LAUNCHED, timeout_s=30)
+        views = await sim_workshop.client.wait(batch_id=batch, wait=WaitFor.LAUNCHED, timeout_s=120)
         calls = len(await sim_workshop.calls("DescribeInstanceTypes"))
         (again,) = await sim_workshop.request("again", wait=WaitFor.LAUNCHED, instance_type="t3.a7x0")
         assert len(await sim_workshop.calls("DescribeInstanceTypes")) == calls

@@ -41,7 +41,7 @@ async def ends(shop: SimWorkshop, one: Seen, exit_code: int = 0, output: str = "
 
 async def finished(shop: SimWorkshop, *tags: str) -> list[View]:
     """The machines as they are when their results are known."""
-    return await shop.client.wait(tags=tags, wait=WaitFor.FINISHED, timeout_s=30)
+    return await shop.client.wait(tags=tags, wait=WaitFor.FINISHED, timeout_s=120)
 
 
 async def test_a_frame_on_the_console_is_the_result(sim_workshop: SimWorkshop) -> None:
@@ -206,7 +206,7 @@ async def test_a_workload_that_has_succeeded_is_done_and_one_that_has_not_is_ski
         await finished(sim_workshop, "good", "bad")
         again = await sim_workshop.submit("good", "bad", run="work", origin=Origin.SUBMIT)
         views = await sim_workshop.client.wait(
-            batch_id=again, tags=["good", "bad"], wait=WaitFor.FINISHED, timeout_s=30
+            batch_id=again, tags=["good", "bad"], wait=WaitFor.FINISHED, timeout_s=120
         )
 
     assert {view.tag: view.outcome for view in views} == {"good": Outcome.DONE, "bad": Outcome.SKIPPED}

@@ -42,7 +42,7 @@ async def test_a_parked_request_is_settled_also_if_observe_sees_the_end_first(wo
     rewrite(workshop, KEY, observed_at=0.0)
     batch = await workshop.client.submit([MachineRequest("one", spec())], origin=Origin.UP)
     async with workshop.working():
-        (second,) = await workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=30)
+        (second,) = await workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=120)
 
     assert second.outcome is Outcome.CREATED
     assert second.record
@@ -69,7 +69,7 @@ async def test_a_bell_of_another_type_stops_nobody_for_good(workshop: Workshop) 
     with workshop.server.client() as behind:
         behind.rpush(public.READY, "mallory")
         async with workshop.working():
-            await until("the ready set is a set again", lambda: behind.type(public.READY) != b"list", for_s=10)
+            await until("the ready set is a set again", lambda: behind.type(public.READY) != b"list", for_s=120)
             (view,) = await workshop.request("one")
 
     assert view.phase is Phase.RUNNING
@@ -119,7 +119,7 @@ async def test_no_text_of_an_error_of_redis_is_logged(workshop: Workshop, monkey
 
 async def test_a_wait_for_a_batch_that_no_worker_has_taken_waits(workshop: Workshop) -> None:
     batch = await workshop.client.submit([MachineRequest("one", spec())])
-    waiting = asyncio.create_task(workshop.client.wait(batch_id=batch, wait=WaitFor.RUNNING, timeout_s=30))
+    waiting = asyncio.create_task(workshop.client.wait(batch_id=batch, wait=WaitFor.RUNNING, timeout_s=120))
     async with workshop.working():
         views = await waiting
 
@@ -136,7 +136,7 @@ async def test_as_many_requests_as_are_read_at_once_are_settled_and_more_too(
     batches = [await workshop.client.submit([MachineRequest("one", spec())]) for _ in range(count)]
     async with workshop.working(quiet_sweep_s=600.0):
         for batch in (batches[0], batches[-1]):
-            (view,) = await workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=20)
+            (view,) = await workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=120)
             assert view.outcome is Outcome.EXISTING
 
         async def finished() -> bool:

@@ -104,7 +104,7 @@ async def test_a_worker_serves_what_came_while_redis_was_full(workshop: Workshop
         with full(workshop.server), suppress(RedisError):
             await stages.take_requests()
     async with workshop.working():
-        (view,) = await workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=30)
+        (view,) = await workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=120)
 
     assert (view.phase, view.outcome) == (Phase.RUNNING, Outcome.CREATED)
 

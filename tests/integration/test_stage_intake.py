@@ -276,7 +276,7 @@ async def test_a_cancel_before_the_launch_wins(workshop: Workshop) -> None:
     batch = await workshop.client.submit([MachineRequest("one", spec()), MachineRequest("two", spec())])
     await workshop.client.cancel(["one"])
     async with workshop.working():
-        one, two = await workshop.client.wait(batch_id=batch, tags=["one", "two"], timeout_s=30)
+        one, two = await workshop.client.wait(batch_id=batch, tags=["one", "two"], timeout_s=120)
 
     assert (one.phase, one.outcome, one.reason) == (Phase.CANCELLED, Outcome.CANCELLED, "cancelled by betty")
     assert two.phase is Phase.RUNNING

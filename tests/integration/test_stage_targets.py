@@ -197,7 +197,7 @@ async def test_a_launch_that_has_begun_ends_where_its_key_is_requested_for_anoth
 async def test_workers_launch_a_key_that_moved_only_where_it_is_requested_now(hands: Hands, west: Any) -> None:
     await moved_west(hands)
     async with hands.shop.working(), hands.shop.working():
-        (view,) = await hands.shop.client.wait(tags=["one"], wait=WaitFor.RUNNING, timeout_s=30)
+        (view,) = await hands.shop.client.wait(tags=["one"], wait=WaitFor.RUNNING, timeout_s=120)
         await until("nothing is left to look up in the east", lambda: not look_ups(hands, TARGET))
 
     assert view.record

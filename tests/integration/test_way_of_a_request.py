@@ -38,7 +38,7 @@ async def test_a_machine_that_ends_itself_ends_its_record(workshop: Workshop) ->
         assert view.record is not None
         assert view.record.instance_id
         workshop.ec2.terminate_instances(InstanceIds=[view.record.instance_id])
-        (ended,) = await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=60)
+        (ended,) = await workshop.client.wait(tags=["one"], wait=WaitFor.TERMINATED, timeout_s=120)
 
     assert ended.record is not None
     assert ended.record.phase is Phase.TERMINATED
