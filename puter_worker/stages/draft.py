@@ -36,8 +36,8 @@ from puter_worker.stages.admission import Admission
 from puter_worker.stages.cancelled import put_cancelled
 from puter_worker.stages.decide import after_cancel, decide, has_console, may_be_cancelled, must_be_confirmed, ordered
 from puter_worker.stages.decode import addressee_of, decode_request, parked, read_parked
-from puter_worker.stages.refused_rows import RefusedRows
 from puter_worker.stages.removed import why_removed
+from puter_worker.stages.rows import TOO_MANY, Rows
 from puter_worker.store.failures import BatchLimit
 from puter_worker.store.ingress import IngressRule
 from puter_worker.store.store import Store
@@ -79,8 +79,7 @@ class Draft:
         self._new: dict[PuterKey, list[Record]] = defaultdict(list)  # what the requests make of it, one by one
         self._over: set[BatchLimit] = set()  # batches of which nothing is launched any more
         self._open: set[BatchLimit] = set()  # those that rest on a guard
-        self._rows: set[tuple[str, str]] = set()  # batch id and tag of the requests that have come before
-        self._refused_rows = RefusedRows(store, namespace)
+        self._rows = Rows(store, namespace)
 
     async def read(self, keys: Sequence[PuterKey], requests: Sequence[Request]) -> None:
         """Read what is needed to decide these requests for these keys."""
@@ -88,10 +87,10 @@ class Draft:
         self._read = dict(zip(distinct, await records.read(distinct), strict=True))
         known = [key for key, stored in self._read.items() if stored.value is not None]
         self._served = dict(zip(known, await records.specs(known), strict=True))
-        limits = [self._limit(one) for one in requests if isinstance(one, UpRequest)]
+        ups = [one for one in requests if isinstance(one, UpRequest)]
+        limits = [self._limit(one) for one in ups]
         self._over = await self._store.failures.reached(one for one in limits if one is not None)
-        rows = [(one.batch, one.tag) for one in requests if isinstance(one, UpRequest)]
-        self._rows |= await self._store.batches.known(self._namespace, rows)
+        await self._rows.read(ups)
         await self._admission.read()
 
     async def overtaken(self) -> list[PuterKey]:
@@ -104,7 +103,7 @@ class Draft:
 
         Its tag's machine may have ended in between: decided again, `up` and `--again` would launch another one.
         """
-        if not isinstance(request, UpRequest) or (request.batch, request.tag) not in self._rows:
+        if not isinstance(request, UpRequest) or not self._rows.is_there(request.batch, request.tag):
             return False
         self._count("repeated")
         return True
@@ -126,6 +125,9 @@ class Draft:
         Who has sent it is kept with it, so that it is known later too.
         """
         if isinstance(request, UpRequest):
+            if not self._rows.has_room(request):
+                self._refuse_too_many(key, request)
+                return
             self._put_row(key, request, BatchRow())
         self._store.requests.park(self.txn, key, parked(request, self._user), self._now)
         self._store.records.expect(self.txn, key, self._read[key])  # what has ended meanwhile needs no look
@@ -191,6 +193,9 @@ class Draft:
         self._count("console")
 
     def _up(self, key: PuterKey, request: UpRequest, *, vouched: bool) -> None:
+        if not self._rows.has_room(request):
+            self._refuse_too_many(key, request)
+            return
         served = self._served.get(key)
         # The requests of one transaction keep their order: it decides who is launched first under max_parallel.
         self._decided += 1
@@ -266,7 +271,7 @@ class Draft:
             owner=self._user or to.user,
             created_at=self._now,
         )
-        self._refused_rows.add(key, info, why)
+        self._rows.refuse(key, info, why)
 
     def refuse_of_removed(self, raw: bytes, user: str) -> None:
         """Refuse a request whose user has no right to anything any more."""
@@ -282,21 +287,24 @@ class Draft:
             if key in self._not_allowed and key not in self._ordered and record.order_refusal is not None:
                 event, detail = EventKind.ORDER_REFUSED, {"why": record.order_refusal.why}
             self._store.records.put(self.txn, self._read[key], record, event=event, detail=detail, through=through)
-        if left_out := await self._refused_rows.put(self.txn):
+        if left_out := await self._rows.finish(self.txn):
             self.outcomes["not kept"] = left_out
         self._admission.expect(self.txn)
         return not await self._store.commit(self.txn)
 
     def _put_row(self, key: PuterKey, request: UpRequest, row: BatchRow) -> None:
-        self._rows.add((request.batch, key.tag))
-        self._store.batches.put(self.txn, self._info(request))
-        self._store.batches.put_row(self.txn, key, request.batch, row)
+        self._rows.put(self.txn, key, self._info(request), row)
 
     def _refuse(
         self, key: PuterKey, request: UpRequest, why: str, *, put_line: Callable[[Txn, str], None] | None = None
     ) -> None:
-        self._rows.add((request.batch, key.tag))
-        self._refused_rows.add(key, self._info(request), why, put_line=put_line)
+        self._rows.note(request.batch, key.tag)
+        self._rows.refuse(key, self._info(request), why, put_line=put_line)
+
+    def _refuse_too_many(self, key: PuterKey, request: UpRequest) -> None:
+        self.refused[TOO_MANY] += 1
+        self._count(Outcome.REFUSED)
+        self._refuse(key, request, TOO_MANY)
 
     def _info(self, request: UpRequest) -> BatchInfo:
         return BatchInfo(

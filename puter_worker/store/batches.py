@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 
+import msgspec
+
 from puter_client.contract.batch import BatchInfo, BatchRow
 from puter_client.contract.key import TAG, PuterKey
 from puter_client.contract.phase import LIVE
@@ -16,6 +18,18 @@ from puter_worker.store.txn import Txn
 from puter_worker.store.versioned import encode
 
 READ_AT_ONCE = 500
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What is there of some batches.
+
+    Attributes:
+        rows: those of their rows (batch id and tag) that are there: these requests have come before.
+        batches: ids of those that have a head.
+    """
+
+    rows: set[tuple[str, str]]
+    batches: set[str]
 
 
 class Batches:
@@ -42,21 +56,21 @@ class Batches:
         txn.do("HSET", public.batch(key.namespace, batch_id), key.tag, encode(row))
         txn.once("PUBLISH", public.channel(key.namespace), key.tag)
 
-    async def known(self, namespace: str, rows: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Those of these rows (batch id and tag) that are there: their requests have come before."""
+    async def known(self, namespace: str, rows: Iterable[tuple[str, str]]) -> Known:
+        """What is there of these rows (batch id and tag)."""
         tags: dict[str, list[str]] = defaultdict(list)
         for batch_id, tag in rows:
             tags[batch_id].append(tag)
         async with self._db.redis.pipeline(transaction=False) as pipe:
             for batch_id, some in tags.items():
-                pipe.hmget(public.batch(namespace, batch_id), some)
+                pipe.hmget(public.batch(namespace, batch_id), [public.BATCH_INFO, *some])
             found = await pipe.execute() if tags else []
-        return {
-            (batch_id, tag)
-            for (batch_id, some), raws in zip(tags.items(), found, strict=True)
-            for tag, raw in zip(some, raws, strict=True)
-            if raw is not None
-        }
+        known = Known(rows=set(), batches=set())
+        for (batch_id, some), (head, *raws) in zip(tags.items(), found, strict=True):
+            if head is not None:
+                known.batches.add(batch_id)
+            known.rows.update((batch_id, tag) for tag, raw in zip(some, raws, strict=True) if raw is not None)
+        return known
 
     def put_member(self, txn: Txn, record: Record) -> None:
         """Add the key to its batch's live set, or remove it; only batches with max_parallel have a live set."""

@@ -69,8 +69,13 @@ def backoffs(target: str) -> str:
 
 
 def refused(namespace: str) -> str:
-    """String: how much was kept of refused requests within the last day (`store/refused_requests.py`)."""
+    """String: how much was kept of refused requests within the last day (`store/row_shares.py`)."""
     return f"puter:_refused:{namespace}"
+
+
+def requested(namespace: str) -> str:
+    """String: how many requests were taken within the last day (`store/row_shares.py`)."""
+    return f"puter:_requested:{namespace}"
 
 
 def parallel(namespace: str, batch_id: str) -> str:

@@ -18,8 +18,8 @@ from puter_worker.store.labels import Labels
 from puter_worker.store.machines import Machines
 from puter_worker.store.on_its_way import OnItsWay
 from puter_worker.store.orders import Orders
-from puter_worker.store.refused_requests import KEPT_S as REFUSAL_KEPT_S
 from puter_worker.store.results import Results
+from puter_worker.store.row_shares import DAY_S
 from puter_worker.store.txn import Txn
 from puter_worker.store.usage import Usage
 from puter_worker.store.versioned import Versioned, decode, encode, next_rev
@@ -159,7 +159,7 @@ class Records:
             reason=reason,
         )
         self._push_event(txn, key, line)
-        txn.keep(public.events(key), self._db.timings.keep_s if record else REFUSAL_KEPT_S)
+        txn.keep(public.events(key), self._db.timings.keep_s if record else DAY_S)
 
     def _put_event(
         self,

@@ -23,10 +23,10 @@ from puter_worker.store.machines import Machines
 from puter_worker.store.on_its_way import OnItsWay
 from puter_worker.store.orders import Orders
 from puter_worker.store.records import Records
-from puter_worker.store.refused_requests import RefusedRequests
 from puter_worker.store.requests import Requests
 from puter_worker.store.restarts import Restarts
 from puter_worker.store.results import Results
+from puter_worker.store.row_shares import RowShares
 from puter_worker.store.targets import Leases, NamespaceTargets, TargetIndex, Unsure
 from puter_worker.store.token_buckets import TokenBuckets
 from puter_worker.store.txn import Txn
@@ -88,7 +88,7 @@ class Store:
         self.machines = Machines(db, self.targets)
         self.labels = Labels(db)
         self.batches = Batches(db)
-        self.refused = RefusedRequests(db, self.batches)
+        self.shares = RowShares(db, self.batches)
         self.results = Results(db)
         self.orders = Orders(db)
         self.failures = Failures(db)

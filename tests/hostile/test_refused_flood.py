@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
 import pytest
-from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from puter_client.client import MachineRequest, PuterClient
@@ -23,50 +21,23 @@ from puter_client.store import names as public
 from puter_client.timings import ClientTimings
 from puter_client.view import WaitFor
 from puter_client.watch import NOTHING_KEPT
-from puter_worker.clock import Clock
 from puter_worker.policy import Rules
 from puter_worker.stages.intake import Intake
 from puter_worker.stages.refused import EVERY_S
 from puter_worker.store import names
-from puter_worker.store.refused_requests import KEPT_S, SHARE
 from puter_worker.store.requests import TAKE_REQUESTS
+from puter_worker.store.row_shares import DAY_S, REFUSED
 from puter_worker.store.store import Store
 from puter_worker.timings import Timings
+from tests.hostile.floods import INBOX, MB, Make, SetClock, clock, rows_kept, send, store, take_all
 from tests.hostile.requests import up
 from tests.hostile.sizes import SEED, size
 from tests.hostile.world import SharedRedis, shared
 from tests.integration.workshop import spec
 
-__all__ = ["shared"]
+__all__ = ["clock", "shared", "store"]
 
-INBOX = "mallory:mallory"
-MB = 1_000_000
 LONG_TAG = "t" * 100
-Make = Callable[[int], bytes]
-
-
-class SetClock(Clock):
-    """A worker's clock, of which a test may say how much time has passed."""
-
-    passed_s = 0.0
-
-    def monotonic(self) -> float:
-        """Seconds of a clock that is never set."""
-        return super().monotonic() + self.passed_s
-
-
-@pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
-
-
-@pytest.fixture
-async def store(shared: SharedRedis, clock: SetClock) -> AsyncIterator[Store]:
-    """A worker's store, as its user."""
-    async with Redis.from_url(shared.worker) as connected:
-        opened = Store(connected, clock=clock, timings=Timings())
-        await opened.db.sync_clock()
-        yield opened
 
 
 @pytest.fixture
@@ -109,31 +80,10 @@ FLOODS = pytest.mark.parametrize(
 )
 
 
-def send(shared: SharedRedis, make: Make, count: int) -> None:
-    """Append requests as mallory."""
-    with shared.plain(shared.mallory) as mallory:
-        for start in range(0, count, 1_000):
-            mallory.rpush(public.inbox(INBOX), *map(make, range(start, min(count, start + 1_000))))
-        mallory.sadd(public.READY, INBOX)
-
-
-async def take_all(store: Store, intake: Intake) -> None:
-    """Have all inboxes taken."""
-    while (await store.requests.ready())[0]:
-        await intake.run_once()
-
-
-def rows_kept(shared: SharedRedis) -> int:
-    """How many rows mallory's batches have."""
-    with shared.plain(shared.worker) as behind:
-        batches = behind.zrange(public.batches("mallory"), 0, -1)
-        return sum(behind.hlen(public.batch("mallory", one.decode())) - 1 for one in batches)
-
-
 def set_used(shared: SharedRedis, used: int) -> None:
     """So much of mallory's share is used."""
     with shared.plain(shared.worker) as behind:
-        behind.set(names.refused("mallory"), used, ex=KEPT_S)
+        behind.set(names.refused("mallory"), used, ex=DAY_S)
 
 
 def used_of(shared: SharedRedis) -> int:
@@ -152,7 +102,7 @@ async def test_what_is_refused_takes_some_tens_of_megabytes_at_most(
     await take_all(store, intake)
 
     assert rows_kept(shared) == count
-    assert (shared.memory() - before) / used_of(shared) * SHARE < 80 * MB
+    assert (shared.memory() - before) / used_of(shared) * REFUSED.most < 80 * MB
 
 
 @FLOODS
@@ -162,7 +112,7 @@ async def test_of_a_namespace_no_more_is_kept_than_its_share(
     """The rest is in the log alone, where it is counted like all that is refused."""
     intake, count = Intake(store, Timings(), rules=rules), 2_000
     left = 1_000
-    set_used(shared, SHARE - left)
+    set_used(shared, REFUSED.most - left)
     send(shared, make, count)
     with capture_logs() as lines:
         await take_all(store, intake)
@@ -170,7 +120,7 @@ async def test_of_a_namespace_no_more_is_kept_than_its_share(
         await intake.run_once()
 
     assert 0 < rows_kept(shared) <= left
-    assert used_of(shared) <= SHARE
+    assert used_of(shared) <= REFUSED.most
     with shared.plain(shared.worker) as behind:
         assert behind.llen(public.inbox(INBOX)) == 0
         assert behind.zcard(public.batches("mallory")) <= left
@@ -186,7 +136,7 @@ async def test_the_share_is_a_namespaces_own_and_begins_anew_after_a_day(
 ) -> None:
     intake = Intake(store, Timings(), rules=rules)
     with shared.plain(shared.worker) as behind:
-        behind.set(names.refused("betty"), SHARE)
+        behind.set(names.refused("betty"), REFUSED.most)
         send(shared, make, 1)
         await take_all(store, intake)
         behind.expire(names.refused("mallory"), 1_000)
@@ -203,7 +153,7 @@ async def test_workers_that_take_at_the_same_time_go_over_it_by_what_they_have_i
     """Each of several users of a namespace has an inbox of its own."""
     users = [f"mallory:{name}" for name in ("mallory", "mike", "max")]
     left = 100
-    set_used(shared, SHARE - left)
+    set_used(shared, REFUSED.most - left)
     with shared.plain(shared.worker) as behind:
         for number, inbox in enumerate(users):
             for n in range(1_000):
@@ -232,7 +182,7 @@ async def test_a_batch_of_which_all_is_refused_has_all_its_rows(
     assert all((view.reason or "").startswith("not allowed by the workers' policy") for view in views)
     assert [event.event for event in events] == ["request.refused"]
     with shared.plain(shared.worker) as behind:
-        assert behind.ttl(public.batch("mallory", "b-1")) <= KEPT_S
+        assert behind.ttl(public.batch("mallory", "b-1")) <= DAY_S
 
 
 @pytest.mark.parametrize("order", [("bad", "good"), ("good", "bad"), ("bad", "good", "bad")])
@@ -253,13 +203,13 @@ async def test_a_batch_of_which_something_is_accepted_is_kept_as_long_as_its_rec
 
     assert rows_kept(shared) == len(order)
     with shared.plain(shared.worker) as behind:
-        assert behind.ttl(public.batch("mallory", "b-1")) > 30 * KEPT_S
+        assert behind.ttl(public.batch("mallory", "b-1")) > 30 * DAY_S
 
 
 async def test_who_waits_for_a_request_that_left_no_row_is_told(
     shared: SharedRedis, store: Store, rules: Rules
 ) -> None:
-    set_used(shared, SHARE)
+    set_used(shared, REFUSED.most)
     intake = Intake(store, Timings(), rules=rules)
     async with shared.puter("mallory") as mallory:
         tags = ["one", "two"]
@@ -275,7 +225,7 @@ async def test_who_waits_for_a_batch_of_which_some_left_no_row_is_told_at_the_en
     shared: SharedRedis, store: Store, rules: Rules
 ) -> None:
     """Another client of the same user does not know the tags."""
-    set_used(shared, SHARE - 12)
+    set_used(shared, REFUSED.most - 12)
     send(shared, not_allowed_of_one_batch, 3)
     await take_all(store, Intake(store, Timings(), rules=rules))
     timings = msgspec.structs.replace(ClientTimings(), rows_within_s=0.05, read_again_s=0.05)
