@@ -80,8 +80,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
         explain_s: how often waits are explained.
         explain_after_s: a shorter wait needs no explanation.
         no_capacity_s: how long nothing is launched in a place that had no capacity.
-        prefer_spot_s: for how long Spot must have been refused in every place before On-Demand is taken instead; a
-            place of either market that was refused for so long comes after those that were not.
+        prefer_spot_s: for how long Spot must have been refused in every place before On-Demand is taken instead.
         refusals_end_s: a place that nobody has tried for so long after its pause counts as not refused.
         quota_s: how long nothing is launched under a quota that was reached.
         quota_freed_s: pause before a quota is tried again when a machine shuts down: it counts until it has ended.

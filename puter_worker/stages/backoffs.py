@@ -62,6 +62,7 @@ class Choice(msgspec.Struct, frozen=True):
         dry_since: since when EC2 has had no capacity in any place; None: it has capacity, or this is not known.
         refused_since: since when EC2 has refused each attempt in every place, for capacity or a quota; None: in some
             place there was no attempt for long, or it had success.
+        refused_at: when EC2 has refused one of them last, as far as backoffs tell.
     """
 
     place: Place | None
@@ -72,6 +73,7 @@ class Choice(msgspec.Struct, frozen=True):
     limits: frozenset[str] = frozenset()
     dry_since: float | None = None
     refused_since: float | None = None
+    refused_at: float | None = None
 
 
 def is_of_capacity(name: str) -> bool:
@@ -172,25 +174,24 @@ def choose_place(
 ) -> Choice:
     """The first place where machines may be launched now.
 
-    A place that has been refused for long comes after those that have not, and of several such the one that nobody has
-    tried for longest: attempts may be so slow that the pause of the first place ends before the last was tried.
+    Attempts may be so slow that the pause of the first place ends before the last was tried. So a place that is refused
+    again and again is tried less and less often, as long as there is another one; of several such comes first the one
+    that nobody has tried for longest.
 
     `backoffs`: those of the target, by name; `disk`: the root disk in GiB.
     """
-    free: Choice | None = None
-    tried_at = inf
+    due: tuple[float, Choice] | None = None
     soonest: Choice | None = None
     dry: list[float] = []
-    refused_since = _refused_since(wanted, backoffs, now, disk, timings)
+    refused_since, refused_at = _refused(wanted, backoffs, now, disk, timings)
     for place in wanted:
         held = {name: backoffs[name] for name in names_of(place, disk) if name in backoffs}
         waiting = {name: backoff for name, backoff in held.items() if backoff.until > now}
         if not waiting:
-            until = max((one.until for one in held.values() if _is_old(one, now, timings)), default=-inf)
-            if until < tried_at:
+            turn = max((_turn(backoff, now, timings) for backoff in held.values()), default=-inf)
+            if due is None or turn < due[0]:
                 most = min((backoff.most for backoff in held.values()), default=FREE)
-                free = Choice(place, most=most, limits=frozenset(held), refused_since=refused_since)
-                tried_at = until
+                due = turn, Choice(place, most=most, limits=frozenset(held))
             continue
         longest = max(waiting, key=lambda name: waiting[name].until)
         wait_s = waiting[longest].until - now
@@ -199,37 +200,46 @@ def choose_place(
         since = [backoff.since for backoff in waiting.values() if backoff.since is not None]
         if since and all(map(is_of_capacity, waiting)):
             dry.append(min(since))
-    if free is not None:
-        return free
+    if due is not None:
+        return msgspec.structs.replace(due[1], refused_since=refused_since, refused_at=refused_at)
     if soonest is not None:
         dry_since = max(dry) if len(dry) == len(wanted) else None
-        return msgspec.structs.replace(soonest, dry_since=dry_since, refused_since=refused_since)
+        return msgspec.structs.replace(soonest, dry_since=dry_since, refused_since=refused_since, refused_at=refused_at)
     return Choice(None, wait_s=timings.no_capacity_s, why="there is no place to launch in")
 
 
-def _refused_since(
+def _turn(backoff: Backoff, now: float, timings: Timings) -> float:
+    """Orders places whose pause is over: -inf is tried in the request's order, the others after that, in their own.
+
+    A place is put off until nobody has tried it for half as long as it was refused before, and for its pause at least.
+    """
+    if backoff.since is None or not _is_recent(backoff, now, timings):
+        return -inf
+    put_off_s = (backoff.until - backoff.since) / 2 - timings.no_capacity_s
+    return -inf if now >= backoff.until + put_off_s else backoff.until
+
+
+def _refused(
     wanted: Sequence[Place], backoffs: Mapping[str, Backoff], now: float, disk: int | None, timings: Timings
-) -> float | None:
-    """See Choice. Places are tried one after the other, so not all of them have a backoff that holds at one time."""
+) -> tuple[float | None, float | None]:
+    """`refused_since` and `refused_at` of Choice.
+
+    Places are tried one after the other, so not all of them have a backoff that holds at one time.
+    """
     since: list[float] = []
+    last: list[float] = []
     for place in wanted:
         of_place = [backoffs[name] for name in names_of(place, disk) if name in backoffs]
-        recent = [one.since for one in of_place if one.since is not None and _is_recent(one, now, timings)]
+        recent = [one for one in of_place if one.since is not None and _is_recent(one, now, timings)]
         if not recent:
-            return None
-        since.append(min(recent))
-    return max(since, default=None)
+            return None, None
+        since.append(min(one.since for one in recent if one.since is not None))
+        last.append(max(one.until for one in recent) - timings.no_capacity_s)
+    return max(since, default=None), max(last, default=None)
 
 
 def _is_recent(backoff: Backoff, now: float, timings: Timings) -> bool:
     return now <= backoff.until + timings.refusals_end_s
-
-
-def _is_old(backoff: Backoff, now: float, timings: Timings) -> bool:
-    """Whether each attempt has been refused for so long that other places come first."""
-    if backoff.since is None or now - backoff.since < timings.prefer_spot_s:
-        return False
-    return _is_recent(backoff, now, timings)
 
 
 def either(spot: Choice, on_demand: Choice) -> Choice:

@@ -219,9 +219,11 @@ class Launch(Stage):
         if refused_s < self._timings.prefer_spot_s:
             # Not all its places are dry: nobody gives up before On-Demand was tried.
             return msgspec.structs.replace(choice, dry_since=None)
-        if choice.place is not None and not choice.limits & self._probed.keys():
-            return choice  # one machine tries Spot again; the others need not wait for it
-        return either(choice, choose(spot=False, zones=zones or ()))
+        may_try = choice.place is not None and not choice.limits & self._probed.keys()
+        if may_try and now - (choice.refused_at or 0.0) >= self._timings.no_capacity_s:
+            return choice  # one machine a minute tries Spot again, wherever that is; the others need not wait for it
+        on_demand = choose(spot=False, zones=zones or ())
+        return choice if may_try and on_demand.place is None else either(choice, on_demand)
 
     def _read_zones_if_due(self) -> None:
         if not self._reading and self._store.db.clock.monotonic() >= self._zones_until:

@@ -13,6 +13,7 @@ import pytest
 from puter_client.contract.record import Record
 from puter_client.view import WaitFor
 from puter_worker.ec2.tags import birth_tags, encode_manifest
+from tests.ec2sim.config import Fault
 from tests.ec2sim.reports import Seen
 from tests.integration.sim_workshop import SimWorkshop, eventually, in_groups, sim_url, sim_workshop
 from tests.integration.standin_machine import parts_of
@@ -107,7 +108,7 @@ def spot_is_scarce(slots: int) -> list[dict[str, object]]:
 async def test_who_only_prefers_spot_takes_on_demand_after_a_while(
     sim_workshop: SimWorkshop, limit: dict[str, Any]
 ) -> None:
-    sim_workshop.hurry(prefer_spot_s=1.0)
+    sim_workshop.hurry(prefer_spot_s=1.0, no_capacity_s=5.0)  # on a busy machine, too, attempts come faster than that
     await sim_workshop.sim.configure(**limit)
     async with sim_workshop.working():
         await sim_workshop.submit(*TAGS[:10], spot="prefer")
@@ -116,6 +117,21 @@ async def test_who_only_prefers_spot_takes_on_demand_after_a_while(
     living = await sim_workshop.living()
     assert sum(one.spot for one in living) == 3
     await sim_workshop.one_each(*TAGS[:10])
+
+
+async def test_on_demand_is_taken_though_attempts_are_so_slow_that_spot_may_always_be_tried_again(
+    sim_workshop: SimWorkshop,
+) -> None:
+    """The pause of the first place is over before the last one has been tried."""
+    sim_workshop.hurry(prefer_spot_s=1.0, no_capacity_s=2.0)
+    await sim_workshop.sim.configure(capacity=[{"zone": "*", "slots": 0, "market": "spot"}])
+    await sim_workshop.faults(Fault(action="RunInstances", delay_s=0.7))
+    async with sim_workshop.working():
+        await sim_workshop.submit("one", spot="prefer")
+        await sim_workshop.client.wait(tags=["one"], wait=WaitFor.RUNNING, timeout_s=120)
+
+    (one,) = await sim_workshop.living()
+    assert not one.spot
 
 
 async def test_who_requests_spot_waits_for_it(sim_workshop: SimWorkshop) -> None:

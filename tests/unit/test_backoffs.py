@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from puter_worker.ec2.refusals import REFUSALS
@@ -352,12 +354,24 @@ def test_slow_attempts_reach_every_place_before_on_demand_counts() -> None:
         assert len(tried) < 10 * len(wanted), "some place is never tried"
 
     assert set(tried) == set(wanted)
-    assert tried[10] == wanted[0]  # while it has not been refused for long, the order of the request counts
+    assert tried[10] == wanted[0]  # at first, the order of the request counts
 
 
-def test_of_places_that_were_refused_for_long_the_one_that_waited_longest_is_tried_first() -> None:
-    long_s = TIMINGS.prefer_spot_s
-    backoffs = refused(IN_A, ago_s=70.0, since_s=long_s + 70.0) | refused(IN_B, ago_s=90.0, since_s=long_s + 1.0)
+def test_a_place_that_has_capacity_again_is_noticed_though_another_has_it_all_the_time() -> None:
+    wanted, backoffs = [IN_A, IN_B], dict[str, Backoff]()
+    tried: list[float] = []
+    for now in range(0, 1_000, 5):
+        if choose_place(wanted, backoffs, NOW + now, timings=TIMINGS).place == IN_A:
+            tried.append(now)
+            name = capacity_name(IN_A)
+            backoffs[name] = after_no_capacity(backoffs.get(name), NOW + now, "dry", TIMINGS)
+
+    assert tried[:3] == [0, 60, 120]
+    assert all(60 <= later - one <= max(60, one) for one, later in pairwise(tried))
+
+
+def test_of_places_that_are_refused_again_and_again_the_one_that_waited_longest_is_tried_first() -> None:
+    backoffs = refused(IN_A, ago_s=70.0, since_s=370.0) | refused(IN_B, ago_s=90.0, since_s=390.0)
 
     assert choose_place([IN_A, IN_B], backoffs, NOW, timings=TIMINGS).place == IN_B
     assert choose_place([IN_A, IN_B, ANYWHERE], backoffs, NOW, timings=TIMINGS).place == ANYWHERE
