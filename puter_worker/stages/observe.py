@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from math import inf
 
 from puter_client.contract.key import PuterKey
+from puter_client.contract.order import OrderKind
 from puter_client.contract.phase import LIVE, Phase
 from puter_client.contract.record import Record
 from puter_worker.stages.confirm import Confirm
@@ -50,15 +51,24 @@ class Observe(Stage):
         self._confirm = Confirm(store, target, timings)
         self._swept_at = -inf
         self._looked_at = -inf
-        self._often_s = timings.starting_s
+        self._ends_looked_at = -inf
         self._nobody_waited_at = -inf
         self._known: dict[PuterKey, tuple[float, Versioned[Record]]] = {}
-        self._ending: dict[PuterKey, float] = {}  # → until when it is looked at often
+        self._ending: dict[PuterKey, float] = {}  # told to stop → until when it is looked at often
 
     def expect_ends(self, keys: Iterable[PuterKey]) -> None:
-        """Look at these machines often for a while: they were told to stop, and their owners wait for that."""
+        """Look at these machines often for a while: they were told to stop just now, and their owners wait for that."""
         self._ending |= dict.fromkeys(keys, self._clock.monotonic() + self._timings.ending_s)
         self.wake()
+
+    def _know_ending(self, record: Record) -> None:
+        """As a record says that its machine was told to stop: whoever has led before may have done that."""
+        order = record.order
+        if order is None or order.kind is not OrderKind.STOP or order.sent_at is None:
+            return
+        left_s = self._timings.ending_s - self._clock.age(order.sent_at)
+        if left_s > 0:
+            self._ending.setdefault(record.key, self._clock.monotonic() + left_s)
 
     async def run_once(self) -> float:
         """Read the machines that are due."""
@@ -66,23 +76,32 @@ class Observe(Stage):
         if now >= await self._sweep_due(now):
             await self._sweep()
             self._swept_at = self._looked_at = now
-        elif now >= self._looked_at + self._often_s:
-            changing = {*await self._store.machines.starting(name), *self._told_to_stop(now)}
+        elif now >= self._looked_at + self._timings.starting_s:
+            changing = {*await self._store.machines.starting(name), *self._ending_due(now)}
             if changing:
                 await self.look_at(list(changing))
                 self._looked_at = now
-            self._often_s = self._timings.starting_s * max(1.0, len(changing) / AWAITED)
         starting = await self._store.machines.starting(name)
         if starting and self._looked_at == now:
             await self._let_started(starting)
         due = await self._sweep_due(now)
-        if starting or self._ending:
-            due = min(due, self._looked_at + self._often_s)
+        if starting:
+            due = min(due, self._looked_at + self._timings.starting_s)
+        if self._ending:
+            due = min(due, max(self._looked_at + self._timings.starting_s, self._ends_due_at()))
         return until_due(due, self._clock.monotonic(), at_most=self._timings.sweep_s)
 
-    def _told_to_stop(self, now: float) -> Iterable[PuterKey]:
+    def _ending_due(self, now: float) -> Iterable[PuterKey]:
+        """Those that were told to stop, if it is time to look at them."""
         self._ending = {key: until for key, until in self._ending.items() if now < until}
+        if now < self._ends_due_at():
+            return ()
+        self._ends_looked_at = now
         return self._ending
+
+    def _ends_due_at(self) -> float:
+        """When those that were told to stop are looked at next: many are looked at less often."""
+        return self._ends_looked_at + self._timings.starting_s * max(1.0, len(self._ending) / AWAITED)
 
     async def _sweep(self) -> None:
         live = await self._store.machines.live(str(self._target))
@@ -118,6 +137,7 @@ class Observe(Stage):
             self._known.pop(key, None)
         for one in after.values():
             self._know(one)
+            self._know_ending(one.value)
 
     def _know(self, one: Versioned[Record]) -> None:
         """Use this record for `reread_s` from when it was read or written: not longer because nothing has changed."""

@@ -52,7 +52,7 @@ class CarryOut(Stage):
     def __init__(
         self, store: Store, target: Target, timings: Timings, *, expect_ends: Callable[[Iterable[PuterKey]], None]
     ) -> None:
-        """`expect_ends`: called with the keys of machines that were told to stop, again until they confirm it."""
+        """`expect_ends`: called with the keys of machines that were told to stop."""
         super().__init__()
         self.topics = frozenset({wakeups.orders(str(target))})
         self._store = store
@@ -98,13 +98,9 @@ class CarryOut(Stage):
             await self._send(alike[half:])
             return
         await self._store.commit_each(alike, lambda txn, one: self._put_sent(txn, one, error))
-        if error is None:
-            self._expect_ends_of(alike)
+        if error is None and alike[0][2].kind is OrderKind.STOP:
+            self._expect_ends([machine.key for machine, _, _ in alike])
         # A record that has changed meanwhile stays claimed, and its tags are written again.
-
-    def _expect_ends_of(self, sent: Sequence[Ordered]) -> None:
-        if stops := [machine.key for machine, _, order in sent if order.kind is OrderKind.STOP]:
-            self._expect_ends(stops)
 
     async def _write(self, ids: Sequence[str], tags: Mapping[str, str]) -> StageError | None:
         until = self._store.now() + self._timings.order_claim_s
@@ -143,7 +139,6 @@ class CarryOut(Stage):
     # -- confirmations --------------------------------------------------------------------------------------------
 
     async def _confirm(self, sent: Sequence[Ordered]) -> None:
-        self._expect_ends_of(sent)  # who led before may have sent them
         at_once = asyncio.Semaphore(READ_AT_ONCE)
 
         async def read(one: Ordered) -> tuple[Ordered, bool]:

@@ -118,6 +118,38 @@ async def test_a_record_is_not_read_at_every_look(
     assert reads == []
 
 
+@pytest.mark.parametrize(("many", "every_s"), [(1, 2.0), (4, 8.0)])
+async def test_machines_that_were_told_to_stop_are_looked_at_often_for_a_while_and_many_less_often(
+    workshop: Workshop, hands: Hands, clock: HandClock, monkeypatch: pytest.MonkeyPatch, many: int, every_s: float
+) -> None:
+    await one_runs(workshop)
+    stage, looks = observer(hands, await hands.target()), list[float]()
+    monkeypatch.setattr("puter_worker.stages.observe.AWAITED", 1 / many)
+    await stage.run_once()  # all were read just now
+    look_at = stage.look_at
+
+    async def looked_at(keys: Sequence[PuterKey]) -> None:
+        looks.append(round(clock.ahead_s, 1))
+        await look_at(keys)
+
+    monkeypatch.setattr(stage, "look_at", looked_at)
+    stage.expect_ends([KEY])
+    pauses = []
+    while clock.ahead_s < QUIET_S - 1:
+        pauses.append(await stage.run_once())
+        clock.ahead_s += 0.5
+
+    assert looks == pytest.approx([2.0 + every_s * n for n in range(len(looks))], abs=1.0)
+    assert len(looks) == 1 + (QUIET_S - 3.5) // every_s
+    assert min(pauses) > 0.0  # it is not asked again and again meanwhile
+    looks.clear()
+    clock.ahead_s += workshop.timings.ending_s
+    await stage.run_once()  # the next look at all
+    clock.ahead_s += QUIET_S / 2
+    assert await stage.run_once() == pytest.approx(workshop.timings.sweep_s)
+    assert len(looks) == 1
+
+
 class Failing:
     """A target's looks at its machines, of which the first ones fail.
 

@@ -108,6 +108,9 @@ async def test_whoever_leads_next_sees_an_end_that_was_ordered_as_soon(sim_works
         await sim_workshop.request("one")
         await sim_workshop.client.stop(["one"])
         await eventually("it is told", ordered(sim_workshop, "one"))
+        one = await seen(sim_workshop, "one")
+        await sim_workshop.sim.write_console(one.id, f"\r\nputer: order {one.tags['puter:intent']} stop\r\n")
+        await eventually("it is confirmed", confirmed(sim_workshop, "one"))
     looks = await sim_workshop.looks()
     async with sim_workshop.working(quiet_sweep_s=SELDOM_S):
 
