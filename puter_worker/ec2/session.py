@@ -82,6 +82,9 @@ class Sessions:
             read_timeout=timings.sdk_read_s,
             max_pool_connections=_MAX_CONNECTIONS,
             retries={"total_max_attempts": 1, "mode": "standard"},
+            # With "auto", whoever makes a client would ask the metadata service where this host is; what it would set
+            # is set here.
+            defaults_mode="legacy",
             # Without this the SDK composes its own text for each call, which is a tenth of a small call's cost.
             user_agent=f"puter/{version} aiobotocore/{aiobotocore.__version__}",
         )
@@ -291,6 +294,8 @@ class Sessions:
             if account is not None and (found := await self._account_of(known, region)) != account:
                 await self.forget(profile)  # read again next time: the operator may have fixed it
                 raise WrongAccount(profile, wanted=account, found=found)
+            if region in known.clients and self._profiles.get(profile) is known:
+                return known.clients[region]  # those that are still to be made hold nobody up
             async with known.making:
                 if self._profiles.get(profile) is not known:  # forgotten while this call waited
                     continue

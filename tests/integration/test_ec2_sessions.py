@@ -220,6 +220,22 @@ async def test_others_are_served_between_two_clients_though_many_regions_are_ask
     assert len(set(made_in)) == len(made_in)
 
 
+async def test_a_client_that_is_there_does_not_wait_for_those_that_are_to_be_made(sessions: Sessions) -> None:
+    async with sessions.ec2(None, REGION) as made:
+        pass
+    async with sessions._making:
+        others = [asyncio.create_task(sessions.check()), asyncio.create_task(opens(sessions, "eu-west-1"))]
+        await asyncio.sleep(0)
+        async with sessions.ec2(None, REGION) as lent:
+            assert lent is made
+    await asyncio.gather(*others)
+
+
+async def opens(sessions: Sessions, region: str) -> None:
+    async with sessions.ec2(None, region):
+        pass
+
+
 async def test_what_is_closed_can_be_opened_again(sessions: Sessions) -> None:
     caller = Caller(sessions, profile=None, region=REGION)
     await caller.call("DescribeVpcs", Vpcs)
