@@ -175,9 +175,10 @@ class Worker:
         _log.info("worker.draining", for_s=self._settings.drain_s)
         self._sessions.hurry()
         try:
-            async with asyncio.timeout(self._settings.drain_s):
+            async with asyncio.timeout(self._settings.drain_s), asyncio.TaskGroup() as ending:
                 # At once: a Redis that does not answer must not have the stages begin anything more.
-                await asyncio.gather(self._runner.stop(self._stages), self._announce_draining())
+                ending.create_task(self._runner.stop(self._stages))
+                ending.create_task(self._announce_draining())
         except TimeoutError:
             _log.warning("worker.not_drained", why="other workers continue what is in progress")
         finally:

@@ -148,12 +148,15 @@ class Death:
         try:
             yield
         finally:
+            worker.stop()
+            dying = asyncio.create_task(self.dead.wait())  # also while it ends in order: a step may have begun before
+            await asyncio.wait({running, dying}, return_when=asyncio.FIRST_COMPLETED)
             if self.dead.is_set():
                 await end(asyncio.all_tasks() - self._others)
                 await worker._sessions.aclose()
                 await worker._redis.connection_pool.disconnect()
             else:
-                worker.stop()
+                await end([dying])
                 await running
 
     def _watch(
