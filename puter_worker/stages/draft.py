@@ -79,7 +79,7 @@ class Draft:
         self._new: dict[PuterKey, list[Record]] = defaultdict(list)  # what the requests make of it, one by one
         self._over: set[BatchLimit] = set()  # batches of which nothing is launched any more
         self._open: set[BatchLimit] = set()  # those that rest on a guard
-        self._rows = Rows(store, namespace)
+        self._rows = Rows(store, namespace, user)
 
     async def read(self, keys: Sequence[PuterKey], requests: Sequence[Request]) -> None:
         """Read what is needed to decide these requests for these keys."""
@@ -193,9 +193,6 @@ class Draft:
         self._count("console")
 
     def _up(self, key: PuterKey, request: UpRequest, *, vouched: bool) -> None:
-        if not self._rows.has_room(request):
-            self._refuse_too_many(key, request)
-            return
         served = self._served.get(key)
         # The requests of one transaction keep their order: it decides who is launched first under max_parallel.
         self._decided += 1
@@ -210,6 +207,9 @@ class Draft:
                 self._store.records.put_refusal(txn, key, before, why, now)
 
             self._refuse(key, request, str(refusal), put_line=None if of_a_flood else put_line)
+            return
+        if not self._rows.has_room(request):
+            self._refuse_too_many(key, request)
             return
         if decision.record is not None:
             created = self._admission.with_profile(decision.record).replace(vouched=vouched)

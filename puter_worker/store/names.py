@@ -73,9 +73,9 @@ def refused(namespace: str) -> str:
     return f"puter:_refused:{namespace}"
 
 
-def requested(namespace: str) -> str:
-    """String: how many requests were taken within the last day (`store/row_shares.py`)."""
-    return f"puter:_requested:{namespace}"
+def requested(namespace: str, user: str) -> str:
+    """String: what the requests that were taken of a user within the last day count (`store/row_shares.py`)."""
+    return f"puter:_requested:{namespace}:{user}"
 
 
 def parallel(namespace: str, batch_id: str) -> str:

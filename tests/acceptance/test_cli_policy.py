@@ -14,7 +14,7 @@ import pytest
 
 from puter_client.watch import NOTHING_KEPT
 from puter_worker.store import names
-from puter_worker.store.row_shares import REFUSED
+from puter_worker.store.row_shares import MOST_REFUSED
 from tests.acceptance.cli_world import PUTER, CliWorld
 from tests.integration.engine_world import wait_for
 from tests.integration.redis_servers import RedisServer, running_server, server_binaries
@@ -131,7 +131,7 @@ def test_a_refused_request_of_which_nothing_is_kept_ends_with_a_plain_sentence(
 ) -> None:
     """So much was refused of its namespace today that what is refused leaves nothing in Redis."""
     with shared.client() as behind:
-        behind.set(names.refused("betty"), REFUSED.most)
+        behind.set(names.refused("betty"), MOST_REFUSED)
     with worker(team):
         one = team.puter("up", "big", *FROM, "--instance-type", "c7i.large")
         many = team.puter("submit", "--tag", "x-{i}", "--count", "3", *FROM, "--instance-type", "c7i.large")

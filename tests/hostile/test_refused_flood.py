@@ -26,7 +26,7 @@ from puter_worker.stages.intake import Intake
 from puter_worker.stages.refused import EVERY_S
 from puter_worker.store import names
 from puter_worker.store.requests import TAKE_REQUESTS
-from puter_worker.store.row_shares import DAY_S, REFUSED
+from puter_worker.store.row_shares import BATCH, DAY_S, MOST_REFUSED
 from puter_worker.store.store import Store
 from puter_worker.timings import Timings
 from tests.hostile.floods import INBOX, MB, Make, SetClock, clock, rows_kept, send, store, take_all
@@ -102,7 +102,7 @@ async def test_what_is_refused_takes_some_tens_of_megabytes_at_most(
     await take_all(store, intake)
 
     assert rows_kept(shared) == count
-    assert (shared.memory() - before) / used_of(shared) * REFUSED.most < 80 * MB
+    assert (shared.memory() - before) / used_of(shared) * MOST_REFUSED < 80 * MB
 
 
 @FLOODS
@@ -112,7 +112,7 @@ async def test_of_a_namespace_no_more_is_kept_than_its_share(
     """The rest is in the log alone, where it is counted like all that is refused."""
     intake, count = Intake(store, Timings(), rules=rules), 2_000
     left = 1_000
-    set_used(shared, REFUSED.most - left)
+    set_used(shared, MOST_REFUSED - left)
     send(shared, make, count)
     with capture_logs() as lines:
         await take_all(store, intake)
@@ -120,7 +120,7 @@ async def test_of_a_namespace_no_more_is_kept_than_its_share(
         await intake.run_once()
 
     assert 0 < rows_kept(shared) <= left
-    assert used_of(shared) <= REFUSED.most
+    assert used_of(shared) <= MOST_REFUSED
     with shared.plain(shared.worker) as behind:
         assert behind.llen(public.inbox(INBOX)) == 0
         assert behind.zcard(public.batches("mallory")) <= left
@@ -136,7 +136,7 @@ async def test_the_share_is_a_namespaces_own_and_begins_anew_after_a_day(
 ) -> None:
     intake = Intake(store, Timings(), rules=rules)
     with shared.plain(shared.worker) as behind:
-        behind.set(names.refused("betty"), REFUSED.most)
+        behind.set(names.refused("betty"), MOST_REFUSED)
         send(shared, make, 1)
         await take_all(store, intake)
         behind.expire(names.refused("mallory"), 1_000)
@@ -153,7 +153,7 @@ async def test_workers_that_take_at_the_same_time_go_over_it_by_what_they_have_i
     """Each of several users of a namespace has an inbox of its own."""
     users = [f"mallory:{name}" for name in ("mallory", "mike", "max")]
     left = 100
-    set_used(shared, REFUSED.most - left)
+    set_used(shared, MOST_REFUSED - left)
     with shared.plain(shared.worker) as behind:
         for number, inbox in enumerate(users):
             for n in range(1_000):
@@ -209,7 +209,7 @@ async def test_a_batch_of_which_something_is_accepted_is_kept_as_long_as_its_rec
 async def test_who_waits_for_a_request_that_left_no_row_is_told(
     shared: SharedRedis, store: Store, rules: Rules
 ) -> None:
-    set_used(shared, REFUSED.most)
+    set_used(shared, MOST_REFUSED)
     intake = Intake(store, Timings(), rules=rules)
     async with shared.puter("mallory") as mallory:
         tags = ["one", "two"]
@@ -225,7 +225,7 @@ async def test_who_waits_for_a_batch_of_which_some_left_no_row_is_told_at_the_en
     shared: SharedRedis, store: Store, rules: Rules
 ) -> None:
     """Another client of the same user does not know the tags."""
-    set_used(shared, REFUSED.most - 12)
+    set_used(shared, MOST_REFUSED - (2 + BATCH))
     send(shared, not_allowed_of_one_batch, 3)
     await take_all(store, Intake(store, Timings(), rules=rules))
     timings = msgspec.structs.replace(ClientTimings(), rows_within_s=0.05, read_again_s=0.05)

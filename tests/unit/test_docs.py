@@ -227,7 +227,7 @@ def redis_names(module: ModuleType) -> set[str]:
     key = PuterKey("<namespace>", "<tag>")
     given = {"namespace": "<namespace>", "key": key, "target": "<target>", "intent_id": "<intent>", "name": "<action>",
              "batch_id": "<batch>", "what": "<what>", "worker_id": "<worker>", "account": "<account>",
-             "region": "<region>", "inbox": "<inbox>", "phase": "<phase>"}  # fmt: skip
+             "region": "<region>", "inbox": "<inbox>", "phase": "<phase>", "user": "<user>"}  # fmt: skip
     made = {
         function(**{parameter: given[parameter] for parameter in inspect.signature(function).parameters})
         for function in vars(module).values()
