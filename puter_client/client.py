@@ -315,19 +315,22 @@ class PuterClient:
         """Have workers look whether they are still announced, as they are not where Redis was emptied."""
         await self._store.call_workers()
 
-    async def worker_absence(self, *, within_s: float = 0.0) -> Absence | None:
+    async def worker_absence(self, *, within_s: float = 0.0, kept_since: float | None = None) -> Absence | None:
         """Since when no worker has been there, so that nothing of what is shown has changed; None if one is there.
 
         `within_s`: how long a Redis that knows of none may have been emptied a moment ago: then workers are called.
+        `kept_since`: what Redis has was written then (its TIME), so that it was not emptied later.
         """
+        seen_at, now = await self._store.worker_seen_at(), await self._store.now()
+        if kept_since is not None:
+            within_s = max(0.0, within_s - max(0.0, now - kept_since))
         limit = self.limit(within_s)
-        seen_at = await self._store.worker_seen_at()
         if seen_at is None and within_s:
             await self.call_workers()
         while seen_at is None and not limit.is_over:
             await asyncio.sleep(self.timings.look_every_s)
-            seen_at = await self._store.worker_seen_at()
-        return absence(seen_at, await self._store.now(), self.timings.worker_silent_after_s)
+            seen_at, now = await self._store.worker_seen_at(), await self._store.now()
+        return absence(seen_at, now, self.timings.worker_silent_after_s)
 
     async def need_worker(self) -> None:
         """Check that a worker takes requests.

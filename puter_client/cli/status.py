@@ -152,7 +152,8 @@ async def _look(client: PuterClient, what: _What, *, worker_tells_within_s: floa
     known = [view for view in views if view.record is not None or view.row is not None]
     shown = [view for view in known if what.filters.let(view)]
     missing = [view.tag for view in views if view.record is None and view.row is None]
-    absence = await client.worker_absence(within_s=worker_tells_within_s)
+    kept_since = min((view.record.changed_at for view in known if view.record is not None), default=None)
+    absence = await client.worker_absence(within_s=worker_tells_within_s, kept_since=kept_since)
     return _Seen(shown, len(known) - len(shown), missing, untaken, absence)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -92,6 +93,25 @@ async def test_a_viewer_who_cannot_call_it_is_not_told_that_none_runs(workshop: 
         finally:
             with workshop.server.client() as behind:
                 behind.execute_command("ACL DELUSER viewer")
+
+
+@pytest.mark.parametrize(("ago_s", "waits"), [(60.0, False), (0.0, True), (None, True)])
+async def test_a_redis_that_has_kept_something_was_not_emptied_since(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, ago_s: float | None, waits: bool
+) -> None:
+    """Nobody who looks at it waits for a worker to announce itself anew."""
+    calls = list[None]()
+
+    async def called() -> None:
+        calls.append(None)
+
+    monkeypatch.setattr(workshop.client, "call_workers", called)
+    now = time.time()
+    kept_since = None if ago_s is None else now - ago_s
+    absence = await workshop.client.worker_absence(within_s=0.5, kept_since=kept_since)
+
+    assert absence is not None
+    assert bool(calls) == waits
 
 
 async def test_stages_drain_at_once_though_redis_is_slow_to_hear_of_it(workshop: Workshop) -> None:
