@@ -7,10 +7,15 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from redis.asyncio import Redis
 
+from puter_client.contract.key import PuterKey
+from puter_client.contract.phase import Phase
+from puter_client.contract.record import Record
 from puter_client.store import names as public
 from puter_worker.clock import Clock
 from puter_worker.stages.intake import Intake
 from puter_worker.store.store import Store
+from puter_worker.store.txn import Txn
+from puter_worker.store.versioned import Versioned
 from puter_worker.timings import Timings
 from tests.hostile.world import SharedRedis
 
@@ -62,3 +67,15 @@ def rows_kept(shared: SharedRedis) -> int:
     with shared.plain(shared.worker) as behind:
         batches = behind.zrange(public.batches("mallory"), 0, -1)
         return sum(behind.hlen(public.batch("mallory", one.decode())) - 1 for one in batches)
+
+
+async def one_lives(store: Store, key: PuterKey) -> None:
+    """The key has a machine that lives, as far as its record says: what is requested of it waits for EC2's word."""
+    now = store.now()
+    live = Record(
+        namespace=key.namespace, tag=key.tag, phase=Phase.RUNNING, generation=1, instance_id="i-1",
+        target="1:us-east-1:", created_at=now, changed_at=now,
+    )  # fmt: skip
+    txn = Txn()
+    store.records.put(txn, Versioned(None, None), live)
+    assert not await store.commit(txn)

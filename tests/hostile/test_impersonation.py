@@ -10,7 +10,6 @@ from structlog.testing import capture_logs
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.contract.key import PuterKey
 from puter_client.contract.outcome import Outcome
-from puter_client.contract.phase import Phase
 from puter_client.contract.record import Record
 from puter_client.contract.request import CancelRequest, ExtendRequest, Origin, Request, StopRequest, UpRequest
 from puter_client.store import names as public
@@ -20,9 +19,8 @@ from puter_worker.stages.draft import decide_parked
 from puter_worker.stages.intake import Intake
 from puter_worker.store import names
 from puter_worker.store.store import Store
-from puter_worker.store.txn import Txn
-from puter_worker.store.versioned import Versioned
 from puter_worker.timings import Timings
+from tests.hostile.floods import one_lives
 from tests.hostile.world import SharedRedis, shared, store
 from tests.integration.workshop import spec
 
@@ -152,13 +150,7 @@ async def test_requests_that_wait_for_ec2_are_refused_if_their_user_is_removed_m
 ) -> None:
     key = PuterKey("betty", "one")
     anna = await shared.host.add("anna", namespace="betty")
-    live = Record(
-        namespace="betty", tag="one", phase=Phase.RUNNING, generation=1, instance_id="i-1", target="1:us-east-1:",
-        created_at=store.now(), changed_at=store.now(),
-    )  # fmt: skip
-    txn = Txn()
-    store.records.put(txn, Versioned(None, None), live)
-    await store.commit(txn)
+    await one_lives(store, key)
     by_betty, by_anna = shared.puter("betty"), PuterClient.connect(anna.url, namespace="betty", user="anna")
     async with by_betty, by_anna:
         of_betty = await by_betty.submit([MachineRequest("one", spec())])

@@ -12,8 +12,6 @@ import pytest
 
 from puter_client.client import MachineRequest
 from puter_client.contract.key import PuterKey
-from puter_client.contract.phase import Phase
-from puter_client.contract.record import Record
 from puter_client.contract.request import MAX_BATCH
 from puter_client.store import names as public
 from puter_client.view import WaitFor
@@ -24,10 +22,8 @@ from puter_worker.stages.rows import TOO_MANY
 from puter_worker.store import names
 from puter_worker.store.row_shares import BATCH, DAY_S, MOST_REFUSED, MOST_TAKEN
 from puter_worker.store.store import Store
-from puter_worker.store.txn import Txn
-from puter_worker.store.versioned import Versioned
 from puter_worker.timings import Timings
-from tests.hostile.floods import MB, Make, clock, rows_kept, send, store, take_all
+from tests.hostile.floods import MB, Make, clock, one_lives, rows_kept, send, store, take_all
 from tests.hostile.requests import up
 from tests.hostile.sizes import SEED, size
 from tests.hostile.world import SharedRedis, shared
@@ -128,13 +124,7 @@ async def test_beyond_its_share_a_namespace_is_refused(shared: SharedRedis, stor
 
 async def test_what_waits_for_ec2s_word_counts_once(shared: SharedRedis, store: Store) -> None:
     """Requests for a machine that lives are parked, and decided later."""
-    live = Record(
-        namespace="mallory", tag="t", phase=Phase.RUNNING, generation=1, instance_id="i-1", target="1:us-east-1:",
-        created_at=store.now(), changed_at=store.now(),
-    )  # fmt: skip
-    txn = Txn()
-    store.records.put(txn, Versioned(None, None), live)
-    await store.commit(txn)
+    await one_lives(store, KEY)
     set_taken(shared, MOST_TAKEN - 2 * (1 + BATCH))
     send(shared, the_same_again, 3)
     await take_all(store, Intake(store, Timings()))
@@ -190,13 +180,7 @@ async def test_a_request_that_was_parked_is_answered_though_no_refusal_is_kept_a
     shared: SharedRedis, store: Store
 ) -> None:
     """It has its row: whoever waits for it looks at that."""
-    txn = Txn()
-    live = Record(
-        namespace="mallory", tag="t", phase=Phase.RUNNING, generation=1, instance_id="i-1", target="1:us-east-1:",
-        created_at=store.now(), changed_at=store.now(),
-    )  # fmt: skip
-    store.records.put(txn, Versioned(None, None), live)
-    await store.commit(txn)
+    await one_lives(store, KEY)
     send(shared, the_same_again, 1)
     await take_all(store, Intake(store, Timings()))
     with shared.plain(shared.worker) as behind:
