@@ -62,7 +62,7 @@ class Observe(Stage):
         self.wake()
 
     def _know_ending(self, record: Record) -> None:
-        """As a record says that its machine was told to stop: whoever has led before may have done that."""
+        """Expect the end of a machine of which the record says that it was told to stop: an earlier leader may have."""
         order = record.order
         if order is None or order.kind is not OrderKind.STOP or order.sent_at is None:
             return
