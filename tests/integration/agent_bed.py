@@ -161,6 +161,16 @@ class AgentBed:
             start_new_session=True,
         )
 
+    def stop_agent(self, *, told: bool = True) -> None:
+        """Stop the agent as systemd does at a shutdown, which has stopped the workload before; `told`: send SIGTERM."""
+        assert self._agent is not None
+        if told:
+            os.killpg(self._agent.pid, signal.SIGTERM)
+        self._agent.wait(PATIENCE_S)
+        unit = (self.root / "etc/systemd/system/puter-agent.service").read_text()
+        [last] = [line.partition("=")[2] for line in unit.splitlines() if line.startswith("ExecStopPost=")]
+        subprocess.run(["bash", *last.split()], env=self.env, check=True, timeout=PATIENCE_S)
+
     @property
     def agent(self) -> subprocess.Popen[bytes] | None:
         """The agent that was started last."""

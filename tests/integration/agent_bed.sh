@@ -35,6 +35,7 @@ case $name in
                 ;;
             list-jobs) cat "$BED/jobs" 2>/dev/null ;;
         esac ;;
+    at) cat "$BED/at-jobs" 2>/dev/null ;;
     id) echo 1000 ;;
     setpriv) shift 6; exec "$@" ;;
     docker) [ ! -e "$BED/broken/docker" ] ;;

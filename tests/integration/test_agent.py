@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,24 @@ def test_before_the_deadline_the_workload_is_ended(bed: Make) -> None:
     assert (frame.result, frame.exit_code) == (Result.TIMED_OUT, 7)
 
 
+@pytest.mark.parametrize(("listed", "result"), [(True, Result.TIMED_OUT), (False, None)])
+def test_the_deadlines_job_is_found_in_a_list_of_any_length(bed: Make, listed: bool, result: Result | None) -> None:
+    machine = bed(WAITS).boot()
+    when = "\tFri Nov 27 05:00:00 2026 a root\n"
+    others = "".join(f"{at}{when}" for at in range(71, 80)) + f"17{when}" * 5_000
+    (machine.bed / "at-jobs").write_text((f"7{when}" if listed else "") + others)
+    (machine.state / "at-job").write_text("7\n")
+    (machine.state / "born").write_text(str(int(time.time()) - 900))
+    begun(machine)
+    (machine.state / "deadline").write_text(str(int(time.time()) + 100))
+
+    if result is not None:
+        assert frame_of(machine).result is result
+    else:
+        machine.looks(3)
+        assert not (machine.state / "workload.cause").exists()
+
+
 @pytest.mark.parametrize("deadline", ["never", "in time", "cancelled"])
 def test_a_deadline_that_is_far_or_does_not_hold_ends_nothing(bed: Make, deadline: str) -> None:
     machine = bed(WAITS).boot()
@@ -261,18 +280,19 @@ def test_a_restart_of_the_machine_interrupts_the_workload(bed: Make) -> None:
     assert frame.output == "begun\n"
 
 
+@pytest.mark.parametrize("others", [0, 5_000], ids=["short list", "long list"])
 @pytest.mark.parametrize(
-    ("job", "result"), [("poweroff.target start waiting", "stopped"), ("reboot.target start waiting", "interrupted")]
+    ("target", "result"),
+    [("poweroff.target", "stopped"), ("reboot.target", "interrupted"), ("kexec.target", "interrupted")],
 )
-def test_a_shutdown_from_elsewhere_is_told(bed: Make, job: str, result: str) -> None:
-    """systemd stops the workload, and after it the agent."""
+def test_a_shutdown_from_elsewhere_is_told(bed: Make, target: str, result: str, others: int) -> None:
+    """systemd stops the workload, and after it the agent; it has a job for each unit that it stops."""
     machine = begun(bed(WAITS).boot())
-    (machine.bed / "jobs").write_text(job + "\n")
+    jobs = [f"1041 {target} start waiting\n", *("1042 puter-pre-reboot.target.mount stop waiting\n",) * others]
+    (machine.bed / "jobs").write_text("".join(jobs))
     machine.kill_group(WORKLOAD, signal.SIGTERM)
     machine.until("it has ended", (machine.state / "workload.end").exists)
-    assert machine.agent
-    machine.agent.terminate()
-    machine.agent.wait(20)
+    machine.stop_agent()
 
     assert machine.frame is not None
     assert (machine.frame.result, machine.frame.exit_code) == (Result(result), 7)
@@ -280,9 +300,7 @@ def test_a_shutdown_from_elsewhere_is_told(bed: Make, job: str, result: str) -> 
 
 def test_an_agent_that_is_stopped_while_the_workload_runs_says_nothing(bed: Make) -> None:
     machine = begun(bed(WAITS).boot())
-    assert machine.agent
-    machine.agent.terminate()
-    machine.agent.wait(20)
+    machine.stop_agent()
 
     assert not (machine.state / "workload.end").exists()
     machine.start()
@@ -376,27 +394,40 @@ def test_a_time_by_ssh_that_is_none_changes_nothing(bed: Make, word: str) -> Non
     assert not (machine.state / "deadline").exists()
 
 
-# bash reads this at its start (BASH_ENV). Before the nth command of the role it kills, once, all of the agent's
-# processes or all of the workload's unit, as systemd does.
-KILLED_AT = """\
+# bash reads this at its start (BASH_ENV): once, in a process of this role, it does DEED before the nth command.
+STRUCK_AT = """\
 set -o functrace
-killed_at=$KILLED_AT
+left=$AT
 if [ "${1:-}" = "$ROLE" ] && mv "$ONCE" "$ONCE.used" 2>/dev/null; then
-    trap '[ $((killed_at -= 1)) -ne 0 ] || kill -KILL 0' DEBUG
+    trap "$DEED" DEBUG
 fi
 """
+# All of the agent's processes or all of the workload's unit are killed.
+KILL = "[ $((left -= 1)) -ne 0 ] || kill -KILL 0"
+# As systemd stops a unit: what is there, and what is begun from then on, gets SIGTERM.
+STOP = "[ $((left -= 1)) -gt 0 ] || kill -TERM 0"
 
 
-def killed_at(bed: Make, folder: Path, role: str, at: int) -> tuple[Frame, list[str], bool]:
-    """Of a machine whose agent or runner was killed before a command: its frame, what it ran, whether it was killed."""
-    hook, once, ran = folder / "killed-at.sh", folder / f"once-{at}", folder / f"ran-{at}"
-    hook.write_text(KILLED_AT)
-    once.touch()
+def hook(folder: Path, role: str, at: int, deed: str) -> dict[str, str]:
+    """The environment of an agent, by which this is done before a command."""
+    (folder / "struck-at.sh").write_text(STRUCK_AT)
+    (folder / f"once-{at}").touch()
+    there = {"BASH_ENV": str(folder / "struck-at.sh"), "ONCE": str(folder / f"once-{at}")}
+    return there | {"ROLE": role, "AT": str(at), "DEED": deed}
+
+
+def either_ended(machine: AgentBed, agent: subprocess.Popen[bytes]) -> bool:
+    return agent.poll() is not None or bool(machine.shutdowns)
+
+
+def struck_at(bed: Make, folder: Path, role: str, at: int, deed: str = KILL) -> tuple[Frame, list[str], bool]:
+    """Of a machine whose agent or runner was struck: its frame, what it ran, whether the agent had ended."""
+    ran = folder / f"ran-{at}"
     # Of a Spot launch: it has to learn first which member of the launch it is.
     machine = bed('echo ran >>"$RAN"; echo out; exit 3', env={"RAN": str(ran)}, after=2).boot()
     machine.metadata("tags/instance/puter:member", "2")
-    agent = machine.start(BASH_ENV=str(hook), KILLED_AT=str(at), ROLE=role, ONCE=str(once))
-    machine.until("it is killed, or done", lambda: agent.poll() is not None or machine.shutdowns)
+    agent = machine.start(**hook(folder, role, at, deed))
+    machine.until("one of both ends", partial(either_ended, machine, agent))
     if was_killed := agent.poll() is not None:
         machine.start()
     frame = frame_of(machine)
@@ -411,7 +442,7 @@ def test_an_agent_that_is_killed_at_any_command_runs_the_workload_once_and_loses
     """In four parts, so that they run side by side."""
     at, was_killed = first + 1, True
     while was_killed:
-        frame, ran, was_killed = killed_at(bed, tmp_path, "watch", at)
+        frame, ran, was_killed = struck_at(bed, tmp_path, "watch", at)
         assert (ran, frame.result, frame.exit_code, frame.output) == (["ran"], Result.FAILED, 3, "out\n"), at
         at += 4
     assert at > 50
@@ -422,10 +453,47 @@ def test_a_runner_that_is_killed_at_any_command_runs_the_workload_once_at_most_a
 ) -> None:
     codes = []
     for at in range(1, 60):
-        frame, ran, _ = killed_at(bed, tmp_path, "run", at)
+        frame, ran, _ = struck_at(bed, tmp_path, "run", at)
         assert ran in ([], ["ran"]), at
         assert (frame.result, frame.exit_code in {3, 137}) == (Result.FAILED, True), at
         codes.append(frame.exit_code)
         if 137 in codes and codes[-3:] == [3, 3, 3]:
             break
     assert set(codes) == {3, 137}
+
+
+def test_a_runner_that_is_told_to_stop_at_any_command_writes_down_how_the_workload_ended(
+    bed: Make, tmp_path: Path
+) -> None:
+    """It ends as a machine that shuts down, as nothing has ordered it; or before, or after systemd says so."""
+    ends = []
+    for at in range(25, 90):
+        frame, ran, _ = struck_at(bed, tmp_path, "run", at, STOP)
+        ends.append((frame.result, frame.exit_code))
+        by_itself = (frame.result, frame.exit_code, ran) == (Result.FAILED, 3, ["ran"])
+        stopped = frame.result is Result.STOPPED and frame.exit_code in {255, 3}
+        assert by_itself or stopped, (at, frame)
+        if Result.STOPPED in dict(ends) and ends[-3:] == [(Result.FAILED, 3)] * 3:
+            break
+    assert {code for result, code in ends if result is Result.STOPPED} == {255, 3}
+
+
+def test_an_agent_that_is_told_to_stop_at_any_command_says_how_the_workload_ended(bed: Make, tmp_path: Path) -> None:
+    """At a shutdown it is the last that can; systemd has stopped the workload before."""
+    stopped, at = True, 1
+    while stopped:
+        machine = bed("never begun").boot()
+        (machine.state / "workload.started").write_text("1795809875\n")
+        (machine.state / "workload.end").write_text(
+            "result=failed\nexit_code=3\nstarted_at=1795809875\nfinished_at=1795809876\nreason=\n"
+        )
+        agent = machine.start(**hook(tmp_path, "watch", at, STOP))
+        machine.until("one of both ends", partial(either_ended, machine, agent))
+        stopped = agent.poll() is not None
+        machine.stop_agent(told=not stopped)
+
+        frame = machine.frame
+        assert frame is not None, at
+        assert (frame.result, frame.exit_code, frame.started_at) == (Result.FAILED, 3, 1_795_809_875), at
+        at += 3
+    assert at > 90

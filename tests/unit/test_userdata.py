@@ -7,14 +7,18 @@ import gzip
 import random
 import re
 import shlex
+import string
+from collections.abc import Callable
+from contextlib import suppress
 from email.message import Message
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puter_client.contract.fields import InvalidSpec, build_spec
+from puter_client.contract.fields import USER_DATA_LIMIT_BYTES, InvalidSpec, build_spec
 from puter_client.contract.key import PuterKey
 from puter_worker.ec2.userdata import Boot, Machine, compose
 from puter_worker.errors import UserDataTooLarge
@@ -128,17 +132,43 @@ def test_the_same_machines_give_the_same_bytes() -> None:
     assert compose(BOOT, machines) == compose(BOOT, again)
 
 
-def test_what_the_client_lets_through_fits() -> None:
-    fits = {"run": "./render", "user_data": "#!/bin/sh\n" + noise(8_000 * 2)}
-    while True:  # as long as the client takes it
-        try:
-            build_spec(fits)
-        except InvalidSpec:
-            fits["user_data"] = fits["user_data"][:-100]
-        else:
-            break
+ALPHABETS = {
+    "hexadecimal": "0123456789abcdef",
+    "base64": string.ascii_letters + string.digits + "+/",
+    "printable": "".join(map(chr, range(0x20, 0x7F))),
+    "latin": "".join(map(chr, range(0xA1, 0x250))),
+    "chinese": "".join(map(chr, range(0x4E00, 0x9F00))),
+}
 
-    compose(BOOT, [machine(run=fits["run"], user_data=fits["user_data"])])
+
+SHAPES: dict[str, Callable[[str], dict[str, Any]]] = {
+    "run": lambda text: {"run": text},
+    "env": lambda text: {"run": "./render", "env": {"LONG": text}},
+    "user_data": lambda text: {"run": "./render", "user_data": f"#!/bin/sh\n{text}"},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("alphabet", ALPHABETS.values(), ids=ALPHABETS)
+def test_what_the_client_lets_through_fits(shape: Callable[[str], dict[str, Any]], alphabet: str) -> None:
+    noise = "".join(random.Random(1).choices(alphabet, k=2**14))
+    taken = 0
+    for more in (2**at for at in range(13, 2, -1)):  # to the most that the client takes
+        with suppress(InvalidSpec):
+            build_spec(shape(noise[: taken + more]))
+            taken += more
+
+    left = USER_DATA_LIMIT_BYTES - len(compose(BOOT, [machine(**shape(noise[:taken]))]))
+
+    assert 0 <= left < 700
+
+
+def test_puters_own_parts_are_plain_text() -> None:
+    """Any other character has all of a part travel as base64: a workload in it would take a third more room."""
+    machines = [machine(n, run="make", env={"A": "1"}) for n in range(2)]
+    parts = [*leaves(compose(BOOT, machines)), *leaves(compose(BOOT, machines, by_tag=True))]
+
+    assert {part.get("Content-Transfer-Encoding") for part in parts} == {None}
 
 
 def test_gzip_bears_no_time() -> None:

@@ -2,6 +2,7 @@
 # Puter's agent: runs this machine's workload once, obeys its owner's orders, and says on the console how it ended.
 #   (no argument)   called by cloud-init: install this file and its units, and start the agent
 #   watch           called by puter-agent.service, which starts it again whenever it ends
+#   leave           called by puter-agent.service after that: if the workload has ended, say how; it may be a shutdown
 #   run             called by puter-workload.service: run the workload, and write down how it ended
 #   task            called as the workload's user: become the workload
 #   stop            by ssh, as root: what the tag puter:order=stop orders, on machines that cannot read their tags
@@ -11,8 +12,12 @@
 # from there. Only the exclusive creation of workload.started lets a workload begin, so no workload begins twice.
 # In /var/lib/puter, workload.run, workload.env and workload.conf come from the machine's own part of the user data; on
 # Spot machines of one launch, from members, which has the workloads of all, once the tag puter:member says which is
-# this machine's (member: the first that it said). This file writes workload.started, workload.cause (why the workload is stopped), workload.end, frame, frame.written, ending
-# (the machine is to end whatever on_exit says) and expires-at (the deadline that was last set by a tag).
+# this machine's (member: the first that it said). This file writes workload.started, workload.cause (why the workload
+# is stopped), workload.end, frame, frame.written, ending (the machine is to end whatever on_exit says) and expires-at
+# (the deadline that was last set by a tag).
+# No pipe may end in what stops reading early, as grep -q does: with pipefail the writer's SIGPIPE is the pipe's answer.
+# No file is written from a pipe, whose end cannot be told from its writer's. No $( ) runs while a signal is trapped: in
+# bash 5.2, a signal in the first of a command's two makes a syntax error of the second, and ends the function.
 set -u -o pipefail
 umask 022
 nonce='@nonce@'
@@ -36,7 +41,7 @@ output_bytes=8192 # of the frame, which thus stays under 16 KB: EC2 keeps the la
 line_chars=240
 
 key='' generation='' on_exit=''
-token='' token_at=0 leaving='' stopped_at='' tries=0 orders_at=0
+token='' token_at=0 stopped_at='' tries=0 orders_at=0
 
 say() {
     # The console's current line may hold a login prompt: begin a new line.
@@ -74,7 +79,7 @@ become_member() {
     if [ ! -e "$state/member" ]; then
         sign_in && told=$(item tags/instance/puter:member) || return 0
         case $told in '' | *[!0-9]*) return 0 ;; esac
-        echo "$told" | put member || return 0
+        put member <<<"$told" || return 0
     fi
     sh "$state/members" "$(cat "$state/member")" && rm -f "$state/members"
 }
@@ -100,11 +105,14 @@ how_it_ended() { # exit code, whether SIGTERM came first
     elif [ -n "$2" ]; then
         # The machine is shutting down, and the agent has not asked for it.
         result=stopped reason='the machine was shut down'
-        if systemctl list-jobs --no-legend 2>/dev/null | grep -q reboot.target; then
-            result=interrupted reason='the machine was restarted'
-        elif [ "$(now)" -ge "$(number deadline 9999999999)" ]; then
-            result=timed_out reason='the machine reached its deadline'
-        fi
+        case $(systemctl list-jobs --no-legend 2>/dev/null) in
+            *[[:space:]]reboot.target[[:space:]]* | *[[:space:]]kexec.target[[:space:]]*)
+                result=interrupted reason='the machine was restarted' ;;
+            *)
+                if [ "$(now)" -ge "$(number deadline 9999999999)" ]; then
+                    result=timed_out reason='the machine reached its deadline'
+                fi ;;
+        esac
     elif [ "$1" -gt 128 ] && [ "$1" -le 192 ]; then # Linux has 64 signals
         reason="ended by signal $(($1 - 128))"
     fi
@@ -112,28 +120,37 @@ how_it_ended() { # exit code, whether SIGTERM came first
 }
 
 # Whoever creates this file decides what becomes of the workload: its runner, or the agent, so that none begins any more.
-claim() { (set -o noclobber && now >"$state/workload.started") 2>/dev/null; }
+# SIGTERM, which may come to all processes of the unit, must not leave it half done.
+claim() { (trap '' TERM && set -o noclobber && now >"$state/workload.started") 2>/dev/null; }
 
 run() {
     configured || exit 1
-    local termed='' code
+    local termed='' docker_up=yes code=255 uid gid
+    uid=$(id -u "$user") gid=$(id -g "$user")
+    home=$root$home
     trap 'termed=yes' TERM
     [ -e "$state/workload.started" ] || cat /proc/sys/kernel/random/boot_id >"$state/workload.boot" 2>/dev/null
+    [ -z "$termed" ] || exit 0 # it has not begun
     claim || exit 0
     mkdir -p "${log%/*}" && touch "$log" && chown "$user" "$log" && chmod 640 "$log"
     if [ "$docker" = yes ] && ! docker version >/dev/null 2>&1; then
+        docker_up=''
+    elif [ -z "$termed" ]; then
+        cd "$home" 2>/dev/null || cd /
+        # Not runuser: when SIGTERM comes it kills its command after 2 s, and says so in the log.
+        HOME=$home USER=$user LOGNAME=$user SHELL=/bin/bash \
+            setpriv --reuid "$uid" --regid "$gid" --init-groups -- "$self" task >>"$log" 2>&1 </dev/null
+        code=$?
+    fi
+    # systemd sends SIGTERM to this process first, then to all others of the unit until it finds no new one: to what
+    # writes down the end, too. From here on that is ignored, and what is run inherits it.
+    trap '' TERM
+    if [ -n "$termed" ] || [ -n "$docker_up" ]; then
+        how_it_ended "$code" "$termed"
+    else
         echo 'puter: did not run: Docker is not up' >>"$log"
         ended 69 failed 'did not run: Docker is not up' # EX_UNAVAILABLE of sysexits.h
-        return
     fi
-    home=$root$home
-    cd "$home" 2>/dev/null || cd /
-    # Not runuser: when SIGTERM comes it kills its command after 2 s, and says so in the log.
-    HOME=$home USER=$user LOGNAME=$user SHELL=/bin/bash \
-        setpriv --reuid "$(id -u "$user")" --regid "$(id -g "$user")" --init-groups -- \
-        "$self" task >>"$log" 2>&1 </dev/null
-    code=$?
-    how_it_ended "$code" "$termed"
 }
 
 task() {
@@ -189,7 +206,7 @@ stop_all() { # result, reason
 }
 
 cause() { # result, reason: the first one counts
-    [ -s "$state/workload.cause" ] || printf '%s\n%s\n' "$1" "$2" | put workload.cause
+    [ -s "$state/workload.cause" ] || put workload.cause <<<"$1"$'\n'"$2"
 }
 
 stop_workload() {
@@ -231,13 +248,13 @@ write_frame() {
     [ -e "$state/workload.end" ] && [ ! -e "$state/frame.written" ] || return 0
     if ! frame=$(cat "$state/frame" 2>/dev/null); then
         frame=$(make_frame) || return 0 # tried again soon
-        printf '%s\n' "$frame" | put frame
+        put frame <<<"$frame"
     fi
     # Twice: what the kernel writes may break into a line.
     for _ in 1 2; do
         printf '\n%s\n' "$frame" >>"$root/dev/console"
     done 2>/dev/null
-    now | put frame.written
+    put frame.written <<<"$(now)"
 }
 
 end_machine() {
@@ -284,7 +301,7 @@ heed_orders() {
     fi
     expires=$(cat "$state/expires-at" 2>/dev/null || echo "$born_to_end_at")
     if told=$(item tags/instance/puter:expires-at) && [ "$told" != "$expires" ]; then
-        move_deadline "$told" && echo "$told" | put expires-at && say "order $nonce expires-at $told"
+        move_deadline "$told" && put expires-at <<<"$told" && say "order $nonce expires-at $told"
     fi
 }
 
@@ -293,15 +310,15 @@ move_deadline() { # an ISO time in UTC, or never
     if [ "$1" != never ]; then
         [[ $1 =~ ^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z$ ]] && at=$(date -u -d "$1" +%s 2>/dev/null) || return 1
     fi
-    echo "$at" | (umask 077 && put deadline)
+    (umask 077 && put deadline <<<"$at")
     "$root/usr/local/sbin/puter-deadline" move
 }
 
 deadline_holds() { # whether something will end the machine: its owner may have cancelled that
-    local job
+    local job listed
     job=$(number at-job '')
     if [ -n "$job" ] && listed=$(at -l 2>/dev/null); then
-        echo "$listed" | grep -q "^${job}[[:space:]]"
+        [[ $'\n'$listed == *$'\n'"$job"[[:space:]]* ]]
     else
         systemctl is-enabled --quiet puter-deadline.timer
     fi
@@ -357,13 +374,15 @@ watch() {
         systemctl --no-block stop puter-agent.service
         return
     fi
-    trap 'leaving=yes' TERM
-    while [ -z "$leaving" ]; do
+    while :; do
         tick
-        sleep 1 &
-        wait "$!"
+        sleep 1
     done
-    # At a shutdown systemd has stopped the workload before it stops the agent.
+}
+
+# At a shutdown systemd has stopped the workload before it stops the agent.
+leave() {
+    systemctl is-enabled --quiet puter-agent.service || return 0 # of another machine
     if configured && [ -e "$state/workload.started" ]; then
         [ -e "$state/workload.end" ] || runs || end_unseen
         write_frame
@@ -382,6 +401,7 @@ Wants=network-online.target
 
 [Service]
 ExecStart=$self watch
+ExecStopPost=$self leave
 Restart=always
 RestartSec=1s
 TimeoutStopSec=45s
@@ -407,6 +427,7 @@ UNIT
 case ${1:-} in
     '') install ;;
     watch) watch ;;
+    leave) leave ;;
     run) run ;;
     task) task ;;
     stop)

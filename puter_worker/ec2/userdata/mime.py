@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Sequence
 from email import policy
 from email.mime.multipart import MIMEMultipart
@@ -17,10 +16,7 @@ from email.mime.nonmultipart import MIMENonMultipart
 
 import msgspec
 
-from puter_client.contract.userdata import Part, check_type
-
-# cloud-init decodes the whole message as text before it parses it, which would change bytes that are not plain ASCII.
-_PLAIN = re.compile(rb"[\t\n\x20-\x7e]*")
+from puter_client.contract.userdata import Part, check_type, is_plain
 
 
 def render(parts: Sequence[Part]) -> bytes:
@@ -45,7 +41,7 @@ def _message(part: Part) -> MIMENonMultipart:
         message.add_header("Content-Disposition", "attachment", filename=part.filename)
     if part.launch_index is not None:
         message["Launch-Index"] = str(part.launch_index)
-    if _PLAIN.fullmatch(part.body):
+    if is_plain(part.body):
         message.set_payload(part.body.decode("ascii"))
     else:
         message["Content-Transfer-Encoding"] = "base64"

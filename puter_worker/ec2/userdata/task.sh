@@ -9,7 +9,7 @@ keep() {
     cp "$0" "$state/members.new" && mv -f "$state/members.new" "$state/members"
 }
 
-task() { # key, generation, on_exit, command, NAME=VALUE …
+task() { # key, generation, on_exit, command, pairs like NAME=VALUE
     cd "$state" || exit 1
     [ ! -e workload.conf ] || exit 0
     printf '%s\n' "key=$1" "generation=$2" "on_exit=$3" >workload.conf.new || exit 1
