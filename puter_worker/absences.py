@@ -28,7 +28,11 @@ class Absences:
         """Whether a look has missed it."""
         return name in self._missed
 
-    def missed(self, name: str, *, looks: int) -> bool:
+    def asked(self) -> float:
+        """When a look begins, for `missed`: by the time of its answer this process may have stood still."""
+        return self._clock.monotonic()
+
+    def missed(self, name: str, *, looks: int, asked_at: float) -> bool:
         """Note a look that did not show it; whether now so many looks, over long enough, say that it is gone."""
         now = self._clock.monotonic()
         if now - self._pruned_at > _PRUNE_S:
@@ -36,7 +40,7 @@ class Absences:
             self._missed = {one: seen for one, seen in self._missed.items() if now - seen[1] < _REMEMBERED_S}
         first, _, count = self._missed.get(name, (now, now, 0))
         self._missed[name] = (first, now, count + 1)
-        return count + 1 >= looks and now - first >= self._over_s
+        return count + 1 >= looks and asked_at - first >= self._over_s
 
     def shown(self, name: str) -> None:
         """EC2 shows it, or it is of no interest any more."""

@@ -23,6 +23,7 @@ class Clock:
 
     def __init__(self) -> None:
         self._offset_s: float | None = None
+        self._is_sure = False
         self._stepped_at: float | None = None
         self._began_with_s = time.time() - time.clock_gettime(_UPTIME)
 
@@ -50,15 +51,24 @@ class Clock:
         """Whether this process has noticed within so many seconds that Redis's clock was set."""
         return self._stepped_at is not None and self.monotonic() - self._stepped_at < for_s
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether Redis has told its time, and not too slowly."""
+        return self._is_sure
+
     def learn(self, redis_time: float, *, sent_at: float, answered_at: float) -> float | None:
         """Use the answer of a TIME command that was sent and answered at these times of `monotonic`.
 
+        An answer that is too slow is better than none, and no more.
+
         Returns by how many seconds Redis's clock was set since the last measurement; None: it was not.
         """
-        if answered_at - sent_at >= SURE_WITHIN_S and self._offset_s is not None:
+        is_sure = answered_at - sent_at < SURE_WITHIN_S
+        if self._is_sure and not is_sure:
             return None
         before, self._offset_s = self._offset_s, redis_time - (sent_at + answered_at) / 2
-        if before is None or abs(self._offset_s - before) < STEP_S:
+        was_sure, self._is_sure = self._is_sure, is_sure
+        if before is None or not was_sure or abs(self._offset_s - before) < STEP_S:
             return None
         self._stepped_at = self.monotonic()
         return self._offset_s - before

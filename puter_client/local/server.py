@@ -138,12 +138,12 @@ async def _serves(lock: FileLock, socket: Path, paths: Paths, *, say: Say, timin
     began = time.monotonic()
     told = False
     while True:
+        waited = time.monotonic() - began  # before it is asked: this process may stand still meanwhile
         answer = await ask(socket, timings)
         if answer is Answer.USABLE:
             return True
         if lock.try_lock():
             return False
-        waited = time.monotonic() - began
         if answer is Answer.LOADING and not told:
             say("the engine's server is reading its data …")
             told = True
@@ -211,7 +211,11 @@ async def _started(
 ) -> None:
     began = time.monotonic()
     told = False
-    while (answer := await ask(paths.socket, timings)) is not Answer.USABLE:
+    while True:
+        waited = time.monotonic() - began
+        answer = await ask(paths.socket, timings)
+        if answer is Answer.USABLE:
+            return
         if server.poll() is not None:
             raise EngineError(
                 f"the engine's server failed to start: {last_line(log, since) or 'it wrote nothing'}; "
@@ -220,7 +224,7 @@ async def _started(
         if answer is Answer.LOADING and not told:
             say("the engine's server is reading its data …")
             told = True
-        if time.monotonic() - began >= _limit_s(answer, timings):
+        if waited >= _limit_s(answer, timings):
             raise silent(paths)
         await asyncio.sleep(timings.poll_s)
 

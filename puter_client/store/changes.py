@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from puter_client.store import names
+from puter_client.store.answer_limit import answer_limit
 from puter_client.store.outage import Outages
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Changes:
         from redis.exceptions import RedisError
 
         try:
-            async with asyncio.timeout(timeout_s + self._outages.answer_s):  # it may have to connect again
+            async with answer_limit(timeout_s + self._outages.answer_s):  # it may have to connect again
                 return await self._read(timeout_s)
         except (RedisError, OSError) as error:
             await self.close()

@@ -100,7 +100,7 @@ class ClientStore:
         user = RedisUrl.parse(check_url(url, named_by=url_from)).named_user
         if user is not None and not USER.fullmatch(user):
             raise InvalidInput(f"names a Redis user whose name Puter cannot use: use {USER_ALPHABET}", subject=url_from)
-        pool = connection_pool(url, max_connections=8, timeout_s=answer_s(url, timings.answer_s))
+        pool = connection_pool(url, max_connections=8, timeout_s=None)  # Outages has the limits
         return cls(Redis(connection_pool=pool), url, timings, url_from=url_from, tell=tell)
 
     async def aclose(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from puter_client.contract.errors import NotPermitted, StoreUnavailable
+from puter_client.store.answer_limit import answer_limit
 from puter_client.store.redis_errors import is_not_permitted, may_pass, why_refused
 from puter_client.store.redis_url import RedisUrl
 from puter_client.timings import ClientTimings
@@ -52,7 +53,7 @@ class Outages:
 
         while True:
             try:
-                async with asyncio.timeout(self.answer_s):
+                async with answer_limit(self.answer_s):
                     answer = await question()
             except (RedisError, OSError) as error:
                 await self.pause(error)

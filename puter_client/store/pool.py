@@ -27,7 +27,7 @@ class LivePool(BlockingConnectionPool):
         Raises:
             RedisError: none can be made, and none of those that live was given back within the pool's `timeout`.
         """
-        until = asyncio.get_running_loop().time() + (self.timeout or 0)
+        until = None if self.timeout is None else asyncio.get_running_loop().time() + self.timeout
         while True:
             try:
                 connection: AbstractConnection = await super().get_connection()
@@ -43,7 +43,7 @@ class LivePool(BlockingConnectionPool):
             self._available_connections.remove(connection)
             self._available_connections.insert(0, connection)
 
-    async def _is_given_back(self, until: float) -> bool:
+    async def _is_given_back(self, until: float | None) -> bool:
         """Wait until a connection that lives can be had; False: none does, or not by then."""
         try:
             async with asyncio.timeout_at(until), self._condition:

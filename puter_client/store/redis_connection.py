@@ -68,8 +68,10 @@ def answer_s(url: str, default_s: float) -> float:
     return max((options[name] for name in LIMITS if name in options), default=default_s)
 
 
-def connection_pool(url: str, *, max_connections: int = 64, timeout_s: float = 5.0) -> ConnectionPool:
+def connection_pool(url: str, *, max_connections: int = 64, timeout_s: float | None = 5.0) -> ConnectionPool:
     """A pool whose connections wait `timeout_s` for each answer, and whose commands survive one lost connection.
+
+    The URL may have other limits. `timeout_s` None: the caller has limits for everything, also those of the URL.
 
     A repeated command may have been executed before. That is harmless: a request that comes twice is decided once, and
     every write of a worker is guarded by the revision that it expects.
@@ -93,6 +95,8 @@ def connection_pool(url: str, *, max_connections: int = 64, timeout_s: float = 5
         "retry_on_error": [RedisConnectionError],
         **connection_arguments(to),
     }
+    if timeout_s is None:
+        arguments |= dict.fromkeys(LIMITS)
     if not to.sentinels:
         return LivePool(**arguments)
     from puter_client.store.sentinel import Primary, PrimaryPool

@@ -14,12 +14,17 @@ case ${0##*/} in
                 set -m # a process group of its own
                 (
                     trap : TERM # to note the exit code, when all of the group get SIGTERM
+                    # It is known by its id before it begins, and begins only on a machine that nobody has ended.
+                    (exec bash -c 'echo "$PPID"') >"$pid.new" && mv "$pid.new" "$pid"
+                    [ ! -e "$MACHINE/off" ] || exit 0
                     "$PUTER_ROOT/usr/local/sbin/puter-agent" run
                     echo "$?" >"$status"
                 ) </dev/null >>"$MACHINE/workload.out" 2>&1 &
-                echo "$!" >"$pid" ;;
+                until [ -e "$pid" ]; do sleep 0.01; done ;;
             'stop puter-workload.service') group TERM ;;
-            'kill puter-workload.service') group KILL && echo 137 >"$status" ;;
+            'kill puter-workload.service')
+                group KILL
+                [ -e "$status" ] || echo 137 >"$status" ;;
             'show puter-workload.service')
                 code=$(cat "$status")
                 echo "ExecMainStatus=$((code > 128 ? code - 128 : code))" ;;

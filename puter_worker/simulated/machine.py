@@ -101,6 +101,7 @@ class Machine:
             if self._agent is not None:
                 self._agent.kill()
         with suppress(OSError, ValueError):
+            (self._folder / "off").touch()
             if not (self._folder / "workload.status").exists():
                 os.killpg(int((self._folder / "workload.pid").read_text()), signal.SIGKILL)
 

@@ -43,10 +43,11 @@ class Confirm:
         self._timings = timings
 
     async def carry_over(
-        self, living: Sequence[Versioned[Record]], shown: Mapping[str, Instance]
+        self, living: Sequence[Versioned[Record]], shown: Mapping[str, Instance], *, asked_at: float
     ) -> list[Versioned[Record]]:
         """Update the records of living machines with what EC2 shows (`shown`: by instance id).
 
+        `asked_at`: when it was asked, see `Absences.asked`.
         A record that has changed since it was read is read again. Returns all records as they are afterwards.
         """
         now = self._store.now()
@@ -58,7 +59,7 @@ class Confirm:
         while left:
             changed: list[tuple[Versioned[Record], Record]] = []
             for one in left:
-                seen = self._seen(one.value, shown, observed_at.get(one.value.key), now)
+                seen = self._seen(one.value, shown, observed_at.get(one.value.key), now, asked_at)
                 if is_new(one.value, seen):
                     changed.append((one, seen))
                 else:
@@ -75,13 +76,16 @@ class Confirm:
             await self._store.commit(txn)
         return [*same, *after]
 
-    def _seen(self, record: Record, shown: Mapping[str, Instance], observed_at: float | None, now: float) -> Record:
+    def _seen(
+        self, record: Record, shown: Mapping[str, Instance], observed_at: float | None, now: float, asked_at: float
+    ) -> Record:
         """The record updated with what EC2 shows, or no longer shows; the same record if that means nothing."""
         instance = shown.get(record.instance_id or "")
         if instance is not None:
             self._target.absences.shown(instance.instance_id)
             return with_instance(record, instance, self._target.target_id, now, self._timings)
-        absent = self._target.absences.missed(record.instance_id or "", looks=GONE_AFTER_LOOKS)
+        absences = self._target.absences
+        absent = absences.missed(record.instance_id or "", looks=GONE_AFTER_LOOKS, asked_at=asked_at)
         seen_at = max(record.observed_at or 0.0, observed_at or 0.0)
         unseen_s = self._store.db.clock.age(seen_at) if seen_at else 0.0
         return gone(record, now, unseen_s=unseen_s, absent=absent, timings=self._timings) or record

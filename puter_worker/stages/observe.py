@@ -121,6 +121,7 @@ class Observe(Stage):
     async def _look_at(self, keys: Sequence[PuterKey]) -> None:
         living = [one for one in await self._records(keys) if one.value.phase in LIVE]
         # Instances are read by id: EC2 drops the tags of an ended instance before it drops the instance.
+        asked_at = self._target.absences.asked()
         shown = await self._target.describe([one.value.instance_id for one in living if one.value.instance_id])
         if living:
             # As long as a machine is alive, its target must not expire.
@@ -128,7 +129,7 @@ class Observe(Stage):
             self._store.targets.put(txn, str(self._target), self._store.now())
             self._store.machines.renew(txn, str(self._target), {one.value.namespace for one in living})
             await self._store.commit(txn)
-        looked_at = await self._confirm.carry_over(living, shown)
+        looked_at = await self._confirm.carry_over(living, shown, asked_at=asked_at)
         # The record of a key whose machine has ended is read again next time: it may have the next machine by then.
         after = {one.value.key: one for one in looked_at if one.value.phase in LIVE}
         for key in set(keys) - after.keys():

@@ -259,6 +259,7 @@ class Resolve(Stage):
         """Update old records by the ids of their instances, and decide the requests that are parked for this."""
         ids = [one.value.instance_id for one in live if one.value.instance_id]
         parked = await self._store.requests.parked_counts([one.value.key for one in live])
+        asked_at = self._target.absences.asked()
         try:
             shown = await self._target.describe(ids)
         except StageError as error:
@@ -268,7 +269,7 @@ class Resolve(Stage):
                 await self._tell_parked(one, f"{one.value.instance_id}: {reason_after(error)}")
             return
         lost = await self._not_shown_for_long(live, shown)
-        after = await self._confirm.carry_over(live, shown)
+        after = await self._confirm.carry_over(live, shown, asked_at=asked_at)
         # Whether these still exist is known after several looks: nobody is told before that they do.
         unsure = {one.value.key: one for one in after if one.value.key in lost and one.value.phase in LIVE}
         at_once = asyncio.Semaphore(DECIDE_AT_ONCE)

@@ -107,6 +107,7 @@ class Sender:
         if intent.token_known:
             await self._adopt_by_key(current)
             return
+        asked_at = self._target.absences.asked()
         async with self._held(intent):
             try:
                 shown = await self._look_up(intent) if intent.doubtful else []
@@ -117,7 +118,7 @@ class Sender:
         if len(found) == len(intent.members):
             await self._members.launched(intent, found)
         elif (shown and not intent.has_unassigned) or intent.refused or self._is_old(intent):
-            await self._missed(current, shown)
+            await self._missed(current, shown, asked_at)
         else:
             await self._send_again(current)
 
@@ -221,7 +222,7 @@ class Sender:
         This intent itself has launched nothing. A machine that has ended is of a generation that Redis has forgotten,
         so the request still needs a machine. If EC2 shows none, it may not show the token's machine yet.
         """
-        intent = current.value
+        intent, asked_at = current.value, self._target.absences.asked()
         try:
             found = await self._by_key(intent)
         except StageError as error:
@@ -233,7 +234,7 @@ class Sender:
             await self._members.launched(intent, living)
         elif len(found) == len(intent.members):
             await self._members.queued_after(current, found, _HAS_ENDED)
-        elif not await self._looks_again(current):
+        elif not await self._looks_again(current, asked_at):
             await self._members.queued_again(current, "the earlier launch failed; retrying")
 
     async def _after_its_end(self, current: Versioned[Intent], *, certain: bool) -> None:
@@ -271,16 +272,19 @@ class Sender:
                 found[member.tag] = instance
         return found
 
-    async def _missed(self, current: Versioned[Intent], shown: Sequence[Instance]) -> None:
+    async def _missed(self, current: Versioned[Intent], shown: Sequence[Instance], asked_at: float) -> None:
         """EC2 does not show the instances of some members, or of all: look again, or conclude that there are none."""
-        if not await self._looks_again(current):
+        if not await self._looks_again(current, asked_at):
             await self._members.launched(current.value, by_member(current.value, shown, all_there=True))
 
-    async def _looks_again(self, current: Versioned[Intent]) -> bool:
-        """Whether missing instances are looked for again before they count as absent; if so, the intent is delayed."""
-        intent, timings = current.value, self._timings
-        first = not self._target.absences.knows(intent.intent_id)
-        if self._target.absences.missed(intent.intent_id, looks=ABSENT_AFTER_LOOKS):
+    async def _looks_again(self, current: Versioned[Intent], asked_at: float) -> bool:
+        """Whether missing instances are looked for again before they count as absent; if so, the intent is delayed.
+
+        `asked_at`: when EC2 was asked for them, see `Absences.asked`.
+        """
+        intent, timings, absences = current.value, self._timings, self._target.absences
+        first = not absences.knows(intent.intent_id)
+        if absences.missed(intent.intent_id, looks=ABSENT_AFTER_LOOKS, asked_at=asked_at):
             return False
         reason = "EC2 does not show all machines of the launch yet; looking again"
         await self._members.delayed(current, intent, reason, timings.second_look_s if first else timings.send_again_s)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 _log = structlog.get_logger("puter.store")
+# How many answers of TIME are tried for a first one that is not too slow.
+_FIRST_ANSWERS = 3
 # Redis serves no other client while a transaction runs, so transactions are short.
 WRITE_AT_ONCE = 50
 READ_AT_ONCE = 500
@@ -84,11 +86,14 @@ class Database:
 
     async def sync_clock(self) -> None:
         """Learn what Redis TIME is; call this from time to time."""
-        sent_at = self.clock.monotonic()
-        seconds, micros = await self.redis.time()
-        step_s = self.clock.learn(seconds + micros / 1e6, sent_at=sent_at, answered_at=self.clock.monotonic())
-        if step_s is not None:
-            _log.warning("redis.clock_set", by_s=round(step_s, 3))
+        for _ in range(_FIRST_ANSWERS):
+            sent_at = self.clock.monotonic()
+            seconds, micros = await self.redis.time()
+            step_s = self.clock.learn(seconds + micros / 1e6, sent_at=sent_at, answered_at=self.clock.monotonic())
+            if step_s is not None:
+                _log.warning("redis.clock_set", by_s=round(step_s, 3))
+            if self.clock.is_sure:
+                return
 
     async def server_settings(self) -> ServerSettings:
         """Settings of Redis, from INFO: a worker's user has no right to CONFIG GET."""

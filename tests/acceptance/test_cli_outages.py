@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -91,6 +92,13 @@ class Waiting:
         """Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Ctrl-Z, and after what is inside `fg`."""
+        self._process.send_signal(signal.SIGSTOP)
+        yield
+        self._process.send_signal(signal.SIGCONT)
+
     def ended(self) -> int:
         """Its exit code, once it has ended."""
         assert self._process.stdout
@@ -156,6 +164,14 @@ WAITS: dict[str, tuple[list[str], Change, int]] = {
 }
 
 
+def it_waits(world: Published, words: list[str]) -> None:
+    """Return once a command waits for what comes of it."""
+    if words[0] in ("wait", "logs"):
+        wait_for(lambda: subscribers(world) > 0, "its subscription")
+    else:
+        wait_for(lambda: len(requests(world)) > 0, "its request")
+
+
 @pytest.mark.parametrize(("words", "change", "code"), WAITS.values(), ids=WAITS)
 def test_what_waits_outlasts_a_redis_that_restarts(
     own: Published, server: RedisServer, words: list[str], change: Change, code: int
@@ -165,10 +181,7 @@ def test_what_waits_outlasts_a_redis_that_restarts(
     info = BatchInfo(batch_id="b-1", namespace=NAMESPACE, size=1, owner="betty", created_at=own.now)
     own.batch(info, {"one": BatchRow(outcome=Outcome.CREATED, request_number=1)})
     with waiting(own.world, *words) as command:
-        if words[0] in ("wait", "logs"):
-            wait_for(lambda: subscribers(own) > 0, "its subscription")
-        else:
-            wait_for(lambda: len(requests(own)) > 0, "its request")
+        it_waits(own, words)
         server.kill()
         command.says(AWAY)
         server.start()
@@ -218,6 +231,19 @@ def test_what_was_requested_is_launched_after_it(
         assert command.ended() == 0, command.err
 
     assert any(BACK in line for line in command.err)
+
+
+@pytest.mark.parametrize("words", [["wait", "one", "--for", "finished"], ["stop", "one"]], ids=" ".join)
+def test_a_command_that_was_suspended_takes_its_own_pause_for_no_outage(own: Published, words: list[str]) -> None:
+    own.records(record(own, Phase.QUEUED, has_workload=True))
+    with waiting(own.world, *words) as command:
+        it_waits(own, words)
+        with command.suspended():
+            time.sleep(7.0)  # longer than any answer of Redis may take
+            own.records(ended(own))
+        assert command.ended() == 0, command.err
+
+    assert AWAY not in "".join(command.err)
 
 
 def test_a_redis_that_has_never_answered_is_not_waited_for(own: Published, server: RedisServer) -> None:

@@ -183,6 +183,8 @@ class StandIn:
             timer = (units / "puter-deadline.timer").read_text()
             when = datetime.strptime(setting(timer, "OnCalendar"), "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
             assert setting(timer, "Persistent") == "true"
+            # Without a time at which it has run, systemd takes no notice of one that has passed before it starts it.
+            assert (self.root / "var/lib/systemd/timers/stamp-puter-deadline.timer").stat().st_mtime < when.timestamp()
             command = setting((units / "puter-deadline.service").read_text(), "ExecStart")
             handles.append(Handle("timer", int(when.timestamp()), command))
         if "atd" in self.enabled & self.active:

@@ -101,6 +101,18 @@ def test_a_slow_answer_is_no_measurement(world: World) -> None:
     assert world.now() == before + 1.5
 
 
+def test_a_first_answer_that_was_slow_is_replaced_and_is_no_step() -> None:
+    clock = World()
+    assert (clock.measure(takes_s=40.0), clock.is_sure) == (None, False)
+
+    clock.redis_ahead_s = 15.0  # what the slow one was wrong by
+
+    assert (clock.measure(), clock.is_sure) == (None, True)
+    assert clock.now() == pytest.approx(REDIS_AT + clock.uptime + 15.0, abs=0.01)
+    assert not clock.was_set_within(3_600.0)
+    assert (clock.measure(takes_s=40.0), clock.is_sure) == (None, True)
+
+
 @pytest.mark.parametrize("by_s", [HOURS_2, -HOURS_2])
 def test_nothing_gets_old_by_a_step(world: World, by_s: float) -> None:
     at = world.now()
@@ -125,12 +137,22 @@ def absences(world: World) -> Absences:
     return Absences(world, over_s=OVER_S)
 
 
+def test_a_look_counts_from_when_it_was_asked_for(absences: Absences, world: World) -> None:
+    """This process stands still between EC2's answer and what it makes of that."""
+    assert looks(absences, world, 0.0, 1.0) == [False, False]
+    asked_at = absences.asked()
+    world.uptime += 10 * OVER_S
+
+    assert not absences.missed("i-1", looks=3, asked_at=asked_at)
+    assert looks(absences, world, 0.0) == [True]
+
+
 def looks(absences: Absences, world: World, *gaps_s: float, most: int = 3) -> list[bool]:
     """Look again and again, after these pauses; what each look says."""
     told = []
     for gap_s in gaps_s:
         world.uptime += gap_s
-        told.append(absences.missed("i-1", looks=most))
+        told.append(absences.missed("i-1", looks=most, asked_at=absences.asked()))
     return told
 
 
@@ -171,7 +193,7 @@ def test_clocks_that_are_set_make_nothing_absent(
 def test_each_thing_is_counted_by_itself(absences: Absences, world: World) -> None:
     looks(absences, world, 0.0, 25.0)
 
-    assert not absences.missed("i-2", looks=1)
+    assert not absences.missed("i-2", looks=1, asked_at=absences.asked())
     assert absences.knows("i-1")
     assert not absences.knows("i-3")
 
@@ -179,6 +201,6 @@ def test_each_thing_is_counted_by_itself(absences: Absences, world: World) -> No
 def test_what_was_missed_long_ago_is_forgotten(absences: Absences, world: World) -> None:
     looks(absences, world, 0.0)
     world.uptime += HOURS_2
-    absences.missed("i-2", looks=3)
+    absences.missed("i-2", looks=3, asked_at=absences.asked())
 
     assert not absences.knows("i-1")

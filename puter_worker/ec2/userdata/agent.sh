@@ -177,8 +177,9 @@ begin() {
 }
 
 runs() {
-    case $(systemctl is-active "$workload" 2>/dev/null) in active | activating | deactivating) return 0 ;; esac
-    return 1
+    # No answer, from a systemd that is too busy, is no end.
+    case $(systemctl is-active "$workload" 2>/dev/null) in inactive | failed | unknown) return 1 ;; esac
+    return 0
 }
 
 # The workload has begun, does not run, and nobody has written how it ended: its runner was killed, or the machine's
@@ -293,15 +294,15 @@ heed_orders() {
     sign_in || return 0
     if [ ! -e "$state/ending" ]; then
         if told=$(item tags/instance/puter:order) && [ "$told" = stop ]; then
+            say "order $nonce stop" # first: an agent that is killed in between says it again
             stop_all stopped 'its owner has ordered it'
-            say "order $nonce stop"
         elif item spot/instance-action >/dev/null; then
             stop_all interrupted 'EC2 takes the Spot machine back'
         fi
     fi
     expires=$(cat "$state/expires-at" 2>/dev/null || echo "$born_to_end_at")
     if told=$(item tags/instance/puter:expires-at) && [ "$told" != "$expires" ]; then
-        move_deadline "$told" && put expires-at <<<"$told" && say "order $nonce expires-at $told"
+        move_deadline "$told" && say "order $nonce expires-at $told" && put expires-at <<<"$told"
     fi
 }
 

@@ -7,6 +7,7 @@ ttl_s='@ttl_s@'
 root=${PUTER_ROOT:-}
 state=$root/var/lib/puter
 units=$root/etc/systemd/system
+stamps=$root/var/lib/systemd/timers
 timer=puter-deadline.timer
 
 self=$root/usr/local/sbin/puter-deadline
@@ -17,6 +18,7 @@ drop_timer() {
     systemctl disable "$timer" >/dev/null 2>&1
     systemctl --no-block stop "$timer" >/dev/null 2>&1
 }
+# A timer that has never run takes no notice of a time that has passed: it has run when the machine was born.
 # Debian and Ubuntu reach sysinit.target, for which units wait by default, only after all boothooks: also one of the
 # user's that never ends.
 arm_timer() {
@@ -45,6 +47,7 @@ AccuracySec=1s
 [Install]
 WantedBy=timers.target
 UNIT
+        { mkdir -p "$stamps" && touch -d "@$(cat "$state/born")" "$stamps/stamp-$timer" || :; } &&
         systemctl daemon-reload && systemctl enable "$timer" && systemctl --no-block restart "$timer"
 }
 

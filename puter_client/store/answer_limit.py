@@ -1,0 +1,54 @@
+"""A time limit for answers that counts the time in which this process could have read them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+PARTS = 4
+
+
+@asynccontextmanager
+async def answer_limit(seconds: float) -> AsyncIterator[None]:
+    """End what is inside with TimeoutError after so many seconds, without those in which this process stood still.
+
+    A process that was suspended (Ctrl-Z), or whose computer had no time for it, finds all its timers due as soon as it
+    goes on, although the answer may have come long ago.
+
+    Raises:
+        TimeoutError: the time is up.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+        parts = _Parts(loop, seconds / PARTS, over=lambda: limit.reschedule(loop.time()))
+        try:
+            yield
+        finally:
+            parts.cancel()
+
+
+class _Parts:
+    """Counts the time in parts; one that has taken more than twice as long as it should is not counted."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, part_s: float, over: Callable[[], None]) -> None:
+        self._loop = loop
+        self._part_s = part_s
+        self._over = over
+        self._left = PARTS
+        self._begin()
+
+    def _begin(self) -> None:
+        self._late_from = self._loop.time() + 2 * self._part_s
+        self._timer = self._loop.call_later(self._part_s, self._end)
+
+    def _end(self) -> None:
+        self._left -= self._loop.time() < self._late_from
+        if self._left:
+            self._begin()
+        else:
+            self._over()
+
+    def cancel(self) -> None:
+        """Count no further."""
+        self._timer.cancel()
