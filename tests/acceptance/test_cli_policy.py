@@ -15,7 +15,7 @@ import pytest
 from puter_client.watch import NOTHING_KEPT
 from puter_worker.store import names
 from puter_worker.store.row_shares import MOST_REFUSED
-from tests.acceptance.cli_world import PUTER, CliWorld
+from tests.acceptance.cli_world import PATIENCE_S, PUTER, CliWorld
 from tests.integration.engine_world import wait_for
 from tests.integration.redis_servers import RedisServer, running_server, server_binaries
 
@@ -98,7 +98,7 @@ def worker(world: CliWorld, *, policy: bool = True) -> Iterator[Running]:
             yield running
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait(PATIENCE_S)
     assert running.events("stage.failed") == []
 
 

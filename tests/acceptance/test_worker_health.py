@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from puter_client.contract.health import WorkerHealth
+from tests.acceptance.cli_world import PATIENCE_S
 from tests.integration.engine_world import wait_for
 from tests.integration.redis_servers import RedisServer
 
@@ -46,7 +47,7 @@ def start(own_valkey: RedisServer, tmp_path: Path) -> Iterator[Start]:
         if worker.poll() is None:
             worker.send_signal(signal.SIGCONT)
             worker.kill()
-        worker.wait(30)
+        worker.wait(PATIENCE_S)
 
 
 def health(server: RedisServer, tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.view import WaitFor
+from tests.acceptance.cli_world import PATIENCE_S
 from tests.integration.redis_servers import RedisServer
 from tests.integration.workshop import spec
 
@@ -49,7 +50,7 @@ def start(valkey: RedisServer, moto: str, tmp_path: Path) -> Iterator[Start]:
     for worker in started:
         if worker.poll() is None:
             worker.kill()
-        worker.communicate(timeout=30)
+        worker.communicate(timeout=PATIENCE_S)
 
 
 def read(port: int, worker: subprocess.Popen[str]) -> str:

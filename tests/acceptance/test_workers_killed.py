@@ -18,6 +18,7 @@ import pytest
 
 from puter_client.client import MachineRequest, PuterClient
 from puter_client.view import View, WaitFor
+from tests.acceptance.cli_world import PATIENCE_S
 from tests.integration.redis_servers import RedisServer
 from tests.integration.workshop import spec
 
@@ -42,7 +43,7 @@ def start_worker(valkey: RedisServer, moto: str, tmp_path: Path) -> Iterator[Sta
     for worker in started:
         if worker.poll() is None:
             worker.terminate()
-            worker.wait(30)
+            worker.wait(PATIENCE_S)
 
 
 @pytest.fixture

@@ -23,12 +23,12 @@ def make_app(world: World) -> web.Application:
             call = await _read(request)
         except Ec2Error as error:
             return web.Response(status=error.status, body=error_response("ec2", error, "0"), content_type="text/xml")
-        plan = world.plan(call)
-        if plan.delay_before_s:
-            await asyncio.sleep(plan.delay_before_s)
+        plan, of = world.plan(call), world.dials
+        await _pause(plan.delay_before_s, plan.held_before)
+        if world.dials is not of:
+            return _drop(request)
         answer = world.answer(call, plan)
-        if plan.delay_after_s:
-            await asyncio.sleep(plan.delay_after_s)
+        await _pause(plan.delay_after_s, plan.held_after)
         if plan.lost or plan.drop:
             return _drop(request)
         if plan.cut:
@@ -38,6 +38,13 @@ def make_app(world: World) -> web.Application:
     app.router.add_post("/", serve)
     Control(world).add_to(app)
     return app
+
+
+async def _pause(delay_s: float, held: asyncio.Event | None) -> None:
+    if delay_s:
+        await asyncio.sleep(delay_s)
+    if held:
+        await held.wait()
 
 
 async def _read(request: web.Request) -> Call:

@@ -28,6 +28,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         drop: close the connection without an answer.
         cut: send half of the answer, then close the connection.
         delay_s: wait so long first.
+        hold: wait first until other faults are configured.
         skip: leave so many matching calls alone at first.
         times: then so many calls meet it; None is all.
         probability: with which each of them does.
@@ -44,6 +45,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     drop: bool = False
     cut: bool = False
     delay_s: Seconds = 0.0
+    hold: bool = False
     skip: int = 0
     times: int | None = None
     probability: Share = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
@@ -18,6 +19,8 @@ class Plan(msgspec.Struct, kw_only=True):
     Attributes:
         delay_before_s: wait before the effect.
         delay_after_s: wait between effect and answer.
+        held_before: wait for this before the effect.
+        held_after: wait for this between effect and answer.
         refusal: answered instead of having the effect.
         blunder: answered although the effect took place.
         lost: no effect and no answer.
@@ -27,6 +30,8 @@ class Plan(msgspec.Struct, kw_only=True):
 
     delay_before_s: float = 0.0
     delay_after_s: float = 0.0
+    held_before: asyncio.Event | None = None
+    held_after: asyncio.Event | None = None
     refusal: Ec2Error | None = None
     blunder: Ec2Error | None = None
     lost: bool = False
@@ -40,9 +45,14 @@ class Plan(msgspec.Struct, kw_only=True):
 
 
 class FaultDesk:
-    """Counts how often each fault was met."""
+    """Counts how often each fault was met.
+
+    Attributes:
+        replaced: that other faults were configured.
+    """
 
     def __init__(self, dials: Dials) -> None:
+        self.replaced = asyncio.Event()
         self._dials = dials
         self._met: dict[Fault, list[int]] = {}
 
@@ -76,12 +86,14 @@ class FaultDesk:
         counts[1] += 1
         return True
 
-    @staticmethod
-    def _apply(fault: Fault, plan: Plan) -> None:
+    def _apply(self, fault: Fault, plan: Plan) -> None:
+        held = self.replaced if fault.hold else None
         if fault.when == "before":
             plan.delay_before_s += fault.delay_s
+            plan.held_before = plan.held_before or held
         else:
             plan.delay_after_s += fault.delay_s
+            plan.held_after = plan.held_after or held
         if fault.code:
             error = Ec2Error(fault.code, fault.message, fault.status)
             if fault.when == "before":

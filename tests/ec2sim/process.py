@@ -16,7 +16,7 @@ from tests.ec2sim.client import ControlClient
 from tests.ec2sim.config import SimConfig
 
 ROOT = Path(__file__).parents[2]
-START_S = 20.0
+START_S = 120.0
 STOP_S = 5.0
 
 

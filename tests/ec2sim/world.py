@@ -64,10 +64,15 @@ class World:
 
     def __init__(self, config: SimConfig | None = None, clock: Clock | None = None) -> None:
         self._clock = clock or RealClock()
+        self._faults = FaultDesk(Dials(config or SimConfig(), self._clock))
         self.reset(config or SimConfig())
 
     def reset(self, config: SimConfig) -> None:
-        """Start again: nothing launched, nothing written, every bucket full. The clock goes on."""
+        """Start again: nothing launched, nothing written, every bucket full. The clock goes on.
+
+        What was called before has no effect any more.
+        """
+        self._faults.replaced.set()
         self.dials = Dials(config, self._clock)
         self.ledger = Ledger()
         self.regions: dict[tuple[str, str], Region] = {}
@@ -78,6 +83,7 @@ class World:
         """Change the behaviour from now on; `new_faults` are counted from zero."""
         self.dials.config = config
         if new_faults:
+            self._faults.replaced.set()
             self._faults = FaultDesk(self.dials)
         for region in self.regions.values():
             region.throttle.retune()

@@ -58,7 +58,7 @@ async def error_of(sessions: Sessions, profile: str | None = "lab") -> StageErro
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)

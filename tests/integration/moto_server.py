@@ -43,7 +43,6 @@ def moto_served() -> Iterator[str]:
         assert port, "moto did not start"
         yield f"http://127.0.0.1:{port}"
         server.stdin.close()
-        server.wait(10)
 
 
 @pytest.fixture(scope="session")

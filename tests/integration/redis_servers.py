@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import redis
 
+STARTS_WITHIN_S = 120.0
+
 
 def server_binaries() -> dict[str, str]:
     """Names of servers found here, with their binaries: the embedded Valkey, and Debian's Redis where it is."""
@@ -51,15 +53,15 @@ class RedisServer:
         arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
         self.process = subprocess.Popen([self._binary, *arguments])
         client = redis.Redis.from_url(self.url)
-        for _ in range(2_000):
+        give_up_at = time.monotonic() + STARTS_WITHIN_S
+        while True:
             try:
                 client.ping()
                 break
             except redis.ConnectionError:
                 assert self.process.poll() is None, (self._folder / "redis.log").read_text()
+                assert time.monotonic() < give_up_at, "the server does not answer"
                 time.sleep(0.005)  # until it listens; there is no event to wait for
-        else:
-            pytest.fail("the server does not answer")
         client.close()
 
     def kill(self) -> None:

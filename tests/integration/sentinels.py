@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,8 @@ from tests.integration.shared_host import CONFIGURATION, ROOT
 
 HOST = "127.0.0.1"
 SERVICE = "mymaster"
+SOON_MS = 3_000
+NEVER_MS = 600_000
 PATIENCE_S = 240.0  # Sentinels give a failover up after 60 s
 SECTION = (ROOT / "docs" / "shared-host.md").read_text().partition("\n## Failing over\n")[2].partition("\n## ")[0]
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
@@ -171,6 +173,11 @@ class Member:
             told: Mapping[str, Any] = client.info(section)
             return told
 
+    def follows(self) -> bool:
+        """Whether it is a replica of one that it has heard of."""
+        told = self.says("replication")
+        return (told["role"], told.get("master_link_status")) == ("slave", "up")
+
 
 class Failover:
     """The whole.
@@ -214,7 +221,7 @@ class Failover:
                         "/var/lib/redis": str(of),
                         "bind HOST ": "bind ",
                         "192.0.2.11 6379": f"{HOST} {ports[0]}",
-                        "milliseconds mymaster 5000": "milliseconds mymaster 1500",
+                        "milliseconds mymaster 5000": f"milliseconds mymaster {NEVER_MS}",
                         "timeout mymaster 60000": "timeout mymaster 3000",
                     },
                 )
@@ -261,8 +268,36 @@ class Failover:
         return self._agreed(lambda _: True)
 
     def failed_over(self, before: Member) -> Member:
-        """The new primary, once all Sentinels agree on one and it is one."""
+        """The new primary, after this one was ended, once all Sentinels agree on one and it is one.
+
+        Only from now on do they look for one that is gone.
+        """
+        self.watch()
         return self._agreed(lambda now: now is not before and now.says("replication")["role"] == "master")
+
+    def watch(self) -> None:
+        """Have the Sentinels miss a server soon; before, none that merely stands still for a while is missed."""
+        for one in self.sentinels:
+            with one.client() as client:
+                client.execute_command(f"SENTINEL SET {SERVICE} down-after-milliseconds {SOON_MS}")
+
+    def hand_over(self, options: str = "") -> None:
+        """Make another server the primary, as somebody asks for it; `options`: of SENTINEL FAILOVER."""
+        before, asked = self.primary, self.sentinels[0]
+
+        def is_done() -> bool:
+            if self.named(asked) != before.port:
+                return True
+            with asked.client() as sentinel, suppress(redis.ResponseError):
+                # Refused before it has heard of what the last failover changed, and while one is in progress. One that
+                # it has given up, as it does without telling anybody, is asked for again.
+                sentinel.execute_command(f"SENTINEL FAILOVER {SERVICE}{options}")
+            return False
+
+        eventually("another is the primary", is_done)
+        self._agreed(lambda now: now is not before and now.says("replication")["role"] == "master")
+        eventually("the old primary follows", before.follows)
+        self.is_whole()
 
     def _agreed(self, fits: Callable[[Member], bool]) -> Member:
         found: list[Member] = []

@@ -113,7 +113,7 @@ class SharedHost:
         """End the server, whatever it does."""
         if self._server is not None:
             self._server.kill()
-            self._server.wait(10)
+            self._server.wait()
             self._server = None
 
 

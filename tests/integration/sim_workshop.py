@@ -165,6 +165,8 @@ async def doomed(shop: SimWorkshop, **settings: Any) -> AsyncIterator[Killed]:
     running = asyncio.create_task(worker.run())
     victim = Killed(worker, others)
     await asyncio.wait({running, asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    if running.done():
+        running.result()
     try:
         yield victim
     finally:
@@ -208,7 +210,6 @@ def sim_url() -> Iterator[str]:
         assert url, "the simulator did not start"
         yield url
         server.stdin.close()
-        server.wait(10)
 
 
 @pytest.fixture

@@ -291,6 +291,7 @@ class Hands:
 @pytest.fixture
 async def hands(workshop: Workshop) -> AsyncIterator[Hands]:
     """A worker whose stages the test runs."""
+    workshop.hurry(account_s=PATIENCE_S)
     worker = workshop.worker()
     await worker.store.db.sync_clock()
     yield Hands(workshop, worker)

@@ -18,8 +18,8 @@ from tests.integration.agent_bed import NONCE, AgentBed, user_data
 Make = Callable[..., AgentBed]
 WORKLOAD = "puter-workload.service"
 # It ends by SIGTERM only, and has written something before.
-WAITS = "echo begun; trap 'echo told; exit 7' TERM; while :; do read -r -t 0.05 <> <(:); done"
-STUBBORN = "echo begun; trap '' TERM; while :; do read -r -t 0.05 <> <(:); done"
+WAITS = "trap 'echo told; exit 7' TERM; echo begun; while :; do read -r -t 0.05 <> <(:); done"
+STUBBORN = "trap '' TERM; echo begun; while :; do read -r -t 0.05 <> <(:); done"
 
 
 @pytest.fixture

@@ -188,6 +188,11 @@ async def test_it_leaves_room_for_results_and_orders(sim_workshop: SimWorkshop) 
         with pytest.raises(WaitTimedOut, match="no worker has read the console of one within"):
             await sim_workshop.client.console(record)
 
+        async def taken() -> bool:
+            return due(sim_workshop) == 1
+
+        await eventually("it is taken", taken)
+
     assert (await reads(sim_workshop), due(sim_workshop)) == (0, 1)
 
 

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from types_aiobotocore_sts import STSClient
 
 SESSION = aioboto3.Session()  # loading EC2's model takes longer than all else here
-ONCE = AioConfig(retries={"mode": "standard", "total_max_attempts": 1}, read_timeout=5, connect_timeout=5)
+ONCE = AioConfig(retries={"mode": "standard", "total_max_attempts": 1}, read_timeout=120, connect_timeout=120)
 ED25519 = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIP5TnYSHQgF2cyUhZJKBZ9gTfGi8VVKQ6+CRZ3x2jHqZ me@home"
 
 
 @asynccontextmanager
-async def ec2_at(sim: SimProcess, region: str = "us-east-1", read_timeout_s: float = 5) -> AsyncIterator[EC2Client]:
+async def ec2_at(sim: SimProcess, region: str = "us-east-1", read_timeout_s: float = 120) -> AsyncIterator[EC2Client]:
     async with SESSION.client(
         "ec2",
         region_name=region,
@@ -181,15 +181,16 @@ async def test_regions_share_nothing(sim: SimProcess, ec2: EC2Client) -> None:
         (Fault(action="RunInstances", drop=True, when="before"), botocore.exceptions.ConnectionClosedError, 0),
         (Fault(action="RunInstances", drop=True, when="after"), botocore.exceptions.ConnectionClosedError, 1),
         (Fault(action="RunInstances", cut=True), botocore.exceptions.ConnectionClosedError, 1),
-        (Fault(action="RunInstances", delay_s=30, when="after"), botocore.exceptions.ReadTimeoutError, 1),
+        (Fault(action="RunInstances", hold=True, when="after"), botocore.exceptions.ReadTimeoutError, 1),
     ],
 )
 async def test_an_answer_is_lost_before_or_after_the_effect(
     sim: SimProcess, fault: Fault, error: type[Exception], instances: int
 ) -> None:
-    async with ec2_at(sim, read_timeout_s=1) as ec2:
+    async with ec2_at(sim) as ec2:
         asked = await machine(ec2)
-        await sim.control.configure(faults=[fault])
+    await sim.control.configure(faults=[fault])
+    async with ec2_at(sim, read_timeout_s=1 if fault.hold else 120) as ec2:
         with pytest.raises(error):
             await ec2.run_instances(**asked)
     assert len(await sim.control.instances()) == instances
@@ -285,7 +286,7 @@ async def test_the_process_ends_when_its_starter_lets_go() -> None:
     assert process.stdout is not None
     assert (await process.stdout.readline()).startswith(b"http://127.0.0.1:")
     process.stdin.close()
-    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert await asyncio.wait_for(process.wait(), 120) == 0
 
 
 async def test_a_behaviour_that_cannot_be_read_is_told_at_the_start() -> None:

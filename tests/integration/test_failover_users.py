@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 
 import pytest
 import redis
 
 from tests.integration.redis_servers import server_binaries
-from tests.integration.sentinels import SERVICE, Failover, Member, eventually, failing_over
+from tests.integration.sentinels import Failover, eventually, failing_over
 
 # As a Valkey may have it: a full copy takes a connection of its own, which is asked for in another way.
 SETTINGS = {"valkey": "repl-diskless-sync yes\ndual-channel-replication-enabled yes\n"}
@@ -39,47 +38,23 @@ def denied(group: Failover) -> list[tuple[str, str]]:
     return found
 
 
-def is_replica(one: Member) -> bool:
-    told = one.says("replication")
-    return (told["role"], told.get("master_link_status")) == ("slave", "up")
-
-
-def handed_over(group: Failover, options: str) -> None:
-    """Another server has become the primary, because somebody asked for it."""
-    before, asked = group.primary, group.sentinels[0]
-
-    def is_done() -> bool:
-        if group.named(asked) != before.port:
-            return True
-        with asked.client() as sentinel, suppress(redis.ResponseError):
-            # Refused before it has heard of what the last failover changed, and while one is in progress. One that it
-            # has given up, as it does without telling anybody, is asked for again.
-            sentinel.execute_command(f"SENTINEL FAILOVER {SERVICE}{options}")
-        return False
-
-    eventually("another is the primary", is_done)
-    group.failed_over(before)
-    eventually("the old primary follows", lambda: is_replica(before))
-    group.is_whole()
-
-
 def test_nothing_of_a_failover_is_denied(group: Failover, kind: str) -> None:
     first = group.servers[0]
     first.kill()
     group.failed_over(first)
     first.start()
-    eventually("the old primary follows", lambda: is_replica(first))
+    eventually("the old primary follows", first.follows)
     group.is_whole()
 
     for options in PLANNED.get(kind, [""]):
-        handed_over(group, options)
+        group.hand_over(options)
 
     assert denied(group) == []
 
 
 def test_who_is_the_primary_is_known_after_a_restart_of_everything(group: Failover) -> None:
     first = group.servers[0]
-    handed_over(group, "")
+    group.hand_over()
     now = group.primary
     for one in (*group.sentinels, *group.servers):
         one.kill()
@@ -87,11 +62,12 @@ def test_who_is_the_primary_is_known_after_a_restart_of_everything(group: Failov
     group.start()
 
     assert group.primary is now
-    assert is_replica(first)
+    assert first.follows()
 
 
 def test_a_script_that_does_not_end_is_killed(group: Failover) -> None:
     killed = threading.Event()
+    group.watch()
 
     def run_without_end() -> None:
         with group.servers[0].client() as client:

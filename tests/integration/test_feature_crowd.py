@@ -15,7 +15,7 @@ from puter_client.view import View
 from puter_worker.rates import RUN_INSTANCES, Bucket
 from puter_worker.store.requests import Ready
 from tests.integration.stage_world import one_machine_each, redis_keeps_its_rules, time_passes, until
-from tests.integration.workshop import Workshop, spec
+from tests.integration.workshop import PATIENCE_S, Workshop, spec
 
 __all__ = ["redis_keeps_its_rules"]
 pytestmark = pytest.mark.usefixtures("redis_keeps_its_rules")
@@ -56,7 +56,7 @@ async def test_what_a_stopped_worker_leaves_another_finishes(workshop: Workshop)
     launched = len(workshop.instances())
     time_passes(workshop)  # what it had claimed is anybody's again
     async with workshop.working():
-        await workshop.client.wait(batch_id=batch, tags=tags(50), timeout_s=40)
+        await workshop.client.wait(batch_id=batch, tags=tags(50), timeout_s=PATIENCE_S)
 
     assert launched < 50
     await one_machine_each(workshop, "betty", tags(50))
@@ -99,8 +99,8 @@ async def test_three_workers_launch_each_key_once(workshop: Workshop) -> None:
     first = await submitted(workshop, 30)
     async with workshop.working(), workshop.working(), workshop.working():
         second = await workshop.client.submit([MachineRequest(tag, spec()) for tag in tags(30)], origin=Origin.UP)
-        ones = await workshop.client.wait(batch_id=first, tags=tags(30), timeout_s=40)
-        twos = await workshop.client.wait(batch_id=second, tags=tags(30), timeout_s=40)
+        ones = await workshop.client.wait(batch_id=first, tags=tags(30), timeout_s=PATIENCE_S)
+        twos = await workshop.client.wait(batch_id=second, tags=tags(30), timeout_s=PATIENCE_S)
 
     assert {view.outcome for view in ones} == {Outcome.CREATED}
     assert {view.outcome for view in twos} <= {Outcome.JOINED, Outcome.EXISTING}

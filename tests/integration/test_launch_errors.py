@@ -348,9 +348,10 @@ async def test_a_launch_whose_answer_does_not_come_is_found(sim_workshop: SimWor
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_launch_that_takes_place_after_it_was_given_up_is_the_only_one(sim_workshop: SimWorkshop) -> None:
-    await sim_workshop.faults(Fault(action="RunInstances", delay_s=PATIENCE_WITH_EC2_S + 1, times=1))
+    await sim_workshop.faults(Fault(action="RunInstances", hold=True, times=1))
     async with sim_workshop.working():
         await launched(sim_workshop)
+        await sim_workshop.faults()
         await eventually("both calls have taken place", lambda: so_many(sim_workshop, "RunInstances", 2))
         await sim_workshop.one_each("one")
 
@@ -380,9 +381,10 @@ async def test_an_answer_that_does_not_come_while_preparing_is_requested_again(
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("action", MAKING)
 async def test_what_is_made_after_it_was_given_up_is_made_once(sim_workshop: SimWorkshop, action: str) -> None:
-    await sim_workshop.faults(Fault(action=action, delay_s=PATIENCE_WITH_EC2_S + 1, times=1))
+    await sim_workshop.faults(Fault(action=action, hold=True, times=1))
     async with sim_workshop.working():
         record = await launched(sim_workshop)
+        await sim_workshop.faults()
         await eventually("both calls have taken place", lambda: so_many(sim_workshop, action, 2))
 
     first, second = await codes(sim_workshop, action)

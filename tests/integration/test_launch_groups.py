@@ -99,6 +99,7 @@ async def test_two_hundred_of_two_workers_are_launched_in_groups_with_no_call_re
     # In quick motion the headroom of the pacer's buckets is milliseconds, less than this process stands still at times.
     await sim_workshop.sim.configure(speed=SLOWLY)
     sim_workshop.rates = sim_workshop.rates.faster(SLOWLY / SPEED)
+    sim_workshop.hurry(arrives_s=50.0)
     runs = {tag: f"render {tag}" for tag in TAGS}
     async with sim_workshop.working(), sim_workshop.working():
         batch = await submit_workloads(sim_workshop, runs)
@@ -305,12 +306,17 @@ async def test_a_machine_is_usable_before_it_bears_its_own_tags(sim_workshop: Si
 
 @pytest.mark.usefixtures("in_groups")
 async def test_a_newborn_that_cannot_be_tagged_yet_is_tagged_later(sim_workshop: SimWorkshop) -> None:
-    await sim_workshop.sim.configure(create_tags_lag_s=(0.5, 0.5))
+    lag_s = 3_600.0
+    await sim_workshop.sim.configure(create_tags_lag_s=(lag_s, lag_s))
     async with sim_workshop.working():
         await sim_workshop.request(*TAGS[:8], wait=WaitFor.LAUNCHED)
-        await all_labelled(sim_workshop, *TAGS[:8])
 
-    assert "InvalidInstanceID.NotFound" in {call.code for call in await sim_workshop.calls("CreateTags")}
+        async def refused() -> bool:
+            return await sim_workshop.refused("InvalidInstanceID.NotFound") > 0
+
+        await eventually("a tag was refused", refused)
+        await sim_workshop.sim.advance(lag_s)
+        await all_labelled(sim_workshop, *TAGS[:8])
 
 
 @pytest.mark.usefixtures("in_groups")

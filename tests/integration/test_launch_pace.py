@@ -65,6 +65,7 @@ async def test_launches_that_take_long_to_be_sent_ask_no_more_than_ec2_allows(
         return await in_time(*args)
 
     monkeypatch.setattr(UnitLauncher, "open_intent", late)
+    sim_workshop.hurry(arrives_s=50.0)  # however long this process stands still
     async with sim_workshop.working(max_group=10):
         batch = await sim_workshop.submit(*TAGS)
         await sim_workshop.client.wait(batch_id=batch, tags=TAGS, wait=WaitFor.LAUNCHED, timeout_s=120)

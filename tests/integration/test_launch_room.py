@@ -278,7 +278,7 @@ async def test_nobody_gives_up_on_capacity_while_a_quota_is_what_holds_it(
     sim_workshop.hurry(no_capacity_s=20.0)
     await sim_workshop.faults(no_capacity(times=4), Fault(action="RunInstances", code="VcpuLimitExceeded"))
     async with sim_workshop.working():
-        await sim_workshop.submit("one", give_up_after_s=2)
+        await sim_workshop.submit("one", give_up_after_s=600)
         await eventually("no zone has room", lambda: refused_times(sim_workshop, 4))
         await sim_workshop.submit("two", instance_type="t3.small")
         await eventually("a quota is in the way", lambda: wait_for_quota(sim_workshop, 1, live=0))

@@ -23,9 +23,9 @@ from tests.agents import Agents, End, running
 from tests.ec2sim.config import Fault
 from tests.ec2sim.reports import Seen
 from tests.frames import frame
-from tests.integration.sim_workshop import SimWorkshop, eventually, sim_url, sim_workshop
+from tests.integration.sim_workshop import SimWorkshop, eventually, no_capacity, sim_url, sim_workshop
 from tests.integration.stage_world import wake_all
-from tests.integration.workshop import spec
+from tests.integration.workshop import PATIENCE_S, spec
 
 __all__ = ["sim_url", "sim_workshop"]
 
@@ -108,7 +108,7 @@ async def ends(
 
 async def all_over(shop: SimWorkshop, batch: str, tags: list[str]) -> dict[str, View]:
     """The batch when nothing of it runs or waits any more."""
-    views = await shop.client.wait(batch_id=batch, tags=tags, wait=WaitFor.FINISHED, timeout_s=40)
+    views = await shop.client.wait(batch_id=batch, tags=tags, wait=WaitFor.FINISHED, timeout_s=PATIENCE_S)
     return {view.tag: view for view in views}
 
 
@@ -280,6 +280,9 @@ async def test_a_workload_that_would_be_run_again_is_not(sim_workshop: SimWorksh
     async with sim_workshop.working(quiet_sweep_s=0.2):
         batch = await submitted(sim_workshop, "bad", "late", "more", keep_running=True, retries=3, most=2)
         late = await machine(sim_workshop, "late")
+        await machine(sim_workshop, "bad")
+        # Its room is free when its machine has ended, which is before it is known how.
+        await sim_workshop.faults(no_capacity())
         await fails(sim_workshop, "bad")
         await eventually(
             "the rest is cancelled", becomes(sim_workshop, "more", lambda one: one.phase is Phase.CANCELLED)

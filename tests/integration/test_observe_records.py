@@ -28,19 +28,20 @@ NOWHERE = "us-east-1z"
 
 
 class HandClock(Clock):
-    """A clock that the test sets.
+    """A clock that the test sets, and nothing else moves.
 
     Attributes:
-        ahead_s: how many seconds have passed that really have not.
+        ahead_s: how many seconds have passed.
     """
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
+        self._began = super().monotonic()
         super().__init__()
 
     def monotonic(self) -> float:
         """Seconds since the host was started, as the test says."""
-        return super().monotonic() + self.ahead_s
+        return self._began + self.ahead_s
 
 
 @pytest.fixture

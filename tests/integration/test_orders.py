@@ -361,7 +361,7 @@ async def test_what_waits_for_its_launch_is_launched_with_another_ttl(sim_worksh
 async def test_another_ttl_while_the_launch_is_sent_is_ordered_when_the_machine_exists(
     sim_workshop: SimWorkshop,
 ) -> None:
-    await sim_workshop.faults(Fault(action="RunInstances", when="before", delay_s=1.0, times=1))
+    await sim_workshop.faults(Fault(action="RunInstances", hold=True))
     async with sim_workshop.working():
         await sim_workshop.submit("one", run="work", origin=Origin.SUBMIT)
 
@@ -370,6 +370,7 @@ async def test_another_ttl_while_the_launch_is_sent_is_ordered_when_the_machine_
 
         await eventually("it is being sent", sending)
         (view,) = await asked(sim_workshop, "one", ttl_s=18_000)
+        await sim_workshop.faults()
         await eventually("it is told", ordered(sim_workshop, "one"))
         (record,) = await sim_workshop.records("one")
         one = await seen(sim_workshop, "one")

@@ -16,6 +16,7 @@ from tests.ec2sim.config import Fault
 from tests.ec2sim.reports import Seen
 from tests.frames import frame
 from tests.integration.sim_workshop import SimWorkshop, eventually, sim_url, sim_workshop
+from tests.integration.workshop import PATIENCE_S
 
 __all__ = ["sim_url", "sim_workshop"]
 
@@ -98,7 +99,9 @@ async def test_a_console_that_comes_late_is_waited_for(sim_workshop: SimWorkshop
         await eventually("it says what it waits for", waits)
         again = await sim_workshop.submit("one", run="work", origin=Origin.SUBMIT)
         await sim_workshop.sim.advance(41.0)
-        (view,) = await sim_workshop.client.wait(batch_id=again, tags=["one"], wait=WaitFor.FINISHED, timeout_s=40)
+        (view,) = await sim_workshop.client.wait(
+            batch_id=again, tags=["one"], wait=WaitFor.FINISHED, timeout_s=PATIENCE_S
+        )
 
     assert view.record
     assert (view.outcome, view.record.result, view.record.generation) == (Outcome.EXISTING, Result.FAILED, 1)

@@ -19,6 +19,7 @@ from puter_worker.ec2.userdata import Boot, compose
 from puter_worker.ec2.userdata import Machine as Member
 from puter_worker.simulated.machine import Machine, make_commands
 from tests.integration.engine_world import is_running, wait_for
+from tests.integration.workshop import PATIENCE_S
 
 NONCE = "0123456789abcdef"
 ROOT = Path(__file__).parents[2]
@@ -174,7 +175,7 @@ class Served:
     def end(self) -> None:
         assert self.process.stdin
         self.process.stdin.close()
-        self.process.wait(30)
+        self.process.wait(PATIENCE_S)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from tests.integration.stage_world import (
     rewrite,
     until,
 )
-from tests.integration.workshop import Workshop, spec
+from tests.integration.workshop import PATIENCE_S, Workshop, spec
 
 __all__ = ["hands", "redis_keeps_its_rules"]
 pytestmark = pytest.mark.usefixtures("redis_keeps_its_rules")
@@ -43,7 +43,7 @@ async def test_many_leaders_launch_each_key_once(workshop: Workshop, monkeypatch
     monkeypatch.setattr(Leases, "acquire", acquire)
     batch = await workshop.client.submit([MachineRequest(tag, spec()) for tag in TAGS])
     async with workshop.working(), workshop.working(), workshop.working():
-        await workshop.client.wait(batch_id=batch, tags=TAGS, timeout_s=40)
+        await workshop.client.wait(batch_id=batch, tags=TAGS, timeout_s=PATIENCE_S)
 
     await one_machine_each(workshop, "betty", TAGS)
 

@@ -26,8 +26,8 @@ from puter_worker.worker import Worker
 from tests.integration.redis_servers import RedisServer
 
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPx8Tn8wJmVvLq1uwRWhGtg5zT8p7xyk8vJ4k8jVvq3Z me"
-SPEC = Spec(public_key=PUBLIC_KEY, ssh_from=("192.0.2.7/32",), region="us-east-1")
 PATIENCE_S = 120.0
+SPEC = Spec(public_key=PUBLIC_KEY, ssh_from=("192.0.2.7/32",), region="us-east-1")
 
 
 def spec(**changes: Any) -> Spec:
@@ -92,7 +92,8 @@ class Workshop:
         self._workers += 1
         name = f"here:{self._workers}:test"
         calm = WorkerSettings(
-            redis_url=self.server.url,
+            # The workers share the loop of the test, and a busy machine may hold it for long.
+            redis_url=f"{self.server.url}?socket_timeout={PATIENCE_S:.0f}&socket_connect_timeout={PATIENCE_S:.0f}",
             worker_id=name,
             host="here",
             pace=False,
@@ -109,6 +110,8 @@ class Workshop:
         worker = self.worker(on_ready=ready.set, **changes)
         running = asyncio.create_task(worker.run())
         await asyncio.wait({running, asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
         try:
             yield worker
         finally:

@@ -28,7 +28,7 @@ __all__ = ["in_groups"]
 
 NONCE = "0123456789abcdef"
 # It ends by SIGTERM only, with 7; what it leaves tells how often it began.
-WAITS = 'echo begun >>"$HOME/ran"; echo begun; trap "exit 7" TERM; while :; do sleep 0.1; done'
+WAITS = 'trap "exit 7" TERM; echo begun >>"$HOME/ran"; echo begun; while :; do sleep 0.1; done'
 
 
 def begun(machine: Machine) -> str:
