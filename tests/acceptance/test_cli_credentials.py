@@ -76,7 +76,7 @@ def test_a_program_that_hangs_is_run_once_for_all_who_wait_and_its_credentials_a
     fresh.puter("submit", "--tag", "x-{i}", "--count", "20", "--ssh-from", "none")
 
     wait_for(lambda: sum("its credential_process has not answered" in why for why in reasons(fresh)) == 20, "reasons")
-    assert len(program.running()) == 2  # one run, and what it has started
+    wait_for(lambda: len(program.running()) == 2, "one run, and what it has started")
 
     program.does(GOOD.replace("{", "{{").replace("}", "}}"))
     program.end()
@@ -96,7 +96,7 @@ def test_a_program_that_hangs_does_not_outlive_its_worker(fresh: CliWorld, progr
 
     assert fresh.puter("local", "stop").code == 0
 
-    assert program.running() == []
+    wait_for(lambda: program.running() == [], "the program to end")
 
 
 def test_no_worker_asks_for_a_code_of_mfa_on_a_terminal(fresh: CliWorld, program: Program) -> None:

@@ -100,7 +100,7 @@ def test_a_worker_that_is_just_starting_is_waited_for(fresh: CliWorld, shared: R
 @pytest.fixture
 def idle(shared: RedisServer) -> None:
     """A worker of that Redis which is there, and takes nothing."""
-    now = time.time()
+    now = time.time() + 3_600  # it stays for as long as any test takes
     worker = WorkerHealth(worker_id="here:1:idle", host="here", pid=1, version="0", started_at=now, seen_at=now)
     with shared.client() as redis:
         redis.zadd(names.WORKERS, {worker.worker_id: now})

@@ -77,7 +77,7 @@ def test_ctrl_c_ends_the_waiting_and_says_how_to_come_back(betty: CliWorld) -> N
 
 def test_ctrl_c_before_anything_was_sent_promises_nothing(fresh: CliWorld) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}?socket_timeout=300"
         terminal = fresh.on_terminal("up", "early", PUTER_REDIS_URL=url)
         connection, _ = silent.accept()
         with connection:

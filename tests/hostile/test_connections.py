@@ -156,6 +156,8 @@ async def test_commands_wait_for_the_connections_that_live_if_no_other_is_accept
 
 
 async def test_nothing_is_waited_for_if_no_connection_lives(server: RedisServer) -> None:
+    with server.client() as behind:
+        behind.config_set("timeout", 60)  # what is open stays open
     async with Redis.from_pool(connection_pool(server.url, timeout_s=3_600.0)) as client:
         with all_connections(socket_of(server)), pytest.raises(RedisConnectionError):
             await client.ping()

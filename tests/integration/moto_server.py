@@ -80,7 +80,7 @@ def point_at(url: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 @pytest.fixture
 async def sessions(moto: str) -> AsyncIterator[Sessions]:
     """Sessions that talk to moto."""
-    opened = Sessions(Timings(credentials_again_s=0.0), version="0")
+    opened = Sessions(Timings(credentials_again_s=0.0, credentials_told_s=600.0), version="0")
     yield opened
     await opened.aclose()
 

@@ -132,7 +132,7 @@ async def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
 @pytest.fixture
 async def told_sessions(told: Endpoint) -> AsyncIterator[Sessions]:
     """Sessions that talk to the endpoint."""
-    opened = Sessions(Timings(credentials_again_s=0.0), version="0")
+    opened = Sessions(Timings(credentials_again_s=0.0, credentials_told_s=600.0), version="0")
     yield opened
     await opened.aclose()
 

@@ -16,7 +16,7 @@ from puter_worker.ec2 import instances as ec2
 from puter_worker.ec2.calls import Caller
 from puter_worker.errors import About, Ec2Error, Handling
 from tests.integration.stage_world import redis_keeps_its_rules
-from tests.integration.workshop import Workshop, spec
+from tests.integration.workshop import PATIENCE_S, Workshop, spec
 
 __all__ = ["redis_keeps_its_rules"]
 pytestmark = pytest.mark.usefixtures("redis_keeps_its_rules")
@@ -108,7 +108,7 @@ async def test_without_credentials_a_request_waits_and_says_how_to_sign_in(
 
         batch = await workshop.client.submit([MachineRequest("one", spec())])
         granted = asyncio.create_task(workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=120, on_change=look))
-        await asyncio.wait_for(waiting.wait(), 20)
+        await asyncio.wait_for(waiting.wait(), PATIENCE_S)
         before = await workshop.record("one")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", secret)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
@@ -134,7 +134,7 @@ async def test_credentials_that_expire_before_the_launch_are_waited_for(
 
         batch = await workshop.client.submit([MachineRequest("one", spec())])
         granted = asyncio.create_task(workshop.client.wait(batch_id=batch, tags=["one"], timeout_s=120, on_change=look))
-        await asyncio.wait_for(waiting.wait(), 20)
+        await asyncio.wait_for(waiting.wait(), PATIENCE_S)
         checks.clear()
         (view,) = await granted
 

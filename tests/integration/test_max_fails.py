@@ -44,6 +44,7 @@ def quick(sim_workshop: SimWorkshop) -> None:
         result_again_s=0.2,
         result_reads_s=(0.0, 0.3, 0.6),
         starting_s=0.2,
+        batch_longest_s=3.0,  # the first of a batch are launched first
     )
 
 

@@ -406,9 +406,13 @@ async def test_what_is_counted_follows_from_the_records(sim_workshop: SimWorksho
         why = WAITS["most_machines"].format(2)
         await eventually("the rest waits", lambda: told_to_wait(sim_workshop, why, 3))
         await eventually("two live", lambda: are_alive(sim_workshop, 2))
-        await sim_workshop.client.cancel(
-            [one.tag for one in await sim_workshop.records(*TAGS[:5]) if not one.instance_id]
-        )
+        unlaunched = [one.tag for one in await sim_workshop.records(*TAGS[:5]) if not one.instance_id]
+        await sim_workshop.client.cancel(unlaunched)
+
+        async def cancelled() -> bool:
+            return {one.phase for one in await sim_workshop.records(*unlaunched)} == {Phase.CANCELLED}
+
+        await eventually("they are cancelled", cancelled)
         for one in await sim_workshop.living():
             await sim_workshop.sim.shut_down(one.id)
 

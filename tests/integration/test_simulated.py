@@ -247,6 +247,9 @@ def test_everything_ends_with_its_standard_input(served: Served) -> None:
 
     served.end()
 
-    ran = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    assert [line for line in ran.splitlines() if str(served.folder) in line] == []
+    def processes() -> list[str]:
+        ran = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+        return [line for line in ran.splitlines() if str(served.folder) in line]
+
+    wait_for(lambda: processes() == [], "its processes to end")
     wait_for(lambda: not is_running(int(pid.read_text())), "the workload to be gone")

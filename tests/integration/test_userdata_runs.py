@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from puter_client.contract.key import PuterKey
 from puter_client.contract.os_image import Os
 from puter_worker.ec2.userdata import Boot, Machine, compose
+from tests.integration.engine_world import wait_for
 from tests.integration.standin_machine import FIRST_BOOT, INSTALLS, StandIn, parts_of, setting
 
 TTL_S = 3_600
@@ -437,11 +437,9 @@ def test_a_shutdown_amid_the_workload_is_recorded(tmp_path: Path) -> None:
 
     unit = subprocess.Popen(host.workload_command(), env=host.env, start_new_session=True)
     try:
-        give_up_at = time.monotonic() + 30
-        while "up" not in host.calls and time.monotonic() < give_up_at:
-            time.sleep(0.01)
+        wait_for(lambda: "up" in host.calls, "the workload to run")
         os.killpg(unit.pid, signal.SIGTERM)  # systemd signals every process of a unit
-        unit.wait(30)
+        unit.wait()
     finally:
         if unit.poll() is None:
             os.killpg(unit.pid, signal.SIGKILL)

@@ -35,7 +35,9 @@ SOON_S = 0.2
 @pytest.fixture
 def only_messages(sim_workshop: SimWorkshop) -> None:
     """No stage looks by itself whether there is something that no message has told of."""
-    sim_workshop.hurry(sweep_s=NEVER_S, restart_s=NEVER_S, unclaimed_s=NEVER_S)
+    sim_workshop.hurry(
+        sweep_s=NEVER_S, restart_s=NEVER_S, unclaimed_s=NEVER_S, job_timeout_s=NEVER_S, job_lock_s=NEVER_S
+    )
 
 
 @pytest.fixture

@@ -91,10 +91,14 @@ class Machine:
     async def reboot(self) -> None:
         """Have it boot again, in order; return once it has booted."""
         boots = self.boots
-        with contextlib.suppress(CommandFailed):  # it may be too quick to say that it has begun
-            await self.run("systemctl --no-block reboot")
+        await self.restart()
         await self.until("boots again", lambda: self.boots > boots)
         await self.booted()
+
+    async def restart(self) -> None:
+        """Have it shut down in order, and boot again."""
+        with contextlib.suppress(CommandFailed):  # it may be too quick to say that it has begun
+            await self.run("systemctl --no-block reboot")
 
     async def shut_down(self) -> None:
         """Have it end itself; return once it is off for good, and EC2 knows."""
