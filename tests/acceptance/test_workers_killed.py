@@ -31,8 +31,8 @@ def start_worker(valkey: RedisServer, moto: str, tmp_path: Path) -> Iterator[Sta
     """Starts worker processes; whatever runs at the end is ended by its id."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(*options: str) -> subprocess.Popen[bytes]:
-        environ = {**os.environ, "PUTER_REDIS_URL": valkey.url, "PUTER_PACE": "off", "PUTER_HOME": str(tmp_path)}
+    def start(*options: str, pace: str = "off") -> subprocess.Popen[bytes]:
+        environ = {**os.environ, "PUTER_REDIS_URL": valkey.url, "PUTER_PACE": pace, "PUTER_HOME": str(tmp_path)}
         environ["PUTER_MAX_GROUP"] = "1"  # of a group's call moto grants one machine
         with (tmp_path / "worker.log").open("ab") as log:
             worker = subprocess.Popen([sys.executable, "-m", "puter_worker", *options], env=environ, stderr=log)
@@ -55,7 +55,7 @@ async def client(valkey: RedisServer) -> AsyncIterator[PuterClient]:
 async def test_a_worker_killed_in_the_middle_of_a_batch_leaves_each_tag_one_machine(
     client: PuterClient, start_worker: StartWorker, moto: str
 ) -> None:
-    first = start_worker()
+    first = start_worker(pace="on")  # two launches a second: it is amid them for long
     await workers(client, 1)
     batch = await client.submit([MachineRequest(tag, spec(run=f"echo {tag}")) for tag in TAGS])
     await until(client, batch, lambda views: sum(1 for view in views if has_machine(view)) >= 20)

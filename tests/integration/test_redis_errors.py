@@ -25,7 +25,9 @@ ADDRESS = "127.0.0.1"
 
 def patient(url: str) -> str:
     """The same, with limits that no busy machine exceeds; one that has limits keeps them."""
-    return url if "timeout=" in url else f"{url}{'&' if '?' in url else '?'}socket_timeout=120&socket_connect_timeout=120"
+    if "timeout=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}socket_timeout=120&socket_connect_timeout=120"
 
 
 async def told_a_client(url: str) -> str:
