@@ -61,7 +61,7 @@ class Clock:
 
         An answer that is too slow is better than none, and no more.
 
-        Returns by how many seconds Redis's clock was set since the last measurement; None: it was not.
+        Returns by how many seconds Redis's clock was set since the last measurement; None: it was not, or nobody knows.
         """
         is_sure = answered_at - sent_at < SURE_WITHIN_S
         if self._is_sure and not is_sure:

@@ -11,7 +11,7 @@ PARTS = 4
 
 @asynccontextmanager
 async def answer_limit(seconds: float) -> AsyncIterator[None]:
-    """End what is inside with TimeoutError after so many seconds, without those in which this process stood still.
+    """End what is inside with TimeoutError after so many seconds, of which those hardly count in which it stood still.
 
     A process that was suspended (Ctrl-Z), or whose computer had no time for it, finds all its timers due as soon as it
     goes on, although the answer may have come long ago.
@@ -29,22 +29,26 @@ async def answer_limit(seconds: float) -> AsyncIterator[None]:
 
 
 class _Parts:
-    """Counts the time in parts; one that has taken more than twice as long as it should is not counted."""
+    """Counts the time in parts, none for more than two; one that is late is the last one only if it is so again."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, part_s: float, over: Callable[[], None]) -> None:
         self._loop = loop
         self._part_s = part_s
         self._over = over
-        self._left = PARTS
+        self._left_s = PARTS * part_s
+        self._has_grace = True
         self._begin()
 
     def _begin(self) -> None:
-        self._late_from = self._loop.time() + 2 * self._part_s
-        self._timer = self._loop.call_later(self._part_s, self._end)
+        self._began = self._loop.time()
+        self._timer = self._loop.call_later(min(self._part_s, self._left_s), self._end)
 
     def _end(self) -> None:
-        self._left -= self._loop.time() < self._late_from
-        if self._left:
+        took_s, most_s = self._loop.time() - self._began, 2 * self._part_s
+        self._left_s -= min(took_s, most_s)
+        if self._left_s <= 0 and took_s >= most_s and self._has_grace:
+            self._left_s, self._has_grace = self._part_s, False
+        if self._left_s > 0:
             self._begin()
         else:
             self._over()

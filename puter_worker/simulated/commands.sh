@@ -26,10 +26,12 @@ case ${0##*/} in
                 group KILL
                 [ -e "$status" ] || echo 137 >"$status" ;;
             'show puter-workload.service')
+                if [ "$3" = ActiveState ]; then
+                    if [ -e "$pid" ] && [ ! -e "$status" ]; then echo ActiveState=active; else echo ActiveState=inactive; fi
+                    exit
+                fi
                 code=$(cat "$status")
                 echo "ExecMainStatus=$((code > 128 ? code - 128 : code))" ;;
-            'is-active puter-workload.service')
-                if [ -e "$pid" ] && [ ! -e "$status" ]; then echo active; else echo inactive; exit 3; fi ;;
             is-*) exit 1 ;;
         esac ;;
     docker) exit 1 ;;

@@ -26,9 +26,9 @@ from tests.integration.standin_machine import parts_for
 NONCE = "0123456789abcdef"
 BORN_TO_END_AT = "2026-11-27T05:00:00Z"
 STAND_IN = Path(__file__).with_name("agent_bed.sh")
-STAND_INS = ("systemctl", "id", "setpriv", "docker", "shutdown", "sleep", "curl", "chown", "at", "atrm")
+STAND_INS = ("systemctl", "id", "setpriv", "docker", "shutdown", "sleep", "curl", "chown", "at", "atrm", "mv")
 TOOLS = (
-    "sh", "bash", "cat", "mv", "cp", "rm", "mkdir", "chmod", "touch", "grep", "sed", "head", "tail", "stat", "base64",
+    "sh", "bash", "cat", "cp", "rm", "mkdir", "chmod", "touch", "grep", "sed", "head", "tail", "stat", "base64",
     "sha256sum", "date", "kill", "setsid", "env", "ps",
 )  # fmt: skip
 PATIENCE_S = 120.0

@@ -24,18 +24,28 @@ case $name in
                 ;;
             stop) [ ! -e "$BED/$1.pid" ] || kill -TERM -- "-$(cat "$BED/$1.pid")" 2>/dev/null ;;
             kill) kill -KILL -- "-$(cat "$BED/$3.pid")" 2>/dev/null ;;
-            is-active)
-                if [ -e "$BED/$1.pid" ] && [ ! -e "$BED/$1.status" ]; then echo active; else echo inactive; exit 3; fi ;;
-            is-enabled) [ -e "$BED/enabled/$2" ] ;;
+            is-enabled)
+                for unit; do :; done
+                if [ -e "$BED/enabled/$unit" ]; then echo enabled; else echo disabled; exit 1; fi ;;
             enable) touch "$BED/enabled/$1" ;;
             disable) rm -f "$BED/enabled/$1" ;;
-            show) # for a process that a signal ended: the signal
+            show)
+                if [ "$2" = ActiveState ]; then
+                    state=inactive
+                    [ ! -e "$BED/$3.pid" ] || [ -e "$BED/$3.status" ] || state=active
+                    [ -e "$BED/broken/show" ] || echo "ActiveState=$state"
+                    exit
+                fi
+                # For a process that a signal ended: the signal.
                 code=$(cat "$BED/$3.status" 2>/dev/null || echo 0)
                 echo "ExecMainStatus=$((code > 128 ? code - 128 : code))"
                 ;;
             list-jobs) cat "$BED/jobs" 2>/dev/null ;;
         esac ;;
     at) cat "$BED/at-jobs" 2>/dev/null ;;
+    mv) # a disk that the workload has filled has room again once the reserve is gone
+        [ ! -e "$BED/broken/disk" ] || [ ! -e "$PUTER_ROOT/var/lib/puter/reserve" ] || exit 1
+        exec /bin/mv "$@" ;;
     id) echo 1000 ;;
     setpriv) shift 6; exec "$@" ;;
     docker) [ ! -e "$BED/broken/docker" ] ;;

@@ -265,6 +265,53 @@ def test_a_deadline_that_is_far_or_does_not_hold_ends_nothing(bed: Make, deadlin
     assert not (machine.state / "workload.cause").exists()
 
 
+# -- what cannot be done ---
+
+
+def test_on_a_full_disk_a_machine_is_stopped_and_no_extension_is_confirmed(bed: Make) -> None:
+    machine = begun(bed(WAITS, ttl_s=3_600).boot())
+    (machine.bed / "broken/disk").touch()
+    machine.metadata("tags/instance/puter:expires-at", "2099-01-01T00:00:00Z")
+    machine.looks(3)
+    assert "order" not in machine.console.read_text()
+    assert by_ssh(machine, "expires-at", "2099-01-01T00:00:00Z").returncode == 1
+
+    machine.metadata("tags/instance/puter:order", "stop")
+
+    frame = frame_of(machine)
+    assert (frame.result, frame.exit_code, frame.reason) == (Result.STOPPED, 7, "its owner has ordered it")
+
+
+def test_a_systemd_that_gives_no_answer_ends_no_workload(bed: Make) -> None:
+    machine = begun(bed(WAITS).boot())
+    (machine.bed / "broken/show").touch()
+    machine.looks(3)
+    machine.stop_agent()
+
+    assert not (machine.state / "workload.end").exists()
+
+
+@pytest.mark.parametrize(
+    ("cause", "result", "code", "reason"),
+    [
+        ("stopped\nits owner has ordered it\n", Result.STOPPED, 255, "its machine was stopped before it began"),
+        (None, Result.FAILED, 70, "did not run: systemd could not start it"),
+    ],
+)
+def test_an_agent_that_ended_as_it_gave_a_workload_up_says_why(
+    bed: Make, cause: str | None, result: Result, code: int, reason: str
+) -> None:
+    machine = bed(WAITS).boot()
+    (machine.state / "workload.started").write_text("1795809875\n")
+    if cause:
+        (machine.state / "workload.cause").write_text(cause)
+        (machine.state / "ending").touch()
+    machine.start()
+
+    frame = frame_of(machine)
+    assert (frame.result, frame.exit_code, frame.reason) == (result, code, reason)
+
+
 # -- what is killed ---
 
 
@@ -429,6 +476,7 @@ def struck_at(bed: Make, folder: Path, role: str, at: int, deed: str = KILL) -> 
     agent = machine.start(**hook(folder, role, at, deed))
     machine.until("one of both ends", partial(either_ended, machine, agent))
     if was_killed := agent.poll() is not None:
+        machine.stop_agent(told=False)  # as systemd does before it starts it again
         machine.start()
     frame = frame_of(machine)
     machine.close()

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from puter_client.contract.fields import USER_DATA_LIMIT_BYTES, InvalidSpec, build_spec
 from puter_client.contract.key import PuterKey
+from puter_client.contract.userdata import MAX_PARTS
 from puter_worker.ec2.userdata import Boot, Machine, compose
 from puter_worker.errors import UserDataTooLarge
 
@@ -137,6 +138,7 @@ ALPHABETS = {
     "base64": string.ascii_letters + string.digits + "+/",
     "printable": "".join(map(chr, range(0x20, 0x7F))),
     "latin": "".join(map(chr, range(0xA1, 0x250))),
+    "of two bytes": "".join(map(chr, range(0xA1, 0x800))),
     "chinese": "".join(map(chr, range(0x4E00, 0x9F00))),
 }
 
@@ -145,7 +147,19 @@ SHAPES: dict[str, Callable[[str], dict[str, Any]]] = {
     "run": lambda text: {"run": text},
     "env": lambda text: {"run": "./render", "env": {"LONG": text}},
     "user_data": lambda text: {"run": "./render", "user_data": f"#!/bin/sh\n{text}"},
+    "parts": lambda text: {"run": "./render", "user_data": in_parts(text)},
 }
+
+
+def in_parts(text: str) -> str:
+    """User data of as many parts as there may be, with names that cannot be compressed."""
+    size = len(text) // MAX_PARTS
+    parts = [
+        f'--b\nContent-Type: text/x-shellscript; charset="utf-8"\nContent-Disposition: attachment; filename="{name}"\n'
+        f"\n#!/bin/sh\n{text[at * size : (at + 1) * size]}\n"
+        for at, name in enumerate(random.Random(seed).randbytes(50).hex() for seed in range(MAX_PARTS))
+    ]
+    return f'Content-Type: multipart/mixed; boundary="b"\nMIME-Version: 1.0\n\n{"".join(parts)}--b--\n'
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

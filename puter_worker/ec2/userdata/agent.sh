@@ -13,8 +13,8 @@
 # In /var/lib/puter, workload.run, workload.env and workload.conf come from the machine's own part of the user data; on
 # Spot machines of one launch, from members, which has the workloads of all, once the tag puter:member says which is
 # this machine's (member: the first that it said). This file writes workload.started, workload.cause (why the workload
-# is stopped), workload.end, frame, frame.written, ending (the machine is to end whatever on_exit says) and expires-at
-# (the deadline that was last set by a tag).
+# is stopped), workload.boot (in which boot it began), workload.end, frame, frame.written, ending (the machine is to end
+# whatever on_exit says), expires-at (the deadline that was last set by a tag) and reserve (room on a full disk).
 # No pipe may end in what stops reading early, as grep -q does: with pipefail the writer's SIGPIPE is the pipe's answer.
 # No file is written from a pipe, whose end cannot be told from its writer's. No $( ) runs while a signal is trapped: in
 # bash 5.2, a signal in the first of a command's two makes a syntax error of the second, and ends the function.
@@ -172,13 +172,20 @@ begin() {
     if [ "$tries" -le 20 ]; then
         systemctl --no-block start "$workload"
     elif claim; then
-        ended 70 failed 'did not run: systemd could not start it' # EX_SOFTWARE of sysexits.h
+        ended_unstarted
     fi
+}
+
+ended_unstarted() { ended 70 failed 'did not run: systemd could not start it'; } # EX_SOFTWARE of sysexits.h
+ended_unbegun() {
+    local result=stopped
+    IFS= read -r result 2>/dev/null <"$state/workload.cause"
+    ended 255 "$result" 'its machine was stopped before it began'
 }
 
 runs() {
     # No answer, from a systemd that is too busy, is no end.
-    case $(systemctl is-active "$workload" 2>/dev/null) in inactive | failed | unknown) return 1 ;; esac
+    case $(systemctl show -p ActiveState "$workload" 2>/dev/null) in *=inactive | *=failed) return 1 ;; esac
     return 0
 }
 
@@ -186,6 +193,10 @@ runs() {
 # power was cut.
 end_unseen() {
     local code
+    if [ ! -e "$state/workload.boot" ]; then # the agent has claimed it, and was ended before it said why
+        if [ -e "$state/ending" ]; then ended_unbegun; else ended_unstarted; fi
+        return
+    fi
     if [ "$(cat "$state/workload.boot" 2>/dev/null)" != "$(cat /proc/sys/kernel/random/boot_id)" ]; then
         ended 255 interrupted 'the machine was restarted'
         return
@@ -207,13 +218,15 @@ stop_all() { # result, reason
 }
 
 cause() { # result, reason: the first one counts
-    [ -s "$state/workload.cause" ] || put workload.cause <<<"$1"$'\n'"$2"
+    [ -s "$state/workload.cause" ] || put workload.cause <<<"$1"$'\n'"$2" && return
+    rm -f "$state/reserve" # the workload may have filled the disk
+    put workload.cause <<<"$1"$'\n'"$2"
 }
 
 stop_workload() {
-    local result reason
+    local result=stopped reason=''
     if [ -z "$stopped_at" ]; then
-        { IFS= read -r result && IFS= read -r reason; } <"$state/workload.cause"
+        { IFS= read -r result && IFS= read -r reason; } 2>/dev/null <"$state/workload.cause"
         say "workload $key generation $generation: $result, sending SIGTERM ($reason)"
         systemctl --no-block stop "$workload"
         stopped_at=$(now)
@@ -306,12 +319,12 @@ heed_orders() {
     fi
 }
 
-move_deadline() { # an ISO time in UTC, or never
+move_deadline() { # an ISO time in UTC, or never; fails with 1 for what is no time, with 2 if the disk is full
     local at=never
     if [ "$1" != never ]; then
         [[ $1 =~ ^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z$ ]] && at=$(date -u -d "$1" +%s 2>/dev/null) || return 1
     fi
-    (umask 077 && put deadline <<<"$at")
+    (umask 077 && put deadline <<<"$at") || return 2
     "$root/usr/local/sbin/puter-deadline" move
 }
 
@@ -343,7 +356,7 @@ see_to_workload() {
     [ ! -e "$state/workload.end" ] || return 0
     if [ ! -e "$state/workload.started" ]; then
         if [ -e "$state/ending" ]; then
-            claim && ended 255 "$(head -n 1 "$state/workload.cause")" 'its machine was stopped before it began'
+            claim && ended_unbegun
         else
             begin
         fi
@@ -383,7 +396,7 @@ watch() {
 
 # At a shutdown systemd has stopped the workload before it stops the agent.
 leave() {
-    systemctl is-enabled --quiet puter-agent.service || return 0 # of another machine
+    case $(systemctl is-enabled puter-agent.service 2>/dev/null) in disabled) return 0 ;; esac # of another machine
     if configured && [ -e "$state/workload.started" ]; then
         [ -e "$state/workload.end" ] || runs || end_unseen
         write_frame
@@ -436,10 +449,15 @@ case ${1:-} in
         say "order $nonce stop"
         ;;
     expires-at)
-        if ! move_deadline "${2:-}"; then
-            echo "puter-agent: ${2:-no time}: write a time in UTC like 2026-11-27T22:00:00Z, or never" >&2
-            exit 2
-        fi
+        move_deadline "${2:-}"
+        case $? in
+            1)
+                echo "puter-agent: ${2:-no time}: write a time in UTC like 2026-11-27T22:00:00Z, or never" >&2
+                exit 2 ;;
+            2)
+                echo "puter-agent: cannot write to $state: free some space, and try again" >&2
+                exit 1 ;;
+        esac
         say "order $nonce expires-at $2"
         ;;
 esac
