@@ -11,7 +11,7 @@ PARTS = 4
 
 @asynccontextmanager
 async def answer_limit(seconds: float) -> AsyncIterator[None]:
-    """End what is inside with TimeoutError after so many seconds, of which those hardly count in which it stood still.
+    """End what is inside with TimeoutError after so many seconds, of which a pause takes half at most.
 
     A process that was suspended (Ctrl-Z), or whose computer had no time for it, finds all its timers due as soon as it
     goes on, although the answer may have come long ago.
@@ -29,7 +29,11 @@ async def answer_limit(seconds: float) -> AsyncIterator[None]:
 
 
 class _Parts:
-    """Counts the time in parts, none for more than two; one that is late is the last one only if it is so again."""
+    """Counts the time in parts.
+
+    A part that took longer than two counts as two. If such a part would use up the rest, one more part is given, but
+    only once: a process that stands still again and again does not wait for ever.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, part_s: float, over: Callable[[], None]) -> None:
         self._loop = loop

@@ -337,12 +337,12 @@ async def test_a_key_that_launch_puts_off_stays_in_its_launch_queue(
     monkeypatch: pytest.MonkeyPatch,
     put_off: Callable[[Hands, pytest.MonkeyPatch], Awaitable[str]],
 ) -> None:
+    hands.shop.hurry(parallel_again_s=3_600.0, launch_again_s=3_600.0)
     reason = await put_off(hands, monkeypatch)
     await hands.ensure(KEY)
     target = await hands.target()
     await hands.look_up(target)
     for _ in range(3):
-        before = hands.store.now()
         await launch(hands, target)
 
         assert reason in ((await hands.shop.record("one")).reason or "")
@@ -350,7 +350,7 @@ async def test_a_key_that_launch_puts_off_stays_in_its_launch_queue(
         with hands.shop.server.client() as behind:
             at = behind.zscore(names.launch_queue(TARGET, "betty"), "one")
         assert at
-        assert at > before, "it is looked at again later"
+        assert at > hands.store.now(), "it is looked at again later"
 
 
 # -- ensure, a second time --------------------------------------------------------------------------------------------

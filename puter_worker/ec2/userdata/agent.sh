@@ -16,8 +16,9 @@
 # is stopped), workload.boot (in which boot it began), workload.end, frame, frame.written, ending (the machine is to end
 # whatever on_exit says), expires-at (the deadline that was last set by a tag) and reserve (room on a full disk).
 # No pipe may end in what stops reading early, as grep -q does: with pipefail the writer's SIGPIPE is the pipe's answer.
-# No file is written from a pipe, whose end cannot be told from its writer's. No $( ) runs while a signal is trapped: in
-# bash 5.2, a signal in the first of a command's two makes a syntax error of the second, and ends the function.
+# No file is written from a pipe: if its writer is killed, what came until then is taken for the whole. No $( ) runs
+# while a signal is trapped: in bash 5.2, if it comes while the first $( ) of a command runs, the second one counts as a
+# syntax error, and the function ends there.
 set -u -o pipefail
 umask 022
 nonce='@nonce@'
